@@ -1,0 +1,49 @@
+# make serve · make test · make check · make bench: everything is installed into .venv first.
+PYTHON ?= python3
+HOST   ?= 127.0.0.1
+PORT   ?= 8000
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: serve deploy test check format bench clean
+.DEFAULT_GOAL := serve
+
+# Three stamps: what serving, deploying and developing need. Each is made again when the requirements change.
+$(VENV)/.serve: pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) (once; torch is the large part)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --progress-bar on -c constraints.txt -e '.[imagegen]'
+	@touch $@
+
+$(VENV)/.deploy: $(VENV)/.serve
+	$(BIN)/pip install --progress-bar on -c constraints.txt -e '.[imagegen,deploy]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.deploy
+	$(BIN)/pip install --progress-bar on -c constraints.txt -e '.[imagegen,deploy,dev]'
+	@touch $@
+
+serve: $(VENV)/.serve ## serve chutes_app:chute on HOST:PORT
+	$(BIN)/chutes run chutes_app:chute --host $(HOST) --port $(PORT)
+
+deploy: $(VENV)/.deploy ## the same on a Ray cluster on this machine
+	$(BIN)/chutes deploy chutes_app:chute
+
+test: $(VENV)/.dev ## every test that needs no GPU
+	$(BIN)/pytest -m "not gpu"
+
+check: $(VENV)/.dev ## lint, format, types, import rules
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## put the code into its one format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(VENV)/.dev ## what the runtime costs per request, beside plain FastAPI and LitServe
+	$(BIN)/python -m benchmarks.overhead
+
+clean: ## remove what the targets above made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,8 @@
+"""What an author writes a service with."""
+
+from chutes.chute.base import Chute, ChutePack
+from chutes.chute.cord import Cord
+from chutes.chute.job import Job, Port
+from chutes.chute.node_selector import NodeSelector
+
+__all__ = ["Chute", "ChutePack", "Cord", "Job", "NodeSelector", "Port"]

@@ -1,0 +1,33 @@
+"""How far loading has come: written from any thread, read by whoever shows it."""
+
+import threading
+from typing import Any
+
+
+class Progress:
+    """The stage that runs now and how much of it is done."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stage = ""
+        self._done: float | None = None
+        self._total: float | None = None
+        self._unit = ""
+
+    def update(self, stage: str, done: float | None = None, total: float | None = None, unit: str = "") -> None:
+        """Say what is being done; `done` of `total` in `unit`, where that is known."""
+        with self._lock:
+            self._stage, self._done, self._total, self._unit = stage, done, total, unit
+
+    def snapshot(self) -> dict[str, Any]:
+        """`stage`, `done`, `total`, `unit`, and `fraction` (0 to 1, or None when it cannot be known)."""
+        with self._lock:
+            done, total = self._done, self._total
+            fraction = min(1.0, max(0.0, done / total)) if done is not None and total else None
+            return {
+                "stage": self._stage,
+                "done": done,
+                "total": total,
+                "unit": self._unit,
+                "fraction": fraction,
+            }

@@ -1,0 +1,261 @@
+"""From a handler's parameters to a signature FastAPI understands.
+
+    (chute, params: Model)            the model is the whole JSON body
+    (chute, args) / (args: dict)      the whole JSON body as it is
+    (chute, prompt: str, n: int = 1)  fields of the JSON body, by name; form fields beside an UploadFile
+    (chute, request: Request, …)      whatever FastAPI knows (Depends, UploadFile, Header, …) is left to FastAPI
+
+Verbs without a body take the same from the query string. The first parameter is the chute, under any name.
+"""
+
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, get_args, get_origin
+
+from fastapi import Body, Depends, Form, Query, Request, UploadFile, params
+from fastapi.exceptions import RequestValidationError
+from fastapi.security import SecurityScopes
+from pydantic import AfterValidator, BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+from starlette.background import BackgroundTasks
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+from typing_extensions import is_typeddict
+
+BODYLESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE"})
+
+_FASTAPI_TYPES = (HTTPConnection, Response, BackgroundTasks, SecurityScopes)
+_FASTAPI_MARKS = (params.Param, params.Body, params.Depends)
+_CHUTE_NAMES = ("self", "chute", "app")
+_ANSWER = "chutes_answer"  # a parameter of ours, where the handler has none of its kind
+_EMPTY = inspect.Parameter.empty
+
+
+class UnresolvedError(TypeError):
+    """A handler's annotation names something that does not exist (yet)."""
+
+
+@dataclasses.dataclass
+class WholeBody:
+    """A parameter that takes the whole JSON body; no body at all counts as `{}`, which may not be enough."""
+
+    name: str
+    adapter: TypeAdapter[Any]
+
+    @property
+    def is_required(self) -> bool:
+        """Whether `{}` is not enough."""
+        try:
+            self.adapter.validate_python({})
+        except ValidationError:
+            return True
+        return False
+
+
+@dataclasses.dataclass
+class Handler:
+    """An author's function and how to call it with what a request brought."""
+
+    func: Callable[..., Any]
+    takes_chute: bool
+    signature: inspect.Signature
+    positional: list[str]
+    body: WholeBody | None = None
+    answer: str = ""  # its parameter for the response on which headers and status can be set
+
+    def said(self, values: dict[str, Any]) -> Response:
+        """The response on which dependencies and the handler set headers and status."""
+        response: Response = values[self.answer] if self.answer else values.pop(_ANSWER)
+        return response
+
+    def arguments(self, chute: object, values: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Positional and keyword arguments for one call; `values` by parameter name."""
+        positional = [values.pop(name) for name in self.positional]
+        return ([chute, *positional] if self.takes_chute else positional), values
+
+
+def takes_chute(func: Callable[..., Any], app: type, names: Mapping[str, Any]) -> bool:
+    """Whether the first parameter is the chute: it is, unless an annotation says that it is something else."""
+    first = next(iter(inspect.signature(func).parameters.values()), None)
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    if first is None or first.kind not in positional or first.default is not _EMPTY:
+        return False
+    if first.annotation is _EMPTY or first.name in _CHUTE_NAMES:
+        return True
+    if isinstance(first.annotation, str) and first.annotation.rpartition(".")[2] in {c.__name__ for c in app.__mro__}:
+        return True
+    hint = resolve(func, first.annotation, names)
+    return hint is Any or (isinstance(hint, type) and issubclass(app, hint))
+
+
+def resolve(func: Callable[..., Any], annotation: Any, names: Mapping[str, Any]) -> Any:
+    """The annotation with all its names looked up in the function's module, then in `names`; else UnresolvedError."""
+    holder = types.SimpleNamespace(__annotations__={"hint": annotation})
+    module = getattr(inspect.unwrap(func), "__globals__", {})
+    try:
+        return typing.get_type_hints(holder, module, {**names}, include_extras=True)["hint"]
+    except NameError as error:
+        raise UnresolvedError(f"{annotation!r} cannot be resolved: {error}") from None
+    except (TypeError, SyntaxError):
+        return annotation  # not a type: FastAPI will say so
+
+
+def refused(error: ValidationError) -> RequestValidationError:
+    """What a validation of the body found, as FastAPI would say it: 422, with the fields."""
+    return RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in error.errors(include_url=False)])
+
+
+def return_hint(func: Callable[..., Any], names: Mapping[str, Any]) -> Any:
+    """What a function says that it returns, or None if it doesn't say, or cannot be understood."""
+    try:
+        hint = inspect.signature(func).return_annotation
+        return None if hint is _EMPTY else resolve(func, hint, names)
+    except (NameError, UnresolvedError):
+        return None
+
+
+def read(
+    func: Callable[..., Any],
+    app: type,
+    verb: str,
+    schema: type[BaseModel] | None = None,
+    names: Mapping[str, Any] | None = None,
+) -> Handler:
+    """How FastAPI is to see this handler of a chute of class `app`.
+
+    `schema` is the body's model where the handler does not say. `names` helps to resolve annotations. Raises
+    UnresolvedError.
+    """
+    names = names or {}
+    try:
+        parameters = list(inspect.signature(func).parameters.values())
+        chute_first = takes_chute(func, app, names)
+    except NameError as error:  # annotations that are evaluated when asked for
+        raise UnresolvedError(f"an annotation cannot be resolved: {error}") from None
+    parameters = [p for p in parameters[chute_first:] if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    resolved = {p.name: p.replace(annotation=_hint(func, p, names)) for p in parameters}
+    plain = [p for p in resolved.values() if not _is_fastapis(p)]
+    handler = Handler(
+        func=func,
+        takes_chute=chute_first,
+        signature=inspect.Signature(),
+        positional=[p.name for p in parameters if p.kind is p.POSITIONAL_ONLY],
+    )
+    as_form = any(_is_form(p) for p in resolved.values())
+    if verb in BODYLESS:
+        resolved |= {p.name: _from_query(p, alone=len(plain) == 1, schema=schema) for p in plain}
+    elif as_form:
+        resolved |= {p.name: _marked(p, Form()) for p in plain}
+    elif len(plain) == 1 and (hint := _whole_body(plain[0], schema)) is not None:
+        resolved[plain[0].name] = _take_whole_body(plain[0], hint, handler)
+    else:
+        resolved |= {p.name: _marked(p, Body(embed=True)) for p in plain}
+    # Keyword-only, because FastAPI calls by keyword and the order of defaults then doesn't matter.
+    signature = [p.replace(kind=p.KEYWORD_ONLY) for p in resolved.values()]
+    handler.answer = next((p.name for p in signature if _is_response(p.annotation)), "")
+    if not handler.answer:  # FastAPI has one such parameter only
+        signature.append(inspect.Parameter(_ANSWER, inspect.Parameter.KEYWORD_ONLY, annotation=Response))
+    handler.signature = inspect.Signature(signature)
+    return handler
+
+
+def _hint(func: Callable[..., Any], parameter: inspect.Parameter, names: Mapping[str, Any]) -> Any:
+    if parameter.annotation is _EMPTY:
+        return _EMPTY
+    try:
+        return resolve(func, parameter.annotation, names)
+    except UnresolvedError as error:
+        raise UnresolvedError(f"parameter {parameter.name!r}: {error}") from None
+
+
+def _is_fastapis(parameter: inspect.Parameter) -> bool:
+    """Whether FastAPI knows by itself where this parameter comes from."""
+    hint = parameter.annotation
+    if isinstance(parameter.default, _FASTAPI_MARKS):
+        return True
+    if get_origin(hint) is Annotated and any(isinstance(mark, _FASTAPI_MARKS) for mark in get_args(hint)[1:]):
+        return True
+    return any(isinstance(kind, type) and issubclass(kind, (*_FASTAPI_TYPES, UploadFile)) for kind in _members(hint))
+
+
+def _is_response(hint: Any) -> bool:
+    return any(isinstance(kind, type) and issubclass(kind, Response) for kind in _members(hint))
+
+
+def _is_form(parameter: inspect.Parameter) -> bool:
+    marks = [parameter.default, *get_args(parameter.annotation)[1:]]
+    is_upload = any(isinstance(k, type) and issubclass(k, UploadFile) for k in _members(parameter.annotation))
+    return is_upload or any(isinstance(mark, params.Form) for mark in marks)
+
+
+def _members(hint: Any) -> list[Any]:
+    """The types that a hint stands for: itself, those of a union, those inside `Annotated` and `list`."""
+    if get_origin(hint) is Annotated:
+        return _members(get_args(hint)[0])
+    if get_origin(hint) in (typing.Union, types.UnionType, list):
+        return [member for part in get_args(hint) for member in _members(part)]
+    return [hint]
+
+
+def is_model(hint: Any) -> bool:
+    """Whether a hint means an object with named fields: a pydantic model, a dataclass, a TypedDict, a union of them."""
+    if get_origin(hint) is list:
+        return False
+    kinds = [kind for kind in _members(hint) if kind is not type(None)]
+    return bool(kinds) and all(
+        isinstance(origin := get_origin(kind) or kind, type)
+        and (issubclass(origin, BaseModel) or dataclasses.is_dataclass(origin) or is_typeddict(origin))
+        for kind in kinds
+    )
+
+
+def _is_dict(hint: Any) -> bool:
+    kinds = [get_origin(kind) or kind for kind in _members(hint) if kind is not type(None)]
+    return get_origin(hint) is not list and kinds in ([dict], [Mapping], [typing.Mapping])
+
+
+def _whole_body(parameter: inspect.Parameter, schema: type[BaseModel] | None) -> Any:
+    """What the only parameter takes if that is the whole body, else None."""
+    hint = parameter.annotation
+    if hint is _EMPTY or hint is Any:
+        return schema or Any
+    if _is_dict(hint):
+        return hint if schema is None else Annotated[schema, AfterValidator(lambda model: model.model_dump())]
+    return hint if is_model(hint) else None
+
+
+def _take_whole_body(parameter: inspect.Parameter, hint: Any, handler: Handler) -> inspect.Parameter:
+    if parameter.default is not _EMPTY:
+        return _marked(parameter.replace(annotation=hint), Body())
+    if type(None) not in _members(hint):
+        handler.body = WholeBody(parameter.name, TypeAdapter(hint))
+    return parameter.replace(annotation=Annotated[hint, Body()], default=None)
+
+
+def _from_query(parameter: inspect.Parameter, *, alone: bool, schema: type[BaseModel] | None) -> inspect.Parameter:
+    hint = parameter.annotation
+    if alone and (body := _whole_body(parameter, schema)) is not None:
+        if body is Any or _is_dict(body):
+            depends = Depends(_query)
+            return parameter.replace(annotation=Annotated[dict[str, Any], depends], default=_EMPTY)
+        hint = body
+    return _marked(parameter.replace(annotation=hint), Query())
+
+
+def _query(request: Request) -> dict[str, Any]:
+    return dict(request.query_params)
+
+
+def _marked(parameter: inspect.Parameter, mark: Any) -> inspect.Parameter:
+    """The parameter with FastAPI's mark of where it comes from, and what a `Field(...)` default says of it."""
+    hint = Any if parameter.annotation is _EMPTY else parameter.annotation
+    default = parameter.default
+    extra: list[Any] = []
+    if isinstance(default, FieldInfo):
+        extra = list(default.metadata)
+        mark.title, mark.description, mark.default_factory = default.title, default.description, default.default_factory
+        default = _EMPTY if default.is_required() or default.default_factory else default.default
+    return parameter.replace(annotation=Annotated[hint, *extra, mark], default=default)

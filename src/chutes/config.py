@@ -1,0 +1,81 @@
+"""The user's configuration file, as upstream's tools write it: `~/.chutes/config.ini`.
+
+    [auth]  username, user_id, hotkey_seed, hotkey_name, hotkey_ss58address
+    [api]   base_url
+
+Nothing here needs one: it is read for scripts that ask for it. `CHUTES_CONFIG_PATH` names another file;
+`CHUTES_ALLOW_MISSING=true` lets it be absent or incomplete.
+"""
+
+import os
+from configparser import ConfigParser
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from chutes.exception import AuthenticationRequired, NotConfigured
+
+CONFIG_PATH = os.environ.get("CHUTES_CONFIG_PATH") or str(Path("~/.chutes/config.ini").expanduser())
+ALLOW_MISSING = os.environ.get("CHUTES_ALLOW_MISSING", "false").lower() == "true"
+
+
+@dataclass
+class AuthConfig:
+    """The account."""
+
+    username: str | None = None
+    user_id: str | None = None
+    hotkey_seed: str | None = None
+    hotkey_name: str | None = None
+    hotkey_ss58address: str | None = None
+
+
+@dataclass
+class GenericConfig:
+    """Everything else."""
+
+    api_base_url: str = "http://127.0.0.1:8000"
+
+
+@dataclass
+class Config:
+    """The whole file."""
+
+    auth: AuthConfig
+    generic: GenericConfig
+
+
+_config: Config | None = None
+
+
+def get_config() -> Config:
+    """The configuration, read once; NotConfigured without a file, AuthenticationRequired without an account in it."""
+    global _config  # noqa: PLW0603 - read once
+    if _config is None:
+        _config = _read()
+    return _config
+
+
+def get_generic_config() -> GenericConfig:
+    """The part of the configuration that needs no account."""
+    return _generic(_parse())
+
+
+def _parse() -> ConfigParser:
+    parser = ConfigParser(interpolation=None)
+    parser.read(CONFIG_PATH)
+    return parser
+
+
+def _generic(parser: ConfigParser) -> GenericConfig:
+    base_url = os.environ.get("CHUTES_API_URL") or parser.get("api", "base_url", fallback=None)
+    return GenericConfig(base_url) if base_url else GenericConfig()
+
+
+def _read() -> Config:
+    if not Path(CONFIG_PATH).exists() and not ALLOW_MISSING:
+        raise NotConfigured
+    parser = _parse()
+    auth = AuthConfig(**{f.name: parser.get("auth", f.name, fallback=None) for f in fields(AuthConfig)})
+    if not ALLOW_MISSING and any(getattr(auth, f.name) is None for f in fields(auth)):
+        raise AuthenticationRequired
+    return Config(auth, _generic(parser))

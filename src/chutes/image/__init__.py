@@ -1,0 +1,5 @@
+"""The container image a chute runs in."""
+
+from chutes.image.base import Image
+
+__all__ = ["Image"]

@@ -1,0 +1,1 @@
+"""Names of ready-made images."""

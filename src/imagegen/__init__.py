@@ -1,0 +1,10 @@
+"""Diffusion as a service's other half: requests in, pictures out. Knows nothing of HTTP.
+
+`requests` says what may be asked, `codec` turns text into images and images into files, `models` loads,
+`engine` draws. Nothing heavy is imported here.
+"""
+
+from importlib.metadata import version
+
+SOFTWARE = f"chutes-selfhosted {version('chutes-selfhosted')}"
+"""What is written into every picture as its maker."""

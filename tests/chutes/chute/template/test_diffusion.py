@@ -1,0 +1,81 @@
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from chutes.chute import NodeSelector
+from chutes.chute.template.diffusion import build_diffusion_chute
+from chutes.exception import ChutesWarning
+from imagegen import engine, models
+from imagegen.errors import Unsupported
+
+asked: list[Any] = []
+
+
+class Picture:
+    headers = {"X-Seed": "7"}  # noqa: RUF012 - as imagegen's
+
+    def encode(self, file_format: str) -> bytes:
+        buffer = io.BytesIO()
+        Image.new("RGB", (asked[-1].width, asked[-1].height)).save(buffer, file_format.upper())
+        return buffer.getvalue()
+
+
+class Model:
+    def __init__(self, source: str, progress: Callable[..., None]) -> None:
+        progress("reading", 1, 2)
+        self.info = {"model": source}
+
+
+class Engine:
+    def __init__(self, model: Model, on_failure: Callable[[str], object]) -> None:
+        self.running = False
+
+    def start(self) -> None:
+        self.running = True
+
+    def stop(self) -> None:
+        self.running = False
+
+    async def generate(self, order: Any) -> Picture:
+        if order.prompt == "impossible":
+            raise Unsupported("this model cannot")
+        asked.append(order)
+        return Picture()
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch, serve: Callable[..., TestClient]) -> TestClient:
+    monkeypatch.setattr(models, "load", Model)
+    monkeypatch.setattr(engine, "Engine", Engine)
+    pack = build_diffusion_chute("myuser", "sdxl", "org/sdxl", NodeSelector())
+    client = serve(pack.chute)
+    assert pack.chute.info == {"model": "org/sdxl"}
+    return client
+
+
+def test_it_draws(client: TestClient) -> None:
+    response = client.post("/generate", json={"prompt": "x", "width": 256, "num_inference_steps": 50})
+    assert (response.status_code, response.headers["content-type"]) == (200, "image/jpeg")
+    assert response.headers["x-seed"] == "7"
+    assert Image.open(io.BytesIO(response.content)).size == (256, 1024)
+    assert (asked[-1].num_inference_steps, asked[-1].guidance_scale, asked[-1].negative_prompt) == (50, 7.5, None)
+    assert asked[-1].true_cfg_scale is None
+
+
+@pytest.mark.parametrize("wrong", [{}, {"prompt": "x", "width": 127}, {"prompt": "x", "num_inference_steps": 51}])
+def test_it_checks_what_it_gets(client: TestClient, wrong: dict[str, Any]) -> None:
+    assert client.post("/generate", json=wrong).status_code == 422
+
+
+def test_what_the_engine_refuses_keeps_its_status(client: TestClient) -> None:
+    response = client.post("/generate", json={"prompt": "impossible"})
+    assert (response.status_code, response.json()["detail"]) == (501, "this model cannot")
+
+
+def test_options_without_effect_are_warned_of() -> None:
+    with pytest.warns(ChutesWarning, match="pipeline_args"):
+        build_diffusion_chute("u", "n", "m", NodeSelector(), pipeline_args={"a": 1})

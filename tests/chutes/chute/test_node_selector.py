@@ -1,0 +1,119 @@
+import warnings
+
+import pytest
+from pydantic import ValidationError
+
+from chutes.chute import NodeSelector
+from chutes.chute.node_selector import gpu_id
+from chutes.exception import ChutesWarning
+
+
+def test_defaults() -> None:
+    selector = NodeSelector()
+    assert (selector.gpu_count, selector.min_vram_gb_per_gpu) == (1, 16)
+    assert (selector.max_hourly_price_per_gpu, selector.include, selector.exclude) == (None, None, None)
+
+
+@pytest.mark.parametrize("vram", [0.5, 8, 12, 40, 80, 141, 500])
+def test_any_positive_memory(vram: float) -> None:
+    assert NodeSelector(min_vram_gb_per_gpu=vram).min_vram_gb_per_gpu == vram
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"min_vram_gb_per_gpu": 0},
+        {"min_vram_gb_per_gpu": -1},
+        {"min_vram_gb_per_gpu": float("nan")},
+        {"gpu_count": 0},
+        {"gpu_count": 9},
+        {"max_hourly_price_per_gpu": 0},
+        {"include": "h100"},
+    ],
+)
+def test_settings_that_are_none(settings: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        NodeSelector(**settings)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("rtx4090", "4090"), ("RTX 3090", "3090"), ("a100-80gb", "a100"), ("a100_80gb", "a100"), ("h100_80gb", "h100")],
+)
+def test_usual_spellings_are_understood(written: str, meant: str) -> None:
+    with pytest.warns(ChutesWarning, match=f"is read as '{meant}'") as caught:
+        assert NodeSelector(include=[written]).include == [meant]
+    assert caught[0].filename == __file__
+
+
+def test_unknown_gpus_are_warned_of_and_kept() -> None:
+    with pytest.warns(ChutesWarning, match="Did you mean 'h100_sxm'"):
+        assert NodeSelector(exclude=["h100_smx"]).exclude == ["h100_smx"]
+    with pytest.warns(ChutesWarning, match="'k80' is no known GPU"):
+        NodeSelector(include=["k80"])
+
+
+def test_known_gpus_are_not_warned_of() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert NodeSelector(include=["H100", "a6000_ada"]).include == ["h100", "a6000_ada"]
+
+
+@pytest.mark.parametrize(("typo", "meant"), [("min_vram_gpu_per_gpu", "min_vram_gb_per_gpu"), ("num_gpus", "")])
+def test_unknown_fields_are_warned_of(typo: str, meant: str) -> None:
+    with pytest.warns(ChutesWarning, match=f"'{typo}'.*{meant}"):
+        NodeSelector(**{typo: 1})
+
+
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [
+        ("NVIDIA H100 PCIe", "h100"),
+        ("NVIDIA H100 80GB HBM3", "h100_sxm"),
+        ("NVIDIA H100 NVL", "h100_nvl"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA B200", "b200"),
+        ("NVIDIA GB200", "gb200"),
+        ("NVIDIA A100-SXM4-80GB", "a100_sxm"),
+        ("NVIDIA A100 80GB PCIe", "a100"),
+        ("NVIDIA A100-PCIE-40GB", "a100_40gb"),
+        ("NVIDIA A100-SXM4-40GB", "a100_40gb_sxm"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA L40", "l40"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA A10", "a10"),
+        ("NVIDIA A10G", "a10"),
+        ("NVIDIA A40", "a40"),
+        ("NVIDIA RTX A6000", "a6000"),
+        ("NVIDIA RTX 6000 Ada Generation", "a6000_ada"),
+        ("NVIDIA RTX 4000 Ada Generation", "a4000_ada"),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", "pro_6000"),
+        ("NVIDIA GeForce RTX 4090", "4090"),
+        ("NVIDIA GeForce RTX 3080 Ti", None),
+        ("Tesla T4", "t4"),
+        ("Tesla V100-SXM2-16GB", "v100"),
+        ("Tesla V100-SXM2-32GB", "v100_32gb"),
+        ("AMD Instinct MI300X", "mi300x"),
+        ("Apple M3", None),
+    ],
+)
+def test_device_names(device: str, name: str | None) -> None:
+    assert gpu_id(device) == name
+
+
+def test_supported_gpus() -> None:
+    assert {"h100", "a100", "h200"} <= set(NodeSelector(min_vram_gb_per_gpu=80).supported_gpus)
+    assert "4090" not in NodeSelector(min_vram_gb_per_gpu=80).supported_gpus
+    assert NodeSelector(include=["h100"], min_vram_gb_per_gpu=80).supported_gpus == ["h100_nvl", "h100_sxm", "h100"]
+    assert "h100_sxm" not in NodeSelector(exclude=["h100"]).supported_gpus
+    assert NodeSelector(min_vram_gb_per_gpu=500).supported_gpus == []
+
+
+@pytest.mark.parametrize(("reported", "asked", "enough"), [(22.5, 24, True), (79.6, 80, True), (40, 48, False)])
+def test_a_card_that_checks_its_memory_reports_less(reported: float, asked: float, enough: bool) -> None:
+    assert NodeSelector(min_vram_gb_per_gpu=asked).accepts(None, reported) is enough
+
+
+def test_an_unknown_card_is_accepted_unless_kinds_are_named() -> None:
+    assert NodeSelector(exclude=["h100"]).accepts(None, 80)
+    assert not NodeSelector(include=["h100"]).accepts(None, 80)

@@ -1,0 +1,42 @@
+import re
+
+import pytest
+
+from chutes.image import Image
+from chutes.image._python import full_version
+
+
+@pytest.mark.parametrize("minor", range(8, 15))
+def test_a_line_means_its_newest_release(minor: int) -> None:
+    assert re.fullmatch(rf"3\.{minor}\.\d+", full_version(f"3.{minor}"))
+
+
+def test_full_versions_stay() -> None:
+    assert full_version("3.11.4") == "3.11.4"
+    assert full_version("3.15.0rc1") == "3.15.0rc1"
+
+
+@pytest.mark.parametrize("version", ["", "3", "2.7", "3.99", "3.11.x", "latest", "3.11; rm -rf /"])
+def test_versions_that_are_none(version: str) -> None:
+    with pytest.raises(ValueError, match="with_python"):
+        full_version(version)
+
+
+def test_what_is_run() -> None:
+    """Everything that the build needs is there: the tools, the right folder on the server, names on the PATH."""
+    text = str(Image("u", "n", "t").from_base("ubuntu:22.04").with_python("3.11"))
+    version = full_version("3.11")
+    assert f"https://www.python.org/ftp/python/{version}/Python-{version}.tgz" in text
+    for tool in ("wget", "ca-certificates", "build-essential"):
+        assert f" {tool}" in text
+    assert "ln -s python3 /opt/python/bin/python" in text
+    assert "ln -sf pip3 /opt/python/bin/pip" in text
+    assert text.endswith("ENV PATH=/opt/python/bin:$PATH")
+
+
+def test_release_candidates_lie_beside_the_release() -> None:
+    assert "/python/3.15.0/Python-3.15.0rc1.tgz" in str(Image("u", "n", "t").with_python("3.15.0rc1"))
+
+
+def test_the_default() -> None:
+    assert "Python-3.10.15.tgz" in str(Image("u", "n", "t").with_python())

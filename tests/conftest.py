@@ -1,0 +1,16 @@
+"""What many tests share: a tiny random FLUX in a folder."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models here are so small that threads only cost
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A FLUX pipeline folder of half a megabyte, for `IMAGEGEN_MODEL`; it draws noise at 128 pixels."""
+    from tests.imagegen import tiny
+
+    return tiny.write(tmp_path_factory.mktemp("models") / "tiny", native_size=128)
