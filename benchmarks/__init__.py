@@ -1,0 +1,1 @@
+"""Programs that make the figures in the documentation; each writes its run to `results/`."""

@@ -1,0 +1,207 @@
+"""What the runtime costs per request: one trivial handler as a cord, in plain FastAPI, and in LitServe.
+
+    python -m benchmarks.overhead
+
+Each runs in a server process of its own, as its documentation starts it, and is asked by the same client over
+keep-alive connections: one at a time for the latency, 32 at once for the throughput. The rounds take turns, so that a
+busy machine is unfair to all alike; the medians over the rounds are printed and written to `results/overhead.json`.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+RESULT = Path(__file__).parent / "results" / "overhead.json"
+BODY = b'{"prompt": "a lighthouse in a storm"}'
+CLIENTS = 32
+SERVERS = {
+    "chutes": ["-m", "chutes", "run", "benchmarks.overhead_servers:chute", "--port", "{port}"],
+    "FastAPI": ["-m", "uvicorn", "benchmarks.overhead_servers:plain", "--port", "{port}"],
+    "LitServe": ["-m", "benchmarks.overhead_litserve", "{port}"],
+}
+
+
+class Client(asyncio.Protocol):
+    """One keep-alive connection that asks again as soon as it has been answered; as little of a client as can be."""
+
+    def __init__(self, request: bytes, until: float, most: int) -> None:
+        self.times: list[float] = []
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._request = request
+        self._until = until
+        self._most = most
+        self._received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Ask for the first time."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._ask()
+
+    def _ask(self) -> None:
+        self._asked = time.perf_counter()
+        self._transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        """Note the time of a whole answer, and ask again."""
+        self._received += data
+        head, end, body = self._received.partition(b"\r\n\r\n")
+        if not end:
+            return
+        length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+        if len(body) < length:
+            return
+        if not head.startswith(b"HTTP/1.1 200"):
+            self._fail(RuntimeError(self._received.decode()))
+            return
+        now = time.perf_counter()
+        self.times.append(now - self._asked)
+        self._received = b""
+        if now < self._until and len(self.times) < self._most:
+            self._ask()
+        else:
+            self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end, expected or not."""
+        if not self.done.done():
+            self.done.set_result(None)
+
+    def _fail(self, error: Exception) -> None:
+        self.done.set_exception(error)
+        self._transport.close()
+
+
+async def ask(port: int, clients: int, seconds: float, most: int = sys.maxsize) -> tuple[list[float], float]:
+    """The time of each answer, and how many came per second."""
+    head = f"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(BODY)}\r\n\r\n"
+    loop = asyncio.get_running_loop()
+    began = time.perf_counter()
+
+    def connect() -> Client:
+        return Client(head.encode() + BODY, began + seconds, most)
+
+    made = [(await loop.create_connection(connect, "127.0.0.1", port))[1] for _ in range(clients)]
+    await asyncio.gather(*(client.done for client in made))
+    times = [taken for client in made for taken in client.times]
+    return times, len(times) / (time.perf_counter() - began)
+
+
+@contextmanager
+def serving(name: str) -> Iterator[int]:
+    """A server of this kind on a free port, until the block is left."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, *(part.format(port=port) for part in SERVERS[name])]
+    environment = {**os.environ, "CHUTES_KEYS_FILE": "/nonexistent", "CHUTES_API_KEYS": ""}
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
+        try:
+            _wait_for(port, process)
+            yield port
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)  # LitServe's workers too: the whole group is ours
+            process.wait()
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            asyncio.run(ask(port, 1, 1, most=1))
+        except (OSError, RuntimeError, IndexError):
+            time.sleep(0.05)
+        else:
+            return
+    raise RuntimeError(f"This server did not start: {process.args!r}")
+
+
+def measure(rounds: int, requests: int, seconds: float) -> dict[str, dict[str, float]]:
+    """For each server the medians over the rounds: latencies at one client (ms), answers per second at 32."""
+    seen: dict[str, list[dict[str, float]]] = {name: [] for name in SERVERS}
+    for _ in range(rounds):
+        for name in SERVERS:
+            with serving(name) as port:
+                uvloop.run(ask(port, CLIENTS, 60, most=20))  # warm up
+                times, _ = uvloop.run(ask(port, 1, 60, most=requests))
+                under_load, per_second = uvloop.run(ask(port, CLIENTS, seconds))
+            percents, loaded = statistics.quantiles(times, n=100), statistics.quantiles(under_load, n=100)
+            seen[name].append(
+                {
+                    "p50_ms": percents[49] * 1000,
+                    "p99_ms": percents[98] * 1000,
+                    "requests_per_second": per_second,
+                    "p99_ms_at_32": loaded[98] * 1000,
+                }
+            )
+    return {
+        name: {key: round(statistics.median(each[key] for each in all_rounds), 3) for key in all_rounds[0]}
+        for name, all_rounds in seen.items()
+    }
+
+
+def report(measured: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Print the table; the run as it is kept."""
+    ours, plain, lit = (measured[name] for name in SERVERS)
+    table = Table(
+        "", "p50 ms, 1 client", "p99 ms", f"requests/s, {CLIENTS} clients", "p99 ms", title="Runtime overhead"
+    )
+    for name, figures in measured.items():
+        table.add_row(name, *(f"{value:,.2f}" for value in figures.values()))
+    Console().print(table)
+    added = ours["p50_ms"] - plain["p50_ms"]
+    share = ours["requests_per_second"] / plain["requests_per_second"]
+    met = {
+        "p50 within 0.3 ms of plain FastAPI": added <= 0.3,
+        "at least 0.8 of plain FastAPI's throughput": share >= 0.8,
+        "ahead of LitServe in both": ours["p50_ms"] < lit["p50_ms"]
+        and ours["requests_per_second"] > lit["requests_per_second"],
+    }
+    print(f"against plain FastAPI: {added:+.2f} ms at the median, {share:.2f} of its throughput")
+    for target, reached in met.items():
+        print(f"{'met   ' if reached else 'MISSED'} {target}")
+    return {
+        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "versions": {name: version(name) for name in ("fastapi", "starlette", "uvicorn", "litserve")},
+        "added_ms_at_p50": round(added, 3),
+        "share_of_throughput": round(share, 3),
+        "targets": met,
+        "servers": measured,
+    }
+
+
+def main() -> int:
+    """Measure, print, keep; 1 when a target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--requests", type=int, default=2000, help="for the latency")
+    parser.add_argument("--seconds", type=float, default=3, help="for the throughput")
+    parser.add_argument("--output", type=Path, default=RESULT)
+    given = parser.parse_args()
+    kept = report(measure(given.rounds, given.requests, given.seconds))
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    given.output.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    return 0 if all(kept["targets"].values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""From what stands on the command line to the chute that it means.
+
+`module:name`, a dotted module, or the path of a file; the name is `chute` unless it is given. Whatever is wrong is a
+LoadError in one line, for the one who typed the command.
+"""
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from chutes.chute import Chute, ChutePack
+from chutes.exception import LoadError
+
+_DEFAULT_NAME = "chute"
+_MACHINERY = {__file__, importlib.__file__}  # not where an import failed
+
+
+def load_chute(ref: str) -> Chute:
+    """The chute at `module:name`, at a dotted module, or in a file. Raises LoadError."""
+    where, _, name = ref.partition(":")
+    module = _from_file(where) if _is_path(where) else _from_name(where)
+    found = _look_up(module, where, name or _DEFAULT_NAME)
+    if isinstance(found, ChutePack):
+        return found.chute
+    if not isinstance(found, Chute):
+        raise LoadError(f"{where}:{name or _DEFAULT_NAME} is not a Chute but a {type(found).__name__}")
+    return found
+
+
+def _is_path(where: str) -> bool:
+    return where.endswith(".py") or "/" in where or "\\" in where
+
+
+def _from_file(where: str) -> ModuleType:
+    path = Path(where).expanduser()
+    if not path.suffix:
+        path = path.with_suffix(".py")
+    if not path.is_file():
+        raise LoadError(f"There is no file {where}")
+    path = path.resolve()
+    _make_importable(path.parent)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise LoadError(f"{where} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # pydantic and pickle look a class's module up by its name
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[path.stem]
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise LoadError(_why(where, error)) from error
+    return module
+
+
+def _from_name(where: str) -> ModuleType:
+    if not all(part.isidentifier() for part in where.split(".")):
+        raise LoadError(f"{where!r} names no module: use module:name, or the path of a file")
+    _make_importable(Path.cwd())
+    try:
+        return importlib.import_module(where)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (where == error.name or where.startswith(f"{error.name}.")):
+            raise LoadError(
+                f"There is no module {where}: looked in {Path.cwd()} and among what is installed"
+            ) from error
+        raise LoadError(_why(where, error)) from error
+    except (Exception, SystemExit) as error:
+        raise LoadError(_why(where, error)) from error
+
+
+def _make_importable(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def _why(where: str, error: BaseException) -> str:
+    """What stopped the import, and in which line of whose file."""
+    if isinstance(error, SyntaxError):
+        return f"{where} is not valid Python: {error.msg} ({Path(error.filename or where).name}, line {error.lineno})"
+    raised_in = traceback.extract_tb(error.__traceback__)
+    frames = [each for each in raised_in if each.filename not in _MACHINERY and not each.filename.startswith("<frozen")]
+    at = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    text = " ".join(str(error).split())
+    return f"{where} cannot be imported: {type(error).__name__}: {text}{at}"
+
+
+def _look_up(module: ModuleType, where: str, name: str) -> Any:
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+        if found is None:
+            others = [key for key, value in vars(module).items() if isinstance(value, (Chute, ChutePack))]
+            hint = f"; it has {', '.join(f'{where}:{other}' for other in others)}" if others else ""
+            raise LoadError(f"{where} has no {name}{hint}")
+    return found

@@ -1,0 +1,32 @@
+"""What runs a chute: its ASGI application, and the process around it.
+
+`create_app(chute, settings)` is the application, `serve(ref, settings)` the process. They are imported on first use,
+so that `chutes keys` and `chutes --help` start without loading a web framework.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from chutes.server.app import Runtime, create_app
+    from chutes.server.keys import KeyStore
+    from chutes.server.lifecycle import ExitCode
+    from chutes.server.process import serve
+    from chutes.server.settings import Settings
+
+__all__ = ["ExitCode", "KeyStore", "Runtime", "Settings", "create_app", "serve"]
+
+_HOMES = {
+    "ExitCode": "lifecycle",
+    "KeyStore": "keys",
+    "Runtime": "app",
+    "Settings": "settings",
+    "create_app": "app",
+    "serve": "process",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,75 @@
+"""The outermost layer: gives each request its id, catches what nobody else caught, and writes one line about it."""
+
+import logging
+import re
+import time
+from secrets import token_hex
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from chutes.exception import ChutesError
+from chutes.server.errors import from_chutes_error, internal_error
+from chutes.server.logs import request_id
+
+log = logging.getLogger("chutes.access")
+
+_SANE_ID = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
+_PROBES = {"/health", "/ready", "/metrics", "/_metrics", "/_ping", "/_conn_stats"}
+
+FACTS = "chutes.facts"  # where in the scope the inner layers leave what the line should also say
+
+
+class Access:
+    """ASGI layer around everything."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, and tell about it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        current = _incoming_id(scope) or token_hex(16)
+        request_id.set(current)
+        facts: dict[str, Any] = {}
+        scope[FACTS] = facts
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", current.encode())]
+            await send(message)
+
+        began = time.perf_counter()
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            if isinstance(error, ChutesError):
+                response = from_chutes_error(scope["path"], error)
+            else:
+                log.exception("Unhandled error in %s %s", scope["method"], scope["path"])
+                response = internal_error(scope["path"])
+            if not status:
+                await response(scope, receive, send_with_id)
+        finally:
+            level = logging.DEBUG if scope["path"] in _PROBES else logging.INFO
+            if log.isEnabledFor(level):
+                facts.setdefault("status", status)
+                facts.update(method=scope["method"], path=scope["path"], ms=_ms(time.perf_counter() - began))
+                log.log(level, "%s %s %s", scope["method"], scope["path"], facts["status"], extra=facts)
+
+
+def _incoming_id(scope: Scope) -> str | None:
+    """The id that the client, or a proxy in front, chose; None unless it is short and plain."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            return value.decode() if _SANE_ID.fullmatch(value) else None
+    return None
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 2)

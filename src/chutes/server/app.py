@@ -1,0 +1,67 @@
+"""A chute as one ASGI application, from the outside in: access log, auth, admission, the chute's own routes.
+
+The same application runs under `chutes run` and inside a replica on a cluster.
+"""
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from chutes.chute import Chute
+from chutes.server import errors, jobs, metrics, probes
+from chutes.server.access import Access
+from chutes.server.admission import Admission
+from chutes.server.auth import Auth
+from chutes.server.cords import Cords
+from chutes.server.lifecycle import Lifecycle, State
+from chutes.server.settings import Settings
+
+
+class Runtime:
+    """The ASGI application around one chute. `lifecycle`, `admission` and `jobs` are for whoever runs the process."""
+
+    def __init__(self, chute: Chute, settings: Settings) -> None:
+        self.chute = chute
+        self.settings = settings
+        self.admission = Admission(chute.concurrency, settings.queue_size)
+        self.lifecycle = Lifecycle(chute, self.admission)
+        self.jobs = jobs.Jobs(chute, self.admission, kept=settings.jobs_kept)
+        metrics.observe(chute.uid, self.admission, lambda: self.lifecycle.state is State.READY)
+        errors.install(chute)
+        self._cords = Cords(chute, self._services(), self.lifecycle, self.admission, settings)
+        self._app: ASGIApp = Access(Auth(self._cords, settings))
+
+    def _services(self) -> ASGIApp:
+        """The runtime's own routes in front of the chute's."""
+        service = FastAPI(openapi_url=None)
+        errors.install(service)
+        service.include_router(probes.router(self.chute, self.lifecycle, self.admission))
+        if self.chute.jobs:
+            service.include_router(jobs.router(self.jobs, self.lifecycle))
+        return probes.Services(service, self.chute, self.lifecycle)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the whole life of the application."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        """Start to load, and let the server open its port meanwhile."""
+        await receive()
+        self.lifecycle.start()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        self.jobs.close()
+        await self.lifecycle.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    def cut_off(self) -> None:
+        """Cancel every request and job that still runs."""
+        self._cords.cut_off()
+        self.jobs.cut_off()
+
+
+def create_app(chute: Chute, settings: Settings | None = None) -> Runtime:
+    """The ASGI application that serves a chute; its startup hooks begin to run with the ASGI lifespan."""
+    return Runtime(chute, settings or Settings())

@@ -1,0 +1,122 @@
+"""Who may ask: an API key as `Authorization: Bearer`, `X-API-Key`, or Basic.
+
+`/health` and `/ready` are open, for probes carry no keys and learn nothing; `/metrics` is open to this machine, or to
+all by a setting for when a proxy hides it. Everything else needs a key once there is one.
+"""
+
+import base64
+import binascii
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from chutes.exception import Unauthorized
+from chutes.server.errors import from_chutes_error
+from chutes.server.keys import KeyStore
+from chutes.server.settings import Settings
+
+_OPEN = {"/health", "/ready"}
+
+
+class Exposed(Exception):
+    """These settings would let others in unasked, or name keys that cannot be read."""
+
+
+def key_store(settings: Settings) -> KeyStore:
+    """The keys that these settings name."""
+    return KeyStore(settings.keys_file, [key.get_secret_value() for key in settings.api_keys])
+
+
+def check_exposure(settings: Settings) -> None:
+    """Refuse to listen where others can reach us without a key; Exposed says in one line what to do about it."""
+    if settings.no_auth:
+        return
+    try:
+        has_keys = bool(key_store(settings))
+    except (OSError, ValueError) as error:
+        raise Exposed(f"The API keys cannot be read: {error}") from error
+    if has_keys or settings.is_loopback:
+        return
+    raise Exposed(
+        f"Listening on {settings.host} lets others in, so an API key is needed: set CHUTES_API_KEYS, or run "
+        "`chutes keys create NAME`, or pass --no-auth to let everybody in"
+    )
+
+
+class Auth:
+    """ASGI layer that answers 401 to whoever brings no valid key."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._keys = key_store(settings)
+        self._open_metrics = settings.open_metrics
+        # Decided once: deleting the last key locks everybody out, it doesn't open the doors.
+        self.required = not settings.no_auth and bool(self._keys)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on who may enter."""
+        if not self.required or self._is_open(scope):
+            await self._app(scope, receive, send)
+            return
+        given = tuple(_credentials(scope))
+        if any(self._keys.verify(key) for key in given):
+            await self._app(scope, receive, send)
+            return
+        error = Unauthorized(
+            "This API key is not valid" if given else "An API key is needed: send it as `Authorization: Bearer <key>`",
+            headers={"WWW-Authenticate": _challenge(scope)},
+        )
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": "An API key is needed"})
+            return
+        await from_chutes_error(scope["path"], error)(scope, receive, send)
+
+    def _is_open(self, scope: Scope) -> bool:
+        if scope["type"] != "http":
+            return False
+        if scope["path"] in _OPEN:
+            return True
+        if scope["path"] in {"/metrics", "/_metrics"}:
+            return self._open_metrics or _is_local(scope)
+        # A browser asks before it sends anything (CORS), and cannot bring a key along.
+        return scope["method"] == "OPTIONS" and _header(scope, b"access-control-request-method") is not None
+
+
+def _is_local(scope: Scope) -> bool:
+    try:
+        return ip_address((scope.get("client") or ("",))[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def _header(scope: Scope, wanted: bytes) -> str | None:
+    for name, value in scope["headers"]:
+        if name == wanted:
+            return str(value, "latin-1").strip()
+    return None
+
+
+def _credentials(scope: Scope) -> Iterator[str]:
+    """Every string of the request that may be a key."""
+    if key := _header(scope, b"x-api-key"):
+        yield key
+    scheme, _, rest = (_header(scope, b"authorization") or "").partition(" ")
+    rest = rest.strip()
+    if not rest:
+        return
+    if scheme.lower() == "bearer":
+        yield rest
+    elif scheme.lower() == "basic":
+        yield rest  # the hosted platform takes `Basic <key>` as it stands
+        try:
+            user, _, password = base64.b64decode(rest, validate=True).decode().partition(":")
+        except (binascii.Error, UnicodeDecodeError):
+            return
+        yield password or user  # curl -u :key, curl -u key:
+
+
+def _challenge(scope: Scope) -> str:
+    """What to bring; a browser's page is asked for Basic, so that it opens its dialogue."""
+    return 'Basic realm="chutes"' if "text/html" in (_header(scope, b"accept") or "") else 'Bearer realm="chutes"'

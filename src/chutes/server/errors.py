@@ -1,0 +1,172 @@
+"""What a client is told when something went wrong.
+
+One shape on cords, `{"detail": ...}`, and OpenAI's under `/v1`, `{"error": {"message", "type", "code", "param"}}`. A
+message comes from an exception that was meant for clients, or is a fixed text: never a traceback, a path or an
+internal name.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exception_handlers import http_exception_handler, request_validation_exception_handler
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from chutes.exception import ChutesError, Fatal
+from chutes.server.logs import request_id
+
+_LONGEST_INPUT = 200  # characters of a refused value that are sent back
+
+_CODES = {
+    400: "bad_request",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    409: "conflict",
+    413: "body_too_large",
+    415: "unsupported_media_type",
+    422: "validation_error",
+    429: "queue_full",
+    500: "internal_error",
+    502: "upstream_unavailable",
+    503: "unavailable",
+    504: "timeout",
+}
+
+_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+def error_response(
+    path: str,
+    status: int,
+    detail: Any,
+    *,
+    code: str | None = None,
+    param: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """The error as the client of this path expects it."""
+    if status in {204, 304} or status < 200:
+        return Response(status_code=status, headers=dict(headers or {}))
+    body: dict[str, Any] = {"detail": detail}
+    if path == "/v1" or path.startswith("/v1/"):
+        message = detail if isinstance(detail, str) else json.dumps(json_safe(detail))
+        kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+        body = {"error": {"message": message, "type": kind, "code": code or _CODES.get(status), "param": param}}
+    elif code is not None:
+        body["code"] = code
+    text = json.dumps(json_safe(body), separators=(",", ":"))
+    return Response(text, status, headers=dict(headers or {}), media_type="application/json")
+
+
+def from_chutes_error(path: str, error: ChutesError) -> Response:
+    """The answer to an exception of our own tree."""
+    return error_response(path, error.status, str(error), code=error.code, headers=error.headers)
+
+
+def internal_error(path: str) -> Response:
+    """The answer to an exception nobody foresaw; the id finds its traceback in the log."""
+    current = request_id.get()
+    hint = f" (request {current})" if current else ""
+    return error_response(path, 500, f"Internal server error{hint}", code="internal_error")
+
+
+def from_validation(path: str, errors: Sequence[Any]) -> Response:
+    """422, with each field that was refused, where it is and why; long input is not sent back in full."""
+    fields = [_field(error) for error in errors]
+    if not path.startswith("/v1/"):
+        return error_response(path, 422, fields)
+    first = fields[0] if fields else {"loc": [], "msg": "Invalid request"}
+    param = ".".join(str(part) for part in first["loc"][1:]) or None
+    message = f"{param}: {first['msg']}" if param else first["msg"]
+    return error_response(path, 422, message, code="validation_error", param=param)
+
+
+def _field(error: Mapping[str, Any]) -> dict[str, Any]:
+    field = {"type": error.get("type"), "loc": list(error.get("loc", ())), "msg": error.get("msg")}
+    if "input" in error:
+        field["input"] = _short(error["input"])
+    if error.get("ctx"):
+        field["ctx"] = {key: _short(value) for key, value in error["ctx"].items()}
+    return field
+
+
+def _short(value: Any) -> Any:
+    """The value if it is small, else its beginning, or what kind of thing it is."""
+    if isinstance(value, str):
+        text = value
+    elif isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    else:
+        try:
+            text = json.dumps(json_safe(value))
+        except (ValueError, RecursionError):  # a number of too many digits, brackets too deep
+            return f"a {type(value).__name__} that is too large to show"
+        if len(text) <= _LONGEST_INPUT:
+            return value
+    return text if len(text) <= _LONGEST_INPUT else f"{text[:_LONGEST_INPUT]}… ({len(text)} characters)"
+
+
+def json_safe(value: Any) -> Any:
+    """The value with what JSON cannot say replaced: NaN and infinities as words, anything unknown as its text."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()  # a lone surrogate has no UTF-8
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(json_safe(key)): json_safe(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [json_safe(item) for item in value]
+    return json_safe(str(value))
+
+
+async def _on_http_exception(request: Request, error: HTTPException) -> Response:
+    path = request.url.path
+    cause = error.__cause__
+    if error.status_code == 400 and isinstance(cause, (ValueError, RecursionError)):
+        # FastAPI could not read the body: bytes that are no UTF-8, a number of 5000 digits, too many brackets.
+        return from_validation(path, [{"type": "json_invalid", "loc": ("body",), "msg": "The body is not valid JSON"}])
+    detail = error.detail
+    if error.status_code == 404 and detail == HTTPStatus.NOT_FOUND.phrase:
+        detail = f"There is nothing at {path[:_LONGEST_INPUT]}"
+    if error.status_code == 405 and detail == HTTPStatus.METHOD_NOT_ALLOWED.phrase:
+        allowed = (error.headers or {}).get("Allow", "")
+        detail = f"{request.method} is not allowed here" + (f", but {allowed} is" if allowed else "")
+    return error_response(path, error.status_code, detail, headers=error.headers)
+
+
+async def _on_validation_error(request: Request, error: RequestValidationError) -> Response:
+    return from_validation(request.url.path, error.errors())
+
+
+async def _on_chutes_error(request: Request, error: ChutesError) -> Response:
+    if isinstance(error, Fatal) and hasattr(request.app, "fail"):
+        request.app.fail(str(error))
+    return from_chutes_error(request.url.path, error)
+
+
+async def _on_exception(request: Request, error: Exception) -> Response:
+    return internal_error(request.url.path)
+
+
+def install(app: FastAPI) -> None:
+    """Answer the app's errors in our shape, except where its author chose a handler already."""
+    ours: list[tuple[Any, Any, Any]] = [
+        (HTTPException, http_exception_handler, _on_http_exception),
+        (RequestValidationError, request_validation_exception_handler, _on_validation_error),
+        (ChutesError, None, _on_chutes_error),
+        (Exception, None, _on_exception),
+    ]
+    for kind, default, handler in ours:
+        if app.exception_handlers.get(kind) is default:
+            app.add_exception_handler(kind, handler)

@@ -1,0 +1,171 @@
+"""The process around a chute, told in order: check, bind, load, serve, drain, exit with a code that says why.
+
+uvicorn speaks HTTP. What is ours is the end: on SIGTERM the port stays open while running requests finish, so that
+new ones are told to go elsewhere, and the process then exits with 0. A second signal ends it at once.
+"""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Generator
+
+import uvicorn
+from uvicorn.server import HANDLED_SIGNALS
+
+from chutes.chute import Chute
+from chutes.exception import LoadError
+from chutes.loader import load_chute
+from chutes.server import logs
+from chutes.server.app import Runtime, create_app
+from chutes.server.auth import Exposed, check_exposure
+from chutes.server.lifecycle import ExitCode
+from chutes.server.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_LAST_WORDS = 2.0  # seconds that running requests get to answer after the chute said that it cannot go on
+
+
+class PortInUse(Exception):
+    """The address cannot be listened on."""
+
+
+def serve(target: str | Chute, settings: Settings | None = None) -> int:
+    """Serve a chute, or the one that a reference names, until a signal; the exit code (see `ExitCode`).
+
+    Returns only if it was stopped as asked, or never began. After a failure, or when the author's code is still running
+    after the grace period, the process ends in here.
+    """
+    settings = settings or Settings()
+    logs.configure(settings.log_level, settings.log_format)
+    try:
+        check_exposure(settings)
+        with bind(settings.host, settings.port) as listener:
+            return _serve(load_chute(target) if isinstance(target, str) else target, settings, listener)
+    except (Exposed, LoadError, PortInUse) as error:
+        log.error("%s", error)  # noqa: TRY400 - a mistake of the caller, told in one line
+        return ExitCode.USAGE
+
+
+def _serve(chute: Chute, settings: Settings, listener: socket.socket) -> ExitCode:
+    server = Server(create_app(chute, settings), settings)
+    server.run(sockets=[listener])
+    return server.code
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that has the port but does not listen yet. PortInUse says in one line what is in the way."""
+    listener = None
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, _, _, address = found[0]
+        listener = socket.socket(family, kind)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        if listener is not None:
+            listener.close()
+        raise PortInUse(f"Cannot listen on {host}:{port}: {error.strerror or error}") from error
+    return listener
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, with a drain before its shutdown."""
+
+    def __init__(self, runtime: Runtime, settings: Settings) -> None:
+        config = uvicorn.Config(
+            runtime,
+            log_config=None,
+            access_log=False,
+            lifespan="on",
+            timeout_keep_alive=int(settings.keep_alive),
+            timeout_graceful_shutdown=int(settings.drain_grace),
+            server_header=False,
+        )
+        super().__init__(config)
+        self.code = ExitCode.OK
+        self._runtime = runtime
+        self._settings = settings
+        self._ending: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the port, then wait in the background for the chute to say that it is over."""
+        await super().startup(sockets)
+        for listener in sockets or []:
+            host, port = listener.getsockname()[:2]
+            log.info("Listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+        self._watching = asyncio.create_task(self._wait_for_the_end()), asyncio.create_task(self._settle())
+
+    async def _settle(self) -> None:
+        """Once all is loaded: what was made until now stays, so the garbage collector need not look at it again."""
+        await self._runtime.lifecycle.ready.wait()
+        gc.collect()
+        gc.freeze()
+
+    async def _wait_for_the_end(self) -> None:
+        """A failed load or a fatal error ends the process, with its code."""
+        over = self._runtime.lifecycle.over
+        if over is None:
+            return
+        self.code = await over
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS):
+                await self._runtime.admission.wait_idle()
+        self._runtime.cut_off()
+        self.force_exit = self.code is ExitCode.FATAL  # its hooks would touch what is broken
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the port and run the shutdown hooks.
+
+        Unless all went well the process ends right here: somebody's code may hold a thread that cannot be stopped, and
+        Python would wait for it on its way out.
+        """
+        await super().shutdown(sockets)
+        if self.code or self.force_exit or self._runtime.lifecycle.left_behind:
+            logging.shutdown()
+            sys.stdout.flush()
+            os._exit(self.code)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Drain on the first signal; uvicorn would close the port first, and end by the signal and not by a code."""
+        loop = asyncio.get_running_loop()
+        for each in HANDLED_SIGNALS:
+            loop.add_signal_handler(each, self._on_signal, each)
+        try:
+            yield
+        finally:
+            for each in HANDLED_SIGNALS:
+                loop.remove_signal_handler(each)
+
+    def _on_signal(self, received: signal.Signals) -> None:
+        if self._ending is None:
+            log.info("%s: draining", received.name)
+            self._ending = asyncio.create_task(self._drain())
+        else:
+            log.warning("%s again: stopping at once", received.name)
+            self._cut_off()
+            self.force_exit = True
+
+    async def _drain(self) -> None:
+        """Let what runs finish, for the grace period at most."""
+        self._runtime.lifecycle.drain()
+        try:
+            async with asyncio.timeout(self._settings.drain_grace):
+                await self._runtime.admission.wait_idle()
+        except TimeoutError:
+            log.warning("Still running after %g seconds: cut off", self._settings.drain_grace)
+            self._cut_off()
+        self.should_exit = True
+
+    def _cut_off(self) -> None:
+        if self._runtime.admission.running:
+            self.code = ExitCode.CUT_OFF
+            self._runtime.cut_off()
+        self.should_exit = True

@@ -1,0 +1,69 @@
+"""Every setting of the runtime: its name, its default, its bounds.
+
+Each is also an environment variable, `CHUTES_` and the name in capitals. Arguments given to `Settings` win over the
+environment.
+"""
+
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Seconds = Annotated[float, Field(gt=0)]
+
+MIB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """How a chute is served; times in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="CHUTES_", extra="ignore", env_ignore_empty=True)
+
+    # Where
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+
+    # Who
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    keys_file: Path = Path("~/.chutes/keys.json")
+    no_auth: bool = False
+    open_metrics: bool = False
+
+    # How much, how long
+    queue_size: int = Field(default=16, ge=0)
+    queue_timeout: Seconds = 300.0
+    request_timeout: Seconds = 600.0
+    upload_timeout: Seconds = 120.0
+    max_body_bytes: int = Field(default=64 * MIB, ge=1)
+    drain_grace: Seconds = 120.0
+    keep_alive: Seconds = 75.0
+    jobs_kept: int = Field(default=100, ge=1)
+
+    # What is told
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "console"] = "auto"
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, value: object) -> object:
+        """`CHUTES_API_KEYS` holds any number of keys, separated by commas."""
+        if isinstance(value, str):
+            return tuple(key.strip() for key in value.split(",") if key.strip())
+        return value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _any_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether nobody but this machine can reach the host that is bound."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return False

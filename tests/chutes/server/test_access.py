@@ -1,0 +1,72 @@
+import logging
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from chutes.exception import QueueFull
+from chutes.server.access import FACTS, Access
+from chutes.server.logs import request_id
+
+
+async def fine(request: Request) -> Response:
+    request.scope[FACTS]["queue_ms"] = 12.5
+    return PlainTextResponse(request_id.get())
+
+
+async def crash(request: Request) -> Response:
+    raise RuntimeError("secret")
+
+
+async def full(*_: object) -> None:
+    raise QueueFull
+
+
+@pytest.fixture
+def client() -> TestClient:
+    app = Starlette(routes=[Route("/fine", fine), Route("/crash", crash), Route("/health", fine)])
+    return TestClient(Access(app))
+
+
+def line(caplog: pytest.LogCaptureFixture) -> dict[str, Any]:
+    (record,) = [record for record in caplog.records if record.name == "chutes.access" and hasattr(record, "status")]
+    return vars(record)
+
+
+def test_each_request_gets_an_id_and_a_line(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    answer = client.get("/fine?q=secret")
+    assert len(answer.text) == 32
+    assert answer.headers["x-request-id"] == answer.text
+    said = line(caplog)
+    assert (said["method"], said["path"], said["status"], said["queue_ms"]) == ("GET", "/fine", 200, 12.5)
+    assert 0 < said["ms"] < 1000
+    assert "secret" not in said["message"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [("abc-123", True), ("a" * 128, True), ("a" * 129, False), ("two words", False), ('{"a":1}', False), ("", False)],
+)
+def test_a_sane_id_of_the_clients_is_kept(client: TestClient, sent: str, kept: bool) -> None:
+    answer = client.get("/fine", headers={"X-Request-ID": sent})
+    assert (answer.headers["x-request-id"] == sent) is kept
+    assert answer.headers["x-request-id"] == answer.text
+
+
+def test_what_nobody_caught(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    answer = client.get("/crash")
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
+    assert "secret" in caplog.text
+    assert TestClient(Access(full)).get("/full").status_code == 429
+
+
+def test_probes_are_quiet(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    client.get("/health")
+    assert not [record for record in caplog.records if record.name == "chutes.access"]

@@ -1,0 +1,155 @@
+import base64
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from chutes.server.auth import Auth, Exposed, check_exposure
+from chutes.server.keys import KeyStore
+from chutes.server.settings import Settings
+
+KEY = "right"
+
+
+async def hello(request: Request) -> Response:
+    return PlainTextResponse("hello")
+
+
+async def socket(websocket: WebSocket) -> None:
+    await websocket.accept()
+    await websocket.send_text("hello")
+    await websocket.close()
+
+
+def settings(tmp_path: Path, **given: Any) -> Settings:
+    return Settings(keys_file=tmp_path / "keys.json", **given)
+
+
+def client(given: Settings, **options: Any) -> TestClient:
+    paths = ["/x", "/health", "/ready", "/metrics", "/v1/x"]
+    methods = ["GET", "OPTIONS"]
+    routes = [Route(path, hello, methods=methods) for path in paths]
+    return TestClient(Auth(Starlette(routes=[*routes, WebSocketRoute("/ws", socket)]), given), **options)
+
+
+def test_without_keys_everybody_is_let_in(tmp_path: Path) -> None:
+    assert client(settings(tmp_path)).get("/x").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": f"Bearer {KEY}"},
+        {"Authorization": f"BEARER   {KEY}"},
+        {"X-API-Key": KEY},
+        {"Authorization": f"Basic {KEY}"},
+        {"Authorization": "Basic " + base64.b64encode(f"user:{KEY}".encode()).decode()},
+        {"Authorization": "Basic " + base64.b64encode(f"{KEY}:".encode()).decode()},
+        {"Authorization": "Bearer wrong", "X-API-Key": KEY},
+    ],
+)
+def test_a_key_in_any_of_its_places(tmp_path: Path, headers: dict[str, str]) -> None:
+    assert client(settings(tmp_path, api_keys=(KEY,))).get("/x", headers=headers).text == "hello"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": KEY},
+        {"Authorization": "Basic ====="},
+        {"Authorization": "Digest " + KEY},
+        {"X-API-Key": ""},
+        {"Cookie": f"key={KEY}"},
+    ],
+)
+def test_no_key_or_a_wrong_one_is_401(tmp_path: Path, headers: dict[str, str]) -> None:
+    answer = client(settings(tmp_path, api_keys=(KEY,))).get("/x", headers=headers)
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == 'Bearer realm="chutes"'
+    assert answer.json()["code"] == "invalid_api_key"
+
+
+def test_under_v1_the_shape_is_openais(tmp_path: Path) -> None:
+    answer = client(settings(tmp_path, api_keys=(KEY,))).get("/v1/x")
+    assert answer.json()["error"]["type"] == "authentication_error"
+
+
+def test_a_browser_is_asked_for_a_password(tmp_path: Path) -> None:
+    answer = client(settings(tmp_path, api_keys=(KEY,))).get("/x", headers={"Accept": "text/html"})
+    assert answer.headers["www-authenticate"].startswith("Basic")
+
+
+def test_what_is_open(tmp_path: Path) -> None:
+    given = settings(tmp_path, api_keys=(KEY,))
+    far, near = client(given, client=("203.0.113.9", 1)), client(given, client=("127.0.0.1", 1))
+    assert [far.get(path).status_code for path in ("/health", "/ready", "/metrics")] == [200, 200, 401]
+    assert near.get("/metrics").status_code == 200
+    opened = client(settings(tmp_path, api_keys=(KEY,), open_metrics=True), client=("203.0.113.9", 1))
+    assert opened.get("/metrics").status_code == 200
+    preflight = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
+    assert far.options("/x", headers=preflight).status_code == 200
+    assert far.options("/x").status_code == 401
+
+
+def test_a_websocket_needs_a_key_too(tmp_path: Path) -> None:
+    asked = client(settings(tmp_path, api_keys=(KEY,)))
+    with pytest.raises(WebSocketDisconnect) as refused, asked.websocket_connect("/ws"):
+        pass
+    assert refused.value.code == 1008
+    with asked.websocket_connect("/ws", headers={"X-API-Key": KEY}) as accepted:
+        assert accepted.receive_text() == "hello"
+
+
+def test_no_auth_wins_over_keys(tmp_path: Path) -> None:
+    assert client(settings(tmp_path, api_keys=(KEY,), no_auth=True)).get("/x").status_code == 200
+
+
+def test_deleting_the_last_key_locks_and_does_not_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = settings(tmp_path)
+    store = KeyStore(given.keys_file)
+    key = store.create("only")
+    monkeypatch.setattr("chutes.server.keys._CHECK_EVERY", 0)
+    asked = client(given)
+    assert asked.get("/x", headers={"X-API-Key": key}).status_code == 200
+    store.delete("only")
+    assert asked.get("/x", headers={"X-API-Key": key}).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("given", "refused"),
+    [
+        ({"host": "127.0.0.1"}, False),
+        ({"host": "0.0.0.0"}, True),
+        ({"host": "::"}, True),
+        ({"host": "0.0.0.0", "no_auth": True}, False),
+        ({"host": "0.0.0.0", "api_keys": (KEY,)}, False),
+    ],
+)
+def test_exposure(tmp_path: Path, given: dict[str, Any], refused: bool) -> None:
+    if refused:
+        with pytest.raises(Exposed, match="chutes keys create"):
+            check_exposure(settings(tmp_path, **given))
+    else:
+        check_exposure(settings(tmp_path, **given))
+
+
+def test_a_key_in_the_file_is_enough_to_be_exposed(tmp_path: Path) -> None:
+    given = settings(tmp_path, host="0.0.0.0")
+    KeyStore(given.keys_file).create("one")
+    check_exposure(given)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_keys_that_cannot_be_read_are_an_error_and_not_an_open_door(tmp_path: Path, host: str) -> None:
+    (tmp_path / "keys.json").write_text("{")
+    with pytest.raises(Exposed, match="is not a key file"):
+        check_exposure(settings(tmp_path, host=host))

@@ -1,0 +1,284 @@
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+from starlette.background import BackgroundTask
+from starlette.responses import PlainTextResponse, Response
+from starlette.websockets import WebSocket
+
+from chutes.chute import Chute
+from chutes.server import Settings, create_app
+from chutes.server.app import Runtime
+from tests.chutes.server.asgi import Call, until
+
+pytestmark = pytest.mark.anyio
+
+names = iter(range(10_000))
+
+
+@pytest.fixture
+def chute() -> Chute:
+    """A chute of its own name for each test, so that its series begin at zero."""
+    chute = Chute(username="test", name=f"cords-{next(names)}", image="none", concurrency=1)
+    state: Any = chute
+    state.gate, state.ended = threading.Event(), []
+    add_quick(chute)
+    add_slow(chute)
+    return chute
+
+
+def add_quick(chute: Chute) -> None:
+    @chute.cord(public_api_path="/echo")
+    async def echo(self: Any, args: dict[str, Any]) -> dict[str, Any]:
+        return args
+
+    @chute.get("/native")
+    async def native() -> str:
+        return "native"
+
+    @chute.websocket("/ws")
+    async def ws(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.close()
+
+
+def add_slow(chute: Chute) -> None:
+    @chute.cord(public_api_path="/wait")
+    async def wait(self: Any) -> str:
+        try:
+            await until(self.gate.is_set)
+        finally:
+            self.ended.append("wait")
+        return "done"
+
+    @chute.cord(public_api_path="/block")
+    async def block(self: Any) -> str:
+        self.gate.wait(10)
+        self.ended.append("block")
+        return "done"
+
+    @chute.cord(public_api_path="/stream", stream=True)
+    async def stream(self: Any) -> AsyncIterator[str]:
+        try:
+            yield "first"
+            await until(self.gate.is_set)
+            yield "last"
+        finally:
+            self.ended.append("stream")
+
+    @chute.cord(public_api_path="/later")
+    async def later(self: Any) -> Response:
+        async def afterwards() -> None:
+            await asyncio.sleep(0.1)
+            self.ended.append("later")
+
+        return PlainTextResponse("now", background=BackgroundTask(afterwards))
+
+    @chute.cord(public_api_path="/stubborn")
+    async def stubborn(self: Any) -> str:
+        try:
+            await asyncio.sleep(10)
+        except asyncio.CancelledError:
+            raise RuntimeError("in my cleanup") from None
+        return "never"
+
+
+@asynccontextmanager
+async def running(chute: Chute, **given: Any) -> AsyncIterator[Runtime]:
+    runtime = create_app(chute, Settings(no_auth=True, **given))
+    runtime.lifecycle.start()
+    await runtime.lifecycle.ready.wait()
+    try:
+        yield runtime
+    finally:
+        chute.gate.set()  # type: ignore[attr-defined]
+        await runtime.lifecycle.close()
+        assert runtime.admission.running == runtime.admission.queued == 0
+
+
+def series(chute: Chute, name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, {"chute_id": chute.uid, **labels}) or 0.0
+
+
+async def test_an_answer_says_how_busy_the_chute_is(chute: Chute) -> None:
+    async with running(chute) as app:
+        call = await Call(app, "/echo").send(b'{"a": 1}').end()
+        assert (call.status, call.json()) == (200, {"a": 1})
+        load = [call.headers[f"x-chutes-conn-{name}"] for name in ("used", "available", "utilization")]
+        assert load == ["1", "0", "1.00"]
+        assert "x-chutes-conn-used" not in (await Call(app, "/native", method="GET").send().end()).headers
+    assert series(chute, "invocation_total", function="echo", status="200") == 1
+    assert series(chute, "invocation_duration_count", function="echo", status="200") == 1
+    assert series(chute, "invocation_last_timestamp", function="echo") == pytest.approx(time.time(), abs=30)
+
+
+async def test_cords_wait_for_the_chute_to_load_and_other_routes_do_not(chute: Chute) -> None:
+    @chute.on_startup()
+    async def load(self: Any) -> None:
+        await until(self.gate.is_set)
+
+    app = create_app(chute, Settings(no_auth=True))
+    app.lifecycle.start()
+    refused = await Call(app, "/echo").send(b"{}").end()
+    assert (refused.status, refused.json()["code"]) == (503, "not_ready")
+    assert int(refused.headers["retry-after"]) >= 1
+    assert (await Call(app, "/native", method="GET").send().end()).status == 200
+    chute.gate.set()  # type: ignore[attr-defined]
+    await app.lifecycle.ready.wait()
+    assert (await Call(app, "/echo").send(b"{}").end()).status == 200
+    await app.lifecycle.close()
+    assert series(chute, "chutes_rejections_total", reason="not_ready") == 1
+
+
+async def test_whoever_is_slow_to_send_holds_no_slot(chute: Chute) -> None:
+    async with running(chute, queue_size=0) as app:
+        slow = Call(app, "/echo").send(b'{"a"', more=True)
+        await asyncio.sleep(0.02)
+        assert app.admission.running == 0
+        assert (await Call(app, "/echo").send(b"{}").end()).status == 200
+        too_many = await Call(app, "/echo").send(b"{", more=True).end()
+        assert too_many.status == 429  # those who send slowly are bounded too
+        slow.send(b": 1}")
+        assert (await slow.end()).json() == {"a": 1}
+
+
+async def test_an_upload_that_stalls_or_is_broken_off(chute: Chute) -> None:
+    async with running(chute, upload_timeout=0.05) as app:
+        stalled = await Call(app, "/echo").send(b"{", more=True).end()
+        assert (stalled.status, stalled.headers["connection"]) == (408, "close")
+        gone = Call(app, "/echo").send(b"{", more=True)
+        gone.leave()
+        assert (await gone.end()).status == 0
+        assert gone.scope["chutes.facts"]["status"] == 499
+
+
+async def test_when_the_line_is_full_a_body_is_not_even_read(chute: Chute) -> None:
+    async with running(chute, queue_size=0) as app:
+        first = Call(app, "/wait").send()
+        await until(lambda: app.admission.running)
+        refused = await Call(app, "/echo").end()  # never sends anything
+        assert refused.status == 429
+        chute.gate.set()  # type: ignore[attr-defined]
+        assert (await first.end()).json() == "done"
+
+
+async def test_leaving_the_line(chute: Chute) -> None:
+    async with running(chute) as app:
+        first = Call(app, "/wait").send()
+        await until(lambda: app.admission.running)
+        second = Call(app, "/wait").send()
+        await until(lambda: app.admission.queued)
+        second.leave()
+        await second.end()
+        assert app.admission.queued == 0
+        chute.gate.set()  # type: ignore[attr-defined]
+        await first.end()
+        assert chute.ended == ["wait"]  # type: ignore[attr-defined]
+    assert series(chute, "chutes_disconnects_total", stage="queued") == 1
+
+
+async def test_leaving_mid_request_ends_the_handler(chute: Chute) -> None:
+    async with running(chute) as app:
+        call = Call(app, "/wait").send()
+        await until(lambda: app.admission.running)
+        call.leave()
+        await call.end()
+        await until(lambda: not app.admission.running)
+        assert chute.ended == ["wait"]  # type: ignore[attr-defined]
+        assert (await Call(app, "/echo").send(b"{}").end()).status == 200
+    assert series(chute, "invocation_total", function="wait", status="499") == 1
+
+
+async def test_a_slot_is_free_only_when_its_handler_has_really_ended(chute: Chute) -> None:
+    async with running(chute, request_timeout=0.1) as app:
+        call = await Call(app, "/block").send().end()
+        assert (call.status, call.headers["x-should-retry"]) == (504, "false")
+        assert app.admission.running == 1
+        waiting = Call(app, "/echo").send(b"{}")
+        await until(lambda: app.admission.queued)
+        chute.gate.set()  # type: ignore[attr-defined]
+        assert (await waiting.end()).status == 200
+        assert chute.ended == ["block"]  # type: ignore[attr-defined]
+
+
+async def test_a_stream_that_takes_too_long_is_broken_off(chute: Chute) -> None:
+    async with running(chute, request_timeout=0.2) as app:
+        call = await Call(app, "/stream").send().end()
+        assert (call.status, call.body, call.complete) == (200, b"first", False)
+        await until(lambda: not app.admission.running)
+        assert chute.ended == ["stream"]  # type: ignore[attr-defined]
+
+
+async def test_work_after_the_answer_goes_on_when_the_client_has_left(chute: Chute) -> None:
+    async with running(chute) as app:
+        call = Call(app, "/later").send()
+        await until(lambda: call.complete)
+        call.leave()
+        assert app.admission.running == 1
+        await call.end()
+        assert chute.ended == ["later"]  # type: ignore[attr-defined]
+
+
+async def test_a_handler_that_fails_while_it_is_cancelled_is_logged(
+    chute: Chute, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(chute) as app:
+        call = Call(app, "/stubborn").send()
+        await until(lambda: app.admission.running)
+        await asyncio.sleep(0.05)
+        call.leave()
+        await call.end()
+        await until(lambda: not app.admission.running)
+    assert "stubborn failed after its request was over" in caplog.text
+
+
+async def test_waiting_too_long(chute: Chute) -> None:
+    async with running(chute, queue_timeout=0.1) as app:
+        first = Call(app, "/wait").send()
+        await until(lambda: app.admission.running)
+        late = await Call(app, "/echo").send(b"{}").end()
+        assert (late.status, late.json()["code"]) == (503, "queue_timeout")
+        chute.gate.set()  # type: ignore[attr-defined]
+        await first.end()
+
+
+async def test_cut_off_answers_at_once(chute: Chute) -> None:
+    async with running(chute) as app:
+        call = Call(app, "/block").send()
+        await until(lambda: app.admission.running)
+        app.cut_off()
+        assert (await call.end(1)).status == 503
+        chute.gate.set()  # type: ignore[attr-defined]
+        await until(lambda: not app.admission.running)
+
+
+async def test_requests_that_are_cancelled_from_outside_free_their_slot(chute: Chute) -> None:
+    async with running(chute) as app:
+        for _ in range(20):
+            call = Call(app, "/wait").send()
+            for _ in range(len(chute.ended) % 5):  # type: ignore[attr-defined]
+                await asyncio.sleep(0)
+            call.task.cancel()
+            await asyncio.wait([call.task])
+        await until(lambda: not app.admission.running)
+        assert (await Call(app, "/echo").send(b"{}").end()).status == 200
+
+
+async def test_a_websocket_goes_straight_through(chute: Chute) -> None:
+    async with running(chute) as app:
+        sent: list[str] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message["type"])
+
+        async def receive() -> Any:
+            return {"type": "websocket.connect"}
+
+        scope = {"type": "websocket", "path": "/ws", "headers": [], "query_string": b"", "subprotocols": []}
+        await app(scope, receive, send)
+        assert sent == ["websocket.accept", "websocket.close"]

@@ -1,0 +1,158 @@
+import json
+import math
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, HTTPException
+from pydantic import BaseModel
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
+
+from chutes.exception import QueueFull
+from chutes.server import errors
+from chutes.server.logs import request_id
+
+
+class Picture(BaseModel):
+    prompt: str
+    width: int = 512
+
+
+@pytest.fixture
+def client() -> TestClient:
+    app = FastAPI()
+
+    def draw(picture: Picture) -> int:
+        return picture.width
+
+    def full() -> None:
+        raise QueueFull("Come back later", headers={"Retry-After": "3"})
+
+    def teapot() -> None:
+        raise HTTPException(418, {"why": "I am one"}, headers={"X-Pot": "tea"})
+
+    def crash() -> None:
+        raise RuntimeError("secret")
+
+    for prefix in ("", "/v1"):
+        app.post(f"{prefix}/draw")(draw)
+        app.get(f"{prefix}/full")(full)
+        app.get(f"{prefix}/teapot")(teapot)
+        app.get(f"{prefix}/crash")(crash)
+    errors.install(app)
+    return TestClient(app, raise_server_exceptions=False)
+
+
+def test_our_own_errors(client: TestClient) -> None:
+    answer = client.get("/full")
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "3")
+    assert answer.json() == {"detail": "Come back later", "code": "queue_full"}
+    answer = client.get("/v1/full")
+    assert answer.json() == {
+        "error": {"message": "Come back later", "type": "rate_limit_error", "code": "queue_full", "param": None}
+    }
+
+
+def test_an_authors_http_exception_keeps_its_status_detail_and_headers(client: TestClient) -> None:
+    answer = client.get("/teapot")
+    assert (answer.status_code, answer.headers["x-pot"]) == (418, "tea")
+    assert answer.json() == {"detail": {"why": "I am one"}}
+    error = client.get("/v1/teapot").json()["error"]
+    assert json.loads(error["message"]) == {"why": "I am one"}
+    assert error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("path", ["/crash", "/v1/crash"])
+def test_an_unforeseen_error_says_nothing(client: TestClient, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
+    assert "Internal server error" in answer.text
+
+
+def test_the_id_of_the_request_is_in_an_internal_error() -> None:
+    token = request_id.set("r-77")
+    body = json.loads(bytes(errors.internal_error("/v1/x").body))
+    request_id.reset(token)
+    assert body["error"]["message"] == "Internal server error (request r-77)"
+
+
+def test_not_found_and_wrong_verb(client: TestClient) -> None:
+    assert client.get("/nowhere").json() == {"detail": "There is nothing at /nowhere"}
+    assert client.get("/v1/nowhere").json()["error"]["code"] == "not_found"
+    wrong = client.get("/draw")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    assert wrong.json() == {"detail": "GET is not allowed here, but POST is"}
+    assert client.get("/v1/draw").json()["error"]["code"] == "method_not_allowed"
+
+
+def test_validation_names_the_field(client: TestClient) -> None:
+    answer = client.post("/draw", json={"width": "wide"})
+    assert answer.status_code == 422
+    assert [field["loc"] for field in answer.json()["detail"]] == [["body", "prompt"], ["body", "width"]]
+    error = client.post("/v1/draw", json={"width": "wide"}).json()["error"]
+    assert (error["param"], error["code"], error["type"]) == ("prompt", "validation_error", "invalid_request_error")
+    assert error["message"].startswith("prompt: ")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"prompt": NaN}',
+        b'{"prompt": 1, "width": "\\ud800"}',
+        b'{"prompt": [' + b"1," * 1000 + b"1]}",
+        b'{"prompt": ' + b"9" * 4000 + b"}",
+        b'{"prompt": ' + b"9" * 5000 + b"}",
+        b'{"prompt": ' + b"[" * 3000 + b"]" * 3000 + b"}",
+        b"[" * 100_000,
+        b"\xff\xff",
+        b'{"prompt": 1e999, "width": Infinity}',
+    ],
+)
+@pytest.mark.parametrize("path", ["/draw", "/v1/draw"])
+def test_input_that_json_cannot_say_is_422(client: TestClient, path: str, body: bytes) -> None:
+    answer = client.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert len(answer.content) < 2000
+    json.loads(answer.content, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def test_a_long_input_is_cut_short(client: TestClient) -> None:
+    (field,) = client.post("/draw", json={"prompt": "x", "width": "w" * 100_000}).json()["detail"]
+    assert field["input"].endswith("… (100000 characters)")
+    assert len(field["input"]) < 300
+
+
+def test_an_authors_handler_stays() -> None:
+    app = FastAPI()
+
+    @app.exception_handler(HTTPException)
+    def theirs(request: object, error: object) -> PlainTextResponse:
+        return PlainTextResponse("mine", 400)
+
+    @app.get("/")
+    def crash() -> None:
+        raise HTTPException(400)
+
+    errors.install(app)
+    assert TestClient(app).get("/").text == "mine"
+
+
+@pytest.mark.parametrize(
+    ("value", "safe"),
+    [
+        (math.nan, "nan"),
+        ([math.inf, 1.5], ["inf", 1.5]),
+        ({1: {2}}, {"1": [2]}),
+        ("\ud800", "?"),
+        (b"x", "b'x'"),
+        (True, True),
+    ],
+)
+def test_json_safe(value: Any, safe: Any) -> None:
+    assert errors.json_safe(value) == safe
+    json.dumps(errors.json_safe(value), allow_nan=False)
+
+
+def test_a_status_without_a_body() -> None:
+    assert errors.error_response("/x", 304, "ignored").body == b""

@@ -1,0 +1,135 @@
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from chutes.chute import Chute
+from chutes.exception import ChutesError, Draining, NotReady, Unavailable
+from chutes.server.admission import Admission
+from chutes.server.lifecycle import ExitCode, Lifecycle, State, describe
+from tests.chutes.server.asgi import until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def chute() -> Chute:
+    return Chute(username="test", name="life", image="none")
+
+
+def lifecycle(chute: Chute) -> Lifecycle:
+    return Lifecycle(chute, Admission(1, 1))
+
+
+async def test_from_loading_to_ready_to_draining(chute: Chute, caplog: pytest.LogCaptureFixture) -> None:
+    told: list[str] = []
+
+    @chute.on_startup()
+    async def load(self: Any) -> None:
+        self.progress.update("weights", 1, 2)
+        self.info |= {"model": "tiny", "name": "kept apart from the record's own", "plan": ["a list"]}
+        await asyncio.sleep(0.05)
+
+    @chute.on_shutdown()
+    async def unload(self: Any) -> None:
+        told.append("unloaded")
+
+    caplog.set_level("INFO")
+    life = lifecycle(chute)
+    life.start()
+    await until(lambda: chute.progress.snapshot()["stage"])
+    assert life.state is State.LOADING
+    with pytest.raises(NotReady, match="weights"):
+        life.check()
+
+    await life.ready.wait()
+    assert life.state is State.READY
+    life.check()
+    (ready,) = [record for record in caplog.records if record.message == "Ready"]
+    assert vars(ready)["info"] == {"model": "tiny", "name": "kept apart from the record's own"}
+
+    life.drain()
+    with pytest.raises(Draining) as refused:
+        life.check()
+    assert refused.value.headers["Connection"] == "close"
+    await life.close()
+    assert told == ["unloaded"]
+    assert not life.left_behind
+
+
+async def test_a_load_that_fails(chute: Chute, caplog: pytest.LogCaptureFixture) -> None:
+    @chute.on_startup()
+    async def load(self: Any) -> None:
+        raise ValueError("no weights\nhere")
+
+    life = lifecycle(chute)
+    life.start()
+    assert life.over is not None
+    assert await life.over is ExitCode.LOAD_FAILED
+    assert life.state is State.FAILED
+    (error,) = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert error.startswith("Startup failed: ValueError: no weights here (test_lifecycle.py:")
+    with pytest.raises(Unavailable):
+        life.check()
+    await life.close()
+    assert life.state is State.FAILED
+
+
+async def test_a_chute_that_cannot_go_on(chute: Chute) -> None:
+    life = lifecycle(chute)
+    life.start()
+    await life.ready.wait()
+    await asyncio.to_thread(chute.fail, "the driver says 79")
+    assert life.over is not None
+    assert await asyncio.wait_for(life.over, 5) is ExitCode.FATAL
+    assert life.state is State.FAILED
+    await life.close()
+
+
+async def test_the_authors_own_lifespan_runs_too() -> None:
+    from contextlib import asynccontextmanager
+
+    told: list[str] = []
+
+    @asynccontextmanager
+    async def lifespan(app: object) -> Any:
+        told.append("entered")
+        yield
+        told.append("left")
+
+    chute = Chute(username="test", name="lifespan", image="none", lifespan=lifespan)
+    life = lifecycle(chute)
+    life.start()
+    await life.ready.wait()
+    assert told == ["entered"]
+    await life.close()
+    assert told == ["entered", "left"]
+
+
+async def test_a_load_that_blocks_is_left_behind(chute: Chute, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chutes.server.lifecycle._INTERRUPTED", 0.05)
+
+    @chute.on_startup()
+    async def load(self: Any) -> None:
+        time.sleep(0.5)  # noqa: ASYNC251 - as loading a model does
+
+    life = lifecycle(chute)
+    life.start()
+    await asyncio.sleep(0.05)
+    began = time.monotonic()
+    await life.close()
+    assert time.monotonic() - began < 0.4
+    assert life.left_behind
+    assert life._life is not None
+    await until(life._life.done)
+
+
+def test_an_exception_in_one_line() -> None:
+    assert describe(ChutesError("for\nclients")) == "for clients"
+    with pytest.raises(ValueError) as raised:
+        int("x")
+    assert describe(raised.value).startswith(
+        "ValueError: invalid literal for int() with base 10: 'x' (test_lifecycle.py:"
+    )
+    assert describe(KeyError()) == "KeyError"

@@ -1,0 +1,116 @@
+import asyncio
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
+
+from chutes.chute import Chute
+from chutes.server import Settings, create_app
+from tests.promises._server import wait_for
+
+
+@pytest.fixture
+def chute() -> Chute:
+    return Chute(username="test", name="probes", image="none", concurrency=4)
+
+
+@contextmanager
+def serving(chute: Chute, tmp_path: Path) -> Iterator[TestClient]:
+    with TestClient(create_app(chute, Settings(keys_file=tmp_path / "keys.json"))) as client:
+        wait_for(lambda: client.get("/_conn_stats").json() and client.app.lifecycle.ready.is_set())  # type: ignore[attr-defined]
+        yield client
+
+
+def test_alive_and_ready(chute: Chute, tmp_path: Path) -> None:
+    chute.info = {"model": "tiny", "odd": math.nan, "path": Path("x"), "status": "mine"}
+    with serving(chute, tmp_path) as client:
+        assert client.get("/health").json() == {"status": "ok"}
+        assert client.head("/health").status_code == 200
+        assert client.get("/ready").json() == {"status": "ready", "model": "tiny", "odd": "nan", "path": "x"}
+        assert client.head("/ready").status_code == 200
+        chute.fail("poisoned")
+        wait_for(lambda: client.get("/health").status_code == 503)
+        assert client.get("/ready").json() == {"status": "failed"}
+
+
+def test_what_is_measured(chute: Chute, tmp_path: Path) -> None:
+    with serving(chute, tmp_path) as client:
+        for path in ("/metrics", "/_metrics"):
+            answer = client.get(path)
+            assert answer.headers["content-type"].startswith("text/plain")
+            assert f'chutes_ready{{chute_id="{chute.uid}"}} 1.0' in answer.text
+        assert client.post("/_ping", json={"a": 1}).json() == {"a": 1}
+        assert client.get("/_conn_stats").json() == {
+            "concurrency": 4,
+            "in_flight": 0,
+            "queued": 0,
+            "available": 4,
+            "utilization": 0,
+        }
+
+
+def test_the_chutes_own_routes_win(chute: Chute, tmp_path: Path) -> None:
+    @chute.cord(public_api_path="/health", method="GET")
+    async def health(self: Any) -> dict[str, str]:
+        return {"mine": "health"}
+
+    @chute.get("/metrics")
+    async def metrics() -> str:
+        return "my metrics"
+
+    with serving(chute, tmp_path) as client:
+        assert client.get("/health").json() == {"mine": "health"}
+        assert client.get("/metrics").json() == "my metrics"
+        assert client.get("/ready").json() == {"status": "ready"}
+
+
+def test_a_page_mounted_at_the_root_leaves_the_probes_alone(chute: Chute, tmp_path: Path) -> None:
+    chute.mount("/", PlainTextResponse("page"))
+    with serving(chute, tmp_path) as client:
+        assert client.get("/").text == "page"
+        assert client.get("/health").json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize("patient", [False, True])
+def test_a_probe_of_the_chutes_own_that_does_not_answer(
+    chute: Chute, tmp_path: Path, patient: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chutes.server.probes._PATIENCE", 5 if patient else 0.1)
+
+    @chute.cord(public_api_path="/health", method="GET")
+    async def health(self: Any) -> dict[str, str]:
+        await asyncio.sleep(0.4)
+        return {"mine": "health"}
+
+    with serving(chute, tmp_path) as client:
+        began = time.monotonic()
+        answer = client.get("/health")
+        assert answer.json() == ({"mine": "health"} if patient else {"status": "ok"})
+        assert (time.monotonic() - began < 0.35) is not patient
+
+
+def test_while_loading_the_runtime_answers_for_the_chute(chute: Chute, tmp_path: Path) -> None:
+    @chute.on_startup()
+    async def load(self: Any) -> None:
+        self.progress.update("weights", 1, 4, "GB")
+        while not (tmp_path / "go").exists():
+            time.sleep(0.01)  # noqa: ASYNC251 - as loading a model does
+
+    @chute.cord(public_api_path="/ready", method="GET")
+    async def ready(self: Any) -> str:
+        return "mine"
+
+    with TestClient(create_app(chute, Settings(keys_file=tmp_path / "keys.json"))) as client:
+        wait_for(lambda: client.get("/ready").json().get("stage") == "weights")
+        answer = client.get("/ready")
+        assert (answer.status_code, answer.json()["fraction"]) == (503, 0.25)
+        assert answer.headers["retry-after"] == "1"
+        (tmp_path / "go").touch()
+        wait_for(lambda: client.get("/ready").status_code == 200)
+        assert client.get("/ready").json() == "mine"

@@ -1,0 +1,43 @@
+import socket
+from pathlib import Path
+
+import pytest
+
+from chutes.server import ExitCode, Settings, serve
+from chutes.server.process import PortInUse, bind
+
+# How a process ends is shown by real ones, in tests/promises.
+
+
+def test_bind_takes_the_port_and_does_not_listen_yet() -> None:
+    with bind("127.0.0.1", 0) as held:
+        port = held.getsockname()[1]
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+        held.listen()
+        with pytest.raises(PortInUse, match=f"Cannot listen on 127.0.0.1:{port}: Address already in use"):
+            bind("127.0.0.1", port)
+
+
+def test_bind_knows_names_and_version_6() -> None:
+    with bind("localhost", 0) as held:
+        assert held.getsockname()[0] in {"127.0.0.1", "::1"}
+    with bind("::1", 0) as held:
+        assert held.family == socket.AF_INET6
+
+
+def test_an_address_that_is_none_of_ours() -> None:
+    with pytest.raises(PortInUse, match="Cannot listen on"):
+        bind("203.0.113.9", 0)
+    with pytest.raises(PortInUse, match="Cannot listen on"):
+        bind("no-such-host.invalid", 0)
+
+
+def test_a_mistake_is_an_exit_code_and_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("chutes.server.logs.configure", lambda *_: None)
+    given = Settings(port=0, keys_file=tmp_path / "keys.json")
+    assert serve(str(tmp_path / "missing.py"), given) == ExitCode.USAGE == 1
+    assert serve("x", Settings(port=0, host="0.0.0.0", keys_file=tmp_path / "keys.json")) == ExitCode.USAGE
+    assert "Traceback" not in capsys.readouterr().err

@@ -1,0 +1,103 @@
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chutes.exception import LoadError
+from chutes.loader import load_chute
+
+MODULE = """
+from chutes.chute import Chute, ChutePack
+chute = Chute(username="u", name="default", image="none")
+other = Chute(username="u", name="other", image="none")
+pack = ChutePack(chute=other)
+number = 3
+class holder:
+    inner = other
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder to be in, with nothing left of it in the interpreter afterwards."""
+    before, path = set(sys.modules), sys.path[:]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "some_chute.py").write_text(MODULE)
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").touch()
+    (tmp_path / "package" / "inner.py").write_text(MODULE)
+    yield tmp_path
+    sys.path[:] = path
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] in {"some_chute", "package", "broken"}:
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("ref", "name"),
+    [
+        ("some_chute:chute", "default"),
+        ("some_chute", "default"),
+        ("some_chute:other", "other"),
+        ("some_chute:pack", "other"),
+        ("some_chute:holder.inner", "other"),
+        ("some_chute.py", "default"),
+        ("some_chute.py:other", "other"),
+        ("./some_chute", "default"),
+        ("package.inner:chute", "default"),
+        ("package/inner.py", "default"),
+    ],
+)
+def test_what_a_reference_may_be(ref: str, name: str) -> None:
+    assert load_chute(ref).name == name
+
+
+def test_an_absolute_path_from_another_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "helper.py").write_text("name = 'helped'")
+    (folder / "some_chute.py").write_text("import helper\n" + MODULE.replace('"default"', "helper.name"))
+    monkeypatch.chdir("/")
+    assert load_chute(str(folder / "some_chute.py")).name == "helped"
+
+
+@pytest.mark.parametrize(
+    ("ref", "says"),
+    [
+        ("missing.py", "There is no file missing.py"),
+        ("folder/missing", "There is no file folder/missing"),
+        ("missing:chute", "There is no module missing: looked in"),
+        ("package.missing", "There is no module package.missing: looked in"),
+        ("some_chute:nothing", "some_chute has no nothing; it has some_chute:chute, some_chute:other, some_chute:pack"),
+        ("some_chute:number", "some_chute:number is not a Chute but a int"),
+        (":chute", "names no module"),
+        ("", "names no module"),
+        ("..:x", "names no module"),
+        ("my-chute:chute", "names no module"),
+    ],
+)
+def test_what_is_not_there(ref: str, says: str) -> None:
+    with pytest.raises(LoadError) as refused:
+        load_chute(ref)
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("def f(:\n", "is not valid Python: invalid syntax (broken.py, line 1)"),
+        ("x = '\x00'\n", "broken"),
+        ("import no_such_thing\n", "ModuleNotFoundError: No module named 'no_such_thing' (broken.py, line 1)"),
+        ("\n\nraise ValueError('two\\nlines')\n", "ValueError: two lines (broken.py, line 3)"),
+        ("import sys; sys.exit(3)\n", "SystemExit: 3 (broken.py, line 1)"),
+        ("from chutes.chute import Chute\nchute = Chute()\n", "TypeError"),
+    ],
+)
+@pytest.mark.parametrize("ref", ["broken.py", "broken:chute"])
+def test_what_cannot_be_imported(folder: Path, ref: str, source: str, says: str) -> None:
+    (folder / "broken.py").write_text(source)
+    with pytest.raises(LoadError) as refused:
+        load_chute(ref)
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert "broken" not in sys.modules

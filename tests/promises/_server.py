@@ -1,0 +1,122 @@
+"""A real server in a process of its own, for the promises: started on a free port, asked, stopped by its id."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+PREAMBLE = """
+import asyncio, threading, time
+from chutes.chute import Chute
+chute = Chute(username="test", name="promise", image="none", concurrency={concurrency})
+"""
+
+
+class Server:
+    """One `chutes run`: its process, its address, what it logged."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.lines: list[str] = []
+        self.client = httpx.Client(timeout=30, verify=False, trust_env=False)
+        self.port = 0
+        self._listening = threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line.rstrip("\n"))
+            if not self.port and "Listening on http" in line:
+                self.port = int(json.loads(line)["message"].rsplit(":", 1)[1])
+                self._listening.set()
+        self._listening.set()
+
+    def wait_for_port(self, timeout: float = 30) -> None:
+        self._listening.wait(timeout)
+        assert self.port, f"never listened: {self.lines}"
+
+    def wait_until_ready(self, timeout: float = 30) -> None:
+        wait_for(lambda: self.get("/ready").status_code == 200, timeout)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.lines]
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return self.client.get(self.url + path, **options)
+
+    def post(self, path: str, **options: Any) -> httpx.Response:
+        return self.client.post(self.url + path, **{"json": {}, **options})
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a series over the label sets that hold these labels."""
+        total = 0.0
+        for line in self.get("/metrics").text.splitlines():
+            series, _, value = line.rpartition(" ")
+            if series.partition("{")[0] == name and all(f'{key}="{text}"' in series for key, text in labels.items()):
+                total += float(value)
+        return total
+
+    def signal(self, number: int = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, timeout: float = 30) -> int:
+        """The exit code, once it has one."""
+        code = self.process.wait(timeout)
+        self._reader.join(5)
+        return code
+
+
+@contextmanager
+def serving(
+    folder: Path, source: str, *, concurrency: int = 1, wait: bool = True, ref: str | None = None, **env: object
+) -> Iterator[Server]:
+    """Serve a chute whose module is the preamble and this source; settings are given as CHUTES_* variables."""
+    module = folder / "served.py"
+    module.write_text(PREAMBLE.format(concurrency=concurrency) + source)
+    settings = {f"CHUTES_{key.upper()}": str(value) for key, value in env.items()}
+    settings.setdefault("CHUTES_PORT", "0")
+    settings.setdefault("CHUTES_KEYS_FILE", str(folder / "keys.json"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "chutes", "run", ref or str(module)],
+        cwd=folder,
+        env={**os.environ, **settings},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    server = Server(process)
+    try:
+        if wait:
+            server.wait_for_port()
+            server.wait_until_ready()
+        yield server
+    finally:
+        if process.poll() is None:
+            process.kill()
+        server.wait()
+        server.client.close()
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+def wait_for(condition: Callable[[], object], timeout: float = 30) -> None:
+    """Ask until the answer is yes."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)

@@ -1,0 +1,70 @@
+"""A body over the limit is refused before it has come."""
+
+import http.client
+import socket
+from pathlib import Path
+
+from tests.promises._server import serving
+
+ECHO = """
+@chute.cord(public_api_path="/size")
+async def size(self, text: str) -> int:
+    return len(text)
+
+@chute.post("/native")
+async def native(text: dict) -> int:
+    return len(text["text"])
+"""
+
+LIMIT = 100_000
+
+
+def answer_to(port: int, sent: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+        client.sendall(sent)
+        received = b""
+        while not received.endswith(b"}"):
+            received += client.recv(4096)
+        return received
+
+
+def test_a_declared_length_is_enough_to_refuse(tmp_path: Path) -> None:
+    with serving(tmp_path, ECHO, max_body_bytes=LIMIT) as server:
+        for path in (b"/size", b"/native", b"/v1/nowhere"):
+            head = (
+                b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99999999999\r\n\r\n{"
+            )
+            answer = answer_to(server.port, head % path)
+            assert answer.startswith(b"HTTP/1.1 413"), (path, answer)
+            assert b"connection: close" in answer.lower()
+            assert b"body_too_large" in answer
+
+
+def test_a_body_that_does_not_say_its_length_is_counted(tmp_path: Path) -> None:
+    chunk = b"2000\r\n" + b"x" * 0x2000 + b"\r\n"
+    with serving(tmp_path, ECHO, max_body_bytes=LIMIT) as server:
+        for path in (b"/size", b"/native"):
+            head = (
+                b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+            )
+            answer = answer_to(server.port, head % path + chunk * 20)
+            assert answer.startswith(b"HTTP/1.1 413"), (path, answer)
+
+
+def test_the_limit_is_exact(tmp_path: Path) -> None:
+    frame = len('{"text":""}')
+    with serving(tmp_path, ECHO, max_body_bytes=LIMIT) as server:
+        for path in ("/size", "/native"):
+            fits = b'{"text":"' + b"x" * (LIMIT - frame) + b'"}'
+            headers = {"Content-Type": "application/json"}
+            assert server.post(path, json=None, content=fits, headers=headers).json() == LIMIT - frame
+            assert server.post(path, json=None, content=b" " + fits, headers=headers).status_code == 413
+
+
+def test_a_client_that_sends_it_all_still_reads_the_answer(tmp_path: Path) -> None:
+    with serving(tmp_path, ECHO, max_body_bytes=LIMIT) as server:
+        client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        client.request("POST", "/size", b"x" * (20 * LIMIT), {"Content-Type": "application/json"})
+        assert client.getresponse().status == 413
+        client.close()
+        assert server.get("/health").status_code == 200

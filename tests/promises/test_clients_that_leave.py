@@ -1,0 +1,103 @@
+"""A client that leaves the queue is never started; one that leaves mid-request frees its slot; nothing stays behind."""
+
+import random
+import socket
+import time
+from pathlib import Path
+
+from tests.promises._server import Server, serving, wait_for
+
+STEPS = """
+started, finished, cancelled, closed = [], [], [], []
+
+@chute.cord(public_api_path="/draw")
+async def draw(self, number: int, steps: int = 100) -> int:
+    started.append(number)
+    try:
+        for _ in range(steps):
+            await asyncio.sleep(0.01)
+    except asyncio.CancelledError:
+        cancelled.append(number)
+        raise
+    finished.append(number)
+    return number
+
+@chute.cord(public_api_path="/stream", stream=True)
+async def stream(self):
+    try:
+        while True:
+            yield {"step": 1}
+            await asyncio.sleep(0.01)
+    finally:
+        closed.append(1)
+
+@chute.get("/seen")
+async def seen() -> dict:
+    seen = {"started": started, "finished": finished, "cancelled": cancelled, "closed": closed}
+    return {**seen, "threads": threading.active_count()}
+"""
+
+
+def connect(server: Server, number: int, path: str = "/draw") -> socket.socket:
+    """A client that has sent its request and doesn't read."""
+    body = b'{"number": %d}' % number
+    client = socket.create_connection(("127.0.0.1", server.port))
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    client.sendall(head.encode() + body)
+    return client
+
+
+def idle(server: Server) -> bool:
+    return server.metric("chutes_in_flight") == 0 and server.metric("chutes_queue_depth") == 0
+
+
+def test_leaving_the_queue_and_leaving_mid_request(tmp_path: Path) -> None:
+    with serving(tmp_path, STEPS) as server:
+        running = connect(server, 1)
+        wait_for(lambda: server.metric("chutes_in_flight") == 1)
+        queued = connect(server, 2)
+        wait_for(lambda: server.metric("chutes_queue_depth") == 1)
+
+        queued.close()
+        wait_for(lambda: server.metric("chutes_queue_depth") == 0)
+        running.close()
+        left = time.perf_counter()
+        wait_for(lambda: server.metric("chutes_in_flight") == 0)
+        print(f"the slot was free {(time.perf_counter() - left) * 1000:.0f} ms after its client had left")
+
+        assert server.post("/draw", json={"number": 3, "steps": 1}).json() == 3
+        seen = server.get("/seen").json()
+        assert seen["started"] == [1, 3]
+        assert seen["cancelled"] == [1]
+        assert seen["finished"] == [3]
+        assert server.metric("invocation_total", function="draw", status="499") == 1
+
+
+def test_two_hundred_leave_at_random_moments(tmp_path: Path) -> None:
+    chance = random.Random(7)
+    with serving(tmp_path, STEPS, concurrency=2, queue_size=8) as server:
+        assert server.post("/draw", json={"number": 0, "steps": 1}).status_code == 200
+        threads_before = server.get("/seen").json()["threads"]
+        waiting: list[socket.socket] = []
+        for number in range(200):
+            waiting.append(connect(server, number))
+            time.sleep(chance.random() * 0.01)
+            while len(waiting) > chance.randrange(12):
+                waiting.pop(chance.randrange(len(waiting))).close()
+        for client in waiting:
+            client.close()
+        wait_for(lambda: idle(server))
+        seen = server.get("/seen").json()
+        print(f"200 left: {len(seen['started'])} had started, {len(seen['cancelled'])} were cancelled; nothing is left")
+        assert len(seen["started"]) == len(seen["cancelled"]) + len(seen["finished"])
+        assert seen["threads"] <= threads_before + 2
+        assert server.post("/draw", json={"number": 1, "steps": 1}).json() == 1
+
+
+def test_a_stream_whose_reader_leaves_is_closed(tmp_path: Path) -> None:
+    with serving(tmp_path, STEPS) as server:
+        reader = connect(server, 1, "/stream")
+        assert b"200 OK" in reader.recv(1000)
+        reader.close()
+        wait_for(lambda: server.get("/seen").json()["closed"] == [1])
+        wait_for(lambda: idle(server))

@@ -1,0 +1,28 @@
+"""A chute that says it cannot go on fails its liveness, and the process ends with a code that asks for a restart."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.promises._server import serving
+
+POISONED = """
+from chutes.exception import Fatal
+
+@chute.cord(public_api_path="/raise")
+async def raising(self) -> str:
+    raise Fatal("The GPU stopped answering")
+
+@chute.cord(public_api_path="/fail")
+async def failing(self) -> str:
+    self.fail("the driver reported error 79")
+    return "last words"
+"""
+
+
+@pytest.mark.parametrize(("path", "status"), [("/raise", 503), ("/fail", 200)])
+def test_the_answer_goes_out_and_the_process_ends(tmp_path: Path, path: str, status: int) -> None:
+    with serving(tmp_path, POISONED) as server:
+        assert server.post(path).status_code == status
+        assert server.wait(10) == 4
+        assert any("cannot go on" in line["message"] for line in server.log)

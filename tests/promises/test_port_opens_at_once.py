@@ -1,0 +1,63 @@
+"""The port is open while the model loads: alive at once, ready later, and cords say when to come back."""
+
+import time
+from pathlib import Path
+
+from tests.promises._server import serving, wait_for
+
+LOADING = """
+from pathlib import Path
+
+@chute.on_startup()
+async def load(self):
+    self.progress.update("reading weights", 3, 12, "GB")
+    while not Path("go").exists():  # blocks its loop, as loading a model does
+        time.sleep(0.01)
+    self.info["model"] = "tiny"
+
+@chute.cord(public_api_path="/hello")
+async def hello(self) -> str:
+    return "hello"
+"""
+
+
+def test_alive_while_loading_then_ready(tmp_path: Path) -> None:
+    with serving(tmp_path, LOADING, wait=False) as server:
+        server.wait_for_port()
+        slowest = 0.0
+        for _ in range(20):
+            began = time.perf_counter()
+            assert server.get("/health").status_code == 200
+            slowest = max(slowest, time.perf_counter() - began)
+        print(f"/health while loading: at most {slowest * 1000:.1f} ms")
+        assert slowest < 0.5
+
+        wait_for(lambda: server.get("/ready").json().get("stage") == "reading weights")
+        loading = server.get("/ready")
+        assert loading.status_code == 503
+        assert loading.json() == {
+            "status": "loading",
+            "stage": "reading weights",
+            "done": 3,
+            "total": 12,
+            "unit": "GB",
+            "fraction": 0.25,
+        }
+
+        refused = server.post("/hello")
+        assert refused.status_code == 503
+        assert int(refused.headers["retry-after"]) >= 1
+        assert "reading weights" in refused.json()["detail"]
+
+        (tmp_path / "go").touch()
+        server.wait_until_ready()
+        assert server.get("/ready").json() == {"status": "ready", "model": "tiny"}
+        assert server.post("/hello").json() == "hello"
+
+
+def test_a_signal_ends_a_load_that_blocks(tmp_path: Path) -> None:
+    with serving(tmp_path, LOADING, wait=False) as server:
+        server.wait_for_port()
+        wait_for(lambda: server.get("/ready").json().get("stage") == "reading weights")
+        server.signal()
+        assert server.wait(10) == 0

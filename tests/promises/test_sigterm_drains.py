@@ -1,0 +1,73 @@
+"""On SIGTERM readiness falls, what runs is delivered, the rest is told to go elsewhere, and the exit code is 0."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.promises._server import serving, wait_for
+
+GATED = """
+from pathlib import Path
+
+@chute.cord(public_api_path="/draw")
+async def draw(self) -> str:
+    while not Path("go").exists():
+        await asyncio.sleep(0.01)
+    return "drawn"
+
+@chute.cord(public_api_path="/block")
+async def block(self) -> str:
+    time.sleep(60)
+    return "never"
+
+@chute.on_shutdown()
+async def put_away(self):
+    Path("put-away").touch()
+"""
+
+
+def test_running_is_delivered_queued_and_new_are_refused(tmp_path: Path) -> None:
+    with serving(tmp_path, GATED) as server, ThreadPoolExecutor(2) as pool:
+        running = pool.submit(server.post, "/draw")
+        wait_for(lambda: server.metric("chutes_in_flight") == 1)
+        queued = pool.submit(server.post, "/draw")
+        wait_for(lambda: server.metric("chutes_queue_depth") == 1)
+
+        server.signal()
+        assert queued.result(10).status_code == 503
+        assert server.get("/ready").status_code == 503
+        assert server.get("/health").status_code == 200
+        new = server.post("/draw")
+        assert new.status_code == 503
+        assert new.headers["connection"] == "close"
+        assert new.json()["code"] == "draining"
+
+        (tmp_path / "go").touch()
+        assert running.result(10).json() == "drawn"
+        assert server.wait(10) == 0
+        assert (tmp_path / "put-away").exists()
+
+
+def test_with_nothing_to_do_it_ends_at_once(tmp_path: Path) -> None:
+    with serving(tmp_path, GATED) as server:
+        server.signal()
+        assert server.wait(5) == 0
+
+
+def test_the_grace_period_is_kept_even_by_a_handler_that_blocks(tmp_path: Path) -> None:
+    with serving(tmp_path, GATED, drain_grace=1) as server, ThreadPoolExecutor(1) as pool:
+        running = pool.submit(server.post, "/block")
+        wait_for(lambda: server.metric("chutes_in_flight") == 1)
+        server.signal()
+        assert server.wait(10) == 5
+        assert running.exception(10) or running.result().status_code == 503
+
+
+def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
+    with serving(tmp_path, GATED) as server, ThreadPoolExecutor(1) as pool:
+        running = pool.submit(server.post, "/draw")
+        wait_for(lambda: server.metric("chutes_in_flight") == 1)
+        server.signal()
+        wait_for(lambda: server.get("/ready").status_code == 503)
+        server.signal()
+        assert server.wait(5) == 5
+        assert running.exception(10) or running.result().status_code == 503
