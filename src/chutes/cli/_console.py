@@ -1,0 +1,38 @@
+"""What the commands say: results on stdout, everything else on stderr, errors in one line with what to do."""
+
+import sys
+from typing import NoReturn
+
+import typer
+
+
+def say(message: str) -> None:
+    """A remark for the person at the terminal, on stderr, so that stdout holds results alone."""
+    typer.secho(message, err=True)
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    """End the command with one line on stderr and an exit code."""
+    line = " ".join(message.split())
+    label = typer.style("Error:", fg=typer.colors.RED, bold=True) if sys.stderr.isatty() else "Error:"
+    typer.echo(f"{label} {line}", err=True)
+    raise typer.Exit(code)
+
+
+def size(count: float) -> str:
+    """Bytes as people read them: `33.7 GB`."""
+    if count < 1000:
+        return f"{count:.0f} B"
+    for unit in ("kB", "MB", "GB"):
+        count /= 1000
+        if count < 1000:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:.1f} TB"
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """` (did you mean 'x'?)`, or nothing when no known name is near."""
+    from difflib import get_close_matches
+
+    match = get_close_matches(name, known, n=1)
+    return f" (did you mean {match[0]!r}?)" if match else ""

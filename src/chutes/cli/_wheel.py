@@ -1,0 +1,57 @@
+"""This very package as a wheel, from where it is installed: what an image installs is what the author ran."""
+
+import base64
+import hashlib
+import zipfile
+from collections.abc import Iterator
+from importlib.metadata import distribution
+from importlib.util import find_spec
+from pathlib import Path
+
+DISTRIBUTION = "chutes-selfhosted"
+PACKAGES = ("chutes", "imagegen")
+
+_WHEEL = "Wheel-Version: 1.0\nGenerator: chutes\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+_SKIP = {"__pycache__"}
+
+
+def name() -> str:
+    """The file name of the wheel."""
+    return f"{_stem()}-py3-none-any.whl"
+
+
+def write(folder: Path) -> Path:
+    """Write the wheel into a folder. The same files give the same bytes, so that image layers stay cached."""
+    path = folder / name()
+    record = []
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
+        for inside, content in _contents():
+            wheel.writestr(zipfile.ZipInfo(inside), content, zipfile.ZIP_DEFLATED)
+            digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+            record.append(f"{inside},sha256={digest},{len(content)}\n")
+        inside = f"{_stem()}.dist-info/RECORD"
+        wheel.writestr(zipfile.ZipInfo(inside), "".join([*record, f"{inside},,\n"]))
+    return path
+
+
+def _stem() -> str:
+    return f"{DISTRIBUTION.replace('-', '_')}-{distribution(DISTRIBUTION).version}"
+
+
+def _contents() -> Iterator[tuple[str, bytes]]:
+    """Each file's path in the wheel, and its content."""
+    for package in PACKAGES:
+        spec = find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            continue
+        root = Path(spec.submodule_search_locations[0])
+        for path in sorted(root.rglob("*")):
+            if path.is_file() and not _SKIP.intersection(path.parts):
+                yield f"{package}/{path.relative_to(root).as_posix()}", path.read_bytes()
+    installed = distribution(DISTRIBUTION)
+    for file, text in (
+        ("METADATA", installed.read_text("METADATA")),
+        ("WHEEL", _WHEEL),
+        ("entry_points.txt", installed.read_text("entry_points.txt")),
+    ):
+        yield f"{_stem()}.dist-info/{file}", (text or "").encode()

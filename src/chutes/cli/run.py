@@ -1,0 +1,97 @@
+"""`chutes run`: a chute on this machine, over HTTP, until it is told to stop."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from chutes.cli._console import fail
+
+if TYPE_CHECKING:
+    from chutes.server import Settings
+
+app = typer.Typer(add_completion=False)
+
+_DEV_QUEUE = 10_000  # an author at work is not to be told that too many requests wait
+
+
+@app.command()
+def run(
+    ref: Annotated[
+        str, typer.Argument(help="module:name, a dotted module, or a file; the name is chute if not given.")
+    ],
+    *,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(help="Port to listen on; 0 takes any.", min=0, max=65535, show_default="8000"),
+    ] = None,
+    reload: Annotated[bool, typer.Option("--reload", help="Start again when a Python file changes.")] = False,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"] | None,
+        typer.Option(help="What is logged, from here up.", show_default="info"),
+    ] = None,
+    no_auth: Annotated[
+        bool, typer.Option("--no-auth", help="Ask nobody for an API key, whoever can reach the address.")
+    ] = False,
+    dev: Annotated[
+        bool, typer.Option("--dev", help="For an author at work: no API key on loopback, nobody turned away.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="The same as --log-level debug.")] = False,
+) -> None:
+    """Serve a chute on this machine until Ctrl-C or SIGTERM.
+
+    The port opens at once: /health says that it is alive, /ready what it is loading and how far that is.
+
+    Every setting of the server is an environment variable too: CHUTES_HOST, CHUTES_QUEUE_SIZE, ...
+
+    Exits with 0 when stopped as asked, 1 for a mistake in the command or the file, else 3 (the chute failed
+    to load), 4 (it cannot go on: start it again) or 5 (requests were cut off after the grace period).
+    """
+    if reload:
+        command = [argument for argument in sys.argv[1:] if argument != "--reload"]
+        _run_again_on_changes([sys.executable, "-m", "chutes", *command], _folder(ref))
+        return
+    given: dict[str, Any] = {"host": host, "port": port, "log_level": "debug" if debug else log_level}
+    given = {name: value for name, value in given.items() if value is not None}
+    if no_auth:
+        given["no_auth"] = True
+    settings = _settings(given)
+    if dev:
+        os.environ["CHUTES_DEV_MODE"] = "true"
+        settings.queue_size = _DEV_QUEUE
+        settings.no_auth |= settings.is_loopback
+    os.environ.setdefault("CHUTES_EXECUTION_CONTEXT", "REMOTE")  # `is_remote()`: here is where the model runs
+    from chutes.server import serve
+
+    raise typer.Exit(serve(ref, settings))
+
+
+def _settings(given: dict[str, Any]) -> "Settings":
+    from pydantic import ValidationError
+
+    from chutes.server.settings import Settings
+
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        name = str(wrong["loc"][0]) if wrong["loc"] else ""
+        where = f"--{name.replace('_', '-')}" if name in given else f"CHUTES_{name.upper()}"
+        fail(f"{where} is {wrong['input']!r}: {wrong['msg']}.")
+
+
+def _folder(ref: str) -> Path:
+    """Where the author's files are: the folder of a file, else the current one."""
+    where = ref.partition(":")[0]
+    return Path(where).parent if where.endswith(".py") else Path()
+
+
+def _run_again_on_changes(command: list[str], folder: Path) -> None:
+    """Run a command, and again after each change of a Python file, until Ctrl-C or SIGTERM."""
+    from watchfiles import PythonFilter, run_process
+
+    run_process(folder, target=shlex.join(command), target_type="command", watch_filter=PythonFilter())

@@ -1,0 +1,45 @@
+"""`chutes` as a person calls it: a process of its own, its exit code, what it prints."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def chutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run `chutes ARGUMENTS` in an empty folder; keyword arguments are environment variables."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        unset = {name for name in os.environ if name.startswith(("CHUTES_", "HF_", "IMAGEGEN_"))}
+        inherited = {name: value for name, value in os.environ.items() if name not in unset}
+        return subprocess.run(
+            [sys.executable, "-m", "chutes", *arguments],
+            env={**inherited, "HOME": str(tmp_path), "COLUMNS": "100", **environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def fails(chutes: Run) -> Callable[..., str]:
+    """Run a command that cannot do its work: exit code 1, nothing on stdout, one line on stderr, which is returned."""
+
+    def run(*arguments: str, **environment: str) -> str:
+        done = chutes(*arguments, **environment)
+        assert (done.returncode, done.stdout) == (1, ""), done.stderr
+        assert done.stderr.count("\n") == 1, done.stderr
+        assert done.stderr.startswith("Error: ")
+        return done.stderr
+
+    return run

@@ -1,0 +1,55 @@
+"""`chutes run` as a process, on a free port."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def get(port: int, path: str) -> int:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
+        return int(response.status)
+
+
+def eventually(ask: Callable[[], T], process: subprocess.Popen[str], seconds: float = 60) -> T:
+    """What `ask` answers as soon as it doesn't raise."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return ask()
+        except (OSError, AssertionError):
+            assert process.poll() is None, "the server has ended"
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+@contextmanager
+def running(folder: Path, *arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    port = free_port()
+    env = {name: value for name, value in os.environ.items() if not name.startswith("CHUTES_")}
+    command = [sys.executable, "-m", "chutes", "run", *arguments, "--port", str(port)]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, env={**env, "HOME": str(folder), **environment}, stderr=log, text=True
+        )
+    try:
+        yield process, port
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)

@@ -1,0 +1,119 @@
+"""`chutes build` up to the call of docker, which is played by a script that notes how it was called."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.chutes.cli.conftest import Run
+from tests.chutes.cli.server import eventually, get, running
+
+CHUTE = """
+from chutes.chute import Chute
+from chutes.image import Image
+import mine_helper
+
+image = Image(username="Me", name="mine", tag="1.0").from_base("python:3.12-slim").add("weights.txt", "/data/")
+chute = Chute(username="me", name="mine", image=image)
+ready_made = Chute(username="me", name="ready-made", image="vllm/vllm-openai:v1")
+"""
+
+
+@pytest.fixture
+def folder(chutes: Run, tmp_path: Path) -> Path:
+    (tmp_path / "mine.py").write_text(CHUTE)
+    (tmp_path / "mine_helper.py").touch()
+    (tmp_path / "unused.py").touch()
+    (tmp_path / "weights.txt").write_text("w")
+    return tmp_path
+
+
+def docker(folder: Path, *, engine: bool = True, build: int = 0) -> str:
+    """A PATH whose docker notes its arguments; `build` is the code with which it ends."""
+    (folder / "bin").mkdir()
+    script = folder / "bin/docker"
+    script.write_text(
+        f'#!/bin/sh\necho "$@" >> {folder}/calls\n'
+        f'case "$1" in version) exit {0 if engine else 1};; build) exit {build};; esac\n'
+    )
+    script.chmod(0o755)
+    return f"{folder}/bin:{os.environ['PATH']}"
+
+
+def test_print_shows_the_dockerfile_and_writes_nothing(chutes: Run, folder: Path) -> None:
+    before = sorted(folder.iterdir())
+    done = chutes("build", "mine:chute", "--print")
+    assert done.returncode == 0
+    assert "\nFROM python:3.12-slim\n" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith('CMD ["python3", "-m", "chutes", "run", "mine:chute"')
+    assert [path for path in sorted(folder.iterdir()) if path.name != "__pycache__"] == before
+    tool = Path(sys.executable).parent / "hadolint"
+    lint = subprocess.run([tool, "-"], input=done.stdout, capture_output=True, text=True, check=False)
+    assert (lint.returncode, lint.stdout) == (0, "")
+
+
+def test_docker_is_called_on_a_folder_with_everything_in_it(chutes: Run, folder: Path) -> None:
+    done = chutes("build", "mine", PATH=docker(folder))
+    assert (done.returncode, done.stdout) == (0, "me/mine:1.0\n"), done.stderr
+    calls = (folder / "calls").read_text().splitlines()
+    assert calls == ["version", "build --platform linux/amd64 --tag me/mine:1.0 build/mine-1.0"]
+    context = folder / "build/mine-1.0"
+    app = context / "_chute/app"
+    assert sorted(path.name for path in app.iterdir()) == ["mine.py", "mine_helper.py"]
+    assert (context / "weights.txt").read_text() == "w"
+    assert len(list((context / "_chute").glob("*.whl"))) == 1
+
+
+def test_what_is_in_the_image_serves(chutes: Run, folder: Path) -> None:
+    chutes("build", "mine")
+    app = folder / "build/mine-1.0/_chute/app"
+    with running(app, "mine:chute") as (process, port):  # there, weights.txt has gone: the image has it
+        assert eventually(lambda: get(port, "/health"), process) == 200
+
+
+def test_all_files_come_along_when_asked_for(chutes: Run, folder: Path) -> None:
+    chutes("build", "mine", "--include-cwd", "--context", "out")
+    assert {"unused.py", "weights.txt"} <= {path.name for path in (folder / "out/_chute/app").iterdir()}
+
+
+def test_a_file_elsewhere_brings_its_neighbours(chutes: Run, folder: Path) -> None:
+    (folder / "deep").mkdir()
+    for name in ("mine.py", "mine_helper.py"):
+        (folder / name).rename(folder / "deep" / name)
+    shown = chutes("build", "deep/mine.py", "--print").stdout
+    assert '"mine:chute"' in shown
+    chutes("build", "deep/mine.py", "--context", "out")
+    assert sorted(p.name for p in (folder / "out/_chute/app").iterdir()) == ["mine.py", "mine_helper.py"]
+
+
+def test_without_an_engine_it_says_that_nothing_was_built_and_how_to(chutes: Run, folder: Path) -> None:
+    done = chutes("build", "mine", PATH=docker(folder, engine=False))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "engine does not answer" in done.stderr
+    assert "docker build --platform linux/amd64 --tag me/mine:1.0 build/mine-1.0" in done.stderr
+    done = chutes("build", "mine", PATH=str(folder / "nothing"))
+    assert done.returncode == 1
+    assert "no docker here" in done.stderr
+    assert (folder / "build/mine-1.0/Dockerfile").is_file()
+
+
+def test_a_build_that_fails_is_a_failure(chutes: Run, folder: Path) -> None:
+    done = chutes("build", "mine", PATH=docker(folder, build=17))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "ended with 17" in done.stderr
+
+
+def test_what_cannot_be_built_is_one_line(fails: Callable[..., str], folder: Path) -> None:
+    line = fails("build", "mine:ready_made")
+    assert "vllm/vllm-openai:v1" in line
+    assert "nothing to build" in line
+    assert "nothing.py" in fails("build", "nothing.py")
+    assert "mine:chute" in fails("build", "mine:chut")
+    (folder / "full").mkdir()
+    (folder / "full/file").touch()
+    assert "--context" in fails("build", "mine", "--context", "full")
+    (folder / "weights.txt").unlink()
+    assert "weights.txt" in fails("build", "mine")

@@ -1,0 +1,24 @@
+import pytest
+import typer
+
+from chutes.cli._console import fail, nearest, size
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (33_740_000_000, "33.7 GB"), (2.5e12, "2.5 TB")],
+)
+def test_sizes_as_people_read_them(count: float, text: str) -> None:
+    assert size(count) == text
+
+
+def test_the_nearest_name_is_suggested_and_no_far_one() -> None:
+    assert nearest("fone", ["phone", "tv"]) == " (did you mean 'phone'?)"
+    assert nearest("fone", ["tv"]) == ""
+
+
+def test_a_failure_is_one_line_whatever_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as ended:
+        fail("two\nlines\n", code=3)
+    assert ended.value.exit_code == 3
+    assert capsys.readouterr().err == "Error: two lines\n"

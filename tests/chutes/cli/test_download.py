@@ -1,0 +1,122 @@
+"""Against the hub's real client and a thin double of the hub."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.chutes.cli import hub
+from tests.chutes.cli.conftest import Run
+
+INDEX = json.dumps({"_class_name": "FluxPipeline", "vae": ["diffusers", "AutoencoderKL"]}).encode()
+FILES = {
+    ".gitattributes": b"",
+    "README.md": b"# A model",
+    "flux1-dev.safetensors": b"x" * 1000,
+    "model_index.json": INDEX,
+    "vae/config.json": b"{}",
+    "vae/diffusion_pytorch_model.safetensors": os.urandom(3_000_000),
+}
+NEEDED = {"README.md", "model_index.json", "vae/config.json", "vae/diffusion_pytorch_model.safetensors"}
+
+
+@pytest.fixture
+def the_hub() -> Iterator[hub.Hub]:
+    with hub.serve({"a/model": hub.Repo(FILES), "a/gated": hub.Repo(FILES, token="good")}) as running:
+        yield running
+
+
+def test_what_is_needed_is_fetched_once(chutes: Run, the_hub: hub.Hub) -> None:
+    done = chutes("download", "a/model", HF_ENDPOINT=the_hub.url)
+    assert done.returncode == 0, done.stderr
+    folder = Path(done.stdout.strip())
+    assert {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} == NEEDED
+    assert sorted(the_hub.fetched) == sorted(NEEDED)
+    assert "4 files, 3.0 MB" in done.stderr
+
+    the_hub.fetched.clear()
+    again = chutes("download", "a/model", HF_ENDPOINT=the_hub.url)
+    assert (again.returncode, again.stdout) == (0, done.stdout)
+    assert the_hub.fetched == []
+
+
+def test_it_lies_where_pipelines_look_for_it(chutes: Run, the_hub: hub.Hub, tmp_path: Path) -> None:
+    folder = Path(chutes("download", "a/model", HF_ENDPOINT=the_hub.url).stdout.strip())
+    assert folder.is_relative_to(tmp_path / ".cache/huggingface/hub/models--a--model/snapshots")
+    code = (
+        "from huggingface_hub import snapshot_download as get\n"
+        "print(get('a/model', local_files_only=True, ignore_patterns=['flux1*', '.git*']))"
+    )
+    env = {**os.environ, "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    told = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert Path(told.stdout.strip()) == folder
+
+
+@pytest.mark.parametrize("token", ["", "bad"])
+def test_a_gated_model_names_the_page_and_the_variable(fails: Callable[..., str], the_hub: hub.Hub, token: str) -> None:
+    line = fails("download", "a/gated", HF_ENDPOINT=the_hub.url, HF_TOKEN=token)
+    assert "gated" in line
+    assert f"{the_hub.url}/a/gated" in line
+    assert "HF_TOKEN" in line
+    assert the_hub.fetched == []
+
+
+def test_a_token_opens_it(chutes: Run, the_hub: hub.Hub) -> None:
+    assert chutes("download", "a/gated", HF_ENDPOINT=the_hub.url, HF_TOKEN="good").returncode == 0
+
+
+def test_what_cannot_be_had_is_one_line_that_says_what_to_do(fails: Callable[..., str], the_hub: hub.Hub) -> None:
+    assert "no model a/nothing" in fails("download", "a/nothing", HF_ENDPOINT=the_hub.url)
+    assert "black-forest-labs/FLUX.1-dev" in fails("download", "not a name", HF_ENDPOINT=the_hub.url)
+    assert "does not accept the token" in fails("download", "a/model", HF_ENDPOINT=the_hub.url, HF_TOKEN="rubbish")
+    assert "cannot be reached" in fails("download", "a/model", HF_ENDPOINT="http://127.0.0.1:9")
+    assert "HF_HUB_OFFLINE" in fails("download", "a/model", HF_ENDPOINT=the_hub.url, HF_HUB_OFFLINE="1")
+    the_hub.broken = 500
+    assert "answered 500" in fails("download", "a/model", HF_ENDPOINT=the_hub.url)
+
+
+def test_what_is_here_already_needs_no_hub(chutes: Run, fails: Callable[..., str], the_hub: hub.Hub) -> None:
+    folder = chutes("download", "a/model", HF_ENDPOINT=the_hub.url).stdout
+    done = chutes("download", "a/model", HF_ENDPOINT="http://127.0.0.1:9")
+    assert (done.returncode, done.stdout) == (0, folder)
+    assert "here already" in done.stderr
+    (Path(folder.strip()) / "vae/config.json").unlink()
+    assert "not wholly" in fails("download", "a/model", HF_ENDPOINT="http://127.0.0.1:9")
+
+
+def test_a_full_disk_is_noticed_before_anything_is_fetched(
+    the_hub: hub.Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code = (
+        "import shutil; shutil.disk_usage = lambda p: shutil._ntuple_diskusage(9, 8, 1_000_000)\n"
+        "from chutes.cli import app; app(['download', 'a/model'])"
+    )
+    env = {**os.environ, "HF_ENDPOINT": the_hub.url, "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: 3.0 MB are needed and 1.0 MB are free in ")
+    assert "HF_HOME" in done.stderr
+    assert the_hub.fetched == ["model_index.json"]  # a few bytes that say what is needed
+
+
+def test_a_terminal_shows_a_bar(the_hub: hub.Hub, tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    env = {**os.environ, "HF_ENDPOINT": the_hub.url, "HOME": str(tmp_path), "TERM": "xterm", "COLUMNS": "100"}
+    command = [sys.executable, "-m", "chutes", "download", "a/model"]
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=slave)
+    os.close(slave)
+    shown = b""
+    try:
+        while chunk := os.read(master, 65536):
+            shown += chunk
+    except OSError:  # how Linux says that the other side has closed
+        pass
+    os.close(master)
+    assert process.wait(30) == 0
+    assert b"Fetching" in shown
+    assert b"3.0/3.0 MB" in shown

@@ -1,0 +1,31 @@
+import pytest
+
+from chutes.cli import _progress
+from chutes.cli._progress import Transfer
+
+
+def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = iter([0.0, 4.0, 12.0, 15.0, 23.0])
+    monkeypatch.setattr(_progress.time, "monotonic", lambda: next(clock))
+    with Transfer(2_000_000) as transfer:
+        for done in (100_000, 600_000, 700_000, 2_000_000):
+            transfer.show(done)
+    assert capsys.readouterr().err.splitlines() == [
+        "Fetched 600.0 kB of 2.0 MB (30%), 50.0 kB/s",
+        "Fetched 2.0 MB of 2.0 MB (100%), 87.0 kB/s",
+    ]
+
+
+def test_only_bytes_are_counted_and_nothing_else_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[float] = []
+    transfer = Transfer(1000)
+    transfer.show = seen.append  # type: ignore[method-assign]  # what is told, without the clock
+    with transfer.bar_class(total=3, desc="files") as files, transfer.bar_class(total=1000, unit="B") as data:
+        files.update(1)
+        data.update(400)
+        data.refresh()
+        data.update(600)
+        data.refresh()
+    assert seen[-1] == 1000
+    assert 400 in seen
+    assert capsys.readouterr() == ("", "")

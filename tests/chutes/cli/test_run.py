@@ -1,0 +1,143 @@
+"""`chutes run` from the outside: what it serves, what it says, and with which code it ends."""
+
+import json
+import signal
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from chutes.cli.run import _folder
+from tests.chutes.cli.conftest import Run
+from tests.chutes.cli.server import eventually, get, running
+
+CHUTE = """
+import os
+from chutes.chute import Chute
+
+chute = Chute(username="me", name="small", image="me/small:1")
+spare = Chute(username="me", name="spare", image="me/small:1")
+number = 3
+
+
+@chute.cord(public_api_path="/hello", method="POST")
+async def hello(self, name: str = "you"):
+    return {"hello": name, "dev": os.environ.get("CHUTES_DEV_MODE"), "where": os.environ["CHUTES_EXECUTION_CONTEXT"]}
+"""
+
+
+@pytest.fixture
+def folder(chutes: Run, tmp_path: Path) -> Path:
+    """The folder that `chutes` runs in, with a chute in it."""
+    (tmp_path / "small.py").write_text(CHUTE)
+    (tmp_path / "broken.py").write_text("x = 1\ndef x(:\n")
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package/__init__.py").touch()
+    (tmp_path / "package/inner.py").write_text(CHUTE)
+    return tmp_path
+
+
+def post(port: int, **headers: str) -> dict[str, str]:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/hello", b"{}", {"Content-Type": "application/json", **headers}
+    )
+    with urllib.request.urlopen(request, timeout=10) as response:
+        answer: dict[str, str] = json.load(response)
+    return answer
+
+
+@pytest.mark.parametrize("ref", ["small:chute", "small", "small.py", "package.inner", "package/inner.py:spare"])
+def test_a_reference_may_be_a_module_a_dotted_one_or_a_file(folder: Path, ref: str) -> None:
+    with running(folder, ref) as (process, port):
+        assert eventually(lambda: get(port, "/health"), process) == 200
+        if "spare" not in ref:
+            assert eventually(lambda: post(port), process) == {"hello": "you", "dev": None, "where": "REMOTE"}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize(
+    ("ref", "told"),
+    [
+        ("nothing", "nothing"),
+        ("nothing.py", "no file nothing.py"),
+        ("broken", "broken.py, line 2"),
+        ("small:chut", "small:chute"),
+        ("small:number", "not a Chute"),
+    ],
+)
+def test_what_cannot_be_loaded_is_one_line(chutes: Run, folder: Path, ref: str, told: str) -> None:
+    done = chutes("run", ref)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_in_use_is_one_line(chutes: Run, folder: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = chutes("run", "small", "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "in use" in done.stderr
+
+
+@pytest.mark.parametrize("extra", [[], ["--dev"]])
+def test_others_are_let_in_only_with_a_key_or_on_purpose(chutes: Run, folder: Path, extra: list[str]) -> None:
+    done = chutes("run", "small", "--host", "0.0.0.0", "--port", "0", *extra)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert all(way in done.stderr for way in ("CHUTES_API_KEYS", "chutes keys create", "--no-auth"))
+    with running(folder, "small", "--host", "0.0.0.0", "--no-auth") as (process, port):
+        assert eventually(lambda: post(port), process)["hello"] == "you"
+
+
+def test_settings_that_make_no_sense_are_one_line_that_names_them(fails: Callable[..., str], folder: Path) -> None:
+    assert "CHUTES_PORT" in fails("run", "small", CHUTES_PORT="many")
+    assert "CHUTES_QUEUE_SIZE" in fails("run", "small", CHUTES_QUEUE_SIZE="-1")
+
+
+def test_options_win_over_the_environment(folder: Path) -> None:
+    with running(folder, "small", "--log-level", "error", CHUTES_PORT="1", CHUTES_LOG_LEVEL="debug") as (process, port):
+        eventually(lambda: post(port), process)
+    assert (folder / "log").read_text() == ""
+
+
+def test_an_author_at_work_needs_no_key_on_loopback(folder: Path) -> None:
+    with running(folder, "small", "--dev", "--debug", CHUTES_API_KEYS="secret") as (process, port):
+        assert eventually(lambda: post(port), process)["dev"] == "true"
+    with running(folder, "small", CHUTES_API_KEYS="secret") as (process, port):
+        eventually(lambda: get(port, "/ready"), process)
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            post(port)
+        assert post(port, Authorization="Bearer secret")["hello"] == "you"
+
+
+def test_reload_serves_what_the_file_says_now(folder: Path) -> None:
+    with running(folder, "small.py", "--reload") as (process, port):
+        eventually(lambda: post(port), process)
+        written = -10.0
+
+        def changed() -> None:
+            nonlocal written
+            if time.monotonic() - written > 5:  # again: the watch begins after the first start, and doesn't say when
+                (folder / "small.py").write_text(CHUTE.replace('"hello": name', '"hello": "changed"'))
+                written = time.monotonic()
+            assert post(port)["hello"] == "changed"
+
+        eventually(changed, process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    with pytest.raises(OSError, match="refused"):
+        post(port)
+
+
+def test_reload_watches_the_folder_of_a_file_and_else_the_current_one() -> None:
+    assert _folder("a/b.py:chute") == Path("a")
+    assert _folder("a.b:chute") == Path()

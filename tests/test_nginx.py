@@ -1,0 +1,229 @@
+"""The proxy's configuration, with a real nginx in front of a backend that misbehaves on request."""
+
+import http.client
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+CONFIG = Path("deploy/nginx/nginx.conf")
+NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
+PICTURE = b"p" * 1_500_000
+
+pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
+
+
+@dataclass
+class Backend:
+    port: int = 0
+    seen: list[str] = field(default_factory=list)
+    written: threading.Event = field(default_factory=threading.Event)
+    go_on: threading.Event = field(default_factory=threading.Event)
+    gone: threading.Event = field(default_factory=threading.Event)
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    state: Backend
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.state.seen.append(self.path)
+        getattr(self, "on_" + self.path.strip("/"))()
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
+    def plain(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def on_health(self) -> None:
+        self.plain(b"ok")
+
+    def on_metrics(self) -> None:
+        self.plain(b"secret")
+
+    def on_picture(self) -> None:
+        # The kernel would take it all in at once, and nobody would have to wait.
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+        self.plain(PICTURE)
+        self.state.written.set()
+
+    def on_stream(self) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.write(b"5\r\nfirst\r\n")
+        self.state.go_on.wait(30)
+        self.wfile.write(b"6\r\nsecond\r\n0\r\n\r\n")
+
+    def on_slow(self) -> None:
+        self.state.written.set()
+        if self.connection.recv(1) == b"":
+            self.state.gone.set()
+        self.close_connection = True
+
+
+@pytest.fixture
+def backend() -> Iterator[Backend]:
+    state = Backend()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"state": state}))
+    state.port = server.server_port
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield state
+    state.go_on.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def proxy(backend: Backend, tmp_path: Path) -> Iterator[int]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    text = CONFIG.read_text()
+    for old, new in (
+        ("server server:8000", f"server 127.0.0.1:{backend.port}"),
+        ("listen 8080", f"listen 127.0.0.1:{port} sndbuf=8k"),  # or the kernel would keep what a reader leaves
+        ("client_header_timeout 10s", "client_header_timeout 1s"),  # so that the test is quick
+        ("worker_processes auto", "worker_processes 1"),
+        ("/tmp/", f"{tmp_path}/"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    config = tmp_path / "nginx.conf"
+    config.write_text(text)
+    command = [str(NGINX), "-p", str(tmp_path), "-c", str(config), "-e", "stderr"]
+    check = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False)
+    assert check.returncode == 0, check.stderr
+    # As root nginx would hand its files to another user, who cannot enter the test's folder.
+    process = subprocess.Popen([*command, "-g", "daemon off; user root;"], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            break
+        except OSError:
+            assert process.poll() is None, process.stderr
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    yield port
+    process.terminate()
+    process.communicate(timeout=10)
+
+
+def get(port: int, path: str, method: str = "GET", body: bytes | None = None) -> tuple[int, bytes, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request(method, path, body)
+    response = connection.getresponse()
+    answer = response.status, response.read(), response.headers.get("Content-Type", "")
+    connection.close()
+    return answer
+
+
+def test_a_client_that_trickles_its_headers_is_let_go_while_others_are_served(proxy: int) -> None:
+    slow = socket.create_connection(("127.0.0.1", proxy), 10)
+    began = time.monotonic()
+    slow.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n")
+    took = []
+    closed = False
+    while not closed:
+        start = time.monotonic()
+        assert get(proxy, "/health")[0] == 200
+        took.append(time.monotonic() - start)
+        assert time.monotonic() - began < 8, "the slow client is still there"
+        try:
+            slow.sendall(b"X-Slow: 1\r\n")
+            slow.settimeout(0.1)
+            closed = slow.recv(100) == b""
+        except TimeoutError:
+            pass
+        except OSError:
+            closed = True
+    slow.close()
+    gone_after = time.monotonic() - began
+    print(f"slow client closed after {gone_after:.1f} s; {len(took)} others served, slowest {max(took) * 1000:.0f} ms")
+    assert max(took) < 1
+
+
+def test_a_slow_reader_does_not_hold_the_chute(proxy: int, backend: Backend) -> None:
+    reader = socket.create_connection(("127.0.0.1", proxy), 10)
+    reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    reader.sendall(b"GET /picture HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert backend.written.wait(5), "the backend waits for the reader"
+    reader.close()
+    assert get(proxy, "/picture")[1] == PICTURE
+
+
+def test_a_stream_passes_as_it_comes(proxy: int, backend: Backend) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", proxy, timeout=5)
+    connection.request("GET", "/stream")
+    response = connection.getresponse()
+    assert response.read(5) == b"first"  # while the backend waits
+    backend.go_on.set()
+    assert response.read() == b"second"
+    connection.close()
+
+
+def test_a_client_that_leaves_is_noticed_by_the_chute(proxy: int, backend: Backend) -> None:
+    client = socket.create_connection(("127.0.0.1", proxy), 10)
+    client.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert backend.written.wait(5)
+    client.close()
+    assert backend.gone.wait(5)
+
+
+def test_metrics_are_hidden(proxy: int, backend: Backend) -> None:
+    assert get(proxy, "/metrics")[0] == 404
+    assert backend.seen == []
+
+
+def test_a_body_that_is_too_large_is_refused_as_the_chute_would(proxy: int, backend: Backend) -> None:
+    with socket.create_connection(("127.0.0.1", proxy), 10) as client:
+        client.sendall(b"POST /picture HTTP/1.1\r\nHost: x\r\nContent-Length: 80000000\r\n\r\n")
+        answer = client.recv(65536).decode()
+    assert answer.startswith("HTTP/1.1 413")
+    assert json.loads(answer.partition("\r\n\r\n")[2]) == {"detail": "The request body is too large"}
+    assert backend.seen == []
+
+
+def test_without_the_chute_it_says_to_try_again(proxy: int, backend: Backend, tmp_path: Path) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        config = tmp_path / "nginx.conf"
+        config.write_text(config.read_text().replace(f":{backend.port}", f":{nobody.getsockname()[1]}"))
+        subprocess.run([str(NGINX), "-p", str(tmp_path), "-c", str(config), "-e", "stderr", "-s", "reload"], check=True)
+        deadline = time.monotonic() + 10
+        while (answer := get(proxy, "/health"))[0] == 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert answer[0] == 503
+    assert json.loads(answer[1]) == {"detail": "Temporarily unavailable, try again later"}
+    assert answer[2] == "application/json"
+
+
+def test_limits_match_the_defaults_of_the_server() -> None:
+    from chutes.server.settings import Settings
+
+    text = CONFIG.read_text()
+    settings = Settings()
+    assert f"client_max_body_size {settings.max_body_bytes // 2**20}m;" in text
+    longest = settings.queue_timeout + settings.request_timeout
+    (timeout,) = (line.split()[1] for line in text.splitlines() if line.strip().startswith("proxy_read_timeout"))
+    assert float(timeout.rstrip("s;")) > longest
