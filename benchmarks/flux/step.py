@@ -1,0 +1,159 @@
+"""One denoising step: its exactness, its time beside its peers, and where the time goes."""
+
+from __future__ import annotations
+
+import gc
+import time
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from benchmarks.flux.weights import inputs, transformer
+from imagegen.flux.model import FluxTransformer
+from imagegen.flux.weights import copy_state
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SIZES = [(512, 512), (1024, 1024), (1920, 1088), (768, 1344)]
+STEPS = 28
+
+
+class Schedule:
+    """Only what our transformer reads of a pipeline's scheduler."""
+
+    timesteps = torch.linspace(1000, 1000 / STEPS, STEPS)
+
+
+def ours(reference: Any, precision: str = "bf16") -> FluxTransformer:
+    """Our transformer with the weights of diffusers'."""
+    model = FluxTransformer(reference.config, fp8=precision != "bf16", fp8_attention=precision == "fp8+attention")
+    copy_state(model, reference.state_dict())
+    return model
+
+
+def timed(run: Callable[[], object], repeats: int = 15) -> float:
+    """Median milliseconds of `run` on the GPU, after warming up."""
+    for _ in range(3):
+        run()
+    times = []
+    for _ in range(repeats):
+        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        run()
+        stop.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(stop))
+    return float(median(times))
+
+
+def matmul_peak() -> float:
+    """TFLOP/s of an 8192^3 bf16 product on this GPU."""
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    return 2 * 8192**3 / timed(lambda: a @ b, repeats=30) / 1e9
+
+
+def flop(width: int, height: int, text: int = 512) -> float:
+    """FLOP of one forward: 11.83e9 weights' products per block row, attention over all rows, and the embedders."""
+    image, d, blocks = width * height // 256, 3072, 57
+    rows = image + text
+    linear = 2 * 12 * d * d * rows * blocks
+    attention = 4 * rows * rows * d * blocks
+    embedders = 2 * d * (64 * 2 * image + 4096 * text)
+    return linear + attention + embedders
+
+
+@torch.inference_mode()
+def exactness(weights: Any, sizes: list[tuple[int, int]]) -> list[dict[str, Any]]:
+    """Relative error of each path against the same weights in float32, on fresh inputs."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    paths = {"diffusers bf16": weights, "ours bf16": ours(weights)}
+    outs: dict[tuple[str, tuple[int, int]], torch.Tensor] = {}
+
+    def given(size: tuple[int, int]) -> dict[str, torch.Tensor]:
+        return inputs(*size, seed=size[0])
+
+    for name, model in paths.items():
+        for size in sizes:
+            outs[name, size] = model(**given(size), return_dict=False)[0]
+    del paths
+    for precision in ("fp8", "fp8+attention"):
+        model = ours(weights, precision)
+        for size in sizes:
+            outs[f"ours {precision}", size] = model(**given(size), return_dict=False)[0]
+        del model
+    release()
+    reference = transformer(torch.float32)
+    reference.load_state_dict(weights.state_dict())
+    rows = []
+    for size in sizes:
+        wide = {name: value.float() for name, value in given(size).items()}
+        expected = reference(**wide, return_dict=False)[0]
+        row: dict[str, Any] = {"size": f"{size[0]}x{size[1]}"}
+        for name in ("diffusers bf16", "ours bf16", "ours fp8", "ours fp8+attention"):
+            row[name] = float((outs[name, size].float() - expected).norm() / expected.norm())
+        row["ratio"] = row["ours bf16"] / row["diffusers bf16"]
+        rows.append(row)
+    return rows
+
+
+@torch.inference_mode()
+def our_steps(weights: Any, precision: str) -> dict[str, float]:
+    """Median ms of a step of ours at each size; the first step at a new size, in `first …`, is timed by the clock."""
+    model = ours(weights, precision)
+    model.scheduler = Schedule
+    out = {}
+    for index, (width, height) in enumerate(SIZES):
+        given = inputs(width, height)
+        given["timestep"] = torch.full([1], 1.0, device="cuda", dtype=torch.bfloat16)
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        model(**given, return_dict=False)
+        torch.cuda.synchronize()
+        if index:
+            out[f"first {width}x{height}"] = (time.perf_counter() - began) * 1e3
+        out[f"{width}x{height}"] = timed(lambda given=given: model(**given, return_dict=False))  # type: ignore[misc]
+    return out
+
+
+@torch.inference_mode()
+def peer_steps(model: Any, sizes: list[tuple[int, int]]) -> dict[str, float]:
+    """Median ms of a step of a diffusers transformer at each size, and the first step's, by the clock."""
+    out = {}
+    for width, height in sizes:
+        given = inputs(width, height)
+        began = time.perf_counter()
+        model(**given, return_dict=False)
+        torch.cuda.synchronize()
+        out[f"first {width}x{height}"] = (time.perf_counter() - began) * 1e3
+        out[f"{width}x{height}"] = timed(lambda given=given: model(**given, return_dict=False))  # type: ignore[misc]
+    return out
+
+
+@torch.inference_mode()
+def kernels_of_a_step(
+    weights: Any, precision: str = "bf16", size: tuple[int, int] = (1024, 1024)
+) -> list[dict[str, Any]]:
+    """GPU time by kernel in one step, longest first."""
+    model = ours(weights, precision)
+    model.scheduler = Schedule
+    given = inputs(*size)
+    given["timestep"] = torch.full([1], 1.0, device="cuda", dtype=torch.bfloat16)
+    for _ in range(2):
+        model(**given)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as trace:
+        model(**given)
+        torch.cuda.synchronize()
+    rows = [
+        {"kernel": event.key[:110], "calls": event.count, "ms": event.device_time_total / 1e3}
+        for event in trace.key_averages()
+        if event.device_time_total > 0
+    ]
+    return sorted(rows, key=lambda row: -row["ms"])
+
+
+def release() -> None:
+    """Give freed GPU memory back between the paths."""
+    gc.collect()
+    torch.cuda.empty_cache()

@@ -1,0 +1,357 @@
+"""The memory-bound chains of FLUX as one pass each over their data, in Triton.
+
+Everything between two matrix products or attention calls is one of these:
+
+* `gate_residual_norm`: x += gate * y, then LayerNorm(x) * (1 + scale) + shift (adaLN-Zero, arXiv 2212.09748)
+* `norm_rope`: RMSNorm of each query and key head, then its rotation, in place (RoPE, arXiv 2104.09864)
+* `quantize_rows`: GELU and rowwise fp8 of what an fp8 product reads next
+* `group_norm_silu`: the VAE's GroupNorm and SiLU on channels-last images
+
+A sequence holds the text's rows first, then the image's; where the two streams have weights of their own, a
+kernel picks them by row. All arithmetic is float32 and rounds once, on the store. Lengths are never
+compile-time constants, so that a new size needs no new kernel.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+FP8 = torch.float8_e4m3fn  # its largest value is 448
+
+
+class Quantized(NamedTuple):
+    """Rows in fp8: `values` (…, K) in e4m3 and one float32 `scale` per row (…, 1), x ≈ values * scale."""
+
+    values: Tensor
+    scale: Tensor
+
+    @classmethod
+    def empty(cls, *shape: int, device: torch.device) -> Quantized:
+        """Room for rows of `shape[-1]` values."""
+        return cls(
+            torch.empty(shape, dtype=FP8, device=device),
+            torch.empty((*shape[:-1], 1), dtype=torch.float32, device=device),
+        )
+
+    def rows(self, item: int, start: int, stop: int | None) -> Quantized:
+        """The rows `start:stop` of one item of a batch."""
+        return Quantized(self.values[item, start:stop], self.scale[item, start:stop])
+
+    def padded(self, multiple: int) -> Quantized:
+        """These rows (M, K), copied, with rows of zeros up to a multiple."""
+        rows, width = self.values.shape
+        out = Quantized.empty(triton.cdiv(rows, multiple) * multiple, width, device=self.values.device)
+        out.values[rows:], out.scale[rows:] = 0, 0
+        out.values[:rows], out.scale[:rows] = self.values, self.scale
+        return out
+
+
+class Modulation(NamedTuple):
+    """Where one stream's gate, scale and shift vectors begin in a row of the modulation table."""
+
+    gate: int
+    scale: int
+    shift: int
+
+
+@triton.jit
+def _store_row(out, scale_out, row, cols, values, mask, D: tl.constexpr, QUANTIZE: tl.constexpr):
+    """Store one row, as it is or in fp8 with the row's scale beside it."""
+    if QUANTIZE:
+        peak = tl.maximum(tl.max(tl.abs(values), axis=0), 448.0e-12)
+        tl.store(scale_out + row, peak / 448.0)
+        values = values * (448.0 / peak)
+    tl.store(out + row * D + cols, values.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["length", "text_length"])
+def _gate_residual_norm(
+    x,
+    y,
+    out,
+    scale_out,
+    table,
+    length,
+    text_length,
+    table_stride,
+    text_gate,
+    text_scale,
+    text_shift,
+    gate,
+    scale,
+    shift,
+    EPS: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK: tl.constexpr,
+    GATED: tl.constexpr,
+    QUANTIZE: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    item = row // length
+    if row % length < text_length:
+        gate, scale, shift = text_gate, text_scale, text_shift
+    table += item * table_stride
+    cols = tl.arange(0, BLOCK)
+    mask = cols < D
+    values = tl.load(x + row * D + cols, mask=mask, other=0.0).to(tl.float32)
+    if GATED:
+        gates = tl.load(table + gate + cols, mask=mask, other=0.0).to(tl.float32)
+        values += gates * tl.load(y + row * D + cols, mask=mask, other=0.0).to(tl.float32)
+        rounded = values.to(x.dtype.element_ty)
+        tl.store(x + row * D + cols, rounded, mask=mask)
+        values = rounded.to(tl.float32)
+    mean = tl.sum(values, axis=0) / D
+    centred = tl.where(mask, values - mean, 0.0)
+    variance = tl.sum(centred * centred, axis=0) / D
+    scales = tl.load(table + scale + cols, mask=mask, other=0.0).to(tl.float32)
+    shifts = tl.load(table + shift + cols, mask=mask, other=0.0).to(tl.float32)
+    normed = centred * tl.rsqrt(variance + EPS) * (1.0 + scales) + shifts
+    _store_row(out, scale_out, row, cols, normed, mask, D, QUANTIZE)
+
+
+def gate_residual_norm(
+    x: Tensor,
+    y: Tensor | None,
+    out: Tensor | Quantized,
+    table: Tensor,
+    text: Modulation,
+    image: Modulation,
+    text_length: int,
+    eps: float = 1e-6,
+) -> None:
+    """Compute x += gate * y (unless `y` is None), then out = LayerNorm(x) * (1 + scale) + shift.
+
+    x, y, out: (B, S, D) contiguous; x is updated in place. table: (B, M), one row of vectors per item, in which
+    `text` and `image` say where the streams' vectors begin. The first `text_length` rows are text.
+    """
+    batch, length, width = x.shape
+    values, scale = out if isinstance(out, Quantized) else (out, out)
+    block = triton.next_power_of_2(width)
+    _gate_residual_norm[(batch * length,)](
+        x,
+        x if y is None else y,
+        values,
+        scale,
+        table,
+        length,
+        text_length,
+        table.stride(0),
+        text.gate,
+        text.scale,
+        text.shift,
+        image.gate,
+        image.scale,
+        image.shift,
+        EPS=eps,
+        D=width,
+        BLOCK=block,
+        GATED=y is not None,
+        QUANTIZE=isinstance(out, Quantized),
+        num_warps=8 if block >= 2048 else 4,
+    )
+
+
+@triton.jit(do_not_specialize=["length", "text_length"])
+def _norm_rope(
+    qkv,
+    out,
+    cos,
+    sin,
+    text_q_weight,
+    text_k_weight,
+    q_weight,
+    k_weight,
+    length,
+    text_length,
+    EPS: tl.constexpr,
+    HEADS: tl.constexpr,
+    DIM: tl.constexpr,
+    BLOCK: tl.constexpr,
+    FP8_OUT: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    part = tl.program_id(1)  # blocks of heads: those of q, then of k, and for fp8 of v
+    position = row % length
+    blocks: tl.constexpr = (HEADS + BLOCK - 1) // BLOCK
+    which = part // blocks
+    heads = (part % blocks) * BLOCK + tl.arange(0, BLOCK)
+    lane = tl.arange(0, DIM)
+    pair = tl.arange(0, DIM // 2)
+    where = row * (3 * HEADS * DIM) + which * (HEADS * DIM) + heads[:, None] * DIM + lane[None, :]
+    mask = (heads < HEADS)[:, None] & (lane >= 0)[None, :]
+    x = tl.load(qkv + where, mask=mask, other=0.0).to(tl.float32)
+    if which < 2:
+        if position < text_length:
+            q_weight, k_weight = text_q_weight, text_k_weight
+        weight = q_weight if which == 0 else k_weight
+        root = tl.rsqrt(tl.sum(x * x, axis=1) / DIM + EPS)
+        x = x * root[:, None] * tl.load(weight + lane).to(tl.float32)[None, :]
+        even, odd = tl.split(tl.reshape(x, (BLOCK, DIM // 2, 2)))
+        c = tl.load(cos + position * (DIM // 2) + pair)[None, :]
+        s = tl.load(sin + position * (DIM // 2) + pair)[None, :]
+        x = tl.reshape(tl.join(even * c - odd * s, odd * c + even * s), (BLOCK, DIM))
+    if FP8_OUT:
+        x = tl.clamp(x, -448.0, 448.0)
+    tl.store(out + where, x.to(out.dtype.element_ty), mask=mask)
+
+
+def norm_rope(
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    text_weights: tuple[Tensor, Tensor],
+    image_weights: tuple[Tensor, Tensor],
+    text_length: int,
+    eps: float = 1e-6,
+    *,
+    fp8: bool = False,
+) -> Tensor:
+    """RMSNorm each head of q and k and rotate it; v stays as it is. Returns where attention reads.
+
+    qkv: (B, S, 3, H, Dh) contiguous, changed in place; with `fp8` a new e4m3 buffer is filled instead. Its values
+    need no scale: normed q and k are small, v is clamped, and e4m3's precision is relative. cos, sin: (S, Dh / 2)
+    float32, for the pairs (0, 1), (2, 3), … of a head. Weights: (q, k) of Dh values each; the first `text_length`
+    rows take the text's.
+    """
+    batch, length, _, heads, dim = qkv.shape
+    out = torch.empty_like(qkv, dtype=FP8) if fp8 else qkv
+    block = 8
+    _norm_rope[(batch * length, (3 if fp8 else 2) * triton.cdiv(heads, block))](
+        qkv,
+        out,
+        cos,
+        sin,
+        *text_weights,
+        *image_weights,
+        length,
+        text_length,
+        EPS=eps,
+        HEADS=heads,
+        DIM=dim,
+        BLOCK=block,
+        FP8_OUT=fp8,
+        num_warps=4,
+    )
+    return out
+
+
+@triton.jit
+def _gelu(x, HARDWARE_TANH: tl.constexpr):
+    """GELU in its tanh form, as FLUX was trained with; the GPU's own tanh is right to 11 bits, fp8 keeps 4."""
+    u = x * (0.7978845608028654 + 0.035677408136300125 * x * x)
+    if HARDWARE_TANH:
+        tanh = tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [u], dtype=tl.float32, is_pure=True, pack=1)
+    else:
+        tanh = 2.0 * tl.sigmoid(2.0 * u) - 1.0
+    half = 0.5 * x
+    return half + half * tanh
+
+
+@triton.jit
+def _quantize_rows(
+    a,
+    h,
+    out,
+    scale_out,
+    A: tl.constexpr,
+    H: tl.constexpr,
+    BLOCK_A: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    HARDWARE_TANH: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    peak = 448.0e-12
+    if A > 0:
+        a_cols = tl.arange(0, BLOCK_A)
+        a_values = tl.load(a + row * A + a_cols, mask=a_cols < A, other=0.0).to(tl.float32)
+        peak = tl.maximum(peak, tl.max(tl.abs(a_values), axis=0))
+    if H > 0:
+        h_cols = tl.arange(0, BLOCK_H)
+        h_values = _gelu(tl.load(h + row * H + h_cols, mask=h_cols < H, other=0.0).to(tl.float32), HARDWARE_TANH)
+        peak = tl.maximum(peak, tl.max(tl.abs(h_values), axis=0))
+    tl.store(scale_out + row, peak / 448.0)
+    inverse = 448.0 / peak
+    out += row * (A + H)
+    if A > 0:
+        tl.store(out + a_cols, (a_values * inverse).to(out.dtype.element_ty), mask=a_cols < A)
+    if H > 0:
+        tl.store(out + A + h_cols, (h_values * inverse).to(out.dtype.element_ty), mask=h_cols < H)
+
+
+def quantize_rows(attention: Tensor | None = None, hidden: Tensor | None = None) -> Quantized:
+    """Rowwise fp8 of [attention | GELU(hidden)], either of which may be absent: the join costs no extra pass.
+
+    attention: (B, S, A), hidden: (B, S, H), contiguous -> values (B, S, A + H).
+    """
+    given = [t for t in (attention, hidden) if t is not None]
+    batch, length, _ = given[0].shape
+    a = 0 if attention is None else attention.shape[-1]
+    h = 0 if hidden is None else hidden.shape[-1]
+    out = Quantized.empty(batch, length, a + h, device=given[0].device)
+    _quantize_rows[(batch * length,)](
+        given[0],
+        given[-1],
+        out.values,
+        out.scale,
+        A=a,
+        H=h,
+        BLOCK_A=triton.next_power_of_2(max(a, 1)),
+        BLOCK_H=triton.next_power_of_2(max(h, 1)),
+        HARDWARE_TANH=given[0].is_cuda,
+        num_warps=16 if h >= 8192 else 8,
+    )
+    return out
+
+
+@triton.jit(do_not_specialize=["pixels"])
+def _group_sums(x, sums, pixels, C: tl.constexpr, GROUPS: tl.constexpr, BLOCK: tl.constexpr):
+    block, item = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    rows = block * BLOCK + tl.arange(0, BLOCK)
+    cols = tl.arange(0, C)
+    where = (item * pixels + rows.to(tl.int64))[:, None] * C + cols[None, :]
+    values = tl.load(x + where, mask=(rows < pixels)[:, None], other=0.0).to(tl.float32)
+    total = tl.sum(tl.reshape(tl.sum(values, axis=0), (GROUPS, C // GROUPS)), axis=1)
+    squares = tl.sum(tl.reshape(tl.sum(values * values, axis=0), (GROUPS, C // GROUPS)), axis=1)
+    groups = tl.arange(0, GROUPS)
+    start = sums + (item * tl.num_programs(0) + block) * (2 * GROUPS)
+    tl.store(start + groups, total)
+    tl.store(start + GROUPS + groups, squares)
+
+
+@triton.jit(do_not_specialize=["pixels"])
+def _group_apply(x, out, factor, offset, pixels, C: tl.constexpr, BLOCK: tl.constexpr, SILU: tl.constexpr):
+    block, item = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    rows = block * BLOCK + tl.arange(0, BLOCK)
+    cols = tl.arange(0, C)
+    mask = (rows < pixels)[:, None]
+    where = (item * pixels + rows.to(tl.int64))[:, None] * C + cols[None, :]
+    values = tl.load(x + where, mask=mask, other=0.0).to(tl.float32)
+    values = values * tl.load(factor + item * C + cols)[None, :] + tl.load(offset + item * C + cols)[None, :]
+    if SILU:
+        values = values * tl.sigmoid(values)
+    tl.store(out + where, values.to(out.dtype.element_ty), mask=mask)
+
+
+def group_norm_silu(
+    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float = 1e-6, *, silu: bool = True
+) -> Tensor:
+    """GroupNorm, then SiLU, of a channels-last (B, C, H, W) image with a power of two of channels."""
+    batch, channels, height, width = x.shape
+    pixels = height * width
+    out = torch.empty_like(x, memory_format=torch.channels_last)
+    block = max(8192 // channels, 1)
+    grid = (triton.cdiv(pixels, block), batch)
+    sums = torch.empty(batch, grid[0], 2, groups, dtype=torch.float32, device=x.device)
+    _group_sums[grid](x, sums, pixels, C=channels, GROUPS=groups, BLOCK=block, num_warps=4)
+    # In float64, since the mean of squares less the square of the mean cancels.
+    mean, square = (sums.sum(dim=1, dtype=torch.float64) / (pixels * (channels // groups))).unbind(1)
+    root = torch.rsqrt((square - mean * mean).clamp_(min=0) + eps).float()
+    factor = root.repeat_interleave(channels // groups, dim=1, output_size=channels) * weight
+    offset = bias - mean.float().repeat_interleave(channels // groups, dim=1, output_size=channels) * factor
+    _group_apply[grid](x, out, factor, offset, pixels, C=channels, BLOCK=block, SILU=silu, num_warps=4)
+    return out

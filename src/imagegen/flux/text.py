@@ -1,0 +1,55 @@
+"""T5 with its weights in fp8: half of its 9.5 GB, for the fp8 precisions.
+
+Only the weights are quantized, one scale per output; what flows through stays in bf16, since T5's activations have
+outliers that three bits of mantissa beside them would lose.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from imagegen.flux.kernels import FP8
+from imagegen.flux.quantize import quantize_weight
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Fp8Weight(nn.Module):
+    """In place of an `nn.Linear` without bias: y = (x values^T) * scale."""
+
+    values: Tensor
+    scale: Tensor
+    weight = None  # T5 would cast its activations to this one's type
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        shape = linear.weight.shape
+        self.register_buffer("values", torch.empty(shape, dtype=FP8, device="cuda"))
+        self.register_buffer("scale", torch.empty(shape[0], dtype=torch.float32, device="cuda"))
+
+    def write(self, weight: Tensor) -> None:
+        """Quantize a weight (out, in)."""
+        values, scale = quantize_weight(weight.to("cuda"))
+        self.values.copy_(values)
+        self.scale.copy_(scale[:, 0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, in) -> (…, out), the product in x's own type."""
+        return (F.linear(x, self.values.to(x.dtype)) * self.scale).to(x.dtype)
+
+
+def fp8_weights(t5: Any) -> dict[str, Callable[[Tensor], object]]:
+    """Replace the linear layers of T5's blocks; return what writes each of their weights, by its name."""
+    places: dict[str, Callable[[Tensor], object]] = {}
+    for name, module in [*t5.encoder.named_modules()]:
+        for child, layer in [*module.named_children()]:
+            if isinstance(layer, nn.Linear):
+                replacement = Fp8Weight(layer)
+                setattr(module, child, replacement)
+                places[f"encoder.{name}.{child}.weight"] = replacement.write
+    return places

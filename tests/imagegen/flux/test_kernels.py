@@ -1,0 +1,138 @@
+"""Each kernel against the same formula in float64, at odd sizes, in batches, into poisoned memory.
+
+They need a GPU; with TRITON_INTERPRET=1 they also run, slowly, on a CPU that has Triton.
+"""
+
+import math
+import os
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from imagegen.flux import kernels
+from imagegen.flux.kernels import FP8, Modulation, Quantized
+
+pytestmark = pytest.mark.gpu
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+BF16 = 2**-8 * (2 if INTERPRETED else 1)  # one rounding costs at most this; the interpreter truncates
+E4M3 = 0.08 if INTERPRETED else 0.035  # likewise, with three bits of mantissa
+
+SIZES = [(1, 7, 3, 96), (2, 33, 0, 64), (3, 20, 20, 256)]
+if not INTERPRETED:
+    SIZES += [(1, 4608, 512, 3072), (2, 1001, 77, 3072)]
+
+
+def randn(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, device=DEVICE).to(torch.bfloat16)
+
+
+def poisoned(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.full(shape, float("nan"), device=DEVICE).to(dtype)
+
+
+def error(out: torch.Tensor, reference: torch.Tensor) -> float:
+    assert torch.isfinite(out.float()).all()
+    return float((out.double() - reference).norm() / reference.norm())
+
+
+def pick(table: torch.Tensor, at: int, text_at: int, width: int, length: int, text: int) -> torch.Tensor:
+    """The vectors each row uses, (B, S, D) in float64."""
+    image_rows = table[:, None, at : at + width].double().expand(-1, length - text, -1)
+    text_rows = table[:, None, text_at : text_at + width].double().expand(-1, text, -1)
+    return torch.cat([text_rows, image_rows], dim=1)
+
+
+@pytest.mark.parametrize(("batch", "length", "text", "width"), SIZES)
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("quantized", [True, False])
+def test_gate_residual_norm(batch, length, text, width, gated, quantized):
+    x, y = randn(batch, length, width) * 3 + 1, randn(batch, length, width)
+    table = randn(batch, 6 * width)
+    of_text = Modulation(gate=0, scale=width, shift=2 * width)
+    of_image = Modulation(gate=3 * width, scale=4 * width, shift=5 * width)
+
+    gate, scale, shift = (
+        pick(table, image_at, text_at, width, length, text) for image_at, text_at in zip(of_image, of_text, strict=True)
+    )
+    expected_x = x.double() + gate * y.double() if gated else x.double()
+    # What follows reads x as it is stored.
+    stored = expected_x.to(torch.bfloat16).double()
+    centred = stored - stored.mean(-1, keepdim=True)
+    expected = centred * (stored.var(-1, keepdim=True, correction=0) + 1e-6).rsqrt() * (1 + scale) + shift
+
+    out = poisoned(batch, length, width)
+    if quantized:
+        out = Quantized(
+            torch.full((batch, length, width), 7.0, device=DEVICE).to(FP8),
+            torch.full((batch, length, 1), -1.0, device=DEVICE),
+        )
+    kernels.gate_residual_norm(x, y if gated else None, out, table, of_text, of_image, text)
+
+    assert error(x, expected_x) < BF16
+    if quantized:
+        assert (out.scale > 0).all()
+        assert error(out.values.double() * out.scale.double(), expected) < E4M3
+    else:
+        assert error(out, expected) < BF16
+
+
+@pytest.mark.parametrize(
+    ("batch", "length", "text", "heads", "dim"), [(1, 5, 2, 3, 32), (2, 9, 0, 24, 128), (2, 4, 4, 8, 64)]
+)
+@pytest.mark.parametrize("fp8", [True, False])
+def test_norm_rope(batch, length, text, heads, dim, fp8):
+    qkv = randn(batch, length, 3, heads, dim) * 2
+    angles = torch.rand(length, dim // 2, device=DEVICE, dtype=torch.float64) * math.tau
+    weights = [randn(dim) for _ in range(4)]
+    before = qkv.double()
+
+    normed = before * (before.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+    expected = before.clone()
+    for part in (0, 1):
+        weight = torch.where(
+            (torch.arange(length, device=DEVICE) < text)[:, None],
+            weights[part].double(),
+            weights[2 + part].double(),
+        )
+        pairs = torch.view_as_complex((normed[:, :, part] * weight[None, :, None]).unflatten(-1, (-1, 2)).contiguous())
+        turned = pairs * torch.polar(torch.ones_like(angles), angles)[None, :, None]
+        expected[:, :, part] = torch.view_as_real(turned).flatten(-2)
+
+    out = kernels.norm_rope(
+        qkv, angles.cos().float(), angles.sin().float(), tuple(weights[:2]), tuple(weights[2:]), text, fp8=fp8
+    )
+    assert (out is qkv) != fp8
+    assert error(out, expected) < (E4M3 if fp8 else BF16)
+
+
+@pytest.mark.parametrize(("batch", "length", "attention", "hidden"), [(1, 3, 96, 384), (2, 5, 128, 0), (2, 7, 0, 200)])
+def test_quantize_rows(batch, length, attention, hidden):
+    a = randn(batch, length, attention) if attention else None
+    h = randn(batch, length, hidden) * 3 if hidden else None
+    parts = [] if a is None else [a.double()]
+    if h is not None:
+        parts.append(torch.nn.functional.gelu(h.double(), approximate="tanh"))
+    expected = torch.cat(parts, dim=-1)
+
+    out = kernels.quantize_rows(a, h)
+    assert out.values.shape == expected.shape
+    back = out.values.double() * out.scale.double()
+    assert error(back, expected) < E4M3
+    # The scale puts each row's largest value at the format's largest.
+    assert torch.allclose(out.scale[..., 0].double() * 448, expected.abs().amax(-1), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("batch", "channels", "height", "width"), [(1, 32, 5, 3), (2, 64, 17, 9), (1, 512, 8, 8)])
+@pytest.mark.parametrize("silu", [True, False])
+def test_group_norm_silu(batch, channels, height, width, silu):
+    x = (randn(batch, channels, height, width) + 5).contiguous(memory_format=torch.channels_last)
+    weight, bias = randn(channels), randn(channels)
+    expected = torch.nn.functional.group_norm(x.double(), 32, weight.double(), bias.double(), eps=1e-6)
+    if silu:
+        expected = torch.nn.functional.silu(expected)
+    out = kernels.group_norm_silu(x, 32, weight, bias, silu=silu)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert error(out, expected) < BF16

@@ -1,0 +1,134 @@
+"""The whole transformer against diffusers' own, in float32, at several shapes, with every precision."""
+
+import itertools
+import os
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from diffusers import FluxTransformer2DModel
+
+from imagegen.flux.model import FluxTransformer
+from imagegen.flux.weights import copy_state
+
+pytestmark = pytest.mark.gpu
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+
+
+class Schedule:
+    """Only what the transformer reads of a scheduler."""
+
+    def __init__(self, steps: int) -> None:
+        # Halves of 1000 are exact in bf16, so that every path embeds the same time.
+        self.timesteps = 1000 * 0.5 ** torch.arange(steps, device=DEVICE)
+
+
+def small(*, guidance: bool, heads: int = 4, dim: int = 64) -> FluxTransformer2DModel:
+    torch.manual_seed(0)
+    model = FluxTransformer2DModel(
+        in_channels=64, num_layers=2, num_single_layers=3, attention_head_dim=dim, num_attention_heads=heads,
+        joint_attention_dim=96, pooled_projection_dim=48, guidance_embeds=guidance,
+        axes_dims_rope=(dim // 8, dim * 7 // 16, dim * 7 // 16),
+    )  # fmt: skip
+    for parameter in model.parameters():
+        # As large as in a trained model, so that no term hides behind another.
+        torch.nn.init.normal_(parameter, std=1.2 / parameter.shape[-1] ** 0.5 if parameter.ndim > 1 else 0.5)
+    return model.eval().to(DEVICE)
+
+
+def inputs(model: FluxTransformer2DModel, batch: int, rows: tuple[int, int], text: int) -> dict[str, torch.Tensor]:
+    ids = torch.zeros(*rows, 3, device=DEVICE)
+    ids[..., 1] = torch.arange(rows[0], device=DEVICE)[:, None]
+    ids[..., 2] = torch.arange(rows[1], device=DEVICE)[None]
+    config = model.config
+    given = {
+        "hidden_states": torch.randn(batch, rows[0] * rows[1], config.in_channels, device=DEVICE),
+        "encoder_hidden_states": torch.randn(batch, text, config.joint_attention_dim, device=DEVICE),
+        "pooled_projections": torch.randn(batch, config.pooled_projection_dim, device=DEVICE),
+        "img_ids": ids.view(-1, 3),
+        "txt_ids": torch.zeros(text, 3, device=DEVICE),
+    }
+    if config.guidance_embeds:
+        given["guidance"] = torch.full([batch], 4.0, device=DEVICE)  # times 1000 exact in bf16
+    return given
+
+
+def relative(out: torch.Tensor, reference: torch.Tensor) -> float:
+    return float((out.float() - reference).norm() / reference.norm())
+
+
+@pytest.mark.parametrize("guidance", [True, False])
+@pytest.mark.parametrize(("batch", "rows", "text"), [(1, (6, 5), 7), (3, (4, 9), 16)])
+@torch.inference_mode()
+def test_as_exact_as_diffusers_in_bf16(guidance, batch, rows, text):
+    reference = small(guidance=guidance)
+    model = FluxTransformer(reference.config, device=DEVICE)
+    copy_state(model, reference.state_dict())
+    model.scheduler = Schedule(4)
+    given = inputs(reference, batch, rows, text)
+    rounded = {name: value.to(torch.bfloat16) if value.ndim == 3 else value for name, value in given.items()}
+    rounded["pooled_projections"] = rounded["pooled_projections"].to(torch.bfloat16)
+    theirs = small(guidance=guidance).to(torch.bfloat16)
+
+    for time in model.scheduler.timesteps:
+        timestep = (time.expand(batch).to(torch.bfloat16)) / 1000
+        expected = reference(**given, timestep=timestep.float(), return_dict=False)[0]
+        ours = relative(model(**rounded, timestep=timestep, return_dict=False)[0], expected)
+        diffusers = relative(theirs(**rounded, timestep=timestep, return_dict=False)[0], expected)
+        print(f"relative error: ours {ours:.2e}, diffusers' bf16 {diffusers:.2e}")
+        assert ours <= (1.5 if INTERPRETED else 1.05) * diffusers
+
+
+@torch.inference_mode()
+def test_constants_belong_to_their_image():
+    reference = small(guidance=True)
+    model = FluxTransformer(reference.config, device=DEVICE)
+    copy_state(model, reference.state_dict())
+    first, second = inputs(reference, 1, (4, 4), 5), inputs(reference, 1, (3, 6), 5)
+    lone = {
+        (which, steps, index): model(**given, timestep=time[None] / 1000).sample
+        for which, given in enumerate((first, second))
+        for steps in (3, 5)
+        for index, time in enumerate(Schedule(steps).timesteps)
+    }
+    # Interleaved, with schedules that change, each answer is the one of its own tensors.
+    for steps, (which, given) in itertools.product((3, 5, 3), enumerate((first, second))):
+        model.scheduler = Schedule(steps)
+        for index, time in enumerate(model.scheduler.timesteps):
+            out = model(**given, timestep=time[None] / 1000).sample
+            assert torch.equal(out, lone[which, steps, index])
+
+
+@pytest.mark.skipif(INTERPRETED, reason="needs the GPU's fp8 product")
+@pytest.mark.parametrize("fp8_attention", [False, True])
+@torch.inference_mode()
+def test_fp8_stays_close(fp8_attention):
+    reference = small(guidance=True, heads=8, dim=128)
+    model = FluxTransformer(reference.config, fp8=True, fp8_attention=fp8_attention)
+    copy_state(model, reference.state_dict())
+    given = inputs(reference, 2, (12, 9), 21)
+    timestep = torch.full([2], 0.5, device=DEVICE)
+    expected = reference(**given, timestep=timestep, return_dict=False)[0]
+    error = relative(model(**given, timestep=timestep, return_dict=False)[0], expected)
+    print(f"relative error in fp8{' with fp8 attention' if fp8_attention else ''}: {error:.2e}")
+    assert error < 0.1
+
+
+def test_foreign_weights_are_refused():
+    model = FluxTransformer(small(guidance=False).config, device=DEVICE)
+    with pytest.raises(ValueError, match="not the weights of this FLUX"):
+        copy_state(model, small(guidance=True).state_dict())
+
+
+def test_adapters_are_refused():
+    reference = small(guidance=False)
+    model = FluxTransformer(reference.config, device=DEVICE)
+    with pytest.raises(ValueError, match="adapters"):
+        model(
+            **inputs(reference, 1, (2, 2), 3),
+            timestep=torch.ones(1),
+            joint_attention_kwargs={"ip_hidden_states": 1},
+        )
