@@ -1,0 +1,90 @@
+"""Whole pictures: text to JPEG, in parts and as a queue, through the engine that the server uses."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from benchmarks.flux.step import STEPS, timed
+from imagegen import models
+from imagegen.engine import Engine
+from imagegen.requests import GenerationInput
+from imagegen.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PROMPT = "a majestic dragon flying over a crystal lake at sunset"
+
+
+def request(seed: int, width: int = 1024, height: int = 1024, steps: int = STEPS) -> GenerationInput:
+    """One request as a client sends it."""
+    return GenerationInput(
+        prompt=PROMPT, width=width, height=height, num_inference_steps=steps, guidance_scale=3.5, seed=seed
+    )
+
+
+def load(folder: Path, precision: str) -> tuple[models.Model, dict[str, Any]]:
+    """Load a model from disk as the server does; return it with what its loading took."""
+    torch.cuda.reset_peak_memory_stats()
+    began = time.perf_counter()
+    model = models.load(str(folder), settings=Settings(precision=precision, max_sequence_length=512))  # type: ignore[arg-type]  # checked there
+    figures = {"load s": time.perf_counter() - began, "weights": model.info["weights_read"]}
+    return model, {**figures, "attention": str(model.info["attention"])[:120]}
+
+
+def parts(pipeline: Any) -> dict[str, float]:
+    """Median ms of what surrounds the steps at 1024x1024."""
+    latents = torch.randn(1, 16, 128, 128, device="cuda", dtype=torch.bfloat16)
+    image = torch.randn(1, 3, 1024, 1024, device="cuda", dtype=torch.bfloat16)
+    ids = torch.ones(1, 512, device="cuda", dtype=torch.long)
+    with torch.inference_mode():
+        return {
+            "T5": timed(lambda: pipeline.text_encoder_2(ids)),
+            "CLIP": timed(lambda: pipeline.text_encoder(ids[:, :77])),
+            "VAE decode": timed(lambda: pipeline.vae.decode(latents, return_dict=False)),
+            "VAE encode": timed(lambda: pipeline.vae.encode(image, return_dict=False)),
+        }
+
+
+async def _drawn(engine: Engine, params: GenerationInput) -> float:
+    began = time.perf_counter()
+    picture = await engine.generate(params)
+    await asyncio.to_thread(picture.encode)
+    return time.perf_counter() - began
+
+
+def pictures(model: models.Model, size: tuple[int, int], count: int = 3) -> dict[str, float]:
+    """Seconds from request to JPEG at one size: the very first, and the median of the next ones."""
+    engine = Engine(model)
+    engine.start()
+    times = [asyncio.run(_drawn(engine, request(seed, *size))) for seed in range(count + 1)]
+    engine.stop()
+    return {"first": times[0], "median": median(times[1:])}
+
+
+def queue(model: models.Model, count: int = 10) -> dict[str, float]:
+    """Draw `count` queued pictures; the share of the time in which the GPU ran a kernel, by the profiler."""
+    engine = Engine(model)
+    engine.start()
+
+    async def burst() -> None:
+        await asyncio.gather(*(_drawn(engine, request(seed)) for seed in range(count)))
+
+    asyncio.run(_drawn(engine, request(0)))
+    began = time.perf_counter()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as trace:
+        asyncio.run(burst())
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - began
+    engine.stop()
+    spans = sorted((e.time_range.start, e.time_range.end) for e in trace.events() if e.device_type.name == "CUDA")
+    busy, until = 0.0, spans[0][0]
+    for start, stop in spans:
+        busy += max(0.0, stop - max(start, until))
+        until = max(until, stop)
+    return {"pictures": count, "seconds": seconds, "busy": busy / (until - spans[0][0])}

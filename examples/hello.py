@@ -1,0 +1,24 @@
+"""The smallest chute: state from a startup hook, a route with bare parameters.
+
+Run: chutes run examples/hello.py
+Ask: curl localhost:8000/greet -H 'Content-Type: application/json' -d '{"name": "you"}'
+"""
+
+from typing import Any
+
+from chutes.chute import Chute
+
+chute = Chute(username="myuser", name="hello", image="python:3.12-slim", concurrency=8)
+
+
+@chute.on_startup()
+async def prepare(self: Any) -> None:
+    """Make here what all requests share: models, pools, locks."""
+    self.greeted = 0
+
+
+@chute.cord(public_api_path="/greet", method="POST")
+async def greet(self: Any, name: str = "world") -> dict[str, object]:
+    """Greet somebody."""
+    self.greeted += 1
+    return {"greeting": f"Hello, {name}!", "greeted": self.greeted}

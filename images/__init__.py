@@ -1,0 +1,1 @@
+"""Container images for chutes, one module each."""

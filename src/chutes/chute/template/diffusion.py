@@ -1,0 +1,118 @@
+"""A chute that draws with any diffusers pipeline: `imagegen` behind one route."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from fastapi import HTTPException, Response
+from pydantic import BaseModel, Field
+
+from chutes._warn import warn
+from chutes.chute.base import Chute, ChutePack
+from chutes.chute.node_selector import NodeSelector
+from chutes.image import Image
+from chutes.image.standard.diffusion import DIFFUSION
+
+
+class GenerationInput(BaseModel):
+    """What `/generate` takes."""
+
+    prompt: str
+    negative_prompt: str = ""
+    height: int = Field(default=1024, ge=128, le=2048)
+    width: int = Field(default=1024, ge=128, le=2048)
+    num_inference_steps: int = Field(default=25, ge=1, le=50)
+    guidance_scale: float = Field(default=7.5, ge=1, le=20)
+    seed: int | None = Field(default=None, ge=0, le=2**32 - 1)
+
+
+class MinifiedGenerationInput(BaseModel):
+    """The least that `/generate` needs."""
+
+    prompt: str = "a beautiful mountain landscape"
+
+
+class DiffusionChute(ChutePack):
+    """The chute, and its route's function."""
+
+    generate: Callable[..., Any]
+
+
+def build_diffusion_chute(
+    username: str,
+    name: str,
+    model_name_or_url: str,
+    node_selector: NodeSelector,
+    tagline: str = "",
+    readme: str = "",
+    concurrency: int = 3,
+    version: str | None = None,
+    revision: str | None = None,
+    image: str | Image = DIFFUSION,
+    pipeline_args: dict[str, Any] | None = None,
+    max_instances: int = 1,
+    scaling_threshold: float = 0.75,
+    shutdown_after_seconds: int = 300,
+    tee: bool = False,
+) -> DiffusionChute:
+    """`POST /generate`, a JPEG, from a pipeline folder or a hub id that was downloaded before.
+
+    Requests take turns on the GPU; `concurrency` is how many may be under way. `version` and `pipeline_args` have no
+    effect.
+    """
+    for option, value in {"version": version, "pipeline_args": pipeline_args}.items():
+        if value:
+            warn(f"build_diffusion_chute: {option}= has no effect here")
+    chute = Chute(
+        username=username,
+        name=name,
+        image=image,
+        tagline=tagline,
+        readme=readme,
+        standard_template="diffusion",
+        revision=revision,
+        node_selector=node_selector,
+        concurrency=concurrency,
+        max_instances=max_instances,
+        scaling_threshold=scaling_threshold,
+        shutdown_after_seconds=shutdown_after_seconds,
+        tee=tee,
+    )
+
+    @chute.on_startup()
+    async def load(self: Any) -> None:
+        from imagegen import models
+        from imagegen.engine import Engine
+
+        told = partial(self.progress.update, unit="B")
+        model = await asyncio.to_thread(models.load, model_name_or_url, progress=told)
+        self.engine = Engine(model, on_failure=self.fail)
+        self.engine.start()
+        self.info.update(model.info)
+
+    @chute.on_shutdown()
+    async def stop(self: Any) -> None:
+        await asyncio.to_thread(self.engine.stop)
+
+    @chute.cord(
+        public_api_path="/generate",
+        minimal_input_schema=MinifiedGenerationInput,
+        output_content_type="image/jpeg",
+    )
+    async def generate(self: Any, params: GenerationInput) -> Response:
+        """Draw what a prompt says."""
+        from imagegen import requests
+        from imagegen.errors import ImagegenError
+
+        wanted = params.model_dump(exclude={"negative_prompt"})
+        # Not validated again: its steps go further than those of imagegen's own route.
+        order = requests.GenerationInput.model_construct(**wanted, negative_prompt=params.negative_prompt or None)
+        try:
+            picture = await self.engine.generate(order)
+        except ImagegenError as error:
+            raise HTTPException(error.status, str(error)) from error
+        content = await asyncio.to_thread(picture.encode, "jpeg")
+        return Response(content, media_type="image/jpeg", headers=picture.headers)
+
+    return DiffusionChute(chute=chute, generate=generate)

@@ -1,0 +1,120 @@
+"""A model's folder in diffusers' layout: where it is, whether all of it is there, and how large it will be.
+
+Nothing is downloaded here, and of the weights only the headers are read.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from imagegen.errors import LoadError, WeightsMissing
+
+BUNDLED = Path(__file__).with_name("bundled")
+FLUX_DEV = "black-forest-labs/FLUX.1-dev"
+
+Origin = Literal["bundled", "stand-in", "folder", "hub"]
+
+
+class Component(NamedTuple):
+    """One entry of `model_index.json` that has weights: the class that loads it, and its size."""
+
+    library: str
+    kind: str
+    parameters: int
+    variant: str | None
+
+
+def default_source(*, has_gpu: bool) -> str:
+    """Return what is loaded when nothing is configured."""
+    return FLUX_DEV if has_gpu else str(BUNDLED)
+
+
+def find(source: str) -> tuple[Path, Origin]:
+    """Return the folder of a path, of `bundled`, or of a hub id as the hub's cache on this machine holds it.
+
+    Until the bundled model is there, an untrained stand-in takes its place.
+    """
+    folder = BUNDLED if source == "bundled" else Path(source).expanduser()
+    if folder == BUNDLED:
+        if (BUNDLED / "model_index.json").is_file():
+            return BUNDLED, "bundled"
+        from imagegen import standin
+
+        return standin.folder(), "stand-in"
+    if (folder / "model_index.json").is_file():
+        return folder, "folder"
+    if folder.exists() or source.count("/") != 1 or source.startswith(("/", "~", ".")):
+        raise LoadError(f"IMAGEGEN_MODEL={source}: no model_index.json there, so it is no pipeline folder")
+    return _cached(source), "hub"
+
+
+def _cached(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(repository, local_files_only=True))
+    except HFValidationError:
+        raise LoadError(f"IMAGEGEN_MODEL={repository} is neither a folder nor a hub id") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+        raise _missing(repository, "are not on this machine") from None
+    if not (folder / "model_index.json").is_file():
+        raise _missing(repository, "are here only in part")
+    return folder
+
+
+def _missing(name: str, what: str) -> WeightsMissing:
+    return WeightsMissing(f"the weights of {name} {what}; get them with: chutes download {name}")
+
+
+def components(folder: Path, *, name: str) -> dict[str, Component]:
+    """Return the components that have weights; raise `WeightsMissing` where a file of theirs is not there."""
+    index = json.loads((folder / "model_index.json").read_text())
+    found = {}
+    for part, entry in index.items():
+        if part.startswith("_") or not isinstance(entry, list) or entry[0] is None:
+            continue
+        if not (folder / part).is_dir():
+            raise _missing(name, f"are incomplete (no {part})")
+        if not (folder / part / "config.json").is_file():
+            continue  # a tokenizer or a scheduler
+        files, variant = _files(folder / part)
+        if not files or not all(file.is_file() for file in files):
+            raise _missing(name, f"are incomplete (of {part})")
+        found[part] = Component(entry[0], entry[1], sum(map(_parameters, files)), variant)
+    return found
+
+
+def _files(folder: Path) -> tuple[list[Path], str | None]:
+    """Return the safetensors files of one component, by its index where it has one, and their variant."""
+    for variant, mark in ((None, ""), ("fp16", ".fp16"), ("bf16", ".bf16")):
+        for index in folder.glob(f"*.safetensors.index{mark}.json"):
+            shards = json.loads(index.read_text())["weight_map"].values()
+            return [folder / shard for shard in sorted(set(shards))], variant
+        for base in ("model", "diffusion_pytorch_model"):
+            if (file := folder / f"{base}{mark}.safetensors").is_file():
+                return [file], variant
+    return [], None
+
+
+def _parameters(file: Path) -> int:
+    """Count the parameters in a safetensors file by its header."""
+    return sum(math.prod(shape) for shape in _shapes(file))
+
+
+def _shapes(file: Path) -> Iterator[list[int]]:
+    with file.open("rb") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(size))
+    return (tensor["shape"] for name, tensor in header.items() if name != "__metadata__")
+
+
+def about(folder: Path) -> dict[str, object]:
+    """Read `imagegen.json` beside `model_index.json`, where there is one.
+
+    `name` is the model's name; `native_size` the longest side, in pixels, of the only size it draws well.
+    """
+    file = folder / "imagegen.json"
+    return dict(json.loads(file.read_text())) if file.is_file() else {}

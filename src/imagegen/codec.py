@@ -1,0 +1,138 @@
+"""Text and bytes to images and back: what is let in, and what is written into a file.
+
+Input is base64 of a JPEG, PNG or WebP. Its size is read from the header and refused there when too large, so
+that a small file that unpacks to gigabytes costs nothing. Output carries the request that made it: in PNG as
+text chunks, in JPEG and WebP as JSON in EXIF's UserComment; `read_metadata` gets it back from all three.
+"""
+
+import base64
+import binascii
+import json
+import re
+from io import BytesIO
+from typing import Literal
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from imagegen.errors import ImageTooLarge, InputError
+
+MAX_SIDE = 2048
+MIN_SIDE = 16  # one patch of the models' grid
+
+Format = Literal["jpeg", "png", "webp"]
+MEDIA_TYPES: dict[Format, str] = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
+EXTENSIONS: dict[Format, str] = {"jpeg": "jpg", "png": "png", "webp": "webp"}
+
+_DATA_URL = re.compile(r"\s*data:[^,]{0,200};base64\s*,", re.IGNORECASE)
+_URL_SAFE = str.maketrans("-_", "+/")
+_WHITE = (255, 255, 255, 255)
+_BLACK = (0, 0, 0, 255)
+_FORMATS = ("JPEG", "PNG", "WEBP")  # nothing else is handed to a decoder
+_UTF16 = b"UNICODE\0"  # how EXIF marks a comment in UTF-16
+_PNG_KEY = "request"
+
+
+def decode_base64(text: str, *, field: str) -> bytes:
+    """Bytes of a base64 text: data URL, white space, URL-safe alphabet and missing padding are all fine."""
+    if prefix := _DATA_URL.match(text[:256]):
+        text = text[prefix.end() :]
+    text = "".join(text.split()).translate(_URL_SAFE).rstrip("=")
+    try:
+        data = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise InputError("is not valid base64", field=field) from None
+    if not data:
+        raise InputError("is empty", field=field)
+    return data
+
+
+def decode_image(text: str, *, field: str) -> Image.Image:
+    """RGB image of a base64 text, upright by its EXIF orientation, transparency laid over white.
+
+    Of an animation the first frame; at least 16 pixels a side. Raises `InputError`, or
+    `ImageTooLarge` beyond 2048 pixels a side; both name `field`.
+    """
+    image = _flatten(_open(decode_base64(text, field=field), field), _WHITE).convert("RGB")
+    if min(image.size) < MIN_SIDE:
+        given, least = "x".join(map(str, image.size)), f"{MIN_SIDE}x{MIN_SIDE}"
+        raise InputError(f"is {given} pixels; at least {least} are needed", field=field)
+    return image
+
+
+def decode_mask(text: str, *, size: tuple[int, int], field: str) -> Image.Image:
+    """Grey mask (mode L) of `size` (width, height): 255 is repainted, 0 and transparent stay."""
+    mask = _flatten(_open(decode_base64(text, field=field), field), _BLACK).convert("L")
+    return mask if mask.size == size else mask.resize(size, Image.Resampling.BILINEAR)
+
+
+def encode_image(
+    image: Image.Image, file_format: Format, metadata: dict[str, object] | None = None, *, quality: int = 85
+) -> bytes:
+    """Write an RGB image with `metadata` inside; the same arguments give the same bytes.
+
+    `quality` is for JPEG and WebP. PNG is written at level 1: the higher ones
+    take several times as long and save a few percent.
+    """
+    metadata = metadata or {}
+    buffer = BytesIO()
+    if file_format == "png":
+        text = PngInfo()
+        for key, value in metadata.items():  # one chunk each, for people
+            text.add_itxt(key, str(value))
+        text.add_itxt(_PNG_KEY, json.dumps(metadata, ensure_ascii=False))  # all of them, with their types
+        image.save(buffer, "PNG", compress_level=1, pnginfo=text)
+    else:
+        exif = Image.Exif()
+        exif[ExifTags.Base.Software] = str(metadata.get("software", ""))
+        comment = json.dumps(metadata, ensure_ascii=False).encode("utf-16-le")
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = _UTF16 + comment
+        image.save(buffer, file_format.upper(), quality=quality, exif=exif)
+    return buffer.getvalue()
+
+
+def read_metadata(data: bytes) -> dict[str, object]:
+    """Read what `encode_image` wrote into a file: the request's fields, the seed, model and software."""
+    with Image.open(BytesIO(data), formats=_FORMATS) as image:
+        if image.format == "PNG":
+            text = image.info.get(_PNG_KEY, "{}")
+        else:
+            comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment, b"")
+            text = comment[len(_UTF16) :].decode("utf-16-le") if comment.startswith(_UTF16) else "{}"
+    metadata: dict[str, object] = json.loads(text)
+    return metadata
+
+
+def _open(data: bytes, field: str) -> Image.Image:
+    """Decode bytes whose header says JPEG, PNG or WebP of at most 2048x2048, and turn them upright."""
+    try:
+        image = Image.open(BytesIO(data), formats=_FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageTooLarge(f"is larger than {MAX_SIDE}x{MAX_SIDE} pixels", field=field) from None
+    except UnidentifiedImageError:
+        raise InputError("is not a JPEG, PNG or WebP image", field=field) from None
+    except Exception:  # noqa: BLE001 - Pillow raises whatever a broken header makes its parsers stumble over
+        raise InputError("is a damaged image", field=field) from None
+    with image:
+        width, height = image.size
+        if max(width, height) > MAX_SIDE:
+            raise ImageTooLarge(f"is {width}x{height} pixels; at most {MAX_SIDE}x{MAX_SIDE} are taken", field=field)
+        try:
+            image.load()
+        except Exception:  # noqa: BLE001 - as above, in the decoders
+            raise InputError("is a truncated or damaged image", field=field) from None
+        try:
+            return ImageOps.exif_transpose(image)
+        except Exception:  # noqa: BLE001 - broken EXIF does not spoil the pixels
+            return image.copy()
+
+
+def _flatten(image: Image.Image, background: tuple[int, int, int, int]) -> Image.Image:
+    """Lay a transparent image over a colour and bring 16-bit grey down to 8; other modes pass."""
+    if image.mode.startswith("I"):  # Pillow would clip 16 bits, not scale them
+        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, background), rgba)
+    return image

@@ -1,0 +1,251 @@
+"""The one owner of the GPU: requests in, pictures out, one at a time, first come first served.
+
+A thread of its own runs the pipelines. Whoever awaits a picture may do so on any event loop; cancelling that
+stops the thread within one denoising step. Decoding, scaling and compositing happen in other threads.
+"""
+
+import asyncio
+import logging
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from imagegen import SOFTWARE, codec, metrics
+from imagegen.drawing import Order, draw, finish
+from imagegen.errors import EngineFailed, EngineStopped, ImagegenError, OutOfMemory, Unsupported
+from imagegen.failures import free_memory, is_fatal, is_out_of_memory
+from imagegen.geometry import Canvas, canvas, cover, size_like
+from imagegen.models import Model
+from imagegen.picture import Picture
+from imagegen.requests import BatchGenerationInput, GenerationInput, Img2ImgInput, InpaintInput
+
+log = logging.getLogger(__name__)
+
+OnStep = Callable[[int, int], None]
+"""Called on the engine's thread after each step, with the steps done and their number."""
+
+
+class _CancelledError(Exception):
+    """Whoever asked for the picture has left."""
+
+
+class _Drawn(NamedTuple):
+    """What the thread hands back: pixels at the size drawn, and how it came to them."""
+
+    image: Image.Image
+    where: Canvas
+    steps: int
+    fallback: str | None
+
+
+@dataclass
+class _Job:
+    """An order on its way through the queue."""
+
+    order: Order
+    on_step: OnStep | None
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    result: Future[_Drawn] = field(default_factory=Future)
+
+
+class Engine:
+    """Draws with a `Model`, which nothing else may use meanwhile.
+
+    `oom_fallback`: draw again at half the size and half the steps when memory runs out. `on_failure` is
+    called once, with the reason, when only a new process can help: the GPU is poisoned, or has not answered
+    for `patience` seconds after a request left.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        oom_fallback: bool = True,
+        on_failure: Callable[[str], object] = lambda reason: None,
+        patience: float = 120,
+    ) -> None:
+        self.model = model
+        self.failure: str | None = None
+        self._oom_fallback = oom_fallback
+        self._on_failure = on_failure
+        self._patience = patience
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="imagegen-engine", daemon=True)
+        self._stopping = threading.Event()
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop within one step; pictures that wait or are being drawn get `EngineStopped`."""
+        self._stopping.set()
+        self._jobs.put(None)
+        if self._thread.is_alive():
+            self._thread.join(self._patience)
+
+    async def generate(self, params: GenerationInput, *, on_step: OnStep | None = None) -> Picture:
+        """Text to image."""
+        order = Order("text2image", params, (params.width, params.height), _seed(params))
+        return await self._picture(order, on_step)
+
+    async def batch(self, params: BatchGenerationInput, *, on_step: OnStep | None = None) -> list[Picture]:
+        """Several prompts, one after another, so that each is what its prompt and seed draw alone."""
+        first = _seed(params)
+        shared = params.model_dump(exclude={"prompts", "seed"})
+        return [
+            await self.generate(
+                GenerationInput.model_construct(prompt=prompt, seed=(first + i) % 2**32, **shared),
+                on_step=on_step,
+            )
+            for i, prompt in enumerate(params.prompts)
+        ]
+
+    async def img2img(self, params: Img2ImgInput, *, on_step: OnStep | None = None) -> Picture:
+        """Image to image, at the image's size unless another is asked for."""
+        image = await asyncio.to_thread(codec.decode_image, params.image_b64, field="image_b64")
+        size = size_like(image.size, params.width, params.height)
+        image = await asyncio.to_thread(cover, image, size)
+        return await self._picture(Order("img2img", params, size, _seed(params), image), on_step)
+
+    async def inpaint(self, params: InpaintInput, *, on_step: OnStep | None = None) -> Picture:
+        """Repaint what is white in the mask; what is black comes back bit for bit."""
+        image = await asyncio.to_thread(codec.decode_image, params.image_b64, field="image_b64")
+        mask = await asyncio.to_thread(codec.decode_mask, params.mask_b64, size=image.size, field="mask_b64")
+        order = Order("inpaint", params, image.size, _seed(params), image, mask)
+        return await self._picture(order, on_step)
+
+    async def _picture(self, order: Order, on_step: OnStep | None) -> Picture:
+        """Have an order drawn, and finish it off the engine's thread."""
+        if getattr(self.model, order.task) is None:
+            raise Unsupported(f"{self.model.name} has no {order.task}")
+        drawn = await self._submit(_Job(order, on_step))
+        image = await asyncio.to_thread(finish, drawn.image, drawn.where, order)
+        asked = order.params.model_dump(exclude={"image_b64", "mask_b64", "format"}, exclude_none=True)
+        metrics.images.labels(order.task).inc()
+        return Picture(
+            image,
+            metadata={
+                **asked,
+                "width": image.width,
+                "height": image.height,
+                "num_inference_steps": drawn.steps,
+                "seed": order.seed,
+                "model": self.model.name,
+                "software": SOFTWARE,
+            },
+            drawn=drawn.where.size,
+            origin=str(self.model.info["origin"]),
+            precision=str(self.model.info["precision"]),
+            fallback=drawn.fallback,
+        )
+
+    async def _submit(self, job: _Job) -> _Drawn:
+        """Queue a job and await it; leaving takes it out of the queue, or stops it."""
+        self._check()
+        metrics.queue.inc()
+        self._jobs.put(job)
+        try:
+            return await asyncio.wrap_future(job.result)
+        except asyncio.CancelledError:
+            metrics.cancelled.inc()
+            if job.result.cancel():
+                metrics.queue.dec()
+            else:
+                job.cancelled.set()
+                self._watch(job)
+            raise
+
+    def _check(self) -> None:
+        """Raise unless pictures can be drawn."""
+        if self.failure:
+            raise EngineFailed("the GPU has failed; the server is about to start again")
+        if self._stopping.is_set() or not self._thread.is_alive():
+            raise EngineStopped("nothing can be drawn now: the server is starting or stopping")
+
+    def _watch(self, job: _Job) -> None:
+        """See that a job which was told to stop does; a GPU that hangs is reported as failed."""
+        timer = threading.Timer(self._patience, self._fail, ["the GPU does not answer"])
+        timer.daemon = True
+        timer.start()
+        job.result.add_done_callback(lambda _: timer.cancel())
+
+    def _fail(self, reason: str) -> None:
+        if self.failure is None:
+            self.failure = reason
+            log.critical("engine failed: %s", reason)
+            self._on_failure(reason)
+
+    def _run(self) -> None:
+        """Draw one job after the other until told to stop."""
+        with metrics.threads.track_inprogress():
+            while (job := self._jobs.get()) is not None:
+                if not job.result.set_running_or_notify_cancel():
+                    continue
+                metrics.queue.dec()
+                began = time.perf_counter()
+                try:
+                    with metrics.busy.track_inprogress():
+                        job.result.set_result(self._draw(job))
+                except Exception as error:  # noqa: BLE001 - whatever it is belongs to who asked for the picture
+                    job.result.set_exception(self._explain(error))
+                finally:
+                    metrics.busy_seconds.inc(time.perf_counter() - began)
+                del job  # or its images would live until the next one
+
+    def _explain(self, error: Exception) -> Exception:
+        """Turn what a pipeline raised into what a client may see; log it, unless it was asked for."""
+        if isinstance(error, _CancelledError | ImagegenError):
+            return error
+        metrics.errors.inc()
+        log.error("generation failed", exc_info=error)
+        if is_fatal(error):
+            self._fail(f"{type(error).__name__} on the GPU")
+            return EngineFailed("the GPU has failed; the server is about to start again")
+        return ImagegenError("generation failed")
+
+    def _draw(self, job: _Job) -> _Drawn:
+        """Draw a job; where memory runs out, once more at half the size and half the steps."""
+        self._check()
+        steps = job.order.params.num_inference_steps
+        drawn = self._attempt(job, steps=steps)
+        if drawn is None and self._oom_fallback:
+            log.warning("out of memory: drawing again at half the size and half the steps")
+            drawn = self._attempt(job, steps=max(1, steps // 2), shrink=0.5, fallback="out-of-memory")
+        if drawn is None:
+            raise OutOfMemory("the picture does not fit into the GPU's memory; ask for a smaller one")
+        return drawn
+
+    def _attempt(self, job: _Job, *, steps: int, shrink: float = 1.0, fallback: str | None = None) -> _Drawn | None:
+        """Draw a job once; None where memory ran out, with everything freed that the attempt held."""
+        where = canvas(job.order.size, self.model.sizes, shrink=shrink)
+
+        def after_step(done: int, total: int) -> None:
+            metrics.steps.inc()
+            self._check()
+            if job.cancelled.is_set():
+                raise _CancelledError
+            if job.on_step:
+                job.on_step(done, total)
+
+        try:
+            image = draw(self.model, job.order, where, steps=steps, after_step=after_step)
+            return _Drawn(image, where, steps, fallback)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            metrics.out_of_memory.inc()
+        # Only here, with the exception gone, do the tensors that its traceback held go too.
+        free_memory()
+        return None
+
+
+def _seed(params: Any) -> int:
+    return secrets.randbelow(2**32) if params.seed is None else int(params.seed)

@@ -1,0 +1,80 @@
+"""Does the model fit? The check of the machine before anything is read, and where the weights are kept.
+
+Three plans: everything `resident` on the GPU; `offload`, one component at a time; `stream`, layer by layer as
+they are needed. The first that fits is taken.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from imagegen.errors import NodeTooSmall
+
+Plan = Literal["resident", "offload", "stream"]
+
+_GB = 10**9
+_ACTIVATIONS = 6 * _GB  # beside the weights, at 2048x2048: attention, feed-forward and the VAE's last layers
+# A GPU sold as 24 GB reports 22 to 25.4, depending on what its error correction takes.
+_AS_SOLD = 0.92
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU of this machine: its name and its memory in bytes."""
+
+    name: str
+    memory: int
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a chute asks of a machine, in the words of its `NodeSelector`."""
+
+    gpu_count: int = 1
+    min_vram_gb_per_gpu: float = 0
+
+
+def gpus() -> list[Gpu]:
+    """Return the CUDA devices that this process may use."""
+    if not torch.cuda.is_available():
+        return []
+    found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return [Gpu(each.name, each.total_memory) for each in found]
+
+
+def check(found: list[Gpu], needs: Needs) -> None:
+    """Raise `NodeTooSmall` unless enough of the GPUs found have the memory asked for."""
+    large_enough = [gpu for gpu in found if gpu.memory >= needs.min_vram_gb_per_gpu * _GB * _AS_SOLD]
+    if len(large_enough) >= needs.gpu_count:
+        return
+    have = ", ".join(f"{gpu.name} ({gpu.memory / _GB:.0f} GB)" for gpu in found) or "none"
+    hint = "; IMAGEGEN_MEMORY=auto runs it on a smaller one, slower" if found else ""
+    raise NodeTooSmall(
+        f"this chute needs {needs.gpu_count} GPU(s) with {needs.min_vram_gb_per_gpu:g} GB each; "
+        f"this machine has: {have}{hint}"
+    )
+
+
+def choose(memory: int, weights: Mapping[str, int]) -> Plan:
+    """Choose where weights (bytes by component) are kept on a GPU of `memory` bytes."""
+    if sum(weights.values()) + _ACTIVATIONS <= memory:
+        return "resident"
+    if max(weights.values()) + _ACTIVATIONS <= memory:
+        return "offload"
+    return "stream"
+
+
+def place(pipeline: Any, plan: Plan) -> None:
+    """Put a diffusers pipeline where the plan says; beyond `resident`, the VAE works in tiles too."""
+    if plan == "resident":
+        pipeline.to("cuda")
+        return
+    if plan == "offload":
+        pipeline.enable_model_cpu_offload()
+    else:
+        pipeline.enable_group_offload(torch.device("cuda"), offload_type="leaf_level", use_stream=True)
+    if hasattr(pipeline.vae, "enable_tiling"):
+        pipeline.vae.enable_tiling()
+        pipeline.vae.enable_slicing()

@@ -1,0 +1,26 @@
+"""What can be set from outside: environment variables that start with `IMAGEGEN_`."""
+
+from typing import Literal
+
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Which model is loaded, and how. Each field is an environment variable: `IMAGEGEN_MODEL`, ..."""
+
+    model_config = SettingsConfigDict(env_prefix="IMAGEGEN_", env_ignore_empty=True)
+
+    model: str | None = None
+    """A pipeline folder, a hub id, or `bundled`. Unset: FLUX.1-dev where there is a GPU, else the bundled model."""
+
+    precision: Literal["bf16", "fp8", "fp8+attention"] = "bf16"
+    """Arithmetic of FLUX's transformer on a GPU; fp8 halves its memory and is faster, but not exact."""
+
+    memory: Literal["auto", "resident", "offload", "stream"] | None = None
+    """Where the weights live. Unset: the GPU must have what the chute asks for. `auto`: whatever fits."""
+
+    max_sequence_length: int = 256
+    """Tokens of the prompt that FLUX reads: 256 as on the documentation page, 512 at most."""
+
+    oom_fallback: bool = True
+    """Draw again at half the size and half the steps when the GPU's memory runs out."""

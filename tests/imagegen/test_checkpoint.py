@@ -1,0 +1,112 @@
+"""Finding a model's files, and saying what to do where they are not."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from imagegen import checkpoint
+from imagegen.errors import LoadError, WeightsMissing
+
+
+@pytest.fixture
+def copy(tiny_model: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(tiny_model, tmp_path / "copy")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty hub cache."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def test_defaults():
+    assert checkpoint.default_source(has_gpu=True) == "black-forest-labs/FLUX.1-dev"
+    assert checkpoint.default_source(has_gpu=False) == str(checkpoint.BUNDLED)
+
+
+def test_a_folder(tiny_model):
+    assert checkpoint.find(str(tiny_model)) == (tiny_model, "folder")
+
+
+@pytest.mark.parametrize("source", ["/no/such/folder", "./here", "no-slash", "a/b/c", ""])
+def test_what_is_neither_a_folder_nor_a_hub_id(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LoadError, match="no pipeline folder"):
+        checkpoint.find(source)
+
+
+def test_missing_weights_tell_the_command(cache):
+    with pytest.raises(WeightsMissing) as error:
+        checkpoint.find("black-forest-labs/FLUX.1-dev")
+    assert str(error.value).endswith("get them with: chutes download black-forest-labs/FLUX.1-dev")
+
+
+def test_weights_in_the_hubs_cache(cache, tiny_model):
+    repository = cache / "models--someone--flux"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0123abc")
+    snapshot = shutil.copytree(tiny_model, repository / "snapshots" / "0123abc")
+    assert checkpoint.find("someone/flux") == (snapshot, "hub")
+    (snapshot / "model_index.json").unlink()
+    with pytest.raises(WeightsMissing, match="in part; get them with: chutes download someone/flux"):
+        checkpoint.find("someone/flux")
+
+
+def test_without_a_bundled_model_an_untrained_one_stands_in(monkeypatch, tmp_path):
+    monkeypatch.setattr(checkpoint, "BUNDLED", tmp_path / "bundled")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder, origin = checkpoint.find("bundled")
+    assert (origin, folder.parent) == ("stand-in", tmp_path / "cache" / "imagegen")
+    assert checkpoint.about(folder)["name"] == "untrained-stand-in"
+    written = (folder / "model_index.json").stat().st_mtime_ns
+    assert checkpoint.find("bundled")[0] == folder
+    assert (folder / "model_index.json").stat().st_mtime_ns == written
+
+
+def test_components_and_their_parameters(tiny_model):
+    parts = checkpoint.components(tiny_model, name="tiny")
+    assert set(parts) == {"transformer", "text_encoder", "text_encoder_2", "vae"}
+    assert parts["transformer"].kind == "FluxTransformer2DModel"
+    sizes = {part: sum(f.stat().st_size for f in (tiny_model / part).glob("*.safetensors")) for part in parts}
+    for part, each in parts.items():
+        assert 0.7 < 4 * each.parameters / sizes[part] <= 1
+
+
+@pytest.mark.parametrize("lost", ["transformer/diffusion_pytorch_model.safetensors", "vae", "tokenizer"])
+def test_incomplete_weights_are_named(copy, lost):
+    path = copy / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(WeightsMissing, match=f"incomplete .*{lost.split('/')[0]}.* chutes download some/model"):
+        checkpoint.components(copy, name="some/model")
+
+
+def test_shards_must_all_be_there(copy):
+    folder = copy / "transformer"
+    shard = folder / "diffusion_pytorch_model-00001-of-00002.safetensors"
+    (folder / "diffusion_pytorch_model.safetensors").rename(shard)
+    missing = "diffusion_pytorch_model-00002-of-00002.safetensors"
+    index = {"weight_map": {"a": shard.name, "b": missing}}
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(WeightsMissing, match="of transformer"):
+        checkpoint.components(copy, name="some/model")
+    shutil.copy(shard, folder / missing)
+    whole = checkpoint.components(copy, name="some/model")["transformer"].parameters
+    assert whole == 2 * checkpoint.components(copy, name="x")["transformer"].parameters / 2
+
+
+def test_a_variant_is_taken_where_there_is_nothing_else(copy):
+    plain = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    shutil.copy(plain, plain.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    assert checkpoint.components(copy, name="x")["vae"].variant is None
+    plain.unlink()
+    assert checkpoint.components(copy, name="x")["vae"].variant == "fp16"
+
+
+def test_about(tiny_model, tmp_path):
+    assert checkpoint.about(tiny_model) == {"name": "tiny-random", "native_size": 128}
+    assert checkpoint.about(tmp_path) == {}

@@ -1,0 +1,353 @@
+"""One thread, first come first served; cancelled within a step; the next picture as if nothing had been."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+from PIL import Image
+from prometheus_client import REGISTRY
+
+from imagegen import engine as engine_module
+from imagegen.engine import Engine
+from imagegen.errors import EngineFailed, EngineStopped, ImagegenError, InputError, OutOfMemory, Unsupported
+from imagegen.picture import Picture
+from imagegen.requests import BatchGenerationInput, GenerationInput
+
+
+def ask(seed: int | None = 1, steps: int = 4, **fields: object) -> GenerationInput:
+    return GenerationInput(**{"prompt": "a red apple", "seed": seed, "num_inference_steps": steps, **fields})
+
+
+def count(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(f"imagegen_{name}", labels) or 0.0
+
+
+def engine_threads() -> int:
+    return sum(thread.name == "imagegen-engine" for thread in threading.enumerate())
+
+
+async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not happen"
+        await asyncio.sleep(0.002)
+
+
+class Gate:
+    """An `on_step` that holds the engine's thread after one step until it is told to go on."""
+
+    def __init__(self, at: int = 1) -> None:
+        self.at, self.seen = at, []
+        self.reached, self.go = threading.Event(), threading.Event()
+
+    def __call__(self, done: int, total: int) -> None:
+        self.seen.append(done)
+        if done == self.at:
+            self.reached.set()
+            assert self.go.wait(20)
+
+
+def fault(monkeypatch: pytest.MonkeyPatch, engine: Engine, error: Exception, *, at: int, times: int = 1) -> None:
+    """Have the transformer raise at its `at`-th call from now, `times` times."""
+    transformer = engine.model.text2image.transformer
+    forward, calls = transformer.forward, [0]
+
+    def failing(*args: object, **kwargs: object) -> object:
+        calls[0] += 1
+        if at <= calls[0] < at + times:
+            raise error
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(transformer, "forward", failing)
+
+
+def test_a_picture_and_what_is_known_of_it(engine):
+    picture = asyncio.run(engine.generate(ask(seed=7, width=200, height=333)))
+    assert (picture.image.mode, picture.image.size) == ("RGB", (200, 333))
+    assert picture.headers == {
+        "X-Seed": "7",
+        "X-Steps": "4",
+        "X-Model": "tiny-random",
+        "X-Model-Origin": "folder",
+        "X-Precision": "fp32",
+        "X-Drawn-Size": "80x128",
+    }
+    assert picture.metadata["prompt"] == "a red apple"
+    assert (picture.metadata["width"], picture.metadata["height"]) == (200, 333)
+
+
+def test_each_step_is_told(engine):
+    seen = []
+    asyncio.run(engine.generate(ask(steps=3), on_step=lambda *step: seen.append(step)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_drawn_seed_repeats_the_picture(engine):
+    first = asyncio.run(engine.generate(ask(seed=None)))
+    again = asyncio.run(engine.generate(ask(seed=first.seed)))
+    other = asyncio.run(engine.generate(ask(seed=None)))
+    assert again.encode() == first.encode()
+    assert other.seed != first.seed
+    assert other.encode() != first.encode()
+
+
+def test_same_request_and_seed_same_bytes(engine, monkeypatch):
+    """Alone, queued among others, in a batch, after a cancel, after an error."""
+    alone = asyncio.run(engine.generate(ask(steps=10))).encode()
+
+    async def queued() -> list[Picture]:
+        return await asyncio.gather(*(engine.generate(ask(seed=seed, steps=10)) for seed in (5, 1, 9, 1)))
+
+    assert [picture.encode() == alone for picture in asyncio.run(queued())] == [False, True, False, True]
+
+    batch = BatchGenerationInput(prompts=["a cat", "a red apple"], seed=0, num_inference_steps=10)
+    pictures = asyncio.run(engine.batch(batch))
+    assert [picture.seed for picture in pictures] == [0, 1]
+    assert pictures[1].encode() == alone
+
+    async def cancelled() -> None:
+        gate = Gate(at=2)
+        task = asyncio.create_task(engine.generate(ask(seed=3, steps=10), on_step=gate))
+        await until(gate.reached.is_set)
+        task.cancel()
+        gate.go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled())
+    assert asyncio.run(engine.generate(ask(steps=10))).encode() == alone
+
+    with monkeypatch.context() as patch:
+        fault(patch, engine, ValueError("at /secret/path"), at=3)
+        with pytest.raises(ImagegenError, match=r"^generation failed$"):
+            asyncio.run(engine.generate(ask(steps=10)))
+    assert asyncio.run(engine.generate(ask(steps=10))).encode() == alone
+
+
+def test_first_come_first_served(engine):
+    async def run() -> list[int]:
+        order: list[int] = []
+        gate = Gate()
+        first = asyncio.create_task(engine.generate(ask(), on_step=gate))
+        await until(gate.reached.is_set)
+        before = count("queue")
+        rest = []
+        for seed in range(5):
+            rest.append(asyncio.create_task(engine.generate(ask(seed), on_step=lambda i, n, s=seed: order.append(s))))
+            await asyncio.sleep(0)
+        assert count("queue") == before + 5
+        gate.go.set()
+        await asyncio.gather(first, *rest)
+        assert count("queue") == 0
+        return order
+
+    assert asyncio.run(run()) == [seed for seed in range(5) for _ in range(4)]
+
+
+def test_cancelled_within_one_step(engine):
+    async def run() -> float:
+        gate = Gate(at=3)
+        task = asyncio.create_task(engine.generate(ask(steps=30), on_step=gate))
+        await until(gate.reached.is_set)
+        before = count("steps_total")
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        gate.go.set()
+        await until(lambda: count("busy") == 0)
+        assert gate.seen == [1, 2, 3]
+        return count("steps_total") - before
+
+    cancelled = count("cancelled_total")
+    more = asyncio.run(run())
+    print(f"steps after the cancel: {more:.0f}")
+    assert more <= 1
+    assert count("cancelled_total") == cancelled + 1
+
+
+def test_who_leaves_the_queue_is_never_drawn(engine):
+    async def run() -> None:
+        gate, seen = Gate(), []
+        first = asyncio.create_task(engine.generate(ask(), on_step=gate))
+        await until(gate.reached.is_set)
+        second = asyncio.create_task(engine.generate(ask(), on_step=lambda *step: seen.append(step)))
+        await until(lambda: count("queue") == 1)
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        assert count("queue") == 0
+        gate.go.set()
+        await first
+        await engine.generate(ask())
+        assert seen == []
+
+    asyncio.run(run())
+
+
+def test_two_hundred_cancels_leave_nothing_behind(engine):
+    """Cancelled at a random moment: queued, at any step, while finishing."""
+    before = engine_threads()
+
+    async def run() -> None:
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(200):
+            task = asyncio.create_task(engine.generate(ask(steps=3, width=128, height=128)))
+            await asyncio.sleep(float(torch.rand((), generator=generator)) * 0.02)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await until(lambda: count("busy") == 0 and count("queue") == 0)
+        await engine.generate(ask())
+
+    asyncio.run(run())
+    assert engine_threads() == before
+    assert not [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+
+
+def test_it_can_be_awaited_on_several_loops(engine):
+    pictures: list[Picture] = []
+    threads = [threading.Thread(target=lambda: pictures.append(asyncio.run(engine.generate(ask())))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({picture.encode() for picture in pictures}) == 1
+    assert len(pictures) == 3
+
+
+@pytest.mark.parametrize("at", [1, 3, 10])
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED")],
+    ids=["torch", "cublas"],
+)
+def test_out_of_memory_is_drawn_again_at_half(engine, monkeypatch, at, error):
+    whole = asyncio.run(engine.generate(ask(steps=10)))
+    with monkeypatch.context() as patch:
+        fault(patch, engine, error, at=at)
+        picture = asyncio.run(engine.generate(ask(steps=10)))
+    assert picture.image.size == whole.image.size
+    assert (picture.headers["X-Fallback"], picture.headers["X-Steps"]) == ("out-of-memory", "5")
+    assert (whole.drawn, picture.drawn) == ((128, 128), (64, 64))
+    assert asyncio.run(engine.generate(ask(steps=10))).encode() == whole.encode()
+
+
+def test_out_of_memory_twice_is_an_error_and_the_next_is_drawn(engine, monkeypatch):
+    with monkeypatch.context() as patch:
+        fault(patch, engine, torch.OutOfMemoryError("CUDA out of memory."), at=1, times=2)
+        with pytest.raises(OutOfMemory, match="smaller"):
+            asyncio.run(engine.generate(ask()))
+    assert asyncio.run(engine.generate(ask())).fallback is None
+
+
+def test_the_fallback_can_be_turned_off(start, monkeypatch):
+    engine = start(oom_fallback=False)
+    fault(monkeypatch, engine, torch.OutOfMemoryError("CUDA out of memory."), at=2)
+    with pytest.raises(OutOfMemory):
+        asyncio.run(engine.generate(ask()))
+    asyncio.run(engine.generate(ask()))
+
+
+def test_out_of_memory_holds_no_tensors_while_drawing_again(engine, monkeypatch):
+    """A retry with the first attempt's activations still alive would run out again."""
+    alive: list[bool] = []
+
+    class Tensor:
+        pass
+
+    held: list[object] = []
+
+    def draw(*args: object, **kwargs: object) -> Image.Image:
+        import weakref
+
+        if held:
+            alive.append(held[0]() is not None)
+            return Image.new("RGB", (64, 64))
+        activation = Tensor()
+        held.append(weakref.ref(activation))
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(engine_module, "draw", draw)
+    asyncio.run(engine.generate(ask()))
+    assert alive == [False]
+
+
+def test_a_poisoned_gpu_is_told_once_and_nothing_more_is_drawn(start, monkeypatch):
+    reasons: list[str] = []
+    engine = start(on_failure=reasons.append)
+    fault(monkeypatch, engine, RuntimeError("CUDA error: device-side assert triggered"), at=2)
+
+    async def run() -> None:
+        answers = await asyncio.gather(*(engine.generate(ask(seed)) for seed in range(3)), return_exceptions=True)
+        assert [type(answer) for answer in answers] == [EngineFailed] * 3
+        with pytest.raises(EngineFailed):
+            await engine.generate(ask())
+
+    asyncio.run(run())
+    assert reasons == ["RuntimeError on the GPU"]
+
+
+def test_a_gpu_that_hangs_is_told(start):
+    reasons: list[str] = []
+    engine = start(on_failure=reasons.append, patience=0.05)
+    gate = Gate()
+
+    async def run() -> None:
+        task = asyncio.create_task(engine.generate(ask(), on_step=gate))
+        await until(gate.reached.is_set)
+        task.cancel()
+        await until(lambda: bool(reasons))
+        gate.go.set()
+
+    asyncio.run(run())
+    assert reasons == ["the GPU does not answer"]
+
+
+def test_stop_ends_within_a_step_and_answers_who_waits(model):
+    engine = Engine(model)
+
+    async def run() -> None:
+        gate = Gate()
+        with pytest.raises(EngineStopped):
+            await engine.generate(ask())
+        engine.start()
+        tasks = [asyncio.create_task(engine.generate(ask(steps=30), on_step=gate)) for _ in range(2)]
+        await until(gate.reached.is_set)
+        stopping = asyncio.create_task(asyncio.to_thread(engine.stop))
+        await until(engine._stopping.is_set)
+        gate.go.set()
+        await stopping
+        assert [type(each) for each in await asyncio.gather(*tasks, return_exceptions=True)] == [EngineStopped] * 2
+        assert gate.seen == [1]
+
+    asyncio.run(run())
+    assert not engine._thread.is_alive()
+
+
+def test_bad_input_never_reaches_the_thread(engine):
+    from imagegen.requests import Img2ImgInput
+
+    before = count("steps_total")
+    with pytest.raises(InputError) as error:
+        asyncio.run(engine.img2img(Img2ImgInput(prompt="a", image_b64="%")))
+    assert error.value.field == "image_b64"
+    assert count("steps_total") == before
+
+
+def test_a_model_without_inpainting_says_so(engine, monkeypatch):
+    monkeypatch.setattr(engine.model, "img2img", None)
+    from tests.imagegen.test_drawing import img2img
+
+    with pytest.raises(Unsupported, match="tiny-random has no img2img"):
+        asyncio.run(engine.img2img(img2img()))
+
+
+def test_busy_seconds_are_counted(engine):
+    seconds, images = count("busy_seconds_total"), count("images_total", task="text2image")
+    began = time.perf_counter()
+    asyncio.run(engine.generate(ask(steps=10)))
+    elapsed = time.perf_counter() - began
+    assert 0 < count("busy_seconds_total") - seconds <= elapsed
+    assert count("images_total", task="text2image") == images + 1

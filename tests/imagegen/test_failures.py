@@ -1,0 +1,42 @@
+"""Which errors of a GPU can be lived with."""
+
+import pytest
+import torch
+
+from imagegen.failures import free_memory, is_fatal, is_out_of_memory
+
+MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+    torch.AcceleratorError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to"),
+    MemoryError(),
+]
+FATAL = [
+    torch.AcceleratorError("CUDA error: device-side assert triggered"),
+    RuntimeError("CUDA error: an illegal memory access was encountered"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+]
+OTHERS = [RuntimeError("shape mismatch"), ValueError("CUDA error: not from torch"), KeyError("out of memory")]
+
+
+@pytest.mark.parametrize("error", MEMORY, ids=repr)
+def test_out_of_memory(error):
+    assert is_out_of_memory(error)
+    assert not is_fatal(error)
+
+
+@pytest.mark.parametrize("error", FATAL, ids=repr)
+def test_fatal(error):
+    assert is_fatal(error)
+    assert not is_out_of_memory(error)
+
+
+@pytest.mark.parametrize("error", OTHERS, ids=repr)
+def test_others(error):
+    assert not is_fatal(error)
+    assert not is_out_of_memory(error)
+
+
+def test_freeing_works_without_a_gpu():
+    free_memory()

@@ -1,0 +1,97 @@
+"""The way from the size asked for to the size drawn and back, for every size."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from imagegen.geometry import Sizes, canvas, cover, size_like, widen
+
+ANY, SMALL, SDXL = Sizes(16), Sizes(16, side=256), Sizes(16, area=1024**2)
+sides = st.integers(128, 2048)
+
+
+@given(sides, sides, st.sampled_from([ANY, SMALL, SDXL]), st.sampled_from([1.0, 0.5]))
+def test_a_canvas_has_multiples_and_holds_what_is_kept(width, height, sizes, shrink):
+    where = canvas((width, height), sizes, shrink=shrink)
+    assert all(side % 16 == 0 for side in where.size)
+    assert all(0 <= drawn - inner < 16 for drawn, inner in zip(where.size, where.inner, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("asked", "sizes", "drawn"),
+    [
+        ((1024, 1024), ANY, (1024, 1024)),
+        ((1920, 1080), ANY, (1920, 1088)),
+        ((129, 2047), ANY, (144, 2048)),
+        ((64, 32), ANY, (256, 128)),
+        ((16, 2048), ANY, (16, 2048)),
+        ((1024, 1024), SMALL, (256, 256)),
+        ((128, 128), SMALL, (256, 256)),
+        ((1920, 1080), SMALL, (256, 144)),
+        ((1024, 1024), SDXL, (1024, 1024)),
+        ((2048, 2048), SDXL, (1024, 1024)),
+        ((2048, 1024), SDXL, (1456, 736)),
+    ],
+)
+def test_sizes_drawn(asked, sizes, drawn):
+    assert canvas(asked, sizes).size == drawn
+
+
+def test_out_of_memory_halves_the_sides():
+    assert canvas((1920, 1080), ANY, shrink=0.5).size == (960, 544)
+
+
+@given(sides, sides)
+def test_laying_and_cutting_is_exact_where_nothing_is_scaled(width, height):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
+    where = canvas((width, height), ANY)
+    laid = where.lay(image)
+    assert laid.size == where.size
+    assert where.cut(laid).tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize("sizes", [ANY, SMALL, SDXL])
+def test_what_is_cut_has_the_size_asked_for(sizes):
+    for asked in [(128, 128), (1920, 1080), (131, 1999), (16, 2048), (2048, 16)]:
+        where = canvas(asked, sizes)
+        assert where.cut(Image.new("RGB", where.size)).size == asked
+        assert where.lay(Image.new("L", asked)).size == where.size
+
+
+def test_edges_are_repeated_outwards():
+    image = Image.new("RGB", (130, 130), "black")
+    image.paste("white", (0, 0, 1, 130))
+    assert canvas((130, 130), ANY).lay(image).getpixel((0, 70)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "size"),
+    [
+        (None, None, (300, 200)),
+        (600, None, (600, 400)),
+        (None, 400, (600, 400)),
+        (512, 512, (512, 512)),
+        (2048, None, (2048, 1365)),
+        (None, 128, (192, 128)),
+        (128, None, (128, 128)),
+    ],
+)
+def test_size_like(width, height, size):
+    assert size_like((300, 200), width, height) == size
+
+
+def test_cover_cuts_what_stands_over():
+    wide = Image.new("RGB", (400, 100), "black")
+    wide.paste("white", (150, 0, 250, 100))
+    assert np.asarray(cover(wide, (128, 128)).crop((4, 4, 124, 124))).min() > 250
+
+
+def test_every_cell_with_white_in_it_is_repainted():
+    mask = Image.new("L", (64, 64))
+    mask.putpixel((17, 40), 255)
+    cells = np.asarray(widen(mask, 8)).reshape(8, 8, 8, 8).transpose(0, 2, 1, 3).reshape(64, 64)
+    assert cells.max(1).nonzero()[0].tolist() == [5 * 8 + 2]
+    assert cells.min(1).nonzero()[0].tolist() == [5 * 8 + 2]
+    assert set(np.unique(cells)) == {0, 255}

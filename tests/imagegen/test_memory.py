@@ -1,0 +1,59 @@
+"""The check of the machine and the choice of a plan, as plain functions of gigabytes."""
+
+import pytest
+
+from imagegen import memory
+from imagegen.errors import NodeTooSmall
+from imagegen.memory import Gpu, Needs
+
+GIB = 1 << 30
+FLUX = {"transformer": 23_800_000_000, "text_encoder_2": 9_500_000_000, "text_encoder": 250_000_000, "vae": 170_000_000}
+FLUX_FP8 = {**FLUX, "transformer": FLUX["transformer"] // 2}
+SDXL = {"unet": 5_140_000_000, "text_encoder": 250_000_000, "text_encoder_2": 1_390_000_000, "vae": 170_000_000}
+
+
+# Memory as the driver reports it for GPUs sold as 80, 48, 40, 24, 16, 12 and 8 GB.
+@pytest.mark.parametrize(
+    ("weights", "gib", "plan"),
+    [
+        (FLUX, 139.8, "resident"),
+        (FLUX, 79.1, "resident"),
+        (FLUX, 47.4, "resident"),
+        (FLUX, 44.4, "resident"),
+        (FLUX, 39.4, "resident"),
+        (FLUX, 31.4, "offload"),
+        (FLUX, 23.6, "stream"),
+        (FLUX, 11.8, "stream"),
+        (FLUX_FP8, 31.4, "resident"),
+        (FLUX_FP8, 23.6, "offload"),
+        (SDXL, 23.6, "resident"),
+        (SDXL, 15.7, "resident"),
+        (SDXL, 11.8, "offload"),
+        (SDXL, 7.8, "stream"),
+    ],
+)
+def test_plans(weights, gib, plan):
+    assert memory.choose(int(gib * GIB), weights) == plan
+
+
+@pytest.mark.parametrize(
+    ("sold_as", "gib"), [(80, 79.1), (48, 44.4), (40, 39.4), (24, 22.0), (24, 23.6), (16, 14.6), (141, 139.8)]
+)
+def test_a_gpu_has_what_it_was_sold_with(sold_as, gib):
+    memory.check([Gpu("some", int(gib * GIB))], Needs(1, sold_as))
+
+
+@pytest.mark.parametrize("found", [[], [Gpu("RTX 4090", 24 * GIB)]])
+def test_a_small_node_is_refused_with_what_it_has(found):
+    with pytest.raises(NodeTooSmall, match=r"1 GPU.s. with 80 GB each") as error:
+        memory.check(found, Needs(1, 80))
+    assert ("RTX 4090 (26 GB)" if found else "none") in str(error.value)
+    assert ("IMAGEGEN_MEMORY=auto" in str(error.value)) == bool(found)
+
+
+def test_each_gpu_counts():
+    pair = [Gpu("big", 80 * GIB), Gpu("small", 8 * GIB)]
+    memory.check(pair, Needs(1, 80))
+    with pytest.raises(NodeTooSmall):
+        memory.check(pair, Needs(2, 80))
+    memory.check(pair, Needs(2, 8))

@@ -1,0 +1,106 @@
+"""What is loaded, and what is said when it cannot be."""
+
+import shutil
+
+import pytest
+
+from imagegen import checkpoint, memory, models
+from imagegen.errors import LoadError, NodeTooSmall, WeightsMissing
+from imagegen.memory import Gpu, Needs
+from imagegen.settings import Settings
+
+H100 = Gpu("NVIDIA H100 80GB HBM3", 79 << 30)
+
+
+@pytest.fixture
+def no_weights(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+def machine(monkeypatch, *gpus):
+    monkeypatch.setattr(memory, "gpus", lambda: list(gpus))
+
+
+def test_settings_come_from_the_environment(monkeypatch):
+    monkeypatch.setenv("IMAGEGEN_MODEL", "someone/model")
+    monkeypatch.setenv("IMAGEGEN_PRECISION", "fp8")
+    monkeypatch.setenv("IMAGEGEN_OOM_FALLBACK", "0")
+    settings = Settings()
+    assert (settings.model, settings.precision, settings.oom_fallback) == ("someone/model", "fp8", False)
+
+
+def test_info_and_progress(tiny_model):
+    told = []
+    model = models.load(str(tiny_model), settings=Settings(), progress=lambda *told_: told.append(told_))
+    assert model.info["model"] == "tiny-random"
+    assert model.info["origin"] == "folder"
+    assert (model.info["device"], model.info["precision"], model.info["memory_plan"]) == ("cpu", "fp32", "cpu")
+    assert model.info["native_size"] == 128
+    assert model.info["pipelines"] == ["text2image", "img2img", "inpaint"]
+    assert str(tiny_model.parent) not in str(model.info)
+    stages = [stage for stage, _, _ in told]
+    assert {"reading text_encoder_2", "reading transformer", "reading vae"} <= set(stages)
+    done = [done for _, done, _ in told if done is not None]
+    assert done == sorted(done)
+    assert done[-1] == told[0][2]
+
+
+def test_the_pipelines_share_their_components(model):
+    for other in (model.img2img, model.inpaint):
+        for part in ("transformer", "vae", "text_encoder", "text_encoder_2"):
+            assert getattr(other, part) is getattr(model.text2image, part)
+
+
+def test_a_prompt_is_read_as_far_as_the_tokenizer_goes(model):
+    assert model.max_sequence_length == 32  # of the page's 256
+
+
+def test_without_a_gpu_the_bundled_model(monkeypatch, tiny_model):
+    machine(monkeypatch)
+    monkeypatch.setattr(checkpoint, "BUNDLED", tiny_model)
+    model = models.load(settings=Settings(), needs=Needs(1, 80))
+    assert model.info["origin"] == "bundled"
+
+
+def test_with_a_gpu_flux_and_how_to_get_it(monkeypatch, no_weights):
+    machine(monkeypatch, H100)
+    with pytest.raises(WeightsMissing, match=r"chutes download black-forest-labs/FLUX\.1-dev"):
+        models.load(settings=Settings(), needs=Needs(1, 80))
+
+
+@pytest.mark.parametrize("gpus", [(), (Gpu("RTX 4090", 24 << 30),)])
+def test_flux_on_a_small_node_is_refused_before_its_weights_are_looked_for(monkeypatch, no_weights, gpus):
+    machine(monkeypatch, *gpus)
+    with pytest.raises(NodeTooSmall, match="80 GB"):
+        models.load("black-forest-labs/FLUX.1-dev", settings=Settings(), needs=Needs(1, 80))
+
+
+def test_a_folder_as_large_as_flux_is_refused_before_it_is_read(monkeypatch, tiny_model):
+    machine(monkeypatch, Gpu("RTX 4090", 24 << 30))
+    huge = checkpoint.Component("diffusers", "FluxTransformer2DModel", 12_000_000_000, None)
+    monkeypatch.setattr(checkpoint, "components", lambda folder, name: {"transformer": huge})
+    monkeypatch.setattr(models, "_read", lambda *_: pytest.fail("read"))
+    with pytest.raises(NodeTooSmall):
+        models.load(str(tiny_model), settings=Settings(), needs=Needs(1, 80))
+
+
+def test_a_memory_plan_by_hand_passes_the_check(monkeypatch, no_weights):
+    machine(monkeypatch, Gpu("RTX 4090", 24 << 30))
+    with pytest.raises(WeightsMissing):  # the next thing that is wrong
+        models.load(settings=Settings(memory="auto"), needs=Needs(1, 80))
+
+
+def test_fp8_needs_a_gpu(monkeypatch, tiny_model):
+    machine(monkeypatch)
+    with pytest.raises(LoadError, match="IMAGEGEN_PRECISION=fp8 needs a GPU"):
+        models.load(str(tiny_model), settings=Settings(precision="fp8"))
+
+
+def test_an_unknown_pipeline_class(tiny_model, tmp_path):
+    copy = shutil.copytree(tiny_model, tmp_path / "copy")
+    index = copy / "model_index.json"
+    index.write_text(index.read_text().replace("FluxPipeline", "FancyPipeline"))
+    with pytest.raises(LoadError, match="unknown to the installed diffusers"):
+        models.load(str(copy), settings=Settings())

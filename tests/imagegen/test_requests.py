@@ -1,0 +1,103 @@
+"""The fields, defaults and bounds of the documentation page, and what is refused."""
+
+import base64
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from imagegen.requests import (
+    BatchGenerationInput,
+    GenerationInput,
+    Img2ImgInput,
+    InpaintInput,
+    MinifiedGenerationInput,
+)
+
+PIXEL = base64.b64encode(b"any").decode()
+MODELS: list[tuple[type[BaseModel], dict[str, object]]] = [
+    (GenerationInput, {"prompt": "a cat"}),
+    (BatchGenerationInput, {"prompts": ["a cat"]}),
+    (Img2ImgInput, {"prompt": "a cat", "image_b64": PIXEL}),
+    (InpaintInput, {"prompt": "a cat", "image_b64": PIXEL, "mask_b64": PIXEL}),
+]
+
+
+def refused(model, **fields):
+    """The names of the fields that are named as wrong."""
+    with pytest.raises(ValidationError) as error:
+        model(**fields)
+    return {str(each["loc"][0]) for each in error.value.errors()}
+
+
+def test_defaults_are_the_pages():
+    asked = GenerationInput(prompt="a cat")
+    assert (asked.width, asked.height, asked.num_inference_steps) == (1024, 1024, 10)
+    assert (asked.guidance_scale, asked.seed, asked.format) == (7.5, None, "jpeg")
+    batch = BatchGenerationInput(prompts=["a cat"])
+    assert (batch.width, batch.height, batch.num_inference_steps) == (1024, 1024, 20)
+    assert MinifiedGenerationInput().prompt == "a beautiful mountain landscape"
+    for model, fields in MODELS[2:]:
+        assert (model(**fields).strength, model(**fields).guidance_scale) == (0.75, 7.5)
+    assert InpaintInput(**MODELS[3][1]).format == "png"
+
+
+@pytest.mark.parametrize(
+    ("model", "field", "low", "high"),
+    [
+        (GenerationInput, "width", 128, 2048),
+        (GenerationInput, "height", 128, 2048),
+        (GenerationInput, "num_inference_steps", 1, 30),
+        (GenerationInput, "guidance_scale", 1.0, 20.0),
+        (GenerationInput, "seed", 0, 2**32 - 1),
+        (BatchGenerationInput, "width", 512, 2048),
+        (BatchGenerationInput, "height", 512, 2048),
+        (BatchGenerationInput, "num_inference_steps", 10, 50),
+        (Img2ImgInput, "strength", 0.1, 1.0),
+        (Img2ImgInput, "guidance_scale", 1.0, 20.0),
+        (InpaintInput, "strength", 0.1, 1.0),
+    ],
+)
+def test_bounds_are_the_pages(model, field, low, high):
+    needed = dict(MODELS)[model]
+    for value in (low, high):
+        assert getattr(model(**needed, **{field: value}), field) == value
+    step = 1 if isinstance(low, int) else 0.01
+    for value in (low - step, high + step, -1, float("nan"), float("inf"), 1e300, 10**40, "wide", None):
+        if value is None and field == "seed":
+            continue
+        assert refused(model, **needed, **{field: value}) == {field}
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n", "a" * 5001, "a" * 100_000, "nul\0", "bell\a", None, 7, ["a"], "\ud800"])
+def test_prompts_that_are_refused(prompt):
+    for model, fields in MODELS:
+        field = "prompts" if "prompts" in fields else "prompt"
+        assert refused(model, **{**fields, field: [prompt] if field == "prompts" else prompt}) == {field}
+
+
+@pytest.mark.parametrize("prompt", ["a", "a" * 5000, "two\nlines\tand tab\r\n", "猫 🐈", "{curly} %s \\"])
+def test_prompts_that_are_taken(prompt):
+    assert GenerationInput(prompt=prompt).prompt == prompt
+
+
+@pytest.mark.parametrize("prompts", [[], ["a"] * 5, "a cat", None])
+def test_one_to_four_prompts_in_a_batch(prompts):
+    assert refused(BatchGenerationInput, prompts=prompts) == {"prompts"}
+    assert len(BatchGenerationInput(prompts=["a"] * 4).prompts) == 4
+
+
+def test_what_is_missing_is_named():
+    assert refused(GenerationInput) == {"prompt"}
+    assert refused(InpaintInput) == {"prompt", "image_b64", "mask_b64"}
+    assert refused(Img2ImgInput, prompt="a", image_b64="") == {"image_b64"}
+
+
+def test_formats():
+    assert refused(GenerationInput, prompt="a", format="gif") == {"format"}
+    for file_format in ("jpeg", "png", "webp"):
+        assert GenerationInput(prompt="a", format=file_format).format == file_format
+
+
+def test_a_negative_prompt_may_be_empty():
+    assert GenerationInput(prompt="a", negative_prompt="").negative_prompt == ""
+    assert refused(GenerationInput, prompt="a", negative_prompt="\0") == {"negative_prompt"}

@@ -1,0 +1,43 @@
+"""Same request and seed, same bytes; `X-Seed` repeats an unseeded picture; the file itself says how it was made."""
+
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+
+import pytest
+from PIL import Image
+
+from imagegen import codec
+from tests.promises._server import Server
+
+REQUEST = {"prompt": "Käse 🧀 on a red table", "width": 256, "height": 192, "num_inference_steps": 4}
+
+
+def test_the_same_bytes_alone_and_in_a_queue(service: Server) -> None:
+    alone = service.post("/generate", json={**REQUEST, "seed": 7}).content
+    with ThreadPoolExecutor(4) as pool:
+        seeds = [1, 7, 2, 7]
+        queued = pool.map(lambda seed: service.post("/generate", json={**REQUEST, "seed": seed}).content, seeds)
+        assert [content == alone for content in queued] == [False, True, False, True]
+
+
+def test_the_header_repeats_an_unseeded_picture(service: Server) -> None:
+    first = service.post("/generate", json=REQUEST)
+    again = service.post("/generate", json={**REQUEST, "seed": int(first.headers["x-seed"])})
+    assert again.content == first.content
+    assert service.post("/generate", json=REQUEST).content != first.content
+
+
+@pytest.mark.parametrize("file_format", ["jpeg", "png", "webp"])
+def test_the_file_repeats_itself(service: Server, file_format: str) -> None:
+    """What is read from a file, sent as a request, draws the file again."""
+    first = service.post("/generate", json={**REQUEST, "format": file_format})
+    metadata = codec.read_metadata(first.content)
+    assert (metadata["prompt"], str(metadata["seed"])) == (REQUEST["prompt"], first.headers["x-seed"])
+    assert service.post("/generate", json={**metadata, "format": file_format}).content == first.content
+
+
+def test_pillow_alone_reads_prompt_and_seed(service: Server) -> None:
+    answer = service.post("/generate", json={**REQUEST, "format": "png"})
+    with Image.open(BytesIO(answer.content)) as image:
+        assert image.info["prompt"] == REQUEST["prompt"]
+        assert image.info["seed"] == answer.headers["x-seed"]

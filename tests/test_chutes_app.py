@@ -1,0 +1,248 @@
+"""The image service in this process, on the tiny model: every route, every answer, every refusal."""
+
+import asyncio
+import base64
+import collections
+import json
+import struct
+import time
+import zlib
+from io import BytesIO
+from types import SimpleNamespace
+
+import pytest
+import schemathesis
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from PIL import Image
+from schemathesis import GenerationMode
+
+from chutes.chute._progress import Progress
+from chutes.server import Settings, create_app
+from imagegen import checkpoint, codec, memory
+from imagegen.requests import GenerationInput
+
+
+@pytest.fixture(scope="module")
+def chute(tiny_model):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IMAGEGEN_MODEL", str(tiny_model))
+        from chutes_app import chute
+
+        yield chute
+
+
+@pytest.fixture(scope="module")
+def app(chute, tmp_path_factory):
+    """The chute in the runtime, as `chutes run` serves it."""
+    return create_app(chute, Settings(keys_file=tmp_path_factory.mktemp("keys") / "keys.json"))
+
+
+@pytest.fixture(scope="module")
+def client(app):
+    with TestClient(app) as client:
+        deadline = time.monotonic() + 60
+        while client.get("/ready").status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield client
+
+
+def b64(image: Image.Image, kind: str = "PNG") -> str:
+    buffer = BytesIO()
+    image.save(buffer, kind)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def opened(content: bytes) -> Image.Image:
+    return Image.open(BytesIO(content))
+
+
+PHOTO = Image.effect_noise((160, 120), 40).convert("RGB")
+MASK = Image.new("L", (160, 120))
+MASK.paste(255, (20, 20, 60, 60))
+IMAGE_B64, MASK_B64 = b64(PHOTO), b64(MASK)
+EDIT = {"prompt": "a cat", "image_b64": IMAGE_B64, "num_inference_steps": 4, "seed": 1}
+
+
+def test_ready_says_what_was_loaded(client):
+    ready = client.get("/ready").json()
+    assert (ready["model"], ready["origin"], ready["native_size"]) == ("tiny-random", "folder", 128)
+    assert (ready["precision"], ready["memory_plan"]) == ("fp32", "cpu")
+
+
+def test_without_a_gpu_and_a_model_the_bundled_one_is_used_and_said_so(tiny_model, monkeypatch, caplog):
+    """In `/ready`, in the log, in every answer."""
+    import chutes_app
+
+    monkeypatch.delenv("IMAGEGEN_MODEL", raising=False)
+    monkeypatch.setattr(checkpoint, "BUNDLED", tiny_model)
+    monkeypatch.setattr(memory, "gpus", list)
+    node = SimpleNamespace(gpu_count=1, min_vram_gb_per_gpu=80)
+    chute = SimpleNamespace(node_selector=node, progress=Progress(), fail=print, info={})
+    asyncio.run(chutes_app.load_model(chute))
+    picture = asyncio.run(chute.engine.generate(GenerationInput(prompt="a cat")))
+    asyncio.run(chutes_app.stop_engine(chute))
+    assert chute.info["origin"] == picture.headers["X-Model-Origin"] == "bundled"
+    assert "small bundled model" in caplog.text
+    assert chute.progress.snapshot()["stage"] == "drawing a first picture"
+
+
+def test_the_documentations_curl(client):
+    """With the body as printed there."""
+    body = """{
+    "prompt": "a majestic dragon flying over a crystal lake at sunset",
+    "width": 1024,
+    "height": 1024,
+    "num_inference_steps": 20,
+    "guidance_scale": 7.5,
+    "seed": 42
+  }"""
+    answer = client.post("/generate", content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
+    assert answer.headers["content-disposition"].startswith("attachment; filename=")
+    assert answer.headers["content-disposition"].endswith('.jpg"')
+    assert (answer.headers["x-seed"], answer.headers["x-steps"]) == ("42", "20")
+    assert (answer.headers["x-model"], answer.headers["x-drawn-size"]) == ("tiny-random", "128x128")
+    assert (opened(answer.content).format, opened(answer.content).size) == ("JPEG", (1024, 1024))
+
+
+def test_an_empty_seed_is_drawn_and_repeats(client):
+    first = client.post("/generate", json={"prompt": "a cat"})
+    again = client.post("/generate", json={"prompt": "a cat", "seed": int(first.headers["x-seed"])})
+    assert first.content == again.content
+    metadata = codec.read_metadata(first.content)
+    assert (metadata["prompt"], metadata["seed"]) == ("a cat", int(first.headers["x-seed"]))
+
+
+@pytest.mark.parametrize("file_format", ["jpeg", "png", "webp"])
+def test_formats(client, file_format):
+    answer = client.post("/generate", json={"prompt": "a cat", "format": file_format})
+    assert answer.headers["content-type"] == f"image/{file_format}"
+    assert opened(answer.content).format == file_format.upper()
+    ending = "jpg" if file_format == "jpeg" else file_format
+    assert answer.headers["content-disposition"].endswith(f'.{ending}"')
+
+
+def test_batch(client):
+    request = {"prompts": ["a cat", "an apple"], "width": 512, "height": 640, "seed": 7, "num_inference_steps": 10}
+    answer = client.post("/batch", json=request)
+    assert (answer.status_code, answer.headers["x-seed"]) == (200, "7,8")
+    files = [base64.b64decode(each) for each in answer.json()]
+    assert [(opened(file).format, opened(file).size) for file in files] == [("JPEG", (512, 640))] * 2
+    alone = {"prompt": "an apple", "width": 512, "height": 640, "seed": 8, "num_inference_steps": 10}
+    picture = client.post("/generate", json={**alone, "format": "png"}).content
+    in_batch = client.post("/batch", json={**request, "format": "png"}).json()[1]
+    assert opened(base64.b64decode(in_batch)).tobytes() == opened(picture).tobytes()
+
+
+def test_img2img(client):
+    answer = client.post("/img2img", json=EDIT)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
+    assert opened(answer.content).size == PHOTO.size
+
+
+def test_inpaint(client):
+    answer = client.post("/inpaint", json={**EDIT, "mask_b64": MASK_B64})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+    result = opened(answer.content).convert("RGB")
+    black = Image.new("RGB", PHOTO.size)
+    keep = MASK.point(lambda value: 255 - value)
+    assert Image.composite(result, black, keep).tobytes() == Image.composite(PHOTO, black, keep).tobytes()
+
+
+def bomb() -> str:
+    """A PNG of 60 KB that would be 100 gigabytes."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 200_000, 200_000, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(bytes(10_000_000))
+    file = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return base64.b64encode(file).decode()
+
+
+BAD = [
+    ("/generate", {}, "prompt"),
+    ("/generate", {"prompt": ""}, "prompt"),
+    ("/generate", {"prompt": "   "}, "prompt"),
+    ("/generate", {"prompt": "a" * 100_000}, "prompt"),
+    ("/generate", {"prompt": "a\0b"}, "prompt"),
+    ("/generate", {"prompt": 5}, "prompt"),
+    ("/generate", {"prompt": None}, "prompt"),
+    ("/generate", {"prompt": "a", "width": 127}, "width"),
+    ("/generate", {"prompt": "a", "width": 2049}, "width"),
+    ("/generate", {"prompt": "a", "height": -1}, "height"),
+    ("/generate", {"prompt": "a", "height": "tall"}, "height"),
+    ("/generate", {"prompt": "a", "num_inference_steps": 31}, "num_inference_steps"),
+    ("/generate", {"prompt": "a", "guidance_scale": 10**400}, "guidance_scale"),
+    ("/generate", {"prompt": "a", "guidance_scale": 0.5}, "guidance_scale"),
+    ("/generate", {"prompt": "a", "seed": 2**32}, "seed"),
+    ("/generate", {"prompt": "a", "seed": -1}, "seed"),
+    ("/generate", {"prompt": "a", "format": "gif"}, "format"),
+    ("/batch", {"prompts": ["a"] * 5}, "prompts"),
+    ("/batch", {"prompts": []}, "prompts"),
+    ("/batch", {"prompts": ["a", ""]}, "prompts"),
+    ("/batch", {"prompts": ["a"], "width": 128}, "width"),
+    ("/img2img", {**EDIT, "image_b64": "not base64!"}, "image_b64"),
+    ("/img2img", {**EDIT, "image_b64": base64.b64encode(b"a text file").decode()}, "image_b64"),
+    ("/img2img", {**EDIT, "image_b64": base64.b64encode(b"<svg xmlns='x'/>").decode()}, "image_b64"),
+    ("/img2img", {**EDIT, "image_b64": IMAGE_B64[: len(IMAGE_B64) // 2 // 4 * 4]}, "image_b64"),
+    ("/img2img", {**EDIT, "image_b64": ""}, "image_b64"),
+    ("/img2img", {**EDIT, "image_b64": b64(Image.new("L", (2049, 64)))}, "image_b64"),
+    ("/img2img", {**EDIT, "image_b64": bomb()}, "image_b64"),
+    ("/img2img", {**EDIT, "strength": 0}, "strength"),
+    ("/inpaint", EDIT, "mask_b64"),
+    ("/inpaint", {**EDIT, "mask_b64": "%"}, "mask_b64"),
+    ("/inpaint", {**EDIT, "mask_b64": bomb()}, "mask_b64"),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"), BAD, ids=[f"{i}-{path[1:]}-{field}" for i, (path, _, field) in enumerate(BAD)]
+)
+def test_bad_input_names_its_field(client, path, body, field):
+    answer = client.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
+    assert answer.status_code in {413, 422}
+    assert any(field in each["loc"] for each in answer.json()["detail"])
+    for leak in ("Traceback", ".py", "/work", "site-packages"):
+        assert leak not in answer.text
+    assert len(answer.text) < 5000
+
+
+@pytest.mark.parametrize(
+    "body", ["", "{", "[]", '"text"', "null", '{"prompt": "a", "guidance_scale": NaN}', '{"prompt": "\\ud800"}', "\xff"]
+)
+def test_what_is_no_request_at_all(client, body):
+    answer = client.post("/generate", content=body.encode("latin-1"), headers={"Content-Type": "application/json"})
+    assert answer.status_code in {400, 422}
+    assert "detail" in answer.json()
+
+
+def test_unknown_routes_and_wrong_verbs(client):
+    assert client.post("/no-such-route").status_code == 404
+    assert client.get("/generate").status_code == 405
+    assert client.post("/generate", json={"prompt": "still drawn"}).status_code == 200
+
+
+@pytest.mark.parametrize("mode", GenerationMode)
+@pytest.mark.parametrize("path", ["/generate", "/batch", "/img2img", "/inpaint"])
+def test_no_request_made_up_from_our_openapi_document_is_a_server_error(client, path, mode):
+    """Schemathesis: requests that fit the document, and requests that nearly do."""
+    document = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
+    seen = collections.Counter()
+
+    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(case=document[path]["POST"].as_strategy(generation_mode=mode))
+    def ask(case):
+        request = case.as_transport_kwargs(base_url="http://testserver")
+        request.pop("cookies", None)
+        if isinstance(request.get("data"), bytes):
+            request["content"] = request.pop("data")
+        answer = client.request(**request)
+        seen[answer.status_code] += 1
+        assert answer.status_code < 500, answer.text
+
+    ask()
+    print(f"{path}, {mode.value} requests: {dict(seen)}")
