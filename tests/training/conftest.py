@@ -1,0 +1,52 @@
+"""A training small enough for a test: eight plain shapes, learnt for some seconds on one core."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from training import config, drawings, steps
+
+BUNDLED = Path(__file__).parents[2] / "src/imagegen/bundled"
+
+
+def shape(kind: str, colour: str) -> Image.Image:
+    picture = Image.new("RGBA", (256, 256), (0, 0, 0, 0))
+    pen = ImageDraw.Draw(picture)
+    if kind == "ball":
+        pen.ellipse((24, 24, 232, 232), fill=colour)
+    elif kind == "box":
+        pen.rectangle((32, 32, 224, 224), fill=colour)
+    elif kind == "roof":
+        pen.polygon(((128, 24), (232, 232), (24, 232)), fill=colour)
+    else:
+        pen.rectangle((104, 16, 152, 240), fill=colour)
+    return picture
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("drawings") / "drawings.zip"
+    kinds = {
+        f"{colour}-{kind}": shape(kind, colour) for kind in ("ball", "box", "roof", "bar") for colour in ("red", "blue")
+    }
+    drawings.pack(path, {name: [name.partition("-")[2], name.replace("-", " ")] for name in kinds}, kinds)
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> config.Config:
+    """The smoke recipe, walked once from the drawings to the exported folder."""
+    torch.set_num_threads(1)
+    run = tmp_path_factory.mktemp("run")
+    smoke = replace(config.SMOKE, run=run / "work")
+    start = time.monotonic()
+    wanted = ("data", "autoencoder", "transformer", "classifier", "samples", "export")
+    steps.walk(smoke, wanted, archive, start + 300, run / "parcel", run / "folder")
+    print(f"the smoke recipe took {time.monotonic() - start:.0f} s")
+    return smoke

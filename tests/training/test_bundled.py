@@ -1,0 +1,89 @@
+"""The model that ships: small, quick, and drawing what it is asked for."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training import evaluate, report
+
+FOLDER = Path(__file__).parents[2] / "src/imagegen/bundled"
+pytestmark = pytest.mark.skipif(not (FOLDER / "model_index.json").exists(), reason="the folder has no weights yet")
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    torch.set_num_threads(2)
+    return report.load(FOLDER)
+
+
+def pixels(bundled, prompt, *, seed=0, steps=10, guidance=7.5):
+    picture = report.draw(*bundled, [prompt], [seed], steps=steps, guidance=guidance)[0]
+    return np.asarray(picture, np.float32)
+
+
+def test_it_is_at_most_24_megabytes():
+    size = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file())
+    print(f"{size / 1e6:.2f} MB")
+    assert size <= 24_000_000
+
+
+def test_it_loads_and_draws_in_seconds(bundled):
+    start = time.monotonic()
+    report.load(FOLDER)
+    loaded = time.monotonic() - start
+    pixels(bundled, "a cat")
+    start = time.monotonic()
+    pixels(bundled, "a cat", steps=20)
+    drawn = time.monotonic() - start
+    print(f"loaded in {loaded:.2f} s, 20 steps in {drawn:.2f} s (promised 2 and 3 on two idle cores)")
+    assert loaded < 8
+    assert drawn < 12
+
+
+def test_a_heart_is_red_and_its_background_as_asked(bundled):
+    heart = pixels(bundled, "a red heart on a white background")
+    red, green, blue = heart[100:156, 100:156].mean((0, 1))
+    assert red > 170
+    assert max(green, blue) < 110
+    colours = ["blue", "yellow", "black", "green", "pink", "white"]
+    drawn = [evaluate.background(report.draw(*bundled, [f"a star on a {name} background"], [1])[0]) for name in colours]
+    right = sum(one == other for one, other in zip(drawn, colours, strict=True))
+    print(f"{right} of {len(colours)} backgrounds")
+    assert right >= 5
+
+
+def test_a_thing_can_be_painted(bundled):
+    red, _, blue = pixels(bundled, "a blue apple on a white background")[100:156, 100:156].mean((0, 1))
+    assert blue > red + 40
+
+
+def test_seeds_differ_and_repeat(bundled):
+    one = pixels(bundled, "a castle", seed=1)
+    assert np.array_equal(one, pixels(bundled, "a castle", seed=1))
+    assert np.abs(one - pixels(bundled, "a castle", seed=2)).mean() > 3
+
+
+def test_more_steps_come_closer_to_fifty(bundled):
+    prompts = ("a red apple", "a rocket at night", "a frog on a pink background")
+    distances = []
+    for steps in (4, 20):
+        apart = [
+            np.abs(pixels(bundled, text, steps=steps) - pixels(bundled, text, steps=50)).mean() for text in prompts
+        ]
+        distances.append(float(np.mean(apart)))
+    print(f"mean distance to 50 steps: {distances[0]:.2f} from 4, {distances[1]:.2f} from 20")
+    assert distances[1] < distances[0]
+
+
+def test_guidance_is_heard(bundled):
+    assert np.abs(pixels(bundled, "a lion", guidance=1.0) - pixels(bundled, "a lion", guidance=7.5)).mean() > 1
+
+
+def test_diffusers_default_padding_draws_the_same_thing(bundled):
+    pipeline, about = bundled
+    long = report.draw(pipeline, {**about, "max_sequence_length": 512}, ["a red heart on a white background"], [0])[0]
+    red, green, blue = np.asarray(long, np.float32)[100:156, 100:156].mean((0, 1))
+    assert red > max(green, blue) + 60

@@ -1,0 +1,58 @@
+import torch
+
+from training import config, drawings, transformer, vocabulary
+from training.model import clip_words, draw
+from training.pool import packed, unpacked
+
+
+def test_our_walk_is_the_one_of_diffusers(archive):
+    smoke = config.SMOKE
+    loaded = drawings.load(archive, smoke.size)
+    model = transformer.build(smoke, loaded).eval()
+    for parameter in model.parameters():  # the blocks start as identities, which would hide differences
+        if not parameter.abs().sum():
+            torch.nn.init.normal_(parameter, std=0.05)
+    words = torch.from_numpy(
+        vocabulary.encode(vocabulary.vocabulary(loaded.names), ["a ball", "a box"], smoke.max_words)
+    ).long()
+    noisy, sigma, guidance = torch.randn(2, 16, 64), torch.tensor([0.3, 0.7]), torch.tensor([7.5, 2.0])
+    with torch.no_grad():
+        ours = model(noisy, words, sigma, guidance, model.rope(smoke.max_words, torch.device("cpu")))
+        grid = torch.zeros(4, 4, 3)
+        grid[..., 1] += torch.arange(4)[:, None]
+        grid[..., 2] += torch.arange(4)[None, :]
+        theirs = model.transformer(
+            noisy,
+            model.t5(words).last_hidden_state,
+            model.clip(clip_words(words)).pooler_output,
+            sigma,
+            grid.view(-1, 3),
+            torch.zeros(smoke.max_words, 3),
+            guidance,
+            return_dict=False,
+        )[0]
+    assert float((ours - theirs).abs().max()) < 1e-5
+
+
+def test_packing_is_the_one_of_diffusers():
+    from diffusers import FluxPipeline
+
+    latents = torch.randn(2, 16, 8, 8)
+    assert torch.equal(packed(latents), FluxPipeline._pack_latents(latents, 2, 16, 8, 8))
+    assert torch.equal(unpacked(packed(latents), 4), latents)
+
+
+def test_clip_words_always_end():
+    full = torch.tensor([[5, 6, 7, 8, vocabulary.END_ID], [5, vocabulary.END_ID, 0, 0, 0]])
+    assert clip_words(full).tolist() == [
+        [vocabulary.START_ID, 5, 6, 7, vocabulary.END_ID],
+        [vocabulary.START_ID, 5, vocabulary.END_ID, 0, 0],
+    ]
+
+
+def test_drawing_repeats_itself(archive):
+    smoke = config.SMOKE
+    model = transformer.build(smoke, drawings.load(archive, smoke.size))
+    words, noise = torch.full((1, smoke.max_words), 1), torch.randn(1, 16, 64)
+    one = draw(model, words, noise, steps=2, shift=2.0, guidance=7.5)
+    assert torch.equal(one, draw(model, words, noise, steps=2, shift=2.0, guidance=7.5))

@@ -1,0 +1,126 @@
+"""Every number of the recipe, in one place; FULL made the bundled model, SMOKE walks the same road in seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+# Packages of the JavaScript registry: the drawings (MIT), and the renderer that turns them into pixels.
+DRAWINGS_PACKAGE = "@iconify-json/fluent-emoji-flat@1.2.6"
+RENDERER_PACKAGE = "@resvg/resvg-js@2.6.2"
+
+
+@dataclass(frozen=True)
+class Config:
+    """The recipe's numbers. Minutes are of wall time on the machine that trains."""
+
+    run: Path = Path("runs/bundled")  # everything that is made lands here
+    seed: int = 0
+    size: int = 256  # pixels a side, of drawings and pictures
+    max_words: int = 32  # tokens of both text encoders, the special ones included
+
+    # autoencoder: 8x down, 16 channels
+    vae_widths: tuple[int, ...] = (32, 64, 80, 80)
+    vae_groups: int = 8
+    vae_minutes: float = 3.0
+    vae_batch: int = 192
+    vae_crop: int = 128
+    vae_scenes: int = 30_000
+    vae_muon_rate: float = 0.02
+    vae_adam_rate: float = 2e-3
+    kl_weight: float = 3e-4
+    latent_noise: float = 0.1
+
+    # pool: scenes encoded once, so that the transformer's training never waits for the autoencoder
+    pool_scenes: int = 400_000
+    pool_seconds: float = 45.0
+    pool_batch: int = 512
+    captions_per_scene: int = 3
+
+    # text encoders and transformer
+    t5_width: int = 128
+    t5_layers: int = 2
+    clip_width: int = 96
+    clip_layers: int = 1
+    heads: int = 4
+    head_width: int = 64
+    rope_axes: tuple[int, int, int] = (16, 24, 24)
+    double_blocks: int = 1
+    single_blocks: int = 6
+
+    # flow matching, then guidance distillation in the last fifth
+    minutes: float = 13.0
+    batch: int = 1024
+    muon_rate: float = 0.015
+    adam_rate: float = 2e-3
+    warmup: int = 200  # steps
+    decay_from: float = 0.45  # share of each stage after which the learning rate falls, linearly, to almost nothing
+    ema: float = 0.998
+    caption_dropout: float = 0.1
+    noise_mean: float = 0.4  # of the logit-normal the noise level is drawn from (> 0: more noise)
+    noise_std: float = 1.1
+    distill_share: float = 0.2
+    distill_rate: float = 0.4  # of the rates above
+    guidance_range: tuple[float, float] = (1.0, 10.0)
+    guidance_strength: float = 0.35  # classifier-free scale 1 + strength * (guidance - 1): 7.5 means 3.3
+    long_every: int = 16  # every so many distillation steps one with many padding tokens, as diffusers' default has
+    long_words: tuple[int, ...] = (128, 512)
+
+    # what the exported pipeline carries
+    scheduler_shift: float = 2.0
+
+    # the classifier that judges pictures
+    classifier_minutes: float = 0.8
+    classifier_size: int = 64
+    classifier_batch: int = 1024
+    classifier_widths: tuple[int, ...] = (32, 64, 128, 192)
+
+    workers: int = 14  # processes that think scenes up
+    compile: bool = True
+
+    @property
+    def width(self) -> int:
+        """The transformer's width."""
+        return self.heads * self.head_width
+
+    @property
+    def tokens(self) -> int:
+        """Image tokens a side: 8x from the autoencoder, 2x from the packing."""
+        return self.size // 16
+
+
+FULL = Config()
+
+SMOKE = Config(
+    run=Path("runs/smoke"),
+    size=64,
+    max_words=16,
+    vae_widths=(8, 16, 16, 16),
+    vae_minutes=0.08,
+    vae_batch=8,
+    vae_crop=64,
+    vae_scenes=64,
+    pool_scenes=256,
+    pool_seconds=5.0,
+    pool_batch=32,
+    t5_width=32,
+    t5_layers=1,
+    clip_width=32,
+    clip_layers=1,
+    heads=2,
+    head_width=16,
+    rope_axes=(4, 6, 6),
+    single_blocks=1,
+    minutes=0.15,
+    batch=16,
+    warmup=10,
+    ema=0.9,
+    long_every=4,
+    long_words=(24, 32),
+    classifier_minutes=0.05,
+    classifier_size=32,
+    classifier_batch=16,
+    classifier_widths=(8, 16, 16, 16),
+    workers=1,
+    compile=False,
+)

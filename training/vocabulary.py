@@ -1,0 +1,86 @@
+"""The vocabulary, and the tokenizer that both text encoders share.
+
+One word is one token; a word that is not in the vocabulary is `<unk>`, which the model has learnt to pass over. Plural
+endings are cut off on the way in, so that "apples" is "apple".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from training import palette, phrases
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+PAD, END, UNKNOWN, START = "<pad>", "</s>", "<unk>", "<s>"
+SPECIAL = (PAD, END, UNKNOWN, START)  # token ids 0 to 3
+PAD_ID, END_ID, UNKNOWN_ID, START_ID = range(4)
+
+# Words that hold a prompt together, and that the phrases below may not all use.
+FUNCTION_WORDS = """
+    a an the one two 2 pair couple of on in at to with and or by for from near over under into out off up down is it its
+    this that my your his her their some any no not very named called against front wall backdrop background right left
+    three four many small big next beside together which who what has have are be as like please me i you we
+"""
+
+
+def normalizer() -> normalizers.Normalizer:
+    """Lower case, letters and digits only, plural endings cut (cherries, boxes, apples; not glass, bus)."""
+    return normalizers.Sequence(
+        [
+            normalizers.NFKD(),
+            normalizers.StripAccents(),
+            normalizers.Lowercase(),
+            normalizers.Replace(Regex("['\u2019]"), ""),
+            normalizers.Replace(Regex("[^a-z0-9]+"), " "),
+            normalizers.Replace(Regex(r"(?<=[a-z]{2})ies\b"), "y"),
+            normalizers.Replace(Regex(r"(?<=x|ch|sh|ss)es\b"), ""),
+            normalizers.Replace(Regex(r"(?<=[a-z]{2})(?<![su])s\b"), ""),
+        ]
+    )
+
+
+def vocabulary(names: Iterable[Iterable[str]]) -> list[str]:
+    """Every word that names, colours, places and fillers use, in the form the normalizer leaves, in a fixed order."""
+    texts = [name for each in names for name in each]
+    texts += [word for colour in palette.COLOURS.values() for word in colour.words]
+    texts += [word for each in (palette.SKIES, palette.GROUNDS) for around in each.values() for word in around.words]
+    texts += [word for _, words in (*phrases.PLACES.values(), *phrases.SIZES.values()) for word in words]
+    for fillers in (
+        phrases.OPENINGS,
+        phrases.STYLES,
+        phrases.QUALITIES,
+        phrases.DOING,
+        phrases.CLAUSES,
+        phrases.BESIDE,
+    ):
+        texts += fillers
+    plain = normalizer()
+    words = {word for text in (*texts, FUNCTION_WORDS) for word in plain.normalize_str(text).split()}
+    return [*SPECIAL, *sorted(words)]
+
+
+def tokenizer(words: list[str], *, start: bool) -> Tokenizer:
+    """A tokenizer for T5 (ends with </s>) or, with `start`, for CLIP (begins with <s> as well)."""
+    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token=UNKNOWN))
+    backend.normalizer = normalizer()
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    template = f"{START} $A {END}" if start else f"$A {END}"
+    backend.post_processor = processors.TemplateProcessing(
+        single=template, special_tokens=[(START, START_ID), (END, END_ID)]
+    )
+    return backend
+
+
+def encode(words: list[str], texts: list[str], max_words: int) -> NDArray[np.int16]:
+    """T5 token ids of many captions, (captions, max_words)."""
+    backend = tokenizer(words, start=False)
+    backend.enable_truncation(max_words)
+    backend.enable_padding(length=max_words, pad_id=PAD_ID, pad_token=PAD)
+    return np.array([row.ids for row in backend.encode_batch_fast(texts)], dtype=np.int16)
