@@ -1,0 +1,133 @@
+"""`python -m benchmarks.flux [PART ...]`: everything docs/performance.md says, measured in one run on one GPU.
+
+    step       time and exactness of one denoising step, ours and diffusers'
+    compiled   the peers that compile: diffusers by blocks, torchao's fp8 (minutes of compiling)
+    image      whole pictures and the queue, from a random checkpoint on disk (34 GB, written first)
+    server     the same checkpoint through `chutes run`, over HTTP
+
+Without a PART, all of them. Every figure goes into one JSON file under benchmarks/results as soon as it is known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.flux import image, server, step, weights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PARTS = ("step", "compiled", "image", "server")
+PRECISIONS = ("bf16", "fp8", "fp8+attention")
+_console = Console()
+
+
+class Results:
+    """What was measured so far, on disk after each figure."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        packages = {name: version(name) for name in ("torch", "triton", "diffusers", "transformers")}
+        self.figures: dict[str, Any] = {"gpu": torch.cuda.get_device_name(), "packages": packages}
+
+    def add(self, name: str, measure: Callable[[], Any]) -> None:
+        """Measure one thing, print it, and keep it; what fails is kept as its error, and the rest goes on."""
+        try:
+            self.figures[name] = measure()
+        except Exception as error:  # noqa: BLE001 - an hour of other figures must not be lost with this one
+            self.figures[name] = {"error": f"{type(error).__name__}: {error}"[:500]}
+        step.release()
+        _console.print(name, self.figures[name])
+        self.file.write_text(json.dumps(self.figures, indent=2) + "\n")
+
+
+def main() -> None:
+    """Measure the parts named on the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.flux", description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "results" / "flux.json")
+    parser.add_argument("--checkpoint", type=Path, default=Path("runs/flux-random"), help="where the 34 GB go")
+    options = parser.parse_args()
+    parts = options.parts
+    results = Results(options.out)
+    results.add("matmul TFLOP/s", step.matmul_peak)
+    results.add("floor ms", lambda: _floors(results.figures["matmul TFLOP/s"]))
+    if "step" in parts or "compiled" in parts:
+        _steps(results, parts)
+    if "image" in parts or "server" in parts:
+        if not options.checkpoint.is_dir():
+            weights.checkpoint(options.checkpoint)
+            step.release()
+        for precision in PRECISIONS[:2]:
+            if "image" in parts:
+                results.add(f"image, ours {precision}", lambda p=precision: _images(options.checkpoint, p))  # type: ignore[misc]
+            if "server" in parts:
+                results.add(f"server, ours {precision}", lambda p=precision: server.over_http(options.checkpoint, p))  # type: ignore[misc]
+        shutil.rmtree(options.checkpoint)
+    _print(results.figures)
+
+
+def _floors(peak: float) -> dict[str, float]:
+    """All of a step's FLOP at the matmul peak of this very GPU, in ms."""
+    return {f"{width}x{height}": step.flop(width, height) / peak / 1e9 for width, height in step.SIZES}
+
+
+def _steps(results: Results, parts: tuple[str, ...] | list[str]) -> None:
+    denoiser = weights.transformer()
+    if "step" in parts:
+        results.add("error", lambda: step.exactness(denoiser, step.SIZES[:2]))
+        for precision in PRECISIONS:
+            results.add(f"ms, ours {precision}", lambda p=precision: step.our_steps(denoiser, p))  # type: ignore[misc]
+            results.add(f"kernels, ours {precision}", lambda p=precision: step.kernels_of_a_step(denoiser, p))  # type: ignore[misc]
+        results.add("ms, diffusers eager", lambda: step.peer_steps(denoiser, step.SIZES))
+    if "compiled" in parts:
+        denoiser.compile_repeated_blocks(dynamic=True)
+        results.add("ms, diffusers compiled by blocks", lambda: step.peer_steps(denoiser, step.SIZES))
+        torch.compiler.reset()
+        del denoiser
+        step.release()
+        results.add("ms, torchao fp8 rowwise compiled", lambda: step.peer_steps(_torchao(), step.SIZES[1:2]))
+
+
+def _torchao() -> Any:
+    """Diffusers' transformer with torchao's rowwise dynamic fp8, compiled by blocks."""
+    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quantize_
+
+    model = weights.transformer()
+    quantize_(model, Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()))
+    model.compile_repeated_blocks()
+    return model
+
+
+def _images(folder: Path, precision: str) -> dict[str, Any]:
+    """Load a checkpoint as the server does, and draw."""
+    model, figures = image.load(folder, precision)
+    for size in step.SIZES:
+        figures["{}x{}".format(*size)] = image.pictures(model, size)
+    figures["peak GiB"] = torch.cuda.max_memory_allocated() / 2**30
+    figures["ms of the other parts"] = image.parts(model.text2image)
+    figures["queue of ten"] = image.queue(model)
+    return figures
+
+
+def _print(figures: dict[str, Any]) -> None:
+    """Print the steps' table."""
+    table = Table("ms per step", *("{}x{}".format(*size) for size in step.SIZES))
+    for name, row in figures.items():
+        if name.startswith(("ms, ", "floor")) and "error" not in row:
+            cells = (row.get("{}x{}".format(*size)) for size in step.SIZES)
+            table.add_row(name.removeprefix("ms, "), *("" if cell is None else f"{cell:.1f}" for cell in cells))
+    _console.print(table)
+
+
+if __name__ == "__main__":
+    main()

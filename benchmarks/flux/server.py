@@ -1,0 +1,61 @@
+"""The whole server: from process start to ready, to the first picture, and `/generate` over HTTP."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from benchmarks.flux.image import request
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def over_http(folder: Path, precision: str = "bf16", pictures: int = 3) -> dict[str, Any]:
+    """Serve a checkpoint with `chutes run`, and time it as a client sees it, in seconds."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    chosen = {"IMAGEGEN_MODEL": str(folder), "IMAGEGEN_PRECISION": precision, "IMAGEGEN_MAX_SEQUENCE_LENGTH": "512"}
+    command = [sys.executable, "-m", "chutes", "run", "chutes_app:chute", "--port", str(port)]
+    began = time.perf_counter()
+    server = subprocess.Popen(command, env={**os.environ, **chosen})
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600) as client:
+            figures: dict[str, Any] = {"ready": _ready(client, server) - began}
+            figures["first picture"] = _generate(client, 0)
+            figures["start to first picture"] = time.perf_counter() - began
+            times = [_generate(client, seed) for seed in range(1, pictures + 1)]
+            figures["generate"] = median(times)
+            figures["info"] = client.get("/ready").json()
+            return figures
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(60)
+
+
+def _ready(client: httpx.Client, server: subprocess.Popen[bytes]) -> float:
+    """Wait until requests are taken; return when they were."""
+    while server.poll() is None:
+        try:
+            if client.get("/ready").is_success:
+                return time.perf_counter()
+        except httpx.TransportError:
+            pass  # the port is not open yet
+        time.sleep(0.05)
+    raise RuntimeError(f"the server ended with exit code {server.returncode}")
+
+
+def _generate(client: httpx.Client, seed: int) -> float:
+    """Seconds until the last byte of one picture of 28 steps at 1024x1024."""
+    began = time.perf_counter()
+    client.post("/generate", json=request(seed).model_dump(exclude_none=True)).raise_for_status()
+    return time.perf_counter() - began
