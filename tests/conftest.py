@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+for name in ("XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE"):
+    os.environ.pop(name, None)  # so that a test's HOME decides where caches are
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models here are so small that threads only cost
 
 
