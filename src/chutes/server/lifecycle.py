@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 _SHUTDOWN_HOOKS = 15.0  # seconds for all of them
 _INTERRUPTED = 2.0  # seconds for what was cancelled to end; if it blocks it can only be left behind
+_TELL_EVERY = 2.0  # seconds between lines that say how far loading is
 _RETRY_LOADING = 5  # seconds: models load in tens of seconds, so asking sooner is of no use
 
 
@@ -72,7 +73,11 @@ class Lifecycle:
         chute = self.chute
         try:
             async with chute.router.lifespan_context(chute):
-                await chute.initialize()
+                telling = asyncio.create_task(self._tell())
+                try:
+                    await chute.initialize()
+                finally:
+                    telling.cancel()
                 took = round(time.monotonic() - self._began, 1)
                 log.info("Ready", extra={"seconds": took, "info": _plain(chute.info)})
                 if self.state is State.LOADING:
@@ -88,6 +93,17 @@ class Lifecycle:
             log.error("Startup failed: %s", self.failure)  # noqa: TRY400 - one clear line, its traceback is for debugging
             log.debug("Startup failed", exc_info=True)
             self._end(ExitCode.LOAD_FAILED)
+
+    async def _tell(self) -> None:
+        """Log how far loading is, as often as there is something new to say."""
+        said: dict[str, Any] = {}
+        while True:
+            await asyncio.sleep(_TELL_EVERY)
+            now = self.chute.progress.snapshot()
+            if now["stage"] and now != said:
+                share = "" if now["fraction"] is None else f", {now['fraction']:.0%}"
+                log.info("Loading: %s%s", now["stage"], share)
+                said = now
 
     def _fatal(self, reason: str) -> None:
         self.failure = reason

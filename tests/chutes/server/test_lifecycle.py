@@ -1,4 +1,5 @@
 import asyncio
+import threading
 import time
 from typing import Any
 
@@ -56,6 +57,34 @@ async def test_from_loading_to_ready_to_draining(chute: Chute, caplog: pytest.Lo
     await life.close()
     assert told == ["unloaded"]
     assert not life.left_behind
+
+
+async def test_the_log_tells_how_far_loading_is(
+    chute: Chute, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chutes.server.lifecycle._TELL_EVERY", 0.01)
+    go_on = threading.Event()
+
+    def told() -> list[str]:
+        return [record.message for record in caplog.records if record.message.startswith("Loading: ")]
+
+    @chute.on_startup()
+    def load(self: Any) -> None:
+        self.progress.update("reading the transformer", 6, 8, "GB")
+        go_on.wait(10)
+
+    caplog.set_level("INFO")
+    life = lifecycle(chute)
+    life.start()
+    await until(told)
+    await asyncio.sleep(0.05)  # nothing new, nothing said
+    assert told() == ["Loading: reading the transformer, 75%"]
+    go_on.set()
+    await life.ready.wait()
+    chute.progress.update("ready")
+    await asyncio.sleep(0.05)
+    assert len(told()) == 1
+    await life.close()
 
 
 async def test_a_load_that_fails(chute: Chute, caplog: pytest.LogCaptureFixture) -> None:
