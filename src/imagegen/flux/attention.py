@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _HOPPER = 9
+_SMALLEST_HEAD = 64  # that FlashAttention-3 has a kernel for
 
 
 @cache
@@ -37,7 +38,7 @@ def attention(qkv: Tensor) -> Tensor:
     """
     q, k, v = qkv.unbind(2)
     flash = flash_attention_3()
-    if flash is not None:
+    if flash is not None and q.shape[-1] >= _SMALLEST_HEAD:
         # What lies between v and the softmax's scale is for caches, pages, variable lengths and fp8 scales.
         unused = [None] * 20
         options = (False, -1, -1, 0, 0.0, True, None, 1, None, 0)

@@ -29,7 +29,12 @@ class GroupNormSiLU(nn.Module):
 
 
 def channels_last(vae: Any) -> None:
-    """Put diffusers' `AutoencoderKL` into channels-last form, in place; what it computes stays the same."""
+    """Put diffusers' `AutoencoderKL` into channels-last form, in place; what it computes stays the same.
+
+    One whose widths are no powers of two, as FLUX.1's are, is left as it is: the kernel could not hold its groups.
+    """
+    if any(width & (width - 1) for width in vae.config.block_out_channels):
+        return
     vae.to(memory_format=torch.channels_last)
     for part in (vae.encoder, vae.decoder):
         for block in part.modules():

@@ -15,11 +15,12 @@ pytestmark = pytest.mark.gpu
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 
 
+@pytest.mark.parametrize("widths", [(32, 64, 64), (32, 96, 96)])
 @torch.inference_mode()
-def test_same_images_and_latents():
+def test_same_images_and_latents(widths):
     torch.manual_seed(0)
     vae = AutoencoderKL(
-        block_out_channels=(32, 64, 64),
+        block_out_channels=widths,
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
         layers_per_block=1,
