@@ -28,6 +28,10 @@ COMMANDS = {
     "build": "Build a chute's container image.",
     "download": "Fetch a model into the hub's cache.",
     "keys": "Make, list and delete API keys.",
+    "deploy": "Put a chute on a cluster.",
+    "chutes": "See and change what runs on a cluster.",
+    "node": "Make this machine part of a cluster.",
+    "export": "Write a chute as a manifest for Kubernetes.",
 }
 
 

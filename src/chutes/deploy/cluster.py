@@ -1,0 +1,252 @@
+"""A Ray cluster: starting a node, finding it, connecting to it, and ending the one that `chutes deploy` started.
+
+A node is a `ray start` in the foreground, so that whatever supervises processes can supervise it; on SIGTERM it
+takes everything that it started along. The cluster that `chutes deploy` starts on its own is just such a node in
+the background, on the loopback address, and says in its label which process it is.
+"""
+
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from chutes.deploy import placement
+from chutes.exception import ChutesError
+from chutes.server import Settings
+
+LOCAL = "chutes-local"  # label: the process to stop when the last chute is deleted
+HTTP_HOST, HTTP_PORT = "chutes-host", "chutes-port"  # labels of the head: where requests come in
+
+ENVIRONMENT = {
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "chutes.deploy.proxy:middleware",
+    # How often the load is reported; the default of ten seconds is a long time for people who wait.
+    "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+    "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+    # How soon a proxy that was killed is missed: with the defaults half a minute.
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "5",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""What a node needs in its environment. On clusters that something else starts it has to be set there."""
+
+LOCAL_ENVIRONMENT = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "2"}
+"""A node that is told to stop waits so long for Ray Serve's own processes, half a minute otherwise."""
+
+_OBJECT_STORE = 200_000_000  # bytes; pictures pass through it, nothing stays
+_START_WITHIN = 90.0  # seconds
+_STOP_WITHIN = 30.0
+
+
+class NoCluster(ChutesError):
+    """There is no cluster at this address, or none at all."""
+
+    code = "no_cluster"
+    message = "No cluster is running here: `chutes deploy` starts one"
+
+
+def node_command(
+    *,
+    address: str | None = None,
+    cluster_port: int = 6379,
+    node_ip: str | None = None,
+    gpus: Sequence[placement.Gpu],
+    labels: dict[str, str],
+) -> list[str]:
+    """The command that is a node until it is told to stop; a head unless it has an address to join."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+    if address is None:
+        command += ["--head", f"--port={cluster_port}", "--include-dashboard=false"]
+    else:
+        command += [f"--address={address}"]
+    if node_ip is not None:
+        command += [f"--node-ip-address={node_ip}"]
+    if gpus:
+        labels = {**labels, placement.LABEL: placement.label(gpus)}
+    command += [f"--num-gpus={len(gpus)}", f"--object-store-memory={_OBJECT_STORE}"]
+    if labels:
+        command.append("--labels=" + ",".join(f"{name}={value}" for name, value in labels.items()))
+    return command
+
+
+def use_token(*, create: bool = False) -> None:
+    """Have Ray ask for, and bring along, the token in its usual place: only who has it can use the cluster."""
+    if any(os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    if create and not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+    if path.exists():
+        os.environ["RAY_AUTH_MODE"] = "token"
+
+
+def find(address: str | None = None) -> str | None:
+    """The address of a cluster that answers: the given one, RAY_ADDRESS's, or this machine's; else None."""
+    wanted = address or os.environ.get("RAY_ADDRESS")
+    if wanted is None:
+        with contextlib.suppress(OSError):
+            wanted = _note().read_text().strip()
+    if not wanted:
+        return None
+    host, _, port = wanted.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=3):
+            return wanted
+    except (OSError, ValueError):
+        return None
+
+
+def _note() -> Path:
+    """Where Ray notes the address of the cluster that was started last on this machine."""
+    return Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # noqa: S108 - Ray's choice
+
+
+def start_local() -> str:
+    """Start a cluster on this machine that outlives this process; its address. NoCluster says why it did not start."""
+    use_token(create=True)
+    folder = Path(tempfile.gettempdir()) / f"chutes-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    output = folder / "cluster.log"
+    command = [sys.executable, "-m", "chutes", "node", "start", "--head", "--local"]
+    with output.open("wb") as file:
+        process = subprocess.Popen(  # noqa: S603 - our own words
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, cwd=folder
+        )
+    deadline = time.monotonic() + _START_WITHIN
+    while time.monotonic() < deadline and process.poll() is None:
+        if "Ray runtime started" in output.read_text("utf-8", "replace") and (address := find()):
+            return address
+        time.sleep(0.1)
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    lines = output.read_text("utf-8", "replace").splitlines()
+    raise NoCluster(
+        f"The cluster did not start: {lines[-1] if lines else 'it said nothing'} (all of it is in {output})"
+    )
+
+
+@contextlib.contextmanager
+def connected(address: str | None = None, *, start: bool = False) -> Iterator[bool]:
+    """Be a client of the cluster meanwhile; True if it had to be started. NoCluster."""
+    found = find(address)
+    started = False
+    if found is None:
+        if address or os.environ.get("RAY_ADDRESS"):
+            raise NoCluster(f"No cluster answers at {address or os.environ['RAY_ADDRESS']}")
+        if not start:
+            raise NoCluster
+        found = start_local()
+        started = True
+    use_token()
+    os.environ.update(ENVIRONMENT)  # Serve reads some of it in this process too
+    import ray
+    import ray.serve
+
+    warnings.filterwarnings("ignore", module=r"ray\..*")
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    try:
+        ray.init(address=found, namespace="chutes", log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError) as error:
+        raise NoCluster(f"The cluster at {found} does not let us in: {error}") from error
+    try:
+        yield started
+    finally:
+        from ray import serve
+
+        serve.context._set_global_client(None)  # noqa: SLF001 - a client of this cluster must not outlive it
+        ray.shutdown()
+
+
+def head_labels() -> dict[str, str]:
+    """The labels of the head node."""
+    import ray
+
+    heads = [node for node in ray.nodes() if node["Alive"] and "node:__internal_head__" in node["Resources"]]
+    return dict(heads[0]["Labels"]) if heads else {}
+
+
+def serve_http() -> tuple[str, int]:
+    """Have Ray Serve running; the host and port that it listens on."""
+    from ray import serve
+
+    labels = head_labels()
+    given = Settings()
+    wanted: dict[str, Any] = {
+        "host": labels.get(HTTP_HOST, given.host),
+        "port": int(labels.get(HTTP_PORT, given.port)),
+        "location": "HeadOnly",
+        # Nothing waits without a bound, whatever becomes of its replica.
+        "request_timeout_s": given.queue_timeout + given.request_timeout,
+    }
+    serve.start(http_options=wanted)
+    options = serve.context._get_global_client().http_config  # noqa: SLF001 - no public way
+    return str(options.host), int(options.port)
+
+
+def url(slug: str, http: tuple[str, int]) -> str:
+    """Where a chute is."""
+    host, port = http
+    everywhere = {"0.0.0.0", "::"}  # noqa: S104 - compared only
+    shown = socket.gethostname() if host in everywhere else "localhost" if host == "127.0.0.1" else host
+    return f"http://{shown}:{port}/{slug}"
+
+
+def stop_local(labels: dict[str, str]) -> bool:
+    """End the cluster if `chutes deploy` started it; True if it did. To be called when no longer connected."""
+    if LOCAL not in labels:
+        return False
+    pid = int(labels[LOCAL])
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    _wait_until_gone(pid, _STOP_WITHIN)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)  # it leads a session of its own: nothing of it stays
+    with contextlib.suppress(OSError):
+        _note().unlink()
+    return True
+
+
+def _wait_until_gone(pid: int, within: float) -> None:
+    """Poll: it is no child of this process."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline and _is_alive(pid):
+        time.sleep(0.05)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    with contextlib.suppress(OSError):
+        # In a container without an init nobody collects an orphan: it is over all the same.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return True
+
+
+def ray_nodes() -> list[placement.Node]:
+    """The cluster's nodes, with what they have."""
+    import ray
+
+    return placement.nodes(ray.nodes())
+
+
+def free_gpus() -> dict[str, float]:
+    """By node id, how many GPUs are not taken."""
+    import ray
+
+    free: dict[str, Any] = ray._private.state.available_resources_per_node()  # noqa: SLF001 - no public way
+    return {node: float(each.get("GPU", 0)) for node, each in free.items()}

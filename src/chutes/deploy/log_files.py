@@ -1,0 +1,55 @@
+"""Where a replica logs: a file of its own beside Ray's, one JSON object per line, what the author prints included."""
+
+import logging
+import sys
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+from chutes.server import logs
+
+_LOG_BYTES = 20_000_000  # and as much again in the file before
+
+
+class _Prints:
+    """Stands in for stdout: whole lines go to the log."""
+
+    def __init__(self) -> None:
+        self._log = logging.getLogger("print")
+        self._rest = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            if line.strip():
+                self._log.info("%s", line)
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is held back but an unfinished line."""
+
+    def isatty(self) -> bool:
+        return False
+
+
+def log_folder() -> Path:
+    """Where the replicas of this node log."""
+    import ray
+
+    return Path(ray._private.worker.global_worker.node.get_logs_dir_path()) / "serve"  # noqa: SLF001 - no public way
+
+
+def log_name(slug: str, replica_id: str) -> str:
+    """A replica's own log file."""
+    return f"chutes_{slug}_{replica_id}.jsonl"
+
+
+def log_to_file(slug: str, replica_id: str, level: str) -> None:
+    """Send all logging, and what is printed, to the replica's own file, one JSON object per line."""
+    logs.configure(level, "json")
+    formatter = logging.getLogger().handlers[0].formatter
+    path = log_folder() / log_name(slug, replica_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8")
+    handler.setFormatter(formatter)
+    logging.getLogger().handlers = [handler]
+    sys.stdout = _Prints()

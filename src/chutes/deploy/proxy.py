@@ -1,0 +1,220 @@
+"""Where requests come into the cluster: host names, and errors in our shape.
+
+Ray Serve's proxy calls `middleware` when it starts (see `cluster.ENVIRONMENT`) and puts what it returns around
+itself. A chute is at `/{slug}/...`, and at the host name `{slug}.localhost` (or any other name whose first label is
+its slug). What a replica answers passes through untouched; what Ray answers in its place (queue full, replica lost,
+nothing there) becomes the same JSON as everywhere else. What went through is counted here, where the time spent in
+the queue is seen as well: `/-/chutes` tells.
+"""
+
+import asyncio
+import re
+import statistics
+import time
+from collections import Counter, defaultdict, deque
+from typing import Any
+from uuid import uuid4
+
+from starlette.middleware import Middleware
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from chutes.deploy import probes
+from chutes.deploy.replica import BY_HOST, HEADER
+from chutes.server.access import _SANE_ID
+from chutes.server.errors import error_response
+
+STATISTICS = "/-/chutes"
+RECENT = 300.0  # seconds for which requests are remembered
+
+_ALIVE = "/-/healthz"  # Ray's own probe of the proxy
+_LOOPBACK = {"127.0.0.1", "::1"}
+_MOST_RECENT = 10_000
+_ERROR = 400
+_RETRY_AFTER = "5"  # seconds
+_PROBES = {"health", "ready", "metrics"}
+_LABEL = re.compile(r"[a-z0-9][a-z0-9-]*")
+
+
+def middleware() -> list[Middleware]:
+    """What Ray Serve's proxy is to be wrapped in."""
+    return [Middleware(Door)]
+
+
+class Door:
+    """ASGI layer around Ray Serve's proxy."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._in_flight: Counter[str] = Counter()
+        self._recent: defaultdict[str, deque[tuple[float, float, int]]] = defaultdict(
+            lambda: deque(maxlen=_MOST_RECENT)
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send one request to its chute, and see to its answer."""
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+            return
+        if scope["path"].startswith("/-/") and (scope["path"] == _ALIVE or await _from_inside(scope)):
+            told = JSONResponse(self._statistics()) if scope["path"] == STATISTICS else self._app
+            await told(scope, receive, send)
+            return
+        scope = _with_id(_by_host(scope))
+        if scope["type"] == "websocket":
+            await self._app(scope, receive, send)
+            return
+        if scope["method"] == "GET" and (probed := await probes.answer(scope["path"])) is not None:
+            await probed(scope, receive, send)
+            return
+        slug, began = _slug(scope), time.time()
+        self._in_flight[slug] += 1
+        answer = _Answer(scope, send)
+        try:
+            await self._app(scope, receive, answer.send)
+            await answer.close(receive)
+        finally:
+            self._in_flight[slug] -= 1
+            if not self._in_flight[slug]:
+                del self._in_flight[slug]
+            if answer.of_a_chute and scope["path"].rpartition("/")[2] not in _PROBES:
+                self._recent[slug].append((began, time.time() - began, answer.status))
+
+    def _statistics(self) -> dict[str, dict[str, Any]]:
+        """By slug: how many requests are in flight, waiting ones included, and what the last minutes were like."""
+        since = time.time() - RECENT
+        told = {}
+        for slug in {*self._in_flight, *self._recent}:
+            recent = [each for each in self._recent.get(slug, ()) if each[0] + each[1] >= since]
+            told[slug] = {"in_flight": self._in_flight[slug], **summary(recent, min(RECENT, time.time() - _STARTED))}
+        return told
+
+
+def summary(recent: list[tuple[float, float, int]], seconds: float) -> dict[str, Any]:
+    """Requests of so many seconds, each with its begin, duration and status, in figures. Latencies of answered ones."""
+    taken = sorted(duration for _, duration, status in recent if status < _ERROR)
+    points = statistics.quantiles(taken, n=100, method="inclusive") if len(taken) > 1 else taken * 99
+    return {
+        "requests": len(recent),
+        "per_minute": round(len(recent) * 60 / max(seconds, 1.0), 2),
+        "errors": sum(status >= 500 for *_, status in recent),
+        "rejected": sum(status == 429 for *_, status in recent),
+        "left": sum(status == 499 for *_, status in recent),
+        "latency_seconds": {f"p{at}": round(points[at - 1], 3) for at in (50, 95, 99)} if points else {},
+    }
+
+
+_STARTED = time.time()
+
+
+class _Answer:
+    """One answer on its way out: the replica's as it is, Ray's own in our words."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._scope = scope
+        self._send = send
+        self._started = False
+        self._instead: tuple[int, dict[str, str]] | None = None
+        self.status = 499  # the client left before there was an answer
+        self.of_a_chute = False
+
+    async def send(self, message: Message) -> None:
+        """Pass a message on, or hold it back when it is Ray's own error."""
+        if message["type"] == "http.response.start":
+            headers = message.get("headers", ())
+            if message["status"] >= _ERROR and not any(name == HEADER for name, _ in headers):
+                after = [value.decode() for name, value in headers if name.lower() == b"retry-after"]
+                self._instead = (message["status"], {"Retry-After": after[0]} if after else {})
+                return
+            message["headers"] = _once(headers)
+            self._started = self.of_a_chute = True
+            self.status = message["status"]
+        if self._instead is None:
+            await self._send(message)
+
+    async def close(self, receive: Receive) -> None:
+        """Answer in Ray's place if it did not, or not in our words."""
+        if self._started:
+            return
+        status, headers = self._instead or (500, {})
+        headers["X-Request-ID"] = next(value.decode() for name, value in self._scope["headers"] if name == _ID)
+        self.of_a_chute = status != 404
+        status, code, text = _in_our_words(status)
+        if status == 503:
+            headers.setdefault("Retry-After", _RETRY_AFTER)
+        self.status = status
+        response = error_response(_inner(self._scope), status, text, code=code, headers=headers)
+        await response(self._scope, receive, self._send)
+
+
+async def _from_inside(scope: Scope) -> bool:
+    """Whether it is a machine of the cluster that asks: what goes on in it concerns nobody else."""
+    import ray
+
+    client = (scope.get("client") or ("",))[0]
+    if client in _LOOPBACK:
+        return True
+    nodes = await asyncio.to_thread(ray.nodes)
+    return client in {node["NodeManagerAddress"] for node in nodes}
+
+
+_ID = b"x-request-id"
+
+_WORDS = {
+    404: (404, "not_found", "There is nothing here"),
+    408: (504, "timeout", "The request took too long and was cancelled"),
+    429: (429, "queue_full", "Too many requests are waiting already, try again later"),
+    503: (503, "unavailable", "Temporarily unavailable, try again later"),
+}
+
+
+def _in_our_words(status: int) -> tuple[int, str, str]:
+    """Ray's status as ours, with code and text. Whatever else it is, the replica went away during the request."""
+    return _WORDS.get(status, (502, "replica_lost", "The replica that ran this request was lost, send it again"))
+
+
+def _inner(scope: Scope) -> str:
+    """The path as the chute knows it, which decides on the shape of an error."""
+    return "/" + "/".join(scope["path"].split("/")[2:])
+
+
+def _slug(scope: Scope) -> str:
+    return str(scope["path"].split("/", 2)[1])
+
+
+def _by_host(scope: Scope) -> Scope:
+    """If the host's first label is followed by another and may be a slug: the path with the slug in front."""
+    host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
+    slug, dot, rest = host.partition(":")[0].lower().partition(".")
+    if not dot or not _LABEL.fullmatch(slug) or slug.isdigit() or not rest or rest[0].isdigit() or slug == "www":
+        return scope
+    headers = [(name, value) for name, value in scope["headers"] if name != BY_HOST]
+    raw_path = scope.get("raw_path")
+    return {
+        **scope,
+        "path": f"/{slug}{scope['path']}",
+        "raw_path": raw_path and f"/{slug}".encode() + raw_path,
+        "headers": [*headers, (BY_HOST, b"1")],
+    }
+
+
+def _with_id(scope: Scope) -> Scope:
+    """The client's own request id if it is short and plain, else a new one: the one that the replica will log."""
+    given = [value for name, value in scope["headers"] if name == _ID]
+    if len(given) == 1 and _SANE_ID.fullmatch(given[0]):
+        return scope
+    headers = [(name, value) for name, value in scope["headers"] if name != _ID]
+    return {**scope, "headers": [*headers, (_ID, uuid4().hex.encode())]}
+
+
+def _once(headers: Any) -> list[tuple[bytes, bytes]]:
+    """The replica and the proxy both send the request's id: one is enough."""
+    seen: set[bytes] = set()
+    kept = []
+    for name, value in headers:
+        if name.lower() == _ID:
+            if _ID in seen:
+                continue
+            seen.add(_ID)
+        kept.append((name, value))
+    return kept

@@ -1,0 +1,125 @@
+"""Deploying a version: out it goes, how far it is is told, and if it fails the cluster is to want the one before again.
+
+Ray Serve replaces the replicas: new ones take requests once they have loaded, old ones finish theirs. A failed version
+has then never taken a request, and the old replicas still stand; but Ray Serve would go on wanting the new one whenever
+a replica is lost, so it is told to want the old one again, which restarts nothing.
+"""
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from chutes.deploy import deployed, logs
+from chutes.deploy.application import Spec, build
+from chutes.exception import ChutesError
+
+Tell = Callable[[str, float | None], None]
+"""Called with the phase in words, and how far it is, 0 to 1, where that is known."""
+
+_POLL = 0.2  # seconds
+_GOES_BACK_WITHIN = 60.0
+_OVER = {"deploy_failed", "unhealthy"}
+
+
+class RolloutFailed(ChutesError):
+    """The version could not be started; the message is what the replica said."""
+
+    code = "rollout_failed"
+
+
+def start(spec: Spec) -> None:
+    """Tell Ray Serve to want this version."""
+    from ray import serve
+
+    target = serve.RunTarget(build(spec), name=spec.slug, route_prefix=f"/{spec.slug}")
+    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+
+def roll_out(spec: Spec, tell: Tell) -> None:
+    """Deploy and wait until it serves. RolloutFailed, after which whatever was there before still is."""
+    before = deployed.recall(spec.slug)
+    old = {replica["replica_id"] for replica in _look(spec.slug).replicas}
+    start(spec)
+    failure = _follow(spec.slug, old, tell)
+    if failure is None:
+        deployed.remember(spec)
+        return
+    if before is None:
+        delete(spec.slug)
+    else:
+        start(before)
+        _wait_until_running(spec.slug)
+    raise RolloutFailed(failure)
+
+
+def _look(slug: str) -> deployed.Deployed:
+    found = [each for each in deployed.everything() if each.slug == slug]
+    return found[0] if found else deployed.Deployed(slug, None, {})
+
+
+def _follow(slug: str, old: set[str], tell: Tell) -> str | None:
+    """Tell how it goes until it serves, or why it does not."""
+    reader = logs.Reader(slug)
+    progress: dict[str, Any] | None = None
+    while True:
+        chute = _look(slug)
+        if chute.status == "running":
+            tell("warm", 1.0)
+            return None
+        if chute.status in _OVER:
+            return why(chute)
+        fresh = [replica for replica in chute.replicas if replica["replica_id"] not in old]
+        starting = {replica["replica_id"]: replica for replica in fresh if replica["state"] == "starting"}
+        for line in reader.read():
+            if line.replica in starting and "progress" in line.fields:
+                progress = line.fields["progress"]
+        if starting and progress is not None:
+            tell(f"loading: {progress['stage']}", progress.get("fraction"))
+        elif any(replica.get("pid") for replica in starting.values()):
+            tell("starting", None)
+        elif any(replica["state"] == "running" for replica in fresh):
+            tell("draining the version before", None)
+        else:
+            tell("placing", None)
+        time.sleep(_POLL)
+
+
+def why(chute: deployed.Deployed) -> str:
+    """What the replica said when it failed, in one line; else Ray Serve's own message."""
+    message = re.sub(r"\x1b\[[0-9;]*m", "", str(chute.deployment.get("message") or chute.details.get("message") or ""))
+    said = re.findall(r"LoadFailed: (.+)", message)
+    if said:
+        return str(said[-1]).strip()
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return lines[-1] if lines else "The replica ended without a word"
+
+
+def _wait_until_running(slug: str) -> None:
+    deadline = time.monotonic() + _GOES_BACK_WITHIN
+    while _look(slug).status != "running" and time.monotonic() < deadline:
+        time.sleep(_POLL)
+
+
+def delete(slug: str) -> None:
+    """Take a chute out of the cluster; what it runs is finished first."""
+    from ray import serve
+
+    serve.delete(slug)
+    deployed.forget(slug)
+
+
+def start_unwatched(spec: Spec, tell: Tell) -> None:
+    """Deploy and wait for nothing: if it fails, only its status will say so."""
+    start(spec)
+    tell("under way", None)
+    deployed.remember(spec)
+
+
+def scale(spec: Spec, replicas: int) -> None:
+    """Have Ray Serve run so many replicas of the version that runs, and no other number."""
+    fixed = {**spec.autoscaling, "min_replicas": replicas, "max_replicas": replicas, "initial_replicas": replicas}
+    scaled = replace(spec, autoscaling=fixed)
+    start(scaled)
+    deployed.remember(scaled)

@@ -1,0 +1,96 @@
+import pytest
+from rich.console import Console
+
+from chutes.cli import chutes_tables as tables
+from chutes.deploy.logs import Line
+
+
+def test_status_as_a_table():
+    told = {
+        "name": "draws",
+        "status": "running",
+        "running": 1,
+        "queued": 3,
+        "per_minute": 12.5,
+        "errors": 1,
+        "rejected": 2,
+        "left": 0,
+        "latency_seconds": {"p50": 0.5, "p99": 2.0},
+        "replicas": [
+            {
+                "id": "abc",
+                "state": "running",
+                "running": 1,
+                "concurrency": 2,
+                "node": "10.0.0.1",
+                "pid": 7,
+                "since": 1.0,
+            },
+            {
+                "id": "def",
+                "state": "starting",
+                "running": None,
+                "concurrency": None,
+                "node": None,
+                "pid": None,
+                "since": None,
+            },
+        ],
+    }
+    console = Console(width=120, record=True, quiet=True)
+    with console.capture() as shown:
+        console.quiet = False
+        console.print(tables.status(told))
+    text = shown.get()
+    for part in ("draws is running", "1, 3 waiting", "12.5 per minute", "p50 0.5 s  p99 2 s", "1/2", "starting"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("cords", [{"methods": ["GET", "POST"], "path": "/a", "name": "a"}], "GET|POST /a"),
+        ("replicas", [{"id": "x", "state": "running", "node": "n", "pid": 1}], "x running on n"),
+        ("node_selector", {"gpu_count": 1, "include": ["h100"]}, "gpu_count=1, include=['h100']"),
+        ("files", ["a.py", "b.py"], "a.py, b.py"),
+        ("scale_up_threshold", None, ""),
+        ("concurrency", 2, "2"),
+    ],
+)
+def test_values_for_people(key, value, words):
+    assert tables.in_words(key, value) == words
+
+
+def test_lines_in_the_color_of_their_replica():
+    lines = tables.Lines()
+    fields = {"number": 7, "exception": "Traceback\n  here"}
+    first = lines.text(Line("2026-01-01T10:20:30.123456Z", "a1", "error", "author", "oh no", fields))
+    assert first.plain == "10:20:30.123 a1 error   oh no  number=7\nTraceback\n  here"
+    colors = [
+        str(lines.text(Line("", replica, "info", "", "", {})).spans[0].style) for replica in ("a1", "b2", "a1", "c3")
+    ]
+    assert colors[0] == colors[2]
+    assert len(set(colors)) == 3
+
+
+def test_metrics_as_a_table():
+    card = {
+        "gpu": "0",
+        "name": "NVIDIA H100",
+        "utilization": 0.5,
+        "memory_used_bytes": 4e10,
+        "memory_total_bytes": 8e10,
+    }
+    replica = {"running": 1, "gpus": [card], "images": 3, "images_per_second": 0.5, "steps_per_second": 14.0}
+    told = {
+        "running": 1,
+        "queued": 2,
+        "per_minute": 30.0,
+        "latency_seconds": {},
+        "replicas": {"a1": replica, "b2": {**replica, "gpus": []}},
+    }
+    console = Console(width=120)
+    with console.capture() as shown:
+        console.print(tables.metrics(told))
+    for part in ("1 running, 2 waiting; 30 per minute", "NVIDIA H100", "50%", "40.0 of 80.0 GB", "none", "14"):
+        assert part in shown.get()

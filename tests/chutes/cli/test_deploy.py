@@ -1,0 +1,47 @@
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from chutes.cli import app
+from chutes.cli.deploy import Phases
+
+run = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+
+
+def test_what_cannot_be_loaded_starts_no_cluster():
+    done = run.invoke(app, ["deploy", "no_such_module"])
+    assert done.exit_code == 1
+    assert done.stderr.startswith("Error: There is no module no_such_module")
+
+
+def test_an_environment_is_written_as_pairs():
+    done = run.invoke(app, ["deploy", "x", "--env", "NOPE"])
+    assert done.exit_code == 1
+    assert done.stderr == "Error: --env NOPE: write it as KEY=VALUE.\n"
+
+
+def test_an_address_where_nothing_answers(tmp_path):
+    (tmp_path / "deployable.py").write_text(
+        'from chutes.chute import Chute\nchute = Chute(username="a", name="b", image="c")\n'
+    )
+    done = run.invoke(app, ["deploy", "deployable", "--address", "127.0.0.1:9"])
+    assert done.exit_code == 1
+    assert done.stderr.endswith("Error: No cluster answers at 127.0.0.1:9.\n")
+
+
+def test_a_line_per_phase_in_a_log(capsys):
+    with Phases() as phases:
+        for fraction in (None, None, 0.5, 0.5):
+            phases.tell("loading", fraction)
+        phases.tell("warm", 1.0)
+    said = [line.partition(" (")[0] for line in capsys.readouterr().err.splitlines()]
+    assert said == ["loading", "loading 50%", "warm"]

@@ -1,0 +1,42 @@
+import sys
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from chutes.cli import app
+
+pytest.importorskip("ray")
+run = CliRunner()
+
+
+@pytest.fixture
+def exportable(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    (tmp_path / "exportable.py").write_text(
+        'from chutes.chute import Chute\nchute = Chute(username="a", name="b", image="flux:1")\n'
+    )
+    return tmp_path
+
+
+def test_prints_a_manifest(exportable):
+    done = run.invoke(app, ["export", "exportable", "--kuberay"])
+    assert done.exit_code == 0
+    assert yaml.safe_load(done.stdout)["kind"] == "RayService"
+
+
+def test_writes_the_manifest_and_the_images_dockerfile(exportable):
+    done = run.invoke(app, ["export", "exportable", "--kuberay", "--image", "mine:2", "--output", "k8s"])
+    assert done.exit_code == 0
+    told = yaml.safe_load((exportable / "k8s" / "rayservice.yaml").read_text())
+    pod = told["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]
+    assert pod["containers"][0]["image"] == "mine:2"
+    assert "FROM flux:1\n" in (exportable / "k8s" / "Dockerfile").read_text()
+
+
+def test_says_what_it_can_write(exportable):
+    done = run.invoke(app, ["export", "exportable"])
+    assert done.exit_code == 1
+    assert "--kuberay" in done.stderr

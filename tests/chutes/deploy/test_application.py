@@ -1,0 +1,41 @@
+import pytest
+
+from chutes.deploy.application import build, options
+from tests.chutes.deploy.specs import make_spec
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch):
+    for name, value in {"CHUTES_QUEUE_SIZE": "5", "CHUTES_API_KEYS": "one", "CHUTES_PORT": "1", "OTHER": "x"}.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_settings_under_ray_serves_names():
+    translated = options(make_spec())
+    assert translated["max_ongoing_requests"] == 2
+    assert translated["max_queued_requests"] == 5
+    assert translated["graceful_shutdown_timeout_s"] == 120
+    assert translated["autoscaling_config"]["target_ongoing_requests"] == 1.5
+
+
+def test_the_runtimes_settings_travel_and_env_wins():
+    spec = make_spec(environment={"CHUTES_QUEUE_SIZE": "9", "MODEL": "m"})
+    assert spec.environment == {"CHUTES_QUEUE_SIZE": "9", "CHUTES_API_KEYS": "one", "MODEL": "m"}
+
+
+def test_another_name_is_another_chute():
+    spec = make_spec(name="Second")
+    assert (spec.name, spec.slug, spec.username) == ("Second", "myuser-second", "myuser")
+    assert spec.uid != make_spec().uid
+    assert make_spec().version != make_spec().version
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ray_serve_takes_it():
+    pytest.importorskip("ray")
+    spec = make_spec()
+    deployment = build(spec)._bound_deployment
+    assert deployment.name == "chute"
+    assert deployment.version == spec.version
+    assert deployment.max_ongoing_requests == 2
+    assert deployment.max_queued_requests == 5

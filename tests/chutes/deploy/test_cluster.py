@@ -1,0 +1,103 @@
+import os
+import socket
+import stat
+import subprocess
+import sys
+import time
+
+import pytest
+
+from chutes.deploy import cluster
+from chutes.deploy.placement import LABEL, Gpu
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "")  # so that what the code sets is undone
+        monkeypatch.delenv(name)
+
+
+def note(tmp_path, address):
+    (tmp_path / "ray").mkdir(exist_ok=True)
+    (tmp_path / "ray" / "ray_current_cluster").write_text(address)
+
+
+def test_finds_the_cluster_of_this_machine_and_others_by_their_address(tmp_path, monkeypatch):
+    assert cluster.find() is None
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        note(tmp_path, address)
+        assert cluster.find() == address
+        assert cluster.find(address) == address
+        monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+        assert cluster.find() is None
+        assert cluster.find(address) == address
+
+
+def test_a_cluster_that_is_gone_is_not_waited_for(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    note(tmp_path, f"127.0.0.1:{port}")
+    began = time.monotonic()
+    assert cluster.find() is None
+    assert time.monotonic() - began < 2
+    with pytest.raises(cluster.NoCluster, match="`chutes deploy` starts one"), cluster.connected():
+        pass
+    with pytest.raises(cluster.NoCluster, match=r"No cluster answers at no\.such\.host:1"):
+        cluster.connected("no.such.host:1").__enter__()
+
+
+def test_a_head_makes_a_token_that_only_its_owner_reads(tmp_path):
+    path = tmp_path / ".ray" / "auth_token"
+    cluster.use_token()
+    assert not path.exists()
+    assert "RAY_AUTH_MODE" not in os.environ
+    cluster.use_token(create=True)
+    token = path.read_text()
+    assert len(token) == 64
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    del os.environ["RAY_AUTH_MODE"]
+    cluster.use_token(create=True)
+    assert path.read_text() == token
+
+
+def test_a_chosen_way_of_auth_is_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    cluster.use_token(create=True)
+    assert os.environ["RAY_AUTH_MODE"] == "disabled"
+    assert not (tmp_path / ".ray").exists()
+
+
+def test_nodes_publish_their_cards():
+    command = cluster.node_command(address="10.0.0.1:6379", gpus=[Gpu("h100", 80)] * 2, labels={})
+    assert f"--labels={LABEL}=h100-80" in command
+    assert "--num-gpus=2" in command
+    assert "--num-gpus=0" in cluster.node_command(gpus=[], labels={})
+
+
+@pytest.mark.parametrize(
+    ("http", "url"),
+    [
+        (("127.0.0.1", 8000), "http://localhost:8000/slug"),
+        (("10.0.0.1", 80), "http://10.0.0.1:80/slug"),
+        (("0.0.0.0", 80), f"http://{socket.gethostname()}:80/slug"),
+    ],
+)
+def test_urls(http, url):
+    assert cluster.url("slug", http) == url
+
+
+def test_only_a_cluster_that_deploy_started_is_stopped(tmp_path):
+    note(tmp_path, "127.0.0.1:1")
+    assert not cluster.stop_local({"chutes-host": "127.0.0.1"})
+    assert (tmp_path / "ray" / "ray_current_cluster").exists()
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    began = time.monotonic()
+    assert cluster.stop_local({cluster.LOCAL: str(sleeper.pid)})
+    assert time.monotonic() - began < 10
+    assert sleeper.wait(5) != 0
+    assert not (tmp_path / "ray" / "ray_current_cluster").exists()

@@ -1,0 +1,54 @@
+import pytest
+
+from chutes.deploy.application import from_json, to_json
+from chutes.deploy.deployed import Deployed, UnknownChute, find
+from tests.chutes.deploy.specs import make_spec
+
+DETAILS = {
+    "status": "RUNNING",
+    "deployments": {
+        "chute": {
+            "replicas": [
+                {"replica_id": "b", "state": "STARTING", "start_time_s": 2.0},
+                {"replica_id": "a", "state": "RUNNING", "start_time_s": 1.0},
+            ]
+        }
+    },
+}
+GUIDE = Deployed("myuser-flux-1-dev-generator", make_spec(), DETAILS)
+FOREIGN = Deployed("somebodys-app", None, {"status": "DEPLOYING"})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["FLUX.1-dev-generator", "flux.1-dev-generator", "my-image-gen", "myuser-flux-1-dev-generator", GUIDE.spec.uid],
+)
+def test_every_name_finds_it(name):
+    assert find(name, [FOREIGN, GUIDE]) is GUIDE
+
+
+def test_a_module_that_is_deployed_twice_names_neither():
+    second = Deployed("myuser-second", make_spec(name="Second"), DETAILS)
+    with pytest.raises(UnknownChute, match=r"my-image-gen is FLUX\.1-dev-generator and Second, name one of them"):
+        find("my-image-gen", [GUIDE, second])
+    assert find("second", [GUIDE, second]) is second
+
+
+def test_an_unknown_name_suggests_the_nearest():
+    with pytest.raises(UnknownChute, match="deployed, did you mean my-image-gen"):
+        find("my-imge-gen", [FOREIGN, GUIDE])
+    with pytest.raises(UnknownChute, match="there is somebodys-app, FLUX"):
+        find("xyz", [FOREIGN, GUIDE])
+    with pytest.raises(UnknownChute, match=r"No chute xyz is deployed$"):
+        find("xyz", [])
+
+
+def test_states_in_lower_case_and_the_oldest_first():
+    assert GUIDE.status == "running"
+    assert [(each["replica_id"], each["state"]) for each in GUIDE.replicas] == [("a", "running"), ("b", "starting")]
+    assert FOREIGN.replicas == []
+    assert FOREIGN.name == "somebodys-app"
+
+
+def test_a_spec_survives_being_kept():
+    assert from_json(to_json(GUIDE.spec)) == GUIDE.spec

@@ -1,0 +1,81 @@
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from chutes.deploy import figures
+from chutes.deploy.deployed import Deployed
+
+TEXT = """\
+# HELP imagegen_images_total Pictures finished.
+# TYPE imagegen_images_total counter
+imagegen_images_total{task="generate"} 6.0
+imagegen_images_total{task="inpaint"} 2.0
+# HELP imagegen_steps_total Denoising steps done.
+# TYPE imagegen_steps_total counter
+imagegen_steps_total 80.0
+# HELP imagegen_busy_seconds_total Seconds drawing.
+# TYPE imagegen_busy_seconds_total counter
+imagegen_busy_seconds_total 16.0
+# HELP chutes_gpu_memory_used_bytes GPU memory in use
+# TYPE chutes_gpu_memory_used_bytes gauge
+chutes_gpu_memory_used_bytes{gpu="0",name="NVIDIA \\"H100\\""} 1.0
+chutes_gpu_memory_used_bytes{gpu="1",name="NVIDIA H100"} 2.0
+# HELP chutes_gpu_utilization_ratio Part of the time a kernel ran
+# TYPE chutes_gpu_utilization_ratio gauge
+chutes_gpu_utilization_ratio{gpu="1",name="NVIDIA H100"} 0.5
+"""
+SAID = {"running": 1, "concurrency": 1, "info": {"model": "m"}, "gpus": "1", "metrics": TEXT}
+CHUTE = Deployed(
+    "slug",
+    None,
+    {
+        "status": "RUNNING",
+        "deployments": {
+            "chute": {
+                "target_num_replicas": 2,
+                "replicas": [
+                    {"replica_id": "a", "state": "RUNNING", "node_ip": "n", "pid": 1, "start_time_s": 1.0},
+                    {"replica_id": "b", "state": "STARTING", "start_time_s": 2.0},
+                ],
+            }
+        },
+    },
+)
+
+
+@pytest.fixture(autouse=True)
+def answers(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(figures, "ask_replicas", lambda chute: {"a": SAID})
+    monkeypatch.setattr(
+        figures, "traffic", lambda slug, http: {**figures._NOTHING, "in_flight": 4, "latency_seconds": {"p50": 1.0}}
+    )
+
+
+def test_status():
+    told = figures.status(CHUTE, ("127.0.0.1", 1))
+    assert (told["running"], told["queued"], told["target_replicas"]) == (1, 3, 2)
+    assert [(each["id"], each["state"], each["running"]) for each in told["replicas"]] == [
+        ("a", "running", 1),
+        ("b", "starting", None),
+    ]
+
+
+def test_metrics_of_the_cards_that_the_replica_has():
+    told = figures.metrics(CHUTE, ("127.0.0.1", 1))["replicas"]["a"]
+    assert (told["images"], told["images_per_second"], told["steps_per_second"]) == (8, 0.5, 5.0)
+    assert told["gpus"] == [{"gpu": "1", "name": "NVIDIA H100", "memory_used_bytes": 2.0, "utilization": 0.5}]
+
+
+def test_prometheus_reads_the_series_of_all_replicas():
+    families = {each.name: each for each in text_string_to_metric_families(figures.prometheus(CHUTE))}
+    assert families["imagegen_images"].type == "counter"
+    assert [sample.labels for sample in families["imagegen_images"].samples] == [
+        {"task": "generate", "replica": "a"},
+        {"task": "inpaint", "replica": "a"},
+    ]
+    assert families["chutes_gpu_memory_used_bytes"].samples[0].labels["name"] == 'NVIDIA "H100"'
+
+
+def test_without_a_proxy_there_is_no_traffic():
+    from importlib import reload
+
+    assert reload(figures).traffic("slug", ("127.0.0.1", 9)) == figures._NOTHING

@@ -1,0 +1,35 @@
+import json
+import logging
+import sys
+
+import pytest
+
+from chutes.deploy import log_files
+
+
+@pytest.fixture(autouse=True)
+def untouched(monkeypatch):
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    yield
+    for handler in root.handlers:
+        if handler not in handlers:
+            handler.close()
+    root.handlers, root.level = handlers, level
+    logging.captureWarnings(capture=False)
+
+
+def test_logs_and_prints_in_one_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(log_files, "log_folder", lambda: tmp_path)
+    log_files.log_to_file("slug", "r1", "info")
+    logging.getLogger("author").warning("logged", extra={"number": 7})
+    print("half a ", end="")
+    print("line\nanother\n\n", end="")
+    lines = [json.loads(line) for line in (tmp_path / log_files.log_name("slug", "r1")).read_text().splitlines()]
+    assert [(line["message"], line["logger"]) for line in lines] == [
+        ("logged", "author"),
+        ("half a line", "print"),
+        ("another", "print"),
+    ]
+    assert lines[0]["number"] == 7

@@ -1,0 +1,80 @@
+import os
+import sys
+import zipfile
+from io import BytesIO
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from chutes.deploy import package
+from chutes.exception import LoadError
+from chutes.loader import load_chute
+
+CHUTE = """
+from chutes.chute import Chute
+{imports}
+chute = Chute(username="test", name="packed", image="none")
+
+@chute.on_startup()
+async def load(self):
+    import inside.deep
+    from inside import sibling
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    (tmp_path / "packed.py").write_text(CHUTE.format(imports="from eager import WORD\n"))
+    (tmp_path / "eager.py").write_text("WORD = 1\n")
+    (tmp_path / "unused.py").write_text("raise RuntimeError\n")
+    inside = tmp_path / "inside"  # without __init__.py, as images/ and examples/ are
+    inside.mkdir()
+    (inside / "deep.py").write_text("from . import sibling\nimport json, no_such_module\n")
+    (inside / "sibling.py").write_text("from .cousin import value\n")
+    (inside / "cousin.py").write_text("value = 2\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("ref", ["packed", "packed:chute", "packed.py", "./packed.py:chute"])
+def test_ships_what_is_imported_now_and_later_and_nothing_else(folder: Path, ref: str):
+    load_chute(ref)
+    packed = package.pack(ref)
+    assert packed.entry == "packed:chute"
+    assert packed.files == ("eager.py", "inside/cousin.py", "inside/deep.py", "inside/sibling.py", "packed.py")
+    assert zipfile.ZipFile(BytesIO(packed.content)).namelist() == list(packed.files)
+
+
+def test_the_same_files_are_the_same_package(folder: Path):
+    load_chute("packed")
+    first = package.pack("packed")
+    os.utime(folder / "eager.py", (1, 1))
+    assert package.pack("packed") == first
+
+
+def test_a_module_without_a_file_of_its_own_is_not_shipped(folder: Path):
+    load_chute("packed")
+    sys.modules["_ops"] = ModuleType("_ops")
+    sys.modules["_ops"].__file__ = "_ops.py"  # as torch's
+    assert "_ops.py" not in package.pack("packed").files
+
+
+def test_refuses_what_is_too_large(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    load_chute("packed")
+    monkeypatch.setattr(package, "MOST", 10)
+    with pytest.raises(LoadError, match="are not shipped"):
+        package.pack("packed")
+
+
+def test_unpacks_to_where_it_is_imported_from(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    load_chute("packed")
+    packed = package.pack("packed")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    where = package.unpack(packed.content)
+    assert sys.path[0] == str(where)
+    assert (where / "inside" / "cousin.py").read_text() == "value = 2\n"
+    assert package.unpack(packed.content) == where
+    assert [each.name for each in where.parent.iterdir()] == [where.name]

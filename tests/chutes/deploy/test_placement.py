@@ -1,0 +1,97 @@
+import pytest
+
+from chutes.chute import NodeSelector
+from chutes.deploy import placement
+from chutes.deploy.placement import Gpu, Node, Unplaceable
+
+LARGE = Node("1", "10.0.0.1", (Gpu("h100_sxm", 80),), 2)
+SMALL = Node("2", "10.0.0.2", (Gpu("4090", 24),), 4)
+MIXED = Node("3", "10.0.0.3", (Gpu("3090", 24), Gpu("a100", 80)), 2)
+BARE = Node("4", "10.0.0.4", (), 0)
+
+
+@pytest.mark.parametrize(
+    ("selector", "fitting"),
+    [
+        (NodeSelector(min_vram_gb_per_gpu=24), [LARGE, SMALL, MIXED]),
+        (NodeSelector(min_vram_gb_per_gpu=80), [LARGE]),
+        (NodeSelector(min_vram_gb_per_gpu=24, gpu_count=3), [SMALL]),
+        (NodeSelector(min_vram_gb_per_gpu=24, include=["4090"]), [SMALL]),
+        (NodeSelector(min_vram_gb_per_gpu=24, include=["h100"]), [LARGE]),
+        (NodeSelector(min_vram_gb_per_gpu=24, exclude=["a100", "4090"]), [LARGE]),
+        (NodeSelector(min_vram_gb_per_gpu=141), []),
+    ],
+)
+def test_which_nodes_will_do(selector, fitting):
+    assert [node for node in (LARGE, SMALL, MIXED, BARE) if placement.accepts(selector, node)] == fitting
+
+
+def test_selects_by_label():
+    options = placement.place(
+        NodeSelector(min_vram_gb_per_gpu=141, gpu_count=2), [Node("5", "x", (Gpu("odd", 200),), 2)]
+    )
+    assert options["num_gpus"] == 2
+    accepted = options["label_selector"][placement.LABEL].removeprefix("in(").removesuffix(")").split(",")
+    assert "odd-200" in accepted  # a node that is here, of a kind that no table knows
+    assert "h200-141" in accepted  # one that may join later
+    assert "h100_sxm-80" not in accepted
+
+
+def test_refuses_with_what_the_nodes_have():
+    with pytest.raises(Unplaceable) as refused:
+        placement.place(NodeSelector(min_vram_gb_per_gpu=141, exclude=["b200"]), [LARGE, SMALL])
+    assert str(refused.value) == (
+        "No node can run this: it needs 1 GPU of 141 GB, not b200, and there is "
+        "2 x h100_sxm 80 GB on 10.0.0.1; 4 x 4090 24 GB on 10.0.0.2"
+    )
+
+
+@pytest.mark.parametrize(("selector", "nodes"), [(None, [LARGE]), (NodeSelector(), [BARE]), (NodeSelector(), [])])
+def test_without_any_gpu_it_runs_without(selector, nodes):
+    assert placement.place(selector, nodes) == {"num_cpus": 0}
+
+
+def test_room_for_a_second_version():
+    selector = NodeSelector(min_vram_gb_per_gpu=80)
+    assert placement.has_room(selector, [LARGE, SMALL], {"1": 1.0, "2": 0.0})
+    assert not placement.has_room(selector, [LARGE, SMALL], {"2": 4.0})
+    assert placement.has_room(None, [LARGE], {})
+
+
+def test_the_label_survives_its_round_trip():
+    cards = placement.pretended("h100:80, 4090:24,4090:24")
+    node = {
+        "Alive": True,
+        "NodeID": "7",
+        "NodeManagerAddress": "10.0.0.7",
+        "Labels": {placement.LABEL: placement.label(cards)},
+        "Resources": {"GPU": 3.0, "CPU": 8.0},
+    }
+    assert placement.label(cards) == "4090-24.h100-80"
+    assert placement.nodes([node, {**node, "Alive": False}]) == [
+        Node("7", "10.0.0.7", (Gpu("4090", 24), Gpu("h100", 80)), 3)
+    ]
+
+
+@pytest.mark.parametrize("text", ["h100", "h100:", ":80", "h100:80,", "H 100:80"])
+def test_pretended_cards_are_written_properly(text):
+    with pytest.raises(ValueError, match="is no card"):
+        placement.pretended(text)
+
+
+def test_what_is_installed_is_a_list():
+    assert all(gpu.vram_gb > 0 for gpu in placement.installed())
+
+
+@pytest.mark.parametrize(
+    ("name", "mib", "card"),
+    [
+        ("NVIDIA H200", 143771, Gpu("h200", 141)),
+        ("NVIDIA H100 80GB HBM3", 81559, Gpu("h100_sxm", 80)),
+        ("NVIDIA L4", 23034, Gpu("l4", 24)),  # with ECC
+        ("NVIDIA H100 80GB HBM3", 40192, Gpu("h100_sxm", 40)),  # a part of one
+        ("NVIDIA GeForce RTX 9999", 32607, Gpu("geforce_rtx_9999", 32)),
+    ],
+)
+def test_a_card_as_it_is_sold(name, mib, card):
+    assert placement._card(name, mib * 1024**2) == card

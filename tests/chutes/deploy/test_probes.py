@@ -1,0 +1,70 @@
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from chutes.deploy import probes
+
+
+class Remote:
+    """An actor's method: `.remote()` can be awaited."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    async def remote(self) -> Any:
+        if isinstance(self._value, Exception):
+            raise self._value
+        return self._value
+
+
+class Actor:
+    def __init__(self, **methods: Any) -> None:
+        for name, value in methods.items():
+            setattr(self, name, Remote(value))
+
+
+def ask(monkeypatch, path, *, replicas=(), status="RUNNING", own=(), broken=False):
+    application = {
+        "status": status,
+        "deployments": {"chute": {"replicas": [{"state": state, "actor_name": "r"} for state in replicas]}},
+    }
+    details = RuntimeError("gone") if broken else {"applications": {"slug": application}}
+    said = {"own_probes": list(own), "info": {"model": "m"}}
+
+    async def actor(name: str) -> Actor:
+        return Actor(get_serve_instance_details=details, record_routing_stats=said)
+
+    monkeypatch.setattr(probes, "_actor", actor)
+    answer = asyncio.run(probes.answer(path))
+    return None if answer is None else (answer.status_code, json.loads(answer.body))
+
+
+def test_answered_beside_the_queue(monkeypatch):
+    running = ["STARTING", "RUNNING", "RUNNING"]
+    assert ask(monkeypatch, "/slug/ready", replicas=running) == (200, {"status": "ready", "replicas": 2, "model": "m"})
+    assert ask(monkeypatch, "/slug/health", replicas=running) == (200, {"status": "ok"})
+
+
+@pytest.mark.parametrize(
+    ("status", "ready", "health"), [("DEPLOYING", "loading", 200), ("DEPLOY_FAILED", "failed", 503)]
+)
+def test_while_nothing_runs(monkeypatch, status, ready, health):
+    assert ask(monkeypatch, "/slug/ready", status=status) == (503, {"status": ready})
+    assert ask(monkeypatch, "/slug/health", status=status)[0] == health
+
+
+@pytest.mark.parametrize("path", ["/slug/draw", "/slug", "/other/ready", "/slug/v1/ready", "/ready"])
+def test_everything_else_goes_its_way(monkeypatch, path):
+    assert ask(monkeypatch, path, replicas=["RUNNING"]) is None
+
+
+def test_a_chutes_own_probe_wins(monkeypatch):
+    assert ask(monkeypatch, "/slug/ready", replicas=["RUNNING"], own=["/ready"]) is None
+    assert ask(monkeypatch, "/slug/health", replicas=["RUNNING"], own=["/ready"]) == (200, {"status": "ok"})
+
+
+def test_while_the_controller_is_replaced(monkeypatch):
+    assert ask(monkeypatch, "/slug/ready", broken=True) == (503, {"status": "unknown"})
+    assert ask(monkeypatch, "/slug/health", broken=True) == (200, {"status": "ok"})

@@ -1,0 +1,156 @@
+import json
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from chutes.deploy import probes, proxy
+from chutes.deploy.replica import BY_HOST, HEADER
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def no_probes(monkeypatch: pytest.MonkeyPatch):
+    async def nothing(path: str) -> None:
+        return None
+
+    monkeypatch.setattr(probes, "answer", nothing)
+
+
+class Serve:
+    """Stands in for Ray Serve's proxy: answers as told, remembers what it was asked."""
+
+    def __init__(self, status: int | None = 200, headers: Any = (), *, ours: bool = True) -> None:
+        self.status = status
+        self.headers = [*headers, *([(HEADER, b"r1")] if ours else [])]
+        self.scopes: list[dict[str, Any]] = []
+
+    async def __call__(self, scope, receive, send):
+        self.scopes.append(scope)
+        if self.status is None:
+            return
+        await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
+        await send({"type": "http.response.body", "body": b"Ray's words: /a/path", "more_body": True})
+        await send({"type": "http.response.body", "body": b"."})
+
+
+def ask(serve: Serve, path: str = "/slug/draw", **headers: str):
+    client = TestClient(proxy.Door(serve), base_url="http://localhost:8000", client=("127.0.0.1", 1))
+    return client.post(path, headers=headers)
+
+
+def test_a_replicas_answer_passes_untouched():
+    for status in (200, 404, 500, 503):
+        answer = ask(Serve(status))
+        assert (answer.status_code, answer.text) == (status, "Ray's words: /a/path.")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "code"),
+    [
+        (404, 404, "not_found"),
+        (408, 504, "timeout"),
+        (429, 429, "queue_full"),
+        (503, 503, "unavailable"),
+        (500, 502, "replica_lost"),
+        (None, 502, "replica_lost"),
+    ],
+)
+def test_rays_own_errors_come_in_our_shape(theirs, ours, code):
+    answer = ask(Serve(theirs, [(b"retry-after", b"9"), (b"content-length", b"21")], ours=False))
+    assert answer.status_code == ours
+    assert answer.json()["code"] == code
+    assert "Ray" not in answer.text
+    assert "path" not in answer.text
+    assert answer.headers.get("retry-after") == (None if theirs is None else "9")
+    assert len(answer.headers["x-request-id"]) == 32
+
+
+def test_503_says_when_to_try_again():
+    assert ask(Serve(503, ours=False)).headers["retry-after"] == "5"
+
+
+def test_openais_shape_below_v1():
+    answer = ask(Serve(429, [(b"retry-after", b"5")], ours=False), "/slug/v1/images/generations")
+    assert set(answer.json()["error"]) == {"message", "type", "code", "param"}
+
+
+@pytest.mark.parametrize(
+    ("host", "path"),
+    [
+        ("my-slug.localhost:8000", "/my-slug/draw"),
+        ("MY-slug.example.com", "/my-slug/draw"),
+        ("localhost:8000", "/draw"),
+        ("127.0.0.1:8000", "/draw"),
+        ("www.example.com", "/draw"),
+        ("[::1]:8000", "/draw"),
+    ],
+)
+def test_the_host_names_the_chute(host, path):
+    serve = Serve()
+    ask(serve, "/draw", host=host)
+    [scope] = serve.scopes
+    assert scope["path"] == path
+    assert ((BY_HOST, b"1") in scope["headers"]) == (path != "/draw")
+
+
+def test_one_request_id_the_clients_if_it_is_a_plain_one():
+    serve = Serve(200, [(b"x-request-id", b"abc"), (b"X-Request-ID", b"abc")])
+    answer = ask(serve, **{"x-request-id": "abc"})
+    assert answer.headers.get_list("x-request-id") == ["abc"]
+    ask(serve, **{"x-request-id": "a b\tc"})
+    ids = [dict(scope["headers"])[b"x-request-id"] for scope in serve.scopes]
+    assert ids[0] == b"abc"
+    assert len(ids[1]) == 32
+
+
+def test_rays_own_routes_stay():
+    assert ask(Serve(200, ours=False), "/-/routes").text == "Ray's words: /a/path."
+
+
+def test_what_goes_on_concerns_only_the_cluster(monkeypatch: pytest.MonkeyPatch):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "nodes", lambda: [{"NodeManagerAddress": "10.0.0.2"}])
+
+    def ask_from(address: str, path: str) -> int:
+        door = proxy.Door(Serve(404 if path != "/-/healthz" else 200, ours=False))
+        return TestClient(door, base_url="http://localhost", client=(address, 1)).get(path).status_code
+
+    assert ask_from("10.0.0.2", proxy.STATISTICS) == 200
+    assert ask_from("10.0.0.3", proxy.STATISTICS) == 404
+    assert ask_from("10.0.0.3", "/-/healthz") == 200
+
+
+def test_counts_what_went_through():
+    door = proxy.Door(Serve())
+    client = TestClient(door, base_url="http://localhost", client=("127.0.0.1", 1))
+    for path in ("/a/draw", "/a/draw", "/b/draw", "/a/ready"):
+        client.post(path)
+    door._app = Serve(429, ours=False)
+    client.post("/a/draw")
+    door._app = Serve(404, ours=False)
+    client.post("/scan/me")  # nothing is kept of what is not there
+    told = client.get(proxy.STATISTICS).json()
+    assert set(told) == {"a", "b"}
+    assert (told["a"]["requests"], told["a"]["rejected"], told["a"]["in_flight"]) == (3, 1, 0)
+
+
+def test_a_summary_in_figures():
+    recent = [(0.0, 0.1 * number, 200) for number in range(1, 11)] + [(0.0, 9.0, 500), (0.0, 0.0, 429), (0.0, 1.0, 499)]
+    told = proxy.summary(recent, 60)
+    assert (told["requests"], told["per_minute"], told["errors"], told["rejected"], told["left"]) == (13, 13, 1, 1, 1)
+    assert told["latency_seconds"] == {"p50": 0.55, "p95": 0.955, "p99": 0.991}
+    assert proxy.summary([], 60)["latency_seconds"] == {}
+    json.dumps(told)
+
+
+def test_ray_serve_is_given_one_layer():
+    [layer] = proxy.middleware()
+    assert Starlette(middleware=[layer])

@@ -1,0 +1,125 @@
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from chutes.deploy import replica
+from chutes.deploy.package import Package, pack
+from chutes.deploy.replica import BY_HOST, Description, LoadFailed, Replica, Site, _without_root
+from chutes.loader import load_chute
+
+SOURCE = """
+from chutes.chute import Chute
+chute = Chute(username="a", name="b", image="c")
+
+@chute.on_startup()
+async def load(self):
+    {load}
+
+@chute.on_shutdown()
+async def leave(self):
+    open("left", "w").close()
+
+@chute.cord(public_api_path="/say")
+async def say(self) -> str:
+    return self.word
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(replica, "_replica_id", lambda: "r1")
+    monkeypatch.setattr(replica, "log_to_file", lambda *_: None)
+    monkeypatch.setenv("CHUTES_KEYS_FILE", str(tmp_path / "keys.json"))
+    monkeypatch.setenv("CHUTES_EXECUTION_CONTEXT", "REMOTE")
+
+
+def packed(load: str) -> Package:
+    Path("replicated.py").write_text(SOURCE.format(load=load))
+    load_chute("replicated")
+    return pack("replicated")
+
+
+async def build(package: Package) -> tuple[Replica, Site]:
+    made = Replica(Description("slug", package.entry, package.content))
+    return made, await made.__serve_build_asgi_app__()
+
+
+async def lifespan(site: Site, over: asyncio.Event) -> list[str]:
+    sent: list[str] = []
+
+    async def send(message):
+        sent.append(message["type"])
+
+    async def receive():
+        if sent:
+            await over.wait()
+        return {"type": "lifespan.shutdown" if sent else "lifespan.startup"}
+
+    await site({"type": "lifespan"}, receive, send)
+    return sent
+
+
+async def get(site: Site, path: str) -> tuple[int, dict[bytes, bytes], bytes]:
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    async def receive():
+        return {"type": "http.request", "body": b""}
+
+    scope = {"type": "http", "method": "GET", "path": path, "root_path": "/slug", "headers": [], "query_string": b""}
+    await site({**scope, "client": ("127.0.0.1", 1)}, receive, send)
+    return sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"]
+
+
+def test_ready_once_the_hooks_have_run():
+    async def live():
+        made, site = await build(packed("self.word = 'loaded'; self.info['model'] = 'm'"))
+        over = asyncio.Event()
+        life = asyncio.create_task(lifespan(site, over))
+        made.check_health()
+        status, headers, body = await get(site, "/slug/ready")
+        said = await made.record_routing_stats()
+        over.set()
+        assert await life == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+        return status, headers[replica.HEADER], body, said
+
+    status, mark, body, said = asyncio.run(live())
+    assert Path("left").exists()  # the shutdown hook has run
+    assert (status, mark, body) == (200, b"r1", b'{"status":"ready","model":"m"}')
+    assert (said["state"], said["running"], said["info"], said["own_probes"]) == ("ready", 0, {"model": "m"}, [])
+    assert "chutes_concurrency" in said["metrics"]
+
+
+def test_a_hook_that_raises_is_what_the_failure_says():
+    with pytest.raises(LoadFailed, match=r"^RuntimeError: no weights \(replicated\.py:7\)$"):
+        asyncio.run(build(packed("raise RuntimeError('no weights')")))
+
+
+def test_a_module_that_is_missing_is_what_the_failure_says():
+    broken = packed("self.word = ''")
+    Path("replicated.py").unlink()
+    with pytest.raises(LoadFailed, match="There is no module elsewhere"):
+        asyncio.run(build(Package("elsewhere:chute", (), broken.content)))
+
+
+@pytest.mark.parametrize(
+    ("scope", "path", "root"),
+    [
+        ({"root_path": "/slug", "path": "/slug/say", "headers": []}, "/say", "/slug"),
+        ({"root_path": "/slug", "path": "/slug", "headers": []}, "/", "/slug"),
+        ({"root_path": "/slug", "path": "/slug/say", "headers": [(BY_HOST, b"1")]}, "/say", ""),
+        ({"root_path": "", "path": "/say", "headers": []}, "/say", ""),
+    ],
+)
+def test_paths_as_without_a_cluster(scope, path, root):
+    seen = _without_root(scope)
+    assert (seen["path"], seen["root_path"]) == (path, root)

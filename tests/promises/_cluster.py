@@ -1,0 +1,195 @@
+"""A real cluster of its own for the deploy promises: started, asked and stopped by id."""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+PREAMBLE = """
+import asyncio, os, time
+from chutes.chute import Chute, NodeSelector
+"""
+
+
+class Cluster:
+    """An environment in which `chutes` sees no other cluster than this one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.nodes: list[subprocess.Popen[bytes]] = []
+        self.port = free_port()
+        self.env = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "CHUTES_"))} | {
+            "RAY_TMPDIR": str(folder),
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "CHUTES_PORT": str(self.port),
+            "CHUTES_KEYS_FILE": str(folder / "keys.json"),
+            "TMPDIR": str(folder),
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "200",
+        }
+
+    def chutes(
+        self, *arguments: str, timeout: float = 120, check: bool = True, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "chutes", *arguments],
+            cwd=cwd or self.folder,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        if check:
+            assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def start_chutes(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "chutes", *arguments],
+            cwd=self.folder,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def node(self, *arguments: str) -> str:
+        """Start a node; the cluster's address."""
+        output = self.folder / f"node{len(self.nodes)}.log"
+        with output.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "chutes", "node", "start", *arguments],
+                cwd=self.folder,
+                env=self.env,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+        self.nodes.append(process)
+
+        def up() -> bool:
+            assert process.poll() is None, output.read_text()
+            return "Ray runtime started" in output.read_text()
+
+        wait_for(up, 90)
+        return (self.folder / "ray" / "ray_current_cluster").read_text().strip()
+
+    def write(self, module: str, source: str) -> None:
+        (self.folder / f"{module}.py").write_text(PREAMBLE + source)
+
+    def deploy(self, ref: str, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self.chutes("deploy", ref, *options, check=check)
+
+    def status(self, name: str) -> dict[str, Any]:
+        return dict(json.loads(self.chutes("chutes", "status", name, "--json").stdout))
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}/{path}"
+
+    def processes(self) -> list[int]:
+        """Every process that has this cluster's folder in its environment or command, this one's own aside."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) != os.getpid():
+                try:
+                    text = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
+                except OSError:
+                    continue
+                if str(self.folder).encode() in text:
+                    found.append(int(entry.name))
+        return found
+
+    def stop(self) -> None:
+        """End the nodes, and by its id whatever they left."""
+        for process in reversed(self.nodes):
+            process.send_signal(signal.SIGTERM)
+        for process in self.nodes:
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for pid in self.processes():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextmanager
+def cluster_folder() -> Iterator[Cluster]:
+    """A cluster's folder and environment, nothing started yet. Short: Ray keeps sockets in it."""
+    cluster = Cluster(Path(tempfile.mkdtemp(prefix="cd", dir="/tmp")))
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], object], timeout: float = 60) -> None:
+    """Ask until the answer is yes."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+class Load:
+    """Clients that ask again and again, each on its own thread, until told to stop; what they were answered."""
+
+    def __init__(self, url: str, clients: int, body: dict[str, Any] | None = None) -> None:
+        self.answers: list[tuple[float, float, int, str]] = []
+        """When asked, seconds taken, status (0: no answer), replica."""
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(url, body or {})) for _ in range(clients)]
+
+    def _ask(self, url: str, body: dict[str, Any]) -> None:
+        with httpx.Client(timeout=60) as client:
+            while not self._over.is_set():
+                began = time.monotonic()
+                try:
+                    answer = client.post(url, json=body)
+                    status, replica = answer.status_code, answer.headers.get("x-chutes-replica", "")
+                except httpx.HTTPError:
+                    status, replica = 0, ""
+                    time.sleep(0.05)
+                self.answers.append((began, time.monotonic() - began, status, replica))
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def count(self, *statuses: int) -> int:
+        return sum(status in statuses for _, _, status, _ in self.answers)
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]

@@ -1,0 +1,97 @@
+"""`chutes deploy` needs no cluster: it starts one that outlives the command, and deleting the last chute ends it."""
+
+import json
+import time
+from pathlib import Path
+
+import httpx
+
+from tests.promises._cluster import cluster_folder, wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SOURCE = """
+from beside import WORD
+
+chute = Chute(username="test", name="Small One", image="none")
+
+@chute.on_startup()
+async def load(self):
+    from later import NUMBER
+    self.number = NUMBER
+    self.info["model"] = "small"
+
+@chute.on_shutdown()
+async def leave(self):
+    with open(os.environ["BYE"], "w") as file:
+        file.write("bye")
+
+@chute.cord(public_api_path="/count", stream=True)
+async def count(self):
+    for number in range(3):
+        yield {"number": number}
+        await asyncio.sleep(0.5)
+
+@chute.cord(public_api_path="/say")
+async def say(self, word: str = "") -> dict:
+    print("saying", WORD)
+    return {"word": word or WORD, "number": self.number, "given": os.environ.get("GIVEN")}
+"""
+
+
+def test_deploy_ask_and_delete(tiny_model: Path, tmp_path: Path):
+    bye = tmp_path / "bye"
+    with cluster_folder() as cluster:
+        cluster.write("small_one", SOURCE)
+        (cluster.folder / "beside.py").write_text("WORD = 'beside'\n")
+        (cluster.folder / "later.py").write_text("NUMBER = 7\n")
+
+        began = time.monotonic()
+        done = cluster.deploy("small_one:chute", "--env", "GIVEN=here", "--env", f"BYE={bye}")
+        took = time.monotonic() - began
+        url = done.stdout.strip()
+        assert url == f"http://localhost:{cluster.port}/test-small-one"
+        assert "warm" in done.stderr
+
+        expected = {"word": "beside", "number": 7, "given": "here"}
+        assert httpx.post(cluster.url("test-small-one/say"), json={}).json() == expected
+        by_host = {"host": f"test-small-one.localhost:{cluster.port}"}
+        assert httpx.post(cluster.url("say"), json={}, headers=by_host).json() == expected
+        answer = httpx.get(cluster.url("test-small-one/ready"))
+        assert (answer.status_code, answer.json()["model"]) == (200, "small")
+        assert httpx.get(cluster.url("test-small-one/health")).json() == {"status": "ok"}
+        with httpx.stream("POST", cluster.url("test-small-one/count"), json={}) as stream:
+            arrived = [(json.loads(line)["number"], time.monotonic()) for line in stream.iter_lines()]
+        assert [number for number, _ in arrived] == [0, 1, 2]
+        assert arrived[2][1] - arrived[0][1] > 0.7  # as they were made, not all at the end
+
+        nothing = httpx.get(cluster.url("nothing/here"))
+        assert nothing.status_code == 404
+        assert set(nothing.json()) == {"detail", "code"}
+
+        [row] = json.loads(cluster.chutes("chutes", "list", "--json").stdout)
+        assert (row["name"], row["status"], row["replicas"], row["url"]) == ("Small One", "running", 1, url)
+        told = json.loads(cluster.chutes("chutes", "get", "small-one", "--json").stdout)
+        assert told["files"] == ["beside.py", "later.py", "small_one.py"]
+        assert "saying beside" in cluster.chutes("chutes", "logs", "small-one", "--tail", "20").stdout
+        wrong = cluster.chutes("chutes", "get", "smal-one", check=False)
+        assert wrong.returncode == 1
+        assert "did you mean small-one?" in wrong.stderr
+
+        cluster.chutes("deploy", "chutes_app:chute", "--env", f"IMAGEGEN_MODEL={tiny_model}", cwd=ROOT)
+        body = {"prompt": "a lighthouse", "width": 128, "height": 128, "num_inference_steps": 2, "seed": 7}
+        picture = httpx.post(cluster.url("myuser-flux-1-dev-generator/generate"), json=body, timeout=60)
+        assert (picture.status_code, picture.headers["content-type"]) == (200, "image/jpeg")
+        assert picture.headers["x-seed"] == "7"
+        again = httpx.post(cluster.url("myuser-flux-1-dev-generator/generate"), json=body, timeout=60)
+        assert again.content == picture.content
+        cluster.chutes("chutes", "delete", "chutes-app")
+        assert httpx.post(cluster.url("test-small-one/say"), json={}).json() == expected
+
+        alive = len(cluster.processes())
+        began = time.monotonic()
+        cluster.chutes("chutes", "delete", "small-one")
+        ended = time.monotonic() - began
+        wait_for(lambda: not cluster.processes(), 30)
+        assert bye.read_text() == "bye"  # its shutdown hook has run
+        print(f"deployed in {took:.1f} s with {alive} processes, deleted in {ended:.1f} s, nothing left")

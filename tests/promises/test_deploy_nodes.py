@@ -1,0 +1,60 @@
+"""A chute lands on a node whose cards will do, and one that no node can run is refused with the reason."""
+
+import json
+import time
+
+import httpx
+
+from tests.promises._cluster import cluster_folder
+
+SOURCE = """
+chute = Chute(username="test", name="needs-{gb}", image="none", node_selector=NodeSelector(min_vram_gb_per_gpu={gb}))
+
+@chute.cord(public_api_path="/where")
+async def where(self) -> str:
+    import ray
+    here = ray.get_runtime_context().get_node_id()
+    return next(node["Labels"]["chutes-gpus"] for node in ray.nodes() if node["NodeID"] == here)
+"""
+
+
+def test_placement_by_memory():
+    with cluster_folder() as cluster:
+        address = cluster.node(
+            "--head", "--host", "0.0.0.0", "--cluster-port", "0", "--pretend-gpus", "4090:24,4090:24"
+        )
+        cluster.node("--address", address, "--pretend-gpus", "h100_sxm:80")
+        for gb in (20, 80, 141):
+            cluster.write(f"needs_{gb}", SOURCE.format(gb=gb))
+
+        open_door = cluster.deploy("needs_80", check=False)
+        assert open_door.returncode == 1
+        assert "an API key is needed" in open_door.stderr
+        cluster.env["CHUTES_API_KEYS"] = "one-key"
+
+        began = time.monotonic()
+        cluster.deploy("needs_80")
+        took = time.monotonic() - began
+        where = cluster.url("test-needs-80/where")
+        assert httpx.post(where, json={}).status_code == 401
+        assert httpx.post(where, json={}, headers={"x-api-key": "one-key"}).json() == "h100_sxm-80"
+        said = cluster.chutes("chutes", "logs", "needs-80").stdout
+        assert said.count(" Ready ") == 1
+
+        refused_at = time.monotonic()
+        refused = cluster.deploy("needs_141", check=False)
+        told = time.monotonic() - refused_at
+        assert refused.returncode == 1
+        reason = refused.stderr.splitlines()[-1]
+        assert "it needs 1 GPU of 141 GB" in reason
+        assert "2 x 4090 24 GB" in reason
+        assert "1 x h100_sxm 80 GB" in reason
+
+        names = [row["name"] for row in json.loads(cluster.chutes("chutes", "list", "--json").stdout)]
+        assert names == ["needs-80"]
+        cluster.nodes[1].terminate()  # the node with the large card leaves: nothing else can take its place
+        cluster.nodes[1].wait(60)
+        nowhere = cluster.deploy("needs_80", check=False)
+        assert nowhere.returncode == 1
+        assert "2 x 4090 24 GB" in nowhere.stderr
+        print(f"placed on the 80 GB card of two nodes in {took:.1f} s; 141 GB refused in {told:.1f} s: {reason}")

@@ -1,0 +1,253 @@
+"""What a deployed chute keeps to: new versions, lost replicas, clients that leave, too many of them, few again."""
+
+import json
+import os
+import random
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.promises._cluster import Cluster, Load, cluster_folder, percentile, wait_for
+
+SOURCE = """
+chute = Chute(
+    username="test", name="draws", image="none", concurrency=1,
+    max_replicas=int(os.environ.get("MOST", "1")), scale_up_threshold=10, scale_down_delay=5,
+)
+running = []
+
+@chute.on_startup()
+async def load(self):
+    self.progress.update("weights", 1, 2)
+    if os.environ.get("FAIL"):
+        raise RuntimeError("these weights are for another model")
+
+@chute.cord(public_api_path="/draw")
+async def draw(self, seconds: float = 0.1) -> dict:
+    running.append(1)
+    try:
+        for _ in range(round(seconds / 0.05)):
+            await asyncio.sleep(0.05)
+    finally:
+        running.pop()
+    return {"version": os.environ.get("VERSION"), "pid": os.getpid()}
+
+@chute.get("/running")
+async def how_many() -> int:
+    return len(running)
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with cluster_folder() as cluster:
+        cluster.node("--head", "--cluster-port", "0")
+        cluster.write("draws", SOURCE)
+        cluster.env["CHUTES_QUEUE_SIZE"] = "8"
+        cluster.deploy("draws", "--env", "VERSION=1")
+        yield cluster
+
+
+def draw(cluster: Cluster, **body: object) -> httpx.Response:
+    return httpx.post(cluster.url("test-draws/draw"), json=body, timeout=60)
+
+
+def test_a_new_version_fails_no_request_and_a_broken_one_never_takes_any(cluster: Cluster):
+    with Load(cluster.url("test-draws/draw"), clients=4) as load:
+        cluster.deploy("draws", "--env", "VERSION=2")
+        changed = time.monotonic()
+        assert draw(cluster).json()["version"] == "2"
+        broken = cluster.deploy("draws", "--env", "VERSION=3", "--env", "FAIL=1", check=False)
+        wait_for(lambda: sum(began > changed for began, *_ in load.answers) > 20)
+    assert broken.returncode == 3
+    assert broken.stderr.splitlines()[-1] == ("Error: RuntimeError: these weights are for another model (draws.py:15).")
+    assert broken.stdout == ""
+    never = cluster.deploy("draws", "--name", "another", "--env", "FAIL=1", check=False)
+    assert never.returncode == 3
+    assert [row["name"] for row in json.loads(cluster.chutes("chutes", "list", "--json").stdout)] == ["draws"]
+    replicas = {replica for *_, replica in load.answers}
+    slowest = max(taken for _, taken, *_ in load.answers)
+    print(f"{len(load.answers)} requests during two deploys: {load.count(200)} answered, slowest {slowest:.2f} s")
+    assert load.count(200) == len(load.answers)
+    assert len(replicas) == 2  # the first version's and the second's
+    assert draw(cluster).json()["version"] == "2"
+    assert cluster.status("draws")["status"] == "running"  # the cluster wants the second version again
+
+
+def test_a_killed_replica_fails_only_what_it_runs(cluster: Cluster):
+    pid = draw(cluster).json()["pid"]
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(draw, cluster, seconds=30)
+        wait_for(lambda: in_flight(cluster) == 1)
+        queued = [pool.submit(draw, cluster) for _ in range(3)]
+        wait_for(lambda: in_flight(cluster) == 4)
+        killed = time.monotonic()
+        os.kill(pid, signal.SIGKILL)
+        lost = first.result()
+        told = time.monotonic() - killed
+        answers = [each.result() for each in queued]
+    recovered = time.monotonic() - killed
+    assert lost.status_code == 502
+    assert lost.json()["code"] == "replica_lost"
+    assert [each.status_code for each in answers] == [200] * 3
+    assert answers[0].json()["pid"] != pid
+    print(f"the running request was told after {told:.2f} s, the 3 queued ones had succeeded after {recovered:.1f} s")
+
+
+def in_flight(cluster: Cluster) -> int:
+    told = httpx.get(cluster.url("-/chutes")).json()
+    return int(told.get("test-draws", {}).get("in_flight", 0))
+
+
+def actor(cluster: Cluster, title: str) -> int:
+    """The process with this title, as Ray sets it."""
+    for pid in cluster.processes():
+        if Path(f"/proc/{pid}/cmdline").read_text("utf-8", "replace").startswith(title):
+            return pid
+    raise AssertionError(f"no {title}")
+
+
+def test_a_killed_controller_fails_nothing(cluster: Cluster):
+    before = actor(cluster, "ray::ServeController")
+    with Load(cluster.url("test-draws/draw"), clients=2) as load:
+        os.kill(before, signal.SIGKILL)
+
+        def back() -> bool:
+            try:
+                return actor(cluster, "ray::ServeController") != before
+            except AssertionError:
+                return False
+
+        wait_for(back)
+        asked = len(load.answers)
+        wait_for(lambda: len(load.answers) > asked + 10)
+    print(f"{load.count(200)} of {len(load.answers)} requests answered while the controller was replaced")
+    assert load.count(200) == len(load.answers)
+    wait_for(lambda: cluster.status("draws")["status"] == "running")
+
+
+def test_a_killed_proxy_is_back_soon(cluster: Cluster):
+    os.kill(actor(cluster, "ray::ProxyActor"), signal.SIGKILL)
+    killed = time.monotonic()
+
+    def answers() -> bool:
+        try:
+            return draw(cluster).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    wait_for(lambda: not answers(), 10)
+    wait_for(answers)
+    print(f"after the proxy was killed requests were answered again after {time.monotonic() - killed:.1f} s")
+
+
+def test_clients_that_leave_free_the_replica(cluster: Cluster):
+    chance = random.Random(4)
+
+    def leave(_: int) -> None:
+        try:
+            httpx.post(cluster.url("test-draws/draw"), json={"seconds": 20}, timeout=chance.uniform(0.02, 0.3))
+        except httpx.TimeoutException:
+            return
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(leave, range(100)))
+    left = time.monotonic()
+    assert draw(cluster, seconds=0.05).status_code == 200
+    took = time.monotonic() - left
+    assert httpx.get(cluster.url("test-draws/running")).json() == 0
+    assert in_flight(cluster) == 0
+    print(f"100 clients left 20 s requests; the next one was answered {took:.2f} s later, nothing runs")
+    assert took < 5
+
+
+def test_overload_is_bounded_and_refused_at_once(cluster: Cluster):
+    """Ten times what it can do: 0.1 s each, so 10 a second, and 100 a second are asked."""
+    answers: list[tuple[float, httpx.Response]] = []
+    seconds = float(os.environ.get("OVERLOAD_SECONDS", "5"))
+    over = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(timeout=60) as client:
+            while not over.is_set():
+                began = time.monotonic()
+                answer = client.post(cluster.url("test-draws/draw"), json={})
+                taken = time.monotonic() - began
+                answers.append((taken, answer))
+                over.wait(max(0.0, 0.2 - taken))
+
+    threads = [threading.Thread(target=ask) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    probes = []
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        began = time.monotonic()
+        assert httpx.get(cluster.url("test-draws/ready")).status_code == 200
+        probes.append(time.monotonic() - began)
+        over.wait(0.2)
+    over.set()
+    for thread in threads:
+        thread.join()
+    accepted = [taken for taken, answer in answers if answer.status_code == 200]
+    refused = [(taken, answer) for taken, answer in answers if answer.status_code != 200]
+    median, probe = statistics.median(taken for taken, _ in refused), statistics.median(probes)
+    print(
+        f"{len(answers)} requests in {seconds:g} s: {len(accepted)} accepted, p99 {percentile(accepted, 99):.2f} s; "
+        f"{len(refused)} refused, median {median * 1000:.0f} ms; /ready median {probe * 1000:.0f} ms"
+    )
+    assert {answer.status_code for _, answer in refused} == {429}
+    for _, answer in refused:
+        assert int(answer.headers["retry-after"]) >= 1
+        assert answer.json()["code"] == "queue_full"
+    # Eight in the queue and one that runs, 0.1 s each; the rest is what two busy cores add.
+    assert percentile(accepted, 99) < 5
+    assert median < 0.05
+
+
+def test_a_burst_brings_three_replicas_and_then_one_again(cluster: Cluster):
+    cluster.env["CHUTES_QUEUE_SIZE"] = "64"
+    cluster.env["MOST"] = "3"  # the description is read in the command's process
+    cluster.deploy("draws", "--env", "VERSION=4")
+    timeline: list[tuple[float, int, int]] = []
+    watch = cluster.start_chutes("chutes", "status", "draws", "--json", "--watch")
+    assert watch.stdout is not None
+    began = time.monotonic()
+
+    def read() -> None:
+        assert watch.stdout is not None
+        for line in watch.stdout:
+            told = json.loads(line)
+            count = sum(each["state"] == "running" for each in told["replicas"])
+            timeline.append((time.monotonic() - began, count, told["queued"]))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        wait_for(lambda: timeline)
+        with ThreadPoolExecutor(40) as pool:
+            answers = list(pool.map(lambda _: draw(cluster, seconds=0.5).status_code, range(40)))
+        assert answers == [200] * 40
+        wait_for(lambda: timeline[-1][1] == 1, 60)
+    finally:
+        watch.terminate()
+        reader.join()
+        watch.wait()
+        watch.stdout.close()
+    counts = [count for _, count, _ in timeline]
+    changes = [count for before, count in zip([0, *counts], counts, strict=False) if count != before]
+    print("replicas over time:", " ".join(f"{at:.0f}s:{count}" for at, count, _ in timeline))
+    assert max(counts) == 3
+    assert changes in ([1, 2, 3, 2, 1], [1, 3, 1], [1, 2, 3, 1], [1, 3, 2, 1])  # up, then down, no to and fro
+
+    pid = draw(cluster).json()["pid"]
+    cluster.chutes("chutes", "scale", "draws", "2")
+    wait_for(lambda: sum(each["state"] == "running" for each in cluster.status("draws")["replicas"]) == 2)
+    assert pid in [each["pid"] for each in cluster.status("draws")["replicas"]]  # the one there was goes on
