@@ -6,17 +6,24 @@ LoadError in one line, for the one who typed the command.
 
 import importlib
 import importlib.util
+import os
 import sys
+import sysconfig
 import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import chutes
 from chutes.chute import Chute, ChutePack
 from chutes.exception import LoadError
 
 _DEFAULT_NAME = "chute"
-_MACHINERY = {__file__, importlib.__file__}  # not where an import failed
+_NOT_THE_AUTHORS = (  # files that an exception passes through on its way to the author's own
+    f"{Path(chutes.__file__).parent}{os.sep}",
+    f"{sysconfig.get_path('stdlib')}{os.sep}",
+    "<frozen",
+)
 
 
 def load_chute(ref: str) -> Chute:
@@ -80,14 +87,19 @@ def _make_importable(folder: Path) -> None:
 
 
 def _why(where: str, error: BaseException) -> str:
-    """What stopped the import, and in which line of whose file."""
+    """What stopped the import, in one line."""
     if isinstance(error, SyntaxError):
-        return f"{where} is not valid Python: {error.msg} ({Path(error.filename or where).name}, line {error.lineno})"
-    raised_in = traceback.extract_tb(error.__traceback__)
-    frames = [each for each in raised_in if each.filename not in _MACHINERY and not each.filename.startswith("<frozen")]
-    at = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+        return f"{where} is not valid Python: {error.msg} ({Path(error.filename or where).name}:{error.lineno})"
     text = " ".join(str(error).split())
-    return f"{where} cannot be imported: {type(error).__name__}: {text}{at}"
+    return f"{where} cannot be imported: {type(error).__name__}: {text}{raised_at(error)}"
+
+
+def raised_at(error: BaseException) -> str:
+    """The last line of the author's own that the exception came through, as ` (file.py:3)`; or nothing."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if "site-packages" not in frame.filename and not frame.filename.startswith(_NOT_THE_AUTHORS):
+            return f" ({Path(frame.filename).name}:{frame.lineno})"
+    return ""
 
 
 def _look_up(module: ModuleType, where: str, name: str) -> Any:

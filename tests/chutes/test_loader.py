@@ -85,12 +85,13 @@ def test_what_is_not_there(ref: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        ("def f(:\n", "is not valid Python: invalid syntax (broken.py, line 1)"),
+        ("def f(:\n", "is not valid Python: invalid syntax (broken.py:1)"),
         ("x = '\x00'\n", "broken"),
-        ("import no_such_thing\n", "ModuleNotFoundError: No module named 'no_such_thing' (broken.py, line 1)"),
-        ("\n\nraise ValueError('two\\nlines')\n", "ValueError: two lines (broken.py, line 3)"),
-        ("import sys; sys.exit(3)\n", "SystemExit: 3 (broken.py, line 1)"),
+        ("import no_such_thing\n", "ModuleNotFoundError: No module named 'no_such_thing' (broken.py:1)"),
+        ("\n\nraise ValueError('two\\nlines')\n", "ValueError: two lines (broken.py:3)"),
+        ("import sys; sys.exit(3)\n", "SystemExit: 3 (broken.py:1)"),
         ("from chutes.chute import Chute\nchute = Chute()\n", "TypeError"),
+        ("from chutes.chute import NodeSelector\n\nNodeSelector(gpu_count=0)\n", "(broken.py:3)"),
     ],
 )
 @pytest.mark.parametrize("ref", ["broken.py", "broken:chute"])

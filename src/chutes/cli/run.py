@@ -48,8 +48,8 @@ def run(
 
     Every setting of the server is an environment variable too: CHUTES_HOST, CHUTES_QUEUE_SIZE, ...
 
-    Exits with 0 when stopped as asked, 1 for a mistake in the command or the file, else 3 (the chute failed
-    to load), 4 (it cannot go on: start it again) or 5 (requests were cut off after the grace period).
+    Exits with 0 when stopped as asked, 1 for a mistake in the file or a setting, 2 for one in the command, else 3
+    (the chute failed to load), 4 (it cannot go on: start it again) or 5 (requests were cut off after the grace period).
     """
     if reload:
         command = [argument for argument in sys.argv[1:] if argument != "--reload"]

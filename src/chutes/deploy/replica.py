@@ -19,6 +19,7 @@ from chutes.exception import LoadError
 from chutes.loader import load_chute
 from chutes.server import Runtime, Settings, create_app, metrics
 from chutes.server.lifecycle import ExitCode, State
+from chutes.server.probes import paths
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,6 @@ HEADER = b"x-chutes-replica"  # on whatever a replica answers: the proxy knows i
 BY_HOST = b"x-chutes-by-host"  # set by the proxy when the host name, and not the path, named the chute
 
 _LAST_WORDS = 2.0  # seconds for running requests to answer after the chute said that it cannot go on
-_PROGRESS_EVERY = 0.5  # seconds
 _PROBES = {"/health", "/ready"}
 
 
@@ -68,25 +68,16 @@ class Replica:
         return Site(self.runtime, self.id)
 
     async def _become_ready(self) -> None:
-        """Run the startup hooks, telling in the log how far they are."""
+        """Run the startup hooks; how far they are is in the log."""
         lifecycle = self.runtime.lifecycle
-        failures = _Failures()
-        logging.getLogger("chutes.server.lifecycle").addHandler(failures)
         lifecycle.start()
         assert lifecycle.over is not None  # noqa: S101 - `start` has just set it
         ready = asyncio.ensure_future(lifecycle.ready.wait())
         either: set[asyncio.Future[Any]] = {ready, lifecycle.over}
-        told: dict[str, Any] = {}
-        while not ready.done() and not lifecycle.over.done():
-            await asyncio.wait(either, timeout=_PROGRESS_EVERY, return_when=asyncio.FIRST_COMPLETED)
-            now = lifecycle.chute.progress.snapshot()
-            if now != told and now.get("stage"):
-                log.info("Loading", extra={"progress": now})
-                told = now
-        logging.getLogger("chutes.server.lifecycle").removeHandler(failures)
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if lifecycle.state is State.FAILED:
             ready.cancel()
-            raise LoadFailed(failures.last or "The chute could not be loaded")
+            raise LoadFailed(lifecycle.failure)
 
     def check_health(self) -> None:
         """Ray Serve calls this; raising asks for a new replica."""
@@ -103,7 +94,7 @@ class Replica:
             "queued": admission.queued,
             "concurrency": admission.concurrency,
             "info": {key: value for key, value in chute.info.items() if isinstance(value, (str, int, float, bool))},
-            "own_probes": sorted(_PROBES & {getattr(route, "path", "") for route in chute.routes}),
+            "own_probes": sorted(_PROBES & paths(chute)),
             "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
             "metrics": text.decode(),
         }
@@ -166,14 +157,3 @@ def _replica_id() -> str:
     from ray import serve
 
     return str(serve.get_replica_context().replica_id.unique_id)
-
-
-class _Failures(logging.Handler):
-    """Catches the line that says why the startup failed."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.last = ""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.last = record.getMessage().removeprefix("Startup failed: ")

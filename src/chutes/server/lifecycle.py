@@ -8,20 +8,19 @@ first moment. What decides that the process must end (a failed load, a chute tha
 import asyncio
 import logging
 import time
-import traceback
 from enum import IntEnum, StrEnum
-from pathlib import Path
 from typing import Any
 
 from chutes.chute import Chute
 from chutes.exception import ChutesError, Draining, Fatal, NotReady, Unavailable
+from chutes.loader import raised_at
 from chutes.server.admission import Admission
 
 log = logging.getLogger(__name__)
 
 _SHUTDOWN_HOOKS = 15.0  # seconds for all of them
 _INTERRUPTED = 2.0  # seconds for what was cancelled to end; if it blocks it can only be left behind
-_TELL_EVERY = 2.0  # seconds between lines that say how far loading is
+_TELL_EVERY = 1.0  # seconds between lines that say how far loading is
 _RETRY_LOADING = 5  # seconds: models load in tens of seconds, so asking sooner is of no use
 
 
@@ -102,7 +101,7 @@ class Lifecycle:
             now = self.chute.progress.snapshot()
             if now["stage"] and now != said:
                 share = "" if now["fraction"] is None else f", {now['fraction']:.0%}"
-                log.info("Loading: %s%s", now["stage"], share)
+                log.info("Loading: %s%s", now["stage"], share, extra={"progress": now})
                 said = now
 
     def _fatal(self, reason: str) -> None:
@@ -155,14 +154,12 @@ class Lifecycle:
 
 
 def describe(error: BaseException) -> str:
-    """An exception in one line: what, and in which line of whose file it was raised."""
+    """An exception in one line: what, and in which line of the author's it was raised."""
     text = " ".join(str(error).split())
     if isinstance(error, ChutesError):
         return text
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
-    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     kind = type(error).__name__
-    return f"{kind}: {text}{where}" if text else f"{kind}{where}"
+    return f"{kind}: {text}{raised_at(error)}" if text else f"{kind}{raised_at(error)}"
 
 
 def _plain(info: dict[str, Any]) -> dict[str, Any]:

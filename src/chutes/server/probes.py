@@ -79,9 +79,9 @@ class Services:
         self._service = service
         self._chute = chute
         self._lifecycle = lifecycle
-        theirs = _paths(chute)
+        theirs = paths(chute)
         # By their first part: /jobs/{name} belongs to us, unless the author has something under /jobs.
-        self._ours = {_first(path) for path in _paths(service)} - {_first(path) for path in theirs}
+        self._ours = {_first(path) for path in paths(service)} - {_first(path) for path in theirs}
         self._their_probes = theirs & {"/health", "/ready"}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -117,7 +117,8 @@ class Services:
         await self._service(scope, receive, send)
 
 
-def _paths(app: FastAPI) -> set[str]:
+def paths(app: FastAPI) -> set[str]:
+    """The paths that an app answers, those of routers it includes among them."""
     return {route.path for route in iter_route_contexts(app.routes) if route.path}
 
 

@@ -65,7 +65,7 @@ def test_a_reference_may_be_a_module_a_dotted_one_or_a_file(folder: Path, ref: s
     [
         ("nothing", "nothing"),
         ("nothing.py", "no file nothing.py"),
-        ("broken", "broken.py, line 2"),
+        ("broken", "broken.py:2"),
         ("small:chut", "small:chute"),
         ("small:number", "not a Chute"),
     ],
