@@ -61,7 +61,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> "object":
         (b'{"prompt": "x", "width": 1e30}', "width"),
         (b'{"prompt": "x", "width": "wide"}', "width"),
         (b'{"prompt": "x", "width": ' + b"9" * 4000 + b"}", "width"),
-        (b'{"prompt": "x", "width": ' + b"9" * 5000 + b"}", ""),
+        (b'{"prompt": "x", "width": ' + b"9" * 5000 + b"}", "width"),
         (b'{"prompt": "x", "width": NaN}', "width"),
         (b'{"prompt": "x", "scale": -Infinity}', "scale"),
         (b'{"prompt": "x", "scale": 1e999}', "scale"),

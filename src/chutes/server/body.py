@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import sys
 from typing import Any, NoReturn
 
 from starlette.responses import Response
@@ -26,23 +27,53 @@ def check_length(scope: Scope, limit: int) -> None:
             return
 
 
-async def read_rest(receive: Receive, first: bytes, limit: int, within: float) -> bytes:
-    """The whole body, of which `first` has come. BodyTooLarge, UploadTimeout, ClientLeft."""
+def in_time(receive: Receive, within: float) -> Receive:
+    """A `receive` that raises UploadTimeout unless the whole body came `within` so many seconds from now."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + within
+    complete = False
+
+    async def receive_in_time() -> Message:
+        nonlocal complete
+        if complete:  # now it waits for the client to leave
+            return await receive()
+        # What `asyncio.timeout` does, with less around it: this is on every request's way.
+        task, late = asyncio.current_task(), False
+        assert task is not None  # noqa: S101 - a server calls it from one
+
+        def expire() -> None:
+            nonlocal late
+            late = True
+            task.cancel()
+
+        timer = loop.call_at(deadline, expire)
+        try:
+            message = await receive()
+        except asyncio.CancelledError:
+            if not late or task.uncancel():
+                raise
+            why = f"The body did not arrive within {within:g} seconds"
+            raise UploadTimeout(why, headers={"Connection": "close"}) from None
+        finally:
+            timer.cancel()
+        complete = not message.get("more_body", False)
+        return message
+
+    return receive_in_time
+
+
+async def read_rest(receive: Receive, first: bytes, limit: int) -> bytes:
+    """The whole body, of which `first` has come. BodyTooLarge, ClientLeft, and what `receive` raises."""
     body = bytearray(first)
-    try:
-        async with asyncio.timeout(within):
-            more = True
-            while more:
-                if len(body) > limit:
-                    _too_large(limit)
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientLeft
-                body += message.get("body", b"")
-                more = message.get("more_body", False)
-    except TimeoutError:
-        why = f"The body did not arrive within {within:g} seconds"
-        raise UploadTimeout(why, headers={"Connection": "close"}) from None
+    more = True
+    while more:
+        if len(body) > limit:
+            _too_large(limit)
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
     if len(body) > limit:
         _too_large(limit)
     return bytes(body)
@@ -83,16 +114,21 @@ def json_fault(body: bytes) -> dict[str, Any] | None:
             body.decode()
         except UnicodeDecodeError:
             return _fault((), "The body is not UTF-8")
-    if not any(sign in body for sign in (b"NaN", b"Infinity", b"\\ud", b"\\uD")):
-        return None
+    if any(sign in body for sign in (b"NaN", b"Infinity", b"\\ud", b"\\uD")):
+        return search(body)
+    return None
+
+
+def search(body: bytes) -> dict[str, Any] | None:
+    """Look at every value; also for the number that has too many digits for Python to read it."""
     try:
-        pending: list[tuple[tuple[str | int, ...], Any]] = [((), json.loads(body))]
+        pending: list[tuple[tuple[str | int, ...], Any]] = [((), json.loads(body, parse_int=_whole_number))]
     except (ValueError, RecursionError):
         return None  # broken in another way, which whoever parses it next will say better
     while pending:
         where, value = pending.pop()
         if isinstance(value, float) and not math.isfinite(value):
-            return _fault(where, "Input should be a finite number: NaN and Infinity are not JSON")
+            return _fault(where, "Input should be a number: not NaN, not infinite, nor of thousands of digits")
         if isinstance(value, str) and not _is_text(value):
             return _fault(where, "Input should be text: half of a surrogate pair is none")
         if isinstance(value, list):
@@ -101,6 +137,11 @@ def json_fault(body: bytes) -> dict[str, Any] | None:
             pending += (((*where, key), item) for key, item in value.items())
             pending += ((where, key) for key in value)
     return None
+
+
+def _whole_number(digits: str) -> float:
+    limit = sys.get_int_max_str_digits()
+    return int(digits) if not limit or len(digits) <= limit else math.inf
 
 
 def _fault(where: tuple[str | int, ...], message: str) -> dict[str, Any]:

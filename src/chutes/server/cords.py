@@ -20,7 +20,7 @@ from chutes.metrics import last_request_timestamp, request_duration, total_reque
 from chutes.server import metrics
 from chutes.server.access import FACTS
 from chutes.server.admission import Admission
-from chutes.server.body import ClientLeft, check_length, json_fault, read_rest, refuse
+from chutes.server.body import ClientLeft, check_length, in_time, json_fault, read_rest, refuse
 from chutes.server.errors import from_chutes_error, from_validation
 from chutes.server.exchange import CLIENT_LEFT, Exchange
 from chutes.server.lifecycle import Lifecycle
@@ -66,12 +66,13 @@ class Cords:
             await self._chute(scope, receive, send)
             return
         cord = self._cords.get((scope["method"], scope["path"]))
+        timely = in_time(receive, self._settings.upload_timeout)
         try:
             check_length(scope, self._settings.max_body_bytes)
             if cord is None:
-                await self._others(scope, receive, send)
+                await self._others(scope, timely, send)
             else:
-                await self._serve(cord, scope, receive, self._with_load(send))
+                await self._serve(cord, scope, timely, self._with_load(send))
         except BodyTooLarge as error:
             metrics.rejections.labels(self._chute_id, error.code).inc()
             await refuse(from_chutes_error(scope["path"], error), scope, receive, send)
@@ -113,7 +114,7 @@ class Cords:
             raise QueueFull(headers={"Retry-After": str(self._admission.retry_after)})
         self._uploads += 1
         try:
-            return await read_rest(receive, first, limit, self._settings.upload_timeout)
+            return await read_rest(receive, first, limit)
         finally:
             self._uploads -= 1
 

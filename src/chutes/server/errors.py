@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from chutes.exception import ChutesError, Fatal
+from chutes.server.body import search
 from chutes.server.logs import request_id
 
 _LONGEST_INPUT = 200  # characters of a refused value that are sent back
@@ -133,9 +134,12 @@ def json_safe(value: Any) -> Any:
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:
     path = request.url.path
     cause = error.__cause__
+    if isinstance(cause, ChutesError):  # reading the body raised it, and FastAPI took it for a body that is broken
+        return from_chutes_error(path, cause)
     if error.status_code == 400 and isinstance(cause, (ValueError, RecursionError)):
         # FastAPI could not read the body: bytes that are no UTF-8, a number of 5000 digits, too many brackets.
-        return from_validation(path, [{"type": "json_invalid", "loc": ("body",), "msg": "The body is not valid JSON"}])
+        unknown = {"type": "json_invalid", "loc": ("body",), "msg": "The body is not valid JSON"}
+        return from_validation(path, [search(await request.body()) or unknown])
     detail = error.detail
     if error.status_code == 404 and detail == HTTPStatus.NOT_FOUND.phrase:
         detail = f"There is nothing at {path[:_LONGEST_INPUT]}"

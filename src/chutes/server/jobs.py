@@ -18,11 +18,10 @@ from uuid import uuid4
 
 from fastapi import APIRouter, Body, HTTPException, Request
 from fastapi.encoders import jsonable_encoder
-from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from chutes.chute import Chute, Job
+from chutes.chute._route import CordRoute
 from chutes.exception import ChutesError
 from chutes.metrics import last_request_timestamp, request_duration, total_requests
 from chutes.server.admission import Admission
@@ -110,13 +109,6 @@ class Jobs:
         if (job := self._jobs.get(name)) is None:
             raise HTTPException(404, f"There is no job named {name[:100]}")
         job.arguments(data)  # 422 now, rather than an error when its turn comes
-        try:
-            job.arguments(data)
-        except ValidationError as error:
-            errors = error.errors(include_url=False)
-            raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in errors]) from None
-        except TypeError as error:  # a parameter is missing or unknown
-            raise HTTPException(422, str(error)) from None
         turn = self._admission.line_up()
         record = Record(job, Path(tempfile.mkdtemp(prefix="chutes-job-")))
         self._records[record.id] = record
@@ -196,7 +188,7 @@ def _for_clients(error: BaseException) -> str:
 
 def router(jobs: Jobs, lifecycle: Lifecycle) -> APIRouter:
     """The routes under `/jobs`."""
-    routes = APIRouter(prefix="/jobs", tags=["jobs"])
+    routes = APIRouter(prefix="/jobs", tags=["jobs"], route_class=CordRoute)
 
     @routes.post("/{name}", status_code=202)
     async def begin(name: str, request: Request, data: Annotated[dict[str, Any] | None, Body()] = None) -> Response:

@@ -7,7 +7,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive
 
 from chutes.exception import BodyTooLarge, UploadTimeout
-from chutes.server.body import ClientLeft, check_length, json_fault, read_rest, refuse
+from chutes.server.body import ClientLeft, check_length, in_time, json_fault, read_rest, refuse
 
 pytestmark = pytest.mark.anyio
 
@@ -29,21 +29,30 @@ def coming(*chunks: bytes, then: str = "end") -> Receive:
 
 
 async def test_the_rest_is_read() -> None:
-    assert await read_rest(coming(b"b", b"c"), b"a", limit=3, within=1) == b"abc"
+    assert await read_rest(coming(b"b", b"c"), b"a", limit=3) == b"abc"
 
 
 @pytest.mark.parametrize(("first", "chunks"), [(b"abcd", [b"e"]), (b"a", [b"bc", b"d"]), (b"", [b"abcd"])])
 async def test_more_than_the_limit_is_refused(first: bytes, chunks: Iterable[bytes]) -> None:
     with pytest.raises(BodyTooLarge) as refused:
-        await read_rest(coming(*chunks), first, limit=3, within=1)
+        await read_rest(coming(*chunks), first, limit=3)
     assert refused.value.headers["Connection"] == "close"
 
 
 async def test_a_client_that_stalls_or_leaves() -> None:
-    with pytest.raises(UploadTimeout):
-        await read_rest(coming(b"b", then="hang"), b"a", limit=9, within=0.05)
+    for parts in ([], [b"b"]):
+        receive = in_time(coming(*parts, then="hang"), within=0.05)
+        with pytest.raises(UploadTimeout):
+            await read_rest(receive, b"a", limit=9)
     with pytest.raises(ClientLeft):
-        await read_rest(coming(b"b", then="disconnect"), b"a", limit=9, within=1)
+        await read_rest(coming(b"b", then="disconnect"), b"a", limit=9)
+
+
+async def test_once_the_body_is_there_no_time_runs() -> None:
+    receive = in_time(coming(b"b"), within=0.05)
+    assert await read_rest(receive, b"a", limit=9) == b"ab"
+    await asyncio.sleep(0.1)
+    assert (await receive())["type"] == "http.disconnect"
 
 
 async def test_length_is_checked_before_reading() -> None:

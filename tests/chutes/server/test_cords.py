@@ -41,6 +41,10 @@ def add_quick(chute: Chute) -> None:
     async def native() -> str:
         return "native"
 
+    @chute.post("/native")
+    async def native_body(text: dict[str, str]) -> dict[str, str]:
+        return text
+
     @chute.websocket("/ws")
     async def ws(socket: WebSocket) -> None:
         await socket.accept()
@@ -151,6 +155,9 @@ async def test_an_upload_that_stalls_or_is_broken_off(chute: Chute) -> None:
     async with running(chute, upload_timeout=0.05) as app:
         stalled = await Call(app, "/echo").send(b"{", more=True).end()
         assert (stalled.status, stalled.headers["connection"]) == (408, "close")
+        for path in ("/echo", "/native", "/_ping"):  # nor may it never begin, on whatever route
+            silent = await Call(app, path).end()
+            assert (silent.status, silent.headers["connection"]) == (408, "close"), path
         gone = Call(app, "/echo").send(b"{", more=True)
         gone.leave()
         assert (await gone.end()).status == 0

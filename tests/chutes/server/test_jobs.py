@@ -105,6 +105,11 @@ def test_what_cannot_begin(client: TestClient, path: str, data: Any, status: int
     assert client.get("/jobs").json() == {"jobs": []}
 
 
+def test_arguments_that_are_not_declared_as_json_are_415(client: TestClient) -> None:
+    answer = client.post("/jobs/train", content=b'{"steps": 1}', headers={"Content-Type": "text/plain"})
+    assert (answer.status_code, client.get("/jobs").json()) == (415, {"jobs": []})
+
+
 def test_jobs_share_the_slots_and_the_line(client: TestClient) -> None:
     running, queued = begin(client, "wait"), begin(client, "wait")
     wait_for(lambda: client.get(f"/jobs/{running}").json()["status"] == "running")
