@@ -36,12 +36,13 @@ chute = Chute(
 @chute.on_startup()
 async def load_model(self: Any) -> None:
     """Load the model that IMAGEGEN_MODEL names, or the default, and draw once so that the first request is fast."""
+    self.progress.update("importing torch and diffusers")
     from imagegen import models
     from imagegen.engine import Engine
     from imagegen.memory import Needs
     from imagegen.settings import Settings
 
-    settings = Settings()
+    settings = Settings.read()
     needs = Needs(self.node_selector.gpu_count, self.node_selector.min_vram_gb_per_gpu)
     told = partial(self.progress.update, unit="B")
     model = await asyncio.to_thread(models.load, settings=settings, needs=needs, progress=told)

@@ -22,8 +22,6 @@ MAX_SIDE = 2048
 MIN_SIDE = 16  # one patch of the models' grid
 
 Format = Literal["jpeg", "png", "webp"]
-MEDIA_TYPES: dict[Format, str] = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
-EXTENSIONS: dict[Format, str] = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 
 _DATA_URL = re.compile(r"\s*data:[^,]{0,200};base64\s*,", re.IGNORECASE)
 _URL_SAFE = str.maketrans("-_", "+/")

@@ -55,7 +55,7 @@ def load(
     was chosen by hand. Raises `LoadError` with one line that says what to do.
     """
     _quiet()
-    settings = settings or Settings()
+    settings = settings or Settings.read()
     began = time.perf_counter()
     found = memory.gpus()
     source = source or settings.model or checkpoint.default_source(has_gpu=bool(found))

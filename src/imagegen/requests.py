@@ -21,7 +21,9 @@ def _not_blank(text: str) -> str:
 
 
 Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_printable)]
-Prompt = Annotated[Text, Field(min_length=1), AfterValidator(_not_blank)]
+Prompt = Annotated[
+    str, Field(min_length=1, max_length=MAX_PROMPT), AfterValidator(_printable), AfterValidator(_not_blank)
+]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Strength = Annotated[float, Field(ge=0.1, le=1.0)]
 Guidance = Annotated[float, Field(ge=1.0, le=20.0)]

@@ -2,7 +2,10 @@
 
 from typing import Literal
 
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from imagegen.errors import LoadError
 
 
 class Settings(BaseSettings):
@@ -19,8 +22,18 @@ class Settings(BaseSettings):
     memory: Literal["auto", "resident", "offload", "stream"] | None = None
     """Where the weights live. Unset: the GPU must have what the chute asks for. `auto`: whatever fits."""
 
-    max_sequence_length: int = 256
+    max_sequence_length: int = Field(default=256, ge=1, le=512)
     """Tokens of the prompt that FLUX reads: 256 as on the documentation page, 512 at most."""
 
     oom_fallback: bool = True
     """Draw again at half the size and half the steps when the GPU's memory runs out."""
+
+    @classmethod
+    def read(cls) -> "Settings":
+        """Read the environment. Raises `LoadError`, which names the variable that is wrong."""
+        try:
+            return cls()
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            name = f"IMAGEGEN_{str(wrong['loc'][0]).upper()}"
+            raise LoadError(f"{name}={wrong['input']}: {wrong['msg'][0].lower()}{wrong['msg'][1:]}") from None

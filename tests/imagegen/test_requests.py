@@ -75,6 +75,13 @@ def test_prompts_that_are_refused(prompt):
         assert refused(model, **{**fields, field: [prompt] if field == "prompts" else prompt}) == {field}
 
 
+def test_an_empty_prompt_is_told_as_text():
+    with pytest.raises(ValidationError, match="String should have at least 1 character"):
+        GenerationInput(prompt="")
+    bounds = GenerationInput.model_json_schema()["properties"]["prompt"]
+    assert (bounds["minLength"], bounds["maxLength"]) == (1, 5000)
+
+
 @pytest.mark.parametrize("prompt", ["a", "a" * 5000, "two\nlines\tand tab\r\n", "猫 🐈", "{curly} %s \\"])
 def test_prompts_that_are_taken(prompt):
     assert GenerationInput(prompt=prompt).prompt == prompt

@@ -67,7 +67,7 @@ def dockerfile(image: str, author: Author) -> str:
     wheel = _wheel.name()
     lines = [_MARK, image, ""]
     if users:
-        lines.append("USER root")
+        lines.append("USER 0:0")
     lines += [
         f"COPY {OURS}/{wheel} /opt/chutes-wheel/",
         f'RUN PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --no-cache-dir "/opt/chutes-wheel/{wheel}{extras}"',
@@ -75,7 +75,7 @@ def dockerfile(image: str, author: Author) -> str:
         f"COPY {OURS}/app/ /app/",
     ]
     if users:
-        lines.append(f"USER {users[-1]}")
+        lines += ["# hadolint ignore=DL3066", f"USER {users[-1]}"]  # by name, if that is how the author put it
     command = ["python3", "-m", "chutes", "run", author.entry, "--host", "0.0.0.0", "--port", "8000"]  # noqa: S104 - a container's own address
     lines += ["EXPOSE 8000", f"CMD {json.dumps(command)}"]
     return "\n".join(lines) + "\n"

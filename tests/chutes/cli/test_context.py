@@ -84,13 +84,14 @@ def test_torch_comes_along_only_for_those_who_draw(author: Author) -> None:
 
 def test_the_author_s_user_runs_it_and_root_installs_it(author: Author) -> None:
     lines = _context.dockerfile("FROM x\nUSER me", author).splitlines()
-    assert lines.index("USER root") < next(i for i, line in enumerate(lines) if "pip install" in line)
+    assert lines.index("USER 0:0") < next(i for i, line in enumerate(lines) if "pip install" in line)
     assert [line for line in lines if line.startswith("USER")][-1] == "USER me"
     assert lines[-1] == ('CMD ["python3", "-m", "chutes", "run", "mine:chute", "--host", "0.0.0.0", "--port", "8000"]')
 
 
-def test_hadolint_finds_nothing_in_what_is_added(author: Author) -> None:
+@pytest.mark.parametrize("user", ["", "\nUSER 10001", "\n# hadolint ignore=DL3066\nUSER me"])
+def test_hadolint_finds_nothing_in_what_is_added(author: Author, user: str) -> None:
     tool = Path(sys.executable).parent / "hadolint"
-    text = _context.dockerfile("FROM python:3.12-slim", author)
+    text = _context.dockerfile(f"FROM python:3.12-slim{user}", author)
     done = subprocess.run([tool, "-"], input=text, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")

@@ -2,10 +2,12 @@
 
 import ast
 import json
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from tests.chutes.cli.conftest import Run
@@ -42,6 +44,9 @@ def test_what_is_written_draws(chutes: Run, tmp_path: Path, tiny_model: Path) ->
         request = urllib.request.Request(
             f"http://127.0.0.1:{port}/generate", body, {"Content-Type": "application/json"}
         )
+        empty = urllib.request.Request(request.full_url, b'{"prompt": ""}', dict(request.headers))
+        with pytest.raises(urllib.error.HTTPError, match="422"):
+            urllib.request.urlopen(empty, timeout=120)
         with urllib.request.urlopen(request, timeout=120) as response:
             assert response.headers["Content-Type"] == "image/jpeg"
             assert response.headers["X-Seed"]

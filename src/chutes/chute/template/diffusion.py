@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import HTTPException, Response
 from pydantic import BaseModel, Field
@@ -14,12 +14,15 @@ from chutes.chute.node_selector import NodeSelector
 from chutes.image import Image
 from chutes.image.standard.diffusion import DIFFUSION
 
+# Without control characters, and short enough to be written into the file.
+_Text = Annotated[str, Field(max_length=5_000, pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$")]
+
 
 class GenerationInput(BaseModel):
     """What `/generate` takes."""
 
-    prompt: str
-    negative_prompt: str = ""
+    prompt: Annotated[_Text, Field(min_length=1)]
+    negative_prompt: _Text = ""
     height: int = Field(default=1024, ge=128, le=2048)
     width: int = Field(default=1024, ge=128, le=2048)
     num_inference_steps: int = Field(default=25, ge=1, le=50)

@@ -66,9 +66,25 @@ def test_it_draws(client: TestClient) -> None:
     assert asked[-1].true_cfg_scale is None
 
 
-@pytest.mark.parametrize("wrong", [{}, {"prompt": "x", "width": 127}, {"prompt": "x", "num_inference_steps": 51}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"prompt": "x", "width": 127},
+        {"prompt": "x", "num_inference_steps": 51},
+        {"prompt": ""},
+        {"prompt": "x" * 5001},
+        {"prompt": "nul\0"},
+        {"prompt": "x", "negative_prompt": "x" * 5001},
+    ],
+)
 def test_it_checks_what_it_gets(client: TestClient, wrong: dict[str, Any]) -> None:
     assert client.post("/generate", json=wrong).status_code == 422
+
+
+def test_a_prompt_may_have_lines(client: TestClient) -> None:
+    client.post("/generate", json={"prompt": "a cat,\n\ta \U0001f408"}).raise_for_status()
+    assert asked[-1].prompt == "a cat,\n\ta \U0001f408"
 
 
 def test_what_the_engine_refuses_keeps_its_status(client: TestClient) -> None:
