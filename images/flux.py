@@ -1,6 +1,6 @@
-"""The container image of the FLUX service: CUDA's runtime, Python, and what `imagegen` needs, as tested together."""
+"""The container image of the FLUX service."""
 
-from chutes.image import Image
+from images import cuda_image
 
 readme = """`FLUX.1 [dev]` is a 12 billion parameter rectified flow transformer that draws what a text describes.
 
@@ -8,30 +8,4 @@ It is guidance-distilled, so that a step takes one forward pass, and its weights
 This service draws, redraws and repaints with it: `/generate`, `/batch`, `/img2img`, `/inpaint`.
 """
 
-# A compiler, for Triton builds a launcher for each GPU kernel when it is first used.
-APT = ["gcc", "libc6-dev", "python3", "python3-dev", "python3-venv"]
-REQUIREMENTS = [
-    "accelerate==1.15.0",
-    "diffusers==0.42.1",
-    "numpy==2.4.6",
-    "peft==0.21.2",
-    "pillow==13.0.0",
-    "protobuf==7.36.2",
-    "safetensors==0.8.0",
-    "sentencepiece==0.2.3",
-    "torch==2.13.0",
-    "transformers==5.17.0",
-]
-
-image = (
-    Image(username="myuser", name="flux.1-dev", tag="0.0.2", readme=readme)
-    .from_base("nvidia/cuda:13.0.2-runtime-ubuntu24.04")
-    .apt_install(APT)
-    .run_command("useradd --create-home --uid 10001 chutes && install -d -o chutes /opt/chutes /app")
-    .set_user("10001:10001")
-    .run_command("python3 -m venv /opt/chutes")
-    .with_env("PATH", "/opt/chutes/bin:$PATH")
-    .with_env("HF_HOME", "/home/chutes/.cache/huggingface")
-    .pip_install(REQUIREMENTS)
-    .set_workdir("/app")
-)
+image = cuda_image("flux.1-dev", "0.0.2", readme)
