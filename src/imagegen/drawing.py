@@ -44,7 +44,7 @@ def draw(
     queued: list[torch.cuda.Event] = []
 
     def after(pipeline: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        if torch.cuda.is_available():
+        if model.plan:  # on a GPU
             # The CPU is steps ahead of the GPU: it may queue one, so that a cancelled picture stops within it.
             event = torch.cuda.Event(blocking=True)
             event.record()
