@@ -84,6 +84,7 @@ def _floors(peak: float) -> dict[str, float]:
 def _steps(results: Results, parts: tuple[str, ...] | list[str]) -> None:
     denoiser = weights.transformer()
     if "step" in parts:
+        results.add("ms of attention alone", step.attention_alone)
         results.add("error", lambda: step.exactness(denoiser, step.SIZES[:2]))
         for precision in PRECISIONS:
             results.add(f"ms, ours {precision}", lambda p=precision: step.our_steps(denoiser, p))  # type: ignore[misc]

@@ -8,8 +8,12 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.flux.weights import inputs, transformer
+from imagegen.flux.attention import attention, flash_attention_3
+from imagegen.flux.kernels import FP8
 from imagegen.flux.model import FluxTransformer
 from imagegen.flux.weights import copy_state
 
@@ -129,6 +133,19 @@ def peer_steps(model: Any, sizes: list[tuple[int, int]]) -> dict[str, float]:
         out[f"first {width}x{height}"] = (time.perf_counter() - began) * 1e3
         out[f"{width}x{height}"] = timed(lambda given=given: model(**given, return_dict=False))  # type: ignore[misc]
     return out
+
+
+@torch.inference_mode()
+def attention_alone() -> dict[str, float]:
+    """Median ms of one attention call at 1024x1024: the kernel that runs, cuDNN's, and fp8 with its cast."""
+    qkv = torch.randn(1, 4608, 3, 24, 128, device="cuda", dtype=torch.bfloat16)
+    q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
+    figures = {"ours": timed(lambda: attention(qkv), 50)}
+    with sdpa_kernel([SDPBackend.CUDNN_ATTENTION]):
+        figures["cuDNN"] = timed(lambda: functional.scaled_dot_product_attention(q, k, v), 50)
+    if flash_attention_3() is not None:
+        figures["fp8, with the cast"] = timed(lambda: attention(qkv.to(FP8)), 50)
+    return figures
 
 
 @torch.inference_mode()
