@@ -26,20 +26,20 @@ log = logging.getLogger(__name__)
 PRECISIONS = ("bf16", "fp8", "fp8+attention")
 
 
-def accelerate(pipeline: Any, *, precision: str = "bf16") -> dict[str, str]:
+def accelerate(pipeline: Any, *, precision: str = "bf16", device: str = "cuda") -> dict[str, str]:
     """Replace the transformer and the VAE's layers of a FLUX pipeline in bf16; return what will run.
 
     `precision` is one of `PRECISIONS`. LoRA weights belong into the pipeline, fused, before this.
     """
-    model = _transformer(pipeline.transformer.config, precision)
+    model = _transformer(pipeline.transformer.config, precision, device)
     copy_state(model, pipeline.transformer.state_dict())
-    pipeline.transformer = model
+    pipeline.register_modules(transformer=model)
     if precision != "bf16":
         state = pipeline.text_encoder_2.state_dict()
-        for name, write in fp8_weights(pipeline.text_encoder_2).items():
+        for name, write in fp8_weights(pipeline.text_encoder_2, device).items():
             write(state[name])
     for name in ("text_encoder", "text_encoder_2", "vae"):
-        getattr(pipeline, name).to("cuda")
+        getattr(pipeline, name).to(device)
     return _finish(pipeline, precision)
 
 
@@ -49,10 +49,12 @@ def load(
     *,
     precision: str = "bf16",
     progress: Callable[[str, float | None, float | None], None],
+    device: str = "cuda",
 ) -> tuple[Any, dict[str, str]]:
     """Load a pipeline of class `kind` from a folder in diffusers' layout, its large parts at the speed of the disk.
 
-    Returns the pipeline on the GPU and what will run. `progress` takes (what, bytes done, bytes in all).
+    Returns the pipeline on the device and what will run. `progress` takes (what, bytes done, bytes in all). A CPU
+    will do where Triton's interpreter runs the kernels: it is how this is tested without a GPU.
     """
     from diffusers import FluxTransformer2DModel
     from transformers import T5Config, T5EncoderModel
@@ -61,41 +63,43 @@ def load(
     with init_empty_weights():
         config = FluxTransformer2DModel.from_config(FluxTransformer2DModel.load_config(folder / "transformer")).config
         t5 = T5EncoderModel(T5Config.from_pretrained(folder / "text_encoder_2"))
-    quantized = {} if precision == "bf16" else fp8_weights(t5)
-    _materialize(t5)
-    model = _transformer(config, precision)
+    quantized = {} if precision == "bf16" else fp8_weights(t5, device)
+    _materialize(t5, device)
+    model = _transformer(config, precision, device)
     places = {"text_encoder_2": parameter_places(t5) | quantized, "transformer": placements(model)}
     read = 0
     for name, where in places.items():
         report = partial(progress, f"reading {name}")
-        read += stream(sorted((folder / name).glob("*.safetensors")), where, report)
+        read += stream(sorted((folder / name).glob("*.safetensors")), where, report, device)
     seconds = time.perf_counter() - began
     progress("compiling kernels", None, None)
     pipeline = kind.from_pretrained(
-        folder, transformer=model, text_encoder_2=t5.eval(), torch_dtype=torch.bfloat16, local_files_only=True
+        folder, transformer=None, text_encoder_2=t5.eval(), dtype=torch.bfloat16, local_files_only=True
     )
+    pipeline.register_modules(transformer=model)  # from_pretrained takes diffusers' own classes only
     for name in ("text_encoder", "vae"):
-        getattr(pipeline, name).to("cuda")
+        getattr(pipeline, name).to(device)
     ran = {"weights_read": f"{read / 1e9:.1f} GB in {seconds:.1f} s ({read / 1e9 / seconds:.1f} GB/s)"}
     return pipeline, {**_finish(pipeline, precision), **ran}
 
 
-def _materialize(module: Any) -> None:
-    """Give a module that was built without memory its parameters, empty, in bf16 on the GPU."""
+def _materialize(module: Any, device: str) -> None:
+    """Give a module that was built without memory its parameters, empty, in bf16 on the device."""
     for part in module.modules():
         for name, parameter in [*part.named_parameters(recurse=False)]:
-            empty = torch.empty_like(parameter, device="cuda", dtype=torch.bfloat16)
+            empty = torch.empty_like(parameter, device=device, dtype=torch.bfloat16)
             setattr(part, name, torch.nn.Parameter(empty, requires_grad=False))
     module.tie_weights()
-    module.to("cuda")
+    module.to(device)
 
 
-def _transformer(config: Any, precision: str) -> FluxTransformer:
+def _transformer(config: Any, precision: str, device: str) -> FluxTransformer:
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}, not one of {', '.join(PRECISIONS)}")
     if precision == "fp8+attention" and flash_attention_3() is None:
         raise ValueError("fp8 attention needs a Hopper GPU and the package fa3-fwd")
-    return FluxTransformer(config, fp8=precision != "bf16", fp8_attention=precision == "fp8+attention")
+    fp8_attention = precision == "fp8+attention"
+    return FluxTransformer(config, fp8=precision != "bf16", fp8_attention=fp8_attention, device=device)
 
 
 def _finish(pipeline: Any, precision: str) -> dict[str, str]:
@@ -103,6 +107,8 @@ def _finish(pipeline: Any, precision: str) -> dict[str, str]:
     model = pipeline.transformer
     model.scheduler = pipeline.scheduler
     channels_last(pipeline.vae)
-    kernel = running_kernel(model.heads, model.dim, FP8 if model.fp8_attention else torch.bfloat16)
+    kernel = "torch's on the CPU"
+    if model.device.type == "cuda":
+        kernel = running_kernel(model.heads, model.dim, FP8 if model.fp8_attention else torch.bfloat16)
     log.info("attention runs on %s", kernel)
     return {"transformer": "imagegen.flux", "precision": precision, "attention": kernel}

@@ -26,15 +26,15 @@ class Fp8Weight(nn.Module):
     scale: Tensor
     weight = None  # T5 would cast its activations to this one's type
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, device: str) -> None:
         super().__init__()
         shape = linear.weight.shape
-        self.register_buffer("values", torch.empty(shape, dtype=FP8, device="cuda"))
-        self.register_buffer("scale", torch.empty(shape[0], dtype=torch.float32, device="cuda"))
+        self.register_buffer("values", torch.empty(shape, dtype=FP8, device=device))
+        self.register_buffer("scale", torch.empty(shape[0], dtype=torch.float32, device=device))
 
     def write(self, weight: Tensor) -> None:
         """Quantize a weight (out, in)."""
-        values, scale = quantize_weight(weight.to("cuda"))
+        values, scale = quantize_weight(weight.to(self.scale.device))
         self.values.copy_(values)
         self.scale.copy_(scale[:, 0])
 
@@ -43,13 +43,13 @@ class Fp8Weight(nn.Module):
         return (F.linear(x, self.values.to(x.dtype)) * self.scale).to(x.dtype)
 
 
-def fp8_weights(t5: Any) -> dict[str, Callable[[Tensor], object]]:
+def fp8_weights(t5: Any, device: str) -> dict[str, Callable[[Tensor], object]]:
     """Replace the linear layers of T5's blocks; return what writes each of their weights, by its name."""
     places: dict[str, Callable[[Tensor], object]] = {}
     for name, module in [*t5.encoder.named_modules()]:
         for child, layer in [*module.named_children()]:
             if isinstance(layer, nn.Linear):
-                replacement = Fp8Weight(layer)
+                replacement = Fp8Weight(layer, device)
                 setattr(module, child, replacement)
                 places[f"encoder.{name}.{child}.weight"] = replacement.write
     return places

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from concurrent.futures import Future
     from pathlib import Path
 
     from imagegen.flux.model import FluxTransformer
@@ -140,11 +141,16 @@ def _entries(file: int) -> Iterator[_Entry]:
         yield _Entry(name, _DTYPES[value["dtype"]], tuple(value["shape"]), file, 8 + size + start, stop - start)
 
 
-def stream(files: list[Path], places: Mapping[str, Write], progress: Callable[[float, float], None]) -> int:
-    """Read safetensors files into the GPU through pinned buffers, many reads at a time; return the bytes read.
+def stream(
+    files: list[Path],
+    places: Mapping[str, Write],
+    progress: Callable[[float, float], None],
+    device: torch.device | str = "cuda",
+) -> int:
+    """Read safetensors files onto a device, many reads at a time, to a GPU through pinned buffers; return the bytes.
 
-    Each tensor passes `places` once it is on the GPU, so nothing is held twice but the tensors in flight. `progress`
-    takes the bytes done and their total. Names in neither or missing from the files are an error.
+    Each tensor passes `places` once it is there, so nothing is held twice but the tensors in flight. `progress` takes
+    the bytes done and their total. Names in neither or missing from the files are an error.
     """
     handles = [os.open(path, os.O_RDONLY) for path in files]
     try:
@@ -158,28 +164,33 @@ def stream(files: list[Path], places: Mapping[str, Write], progress: Callable[[f
         batches = [entries[at : at + _THREADS] for at in range(0, len(entries), _THREADS)]
         with ThreadPoolExecutor(_THREADS) as pool:
             # The next batch is being read while this one is written to its place.
-            pending = [_begin(pool, entry) for entry in batches[0]] if batches else []
+            pending = [_begin(pool, entry, device) for entry in batches[0]] if batches else []
             for following in [*batches[1:], []]:
-                current, pending = pending, [_begin(pool, entry) for entry in following]
+                current, pending = pending, [_begin(pool, entry, device) for entry in following]
                 for entry, values, reads in current:
                     for read in reads:
                         read.result()
                     places[entry.name](values)
                     done += entry.size
                     progress(done, total)
-        torch.cuda.synchronize()
+        if torch.device(device).type == "cuda":
+            torch.cuda.synchronize()
     finally:
         for handle in handles:
             os.close(handle)
     return total
 
 
-def _begin(pool: ThreadPoolExecutor, entry: _Entry) -> tuple[_Entry, Tensor, list[Any]]:
-    """Start the reads of one tensor into memory of its own on the GPU."""
-    values = torch.empty(entry.shape, dtype=entry.dtype, device="cuda")
+def _begin(
+    pool: ThreadPoolExecutor, entry: _Entry, device: torch.device | str
+) -> tuple[_Entry, Tensor, list[Future[None]]]:
+    """Start the reads of one tensor into memory of its own on the device."""
+    values = torch.empty(entry.shape, dtype=entry.dtype, device=device)
     target = values.flatten().view(torch.uint8)
-    free = torch.cuda.Event()  # the allocator may hand out memory whose last use is still to run
-    free.record()
+    free = None
+    if values.is_cuda:
+        free = torch.cuda.Event()  # the allocator may hand out memory whose last use is still to run
+        free.record()
     starts = range(0, entry.size, _CHUNK)
     return entry, values, [pool.submit(_read, entry, at, target[at : at + _CHUNK], free) for at in starts]
 
@@ -187,19 +198,27 @@ def _begin(pool: ThreadPoolExecutor, entry: _Entry) -> tuple[_Entry, Tensor, lis
 _own = threading.local()
 
 
-def _read(entry: _Entry, at: int, target: Tensor, free: torch.cuda.Event) -> None:
-    """Read the bytes of `target` into this thread's pinned buffer, and copy them over on its own stream."""
+def _read(entry: _Entry, at: int, target: Tensor, free: torch.cuda.Event | None) -> None:
+    """Read the bytes of `target`: in place, or into this thread's pinned buffer and over on its own stream."""
+    if free is None:
+        _fill(memoryview(target.numpy()), entry, at)
+        return
     if not hasattr(_own, "buffer"):
         _own.buffer = torch.empty(_CHUNK, dtype=torch.uint8, pin_memory=True)
         _own.stream = torch.cuda.Stream()
-    size, got = target.numel(), 0
-    view = memoryview(_own.buffer.numpy())[:size]
-    while got < size:
-        read = os.preadv(entry.file, [view[got:]], entry.start + at + got)
-        if read == 0:
-            raise EOFError(f"the file ends within {entry.name}")
-        got += read
+    size = target.numel()
+    _fill(memoryview(_own.buffer.numpy())[:size], entry, at)
     with torch.cuda.stream(_own.stream):
         _own.stream.wait_event(free)
         target.copy_(_own.buffer[:size], non_blocking=True)
     _own.stream.synchronize()
+
+
+def _fill(view: memoryview, entry: _Entry, at: int) -> None:
+    """Fill `view` with the bytes of a tensor from `at` on."""
+    got = 0
+    while got < len(view):
+        read = os.preadv(entry.file, [view[got:]], entry.start + at + got)
+        if read == 0:
+            raise EOFError(f"the file ends within {entry.name}")
+        got += read

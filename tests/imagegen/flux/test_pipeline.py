@@ -1,0 +1,161 @@
+"""The fast path draws what diffusers' own modules draw: from disk and from memory, every pipeline, with a LoRA.
+
+On a GPU with the bundled model and 28 steps; where Triton's interpreter does the work, with a tiny random one and two.
+"""
+
+import inspect
+import math
+import os
+import shutil
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("triton")
+
+from imagegen import checkpoint
+from imagegen.flux import pipeline as fast
+from tests.imagegen import tiny
+
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")]
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+SIDE, STEPS = (32, 2) if INTERPRETED else (256, 28)
+PROMPTS = ["a red apple"] if INTERPRETED else ["a red apple", "a cat on a blue background", "a rocket at night"]
+TASKS = ["FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline", "FluxFillPipeline", "FluxKontextPipeline"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    if not INTERPRETED and (checkpoint.BUNDLED / "model_index.json").is_file():
+        return checkpoint.BUNDLED
+    return tiny.write(tmp_path_factory.mktemp("flux") / "tiny")
+
+
+def theirs(folder, dtype=torch.bfloat16, kind=diffusers.FluxPipeline):
+    pipeline = kind.from_pretrained(folder, dtype=dtype).to(DEVICE)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def ours(folder, kind=diffusers.FluxPipeline, precision="bf16"):
+    pipeline, ran = fast.load(kind, folder, precision=precision, progress=lambda *_: None, device=DEVICE)
+    pipeline.set_progress_bar_config(disable=True)
+    assert ran["transformer"] == "imagegen.flux"
+    return pipeline
+
+
+def started_from():
+    """A photograph's stand-in, and a mask over its right half."""
+    ramp = np.linspace(0, 255, SIDE).astype(np.uint8)
+    image = np.stack([np.tile(ramp, (SIDE, 1)), np.tile(ramp[:, None], (1, SIDE)), np.full((SIDE, SIDE), 90)], -1)
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    mask[:, SIDE // 2 :] = 255
+    return Image.fromarray(image.astype(np.uint8)), Image.fromarray(mask)
+
+
+def draw(pipeline, kind):
+    """Pictures of all prompts by the pipeline called `kind` around these components, (n, 3, H, W) in float."""
+    made = getattr(diffusers, kind)
+    taken = inspect.signature(made.__init__).parameters
+    pipeline = made(**{name: part for name, part in pipeline.components.items() if name in taken})
+    pipeline.set_progress_bar_config(disable=True)
+    given = {"height": SIDE, "width": SIDE, "num_inference_steps": STEPS, "guidance_scale": 3.5}
+    image, mask = started_from()
+    if kind in {"FluxImg2ImgPipeline", "FluxInpaintPipeline"}:
+        given["strength"] = 0.8
+    if kind != "FluxPipeline":
+        given["image"] = image
+    if kind in {"FluxInpaintPipeline", "FluxFillPipeline"}:
+        given["mask_image"] = mask
+    if kind == "FluxKontextPipeline":
+        given |= {"_auto_resize": False, "max_area": SIDE * SIDE}
+    length = pipeline.tokenizer_2.model_max_length
+    drawn = [
+        pipeline(
+            prompt=prompt,
+            **given,
+            max_sequence_length=length,
+            generator=torch.Generator().manual_seed(seed),
+            output_type="pt",
+        ).images[0]
+        for seed, prompt in enumerate(PROMPTS)
+    ]
+    return torch.stack(drawn).float().cpu()
+
+
+def psnr(one, other):
+    """Of pictures in 0..1, in dB."""
+    return -10 * math.log10(max(float((one - other).square().mean()), 1e-10))
+
+
+def hold_together(label, mine, bf16, fp32):
+    """Ours is as far from float32 as diffusers' bf16 is, and close to both."""
+    near, far, apart = psnr(mine, fp32), psnr(bf16, fp32), psnr(mine, bf16)
+    print(f"{label}: to float32 {near:.1f} dB, diffusers' bf16 to float32 {far:.1f} dB, to each other {apart:.1f} dB")
+    assert near > far - 1.5
+    assert apart > 25
+
+
+@pytest.mark.parametrize("kind", TASKS[:3])
+def test_from_disk_it_draws_the_same(folder, kind):
+    hold_together(kind, draw(ours(folder), kind), draw(theirs(folder), kind), draw(theirs(folder, torch.float32), kind))
+
+
+@pytest.mark.parametrize("kind", TASKS[3:])
+def test_fill_and_kontext_run_on_it_unchanged(folder, kind):
+    def pipeline(dtype):
+        from_disk = theirs(folder, dtype)
+        if kind == "FluxFillPipeline":  # it takes the masked image and the mask beside the noise
+            torch.manual_seed(0)
+            config = {**from_disk.transformer.config, "in_channels": 384, "out_channels": 64}
+            filling = diffusers.FluxTransformer2DModel.from_config(config)
+            from_disk.register_modules(transformer=filling.to(DEVICE, dtype))
+        return from_disk
+
+    accelerated = pipeline(torch.bfloat16)
+    fast.accelerate(accelerated, device=DEVICE)
+    drawn = (draw(each, kind) for each in (accelerated, pipeline(torch.bfloat16), pipeline(torch.float32)))
+    hold_together(kind, *drawn)
+
+
+def test_a_lora_that_was_fused_draws_the_same(folder, tmp_path):
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    adapted = theirs(folder, torch.float32)
+    layers = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "proj_mlp", "proj_out", "ff.net.2", "norm1.linear"]
+    torch.manual_seed(1)
+    adapted.transformer.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=layers, init_lora_weights=False))
+    adapted.save_lora_weights(tmp_path, transformer_lora_layers=get_peft_model_state_dict(adapted.transformer))
+
+    def with_lora(dtype):
+        pipeline = theirs(folder, dtype)
+        pipeline.load_lora_weights(tmp_path)
+        return pipeline
+
+    accelerated = with_lora(torch.bfloat16)
+    accelerated.fuse_lora()
+    fast.accelerate(accelerated, device=DEVICE)
+    bf16 = draw(with_lora(torch.bfloat16), "FluxPipeline")
+    hold_together("LoRA", draw(accelerated, "FluxPipeline"), bf16, draw(with_lora(torch.float32), "FluxPipeline"))
+    assert psnr(bf16, draw(theirs(folder), "FluxPipeline")) < 25  # it does change the picture
+
+
+@pytest.mark.skipif(INTERPRETED, reason="needs the GPU's fp8 product")
+def test_fp8_draws_nearly_the_same(folder):
+    drawn = draw(ours(folder, precision="fp8"), "FluxPipeline")
+    print(f"fp8: to diffusers' bf16 {psnr(drawn, draw(theirs(folder), 'FluxPipeline')):.1f} dB")
+    assert psnr(drawn, draw(theirs(folder), "FluxPipeline")) > 15
+
+
+def test_a_file_that_is_cut_off_is_named(folder, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    (weights,) = (broken / "transformer").glob("*.safetensors")
+    with weights.open("rb+") as file:
+        file.truncate(weights.stat().st_size - 1000)
+    with pytest.raises(EOFError, match="the file ends within"):
+        ours(broken)
