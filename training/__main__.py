@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--pool-seconds", type=float, help="time to encode the transformer's scenes in")
     parser.add_argument("--parcel", type=Path, help="keep a copy of the run there, in files of at most 15 MiB")
     parser.add_argument("--resume", type=Path, help="a parcel to go on from, if the run's folder is empty")
+    parser.add_argument("--eager", action="store_true", help="do not compile the training steps")
     parser.add_argument("--target", type=Path, default=Path("src/imagegen/bundled"), help="where export writes to")
     options = parser.parse_args()
     if unknown := set(options.steps) - set(STEPS):
@@ -49,6 +50,7 @@ def main() -> None:
         minutes=options.total or config.minutes,
         vae_minutes=options.vae_minutes or config.vae_minutes,
         pool_seconds=options.pool_seconds or config.pool_seconds,
+        compile=config.compile and not options.eager,
     )
     from training import steps, storage
 

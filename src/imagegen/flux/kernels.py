@@ -38,10 +38,6 @@ class Quantized(NamedTuple):
             torch.empty((*shape[:-1], 1), dtype=torch.float32, device=device),
         )
 
-    def rows(self, item: int, start: int, stop: int | None) -> Quantized:
-        """The rows `start:stop` of one item of a batch."""
-        return Quantized(self.values[item, start:stop], self.scale[item, start:stop])
-
     def padded(self, multiple: int) -> Quantized:
         """These rows (M, K), copied, with rows of zeros up to a multiple."""
         rows, width = self.values.shape

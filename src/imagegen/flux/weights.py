@@ -201,17 +201,22 @@ _own = threading.local()
 def _read(entry: _Entry, at: int, target: Tensor, free: torch.cuda.Event | None) -> None:
     """Read the bytes of `target`: in place, or into this thread's pinned buffer and over on its own stream."""
     if free is None:
-        _fill(memoryview(target.numpy()), entry, at)
+        _fill(_bytes(target), entry, at)
         return
     if not hasattr(_own, "buffer"):
         _own.buffer = torch.empty(_CHUNK, dtype=torch.uint8, pin_memory=True)
         _own.stream = torch.cuda.Stream()
     size = target.numel()
-    _fill(memoryview(_own.buffer.numpy())[:size], entry, at)
+    _fill(_bytes(_own.buffer[:size]), entry, at)
     with torch.cuda.stream(_own.stream):
         _own.stream.wait_event(free)
         target.copy_(_own.buffer[:size], non_blocking=True)
     _own.stream.synchronize()
+
+
+def _bytes(values: Tensor) -> memoryview:
+    array: Any = values.numpy()  # numpy's types do not say that it is a buffer
+    return memoryview(array)
 
 
 def _fill(view: memoryview, entry: _Entry, at: int) -> None:
