@@ -1,9 +1,10 @@
 """`python -m benchmarks.flux [PART ...]`: everything docs/performance.md says, measured in one run on one GPU.
 
     step       time and exactness of one denoising step, ours and diffusers'
-    compiled   the peers that compile: diffusers by blocks, torchao's fp8 (minutes of compiling)
+    compiled   diffusers compiled by blocks
     image      whole pictures and the queue, from a random checkpoint on disk (34 GB, written first)
     server     the same checkpoint through `chutes run`, over HTTP
+    torchao    diffusers with torchao's rowwise fp8, compiled by blocks (minutes of compiling)
 
 Without a PART, all of them. Every figure goes into one JSON file under benchmarks/results as soon as it is known.
 """
@@ -26,7 +27,7 @@ from benchmarks.flux import image, server, step, weights
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PARTS = ("step", "compiled", "image", "server")
+PARTS = ("step", "compiled", "image", "server", "torchao")
 PRECISIONS = ("bf16", "fp8", "fp8+attention")
 _console = Console()
 
@@ -73,6 +74,8 @@ def main() -> None:
             if "server" in parts:
                 results.add(f"server, ours {precision}", lambda p=precision: server.over_http(options.checkpoint, p))  # type: ignore[misc]
         shutil.rmtree(options.checkpoint)
+    if "torchao" in parts:
+        results.add("ms, torchao fp8 rowwise compiled", lambda: step.peer_steps(_torchao(), step.SIZES[:2]))
     _print(results.figures)
 
 
@@ -89,14 +92,12 @@ def _steps(results: Results, parts: tuple[str, ...] | list[str]) -> None:
         for precision in PRECISIONS:
             results.add(f"ms, ours {precision}", lambda p=precision: step.our_steps(denoiser, p))  # type: ignore[misc]
             results.add(f"kernels, ours {precision}", lambda p=precision: step.kernels_of_a_step(denoiser, p))  # type: ignore[misc]
+        results.add("ms, ours bf16 on one stream", lambda: step.our_steps(denoiser, "bf16", overlap=False))
         results.add("ms, diffusers eager", lambda: step.peer_steps(denoiser, step.SIZES))
     if "compiled" in parts:
         denoiser.compile_repeated_blocks(dynamic=True)
         results.add("ms, diffusers compiled by blocks", lambda: step.peer_steps(denoiser, step.SIZES))
         torch.compiler.reset()
-        del denoiser
-        step.release()
-        results.add("ms, torchao fp8 rowwise compiled", lambda: step.peer_steps(_torchao(), step.SIZES[1:2]))
 
 
 def _torchao() -> Any:
@@ -114,7 +115,11 @@ def _images(folder: Path, precision: str) -> dict[str, Any]:
     model, figures = image.load(folder, precision)
     for size in step.SIZES:
         figures["{}x{}".format(*size)] = image.pictures(model, size)
-    figures["peak GiB"] = torch.cuda.max_memory_allocated() / 2**30
+        if size == (1024, 1024):  # the first: nothing larger was drawn yet
+            figures["peak GiB at 1024x1024"] = {
+                "allocated": torch.cuda.max_memory_allocated() / 2**30,
+                "reserved": torch.cuda.max_memory_reserved() / 2**30,
+            }
     figures["ms of the other parts"] = image.parts(model.text2image)
     figures["queue of ten"] = image.queue(model)
     return figures

@@ -34,6 +34,8 @@ def load(folder: Path, precision: str) -> tuple[models.Model, dict[str, Any]]:
     began = time.perf_counter()
     model = models.load(str(folder), settings=Settings(precision=precision, max_sequence_length=512))  # type: ignore[arg-type]  # checked there
     figures = {"load s": time.perf_counter() - began, "weights": model.info["weights_read"]}
+    pictures(model, (256, 256), count=1, steps=2)  # compiles Triton's kernels, as a server's first picture does
+    figures["load and warm up s"] = time.perf_counter() - began
     return model, {**figures, "attention": str(model.info["attention"])[:120]}
 
 
@@ -58,11 +60,11 @@ async def _drawn(engine: Engine, params: GenerationInput) -> float:
     return time.perf_counter() - began
 
 
-def pictures(model: models.Model, size: tuple[int, int], count: int = 3) -> dict[str, float]:
+def pictures(model: models.Model, size: tuple[int, int], count: int = 3, steps: int = STEPS) -> dict[str, float]:
     """Seconds from request to JPEG at one size: the very first, and the median of the next ones."""
     engine = Engine(model)
     engine.start()
-    times = [asyncio.run(_drawn(engine, request(seed, *size))) for seed in range(count + 1)]
+    times = [asyncio.run(_drawn(engine, request(seed, *size, steps))) for seed in range(count + 1)]
     engine.stop()
     return {"first": times[0], "median": median(times[1:])}
 

@@ -20,7 +20,7 @@ from imagegen.flux.weights import copy_state
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SIZES = [(512, 512), (1024, 1024), (1920, 1088), (768, 1344)]
+SIZES = [(1024, 1024), (512, 512), (1920, 1088), (768, 1344)]
 STEPS = 28
 
 
