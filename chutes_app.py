@@ -51,10 +51,6 @@ async def load_model(self: Any) -> None:
     self.progress.update("drawing a first picture")
     await self.engine.generate(GenerationInput(prompt="warm-up", num_inference_steps=2, seed=0))
     self.info.update(model.info)
-    if model.info["origin"] == "stand-in":
-        log.warning(
-            "pictures are patterns: the bundled model is not trained yet, and an untrained one stands in for it"
-        )
     if model.info["origin"] == "bundled":
         log.warning("pictures come from the small bundled model, not from FLUX.1; IMAGEGEN_MODEL names another")
 

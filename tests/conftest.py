@@ -1,4 +1,4 @@
-"""What many tests share: a tiny random FLUX in a folder."""
+"""What many tests share: the model that ships, and a tiny random FLUX for what does not look at pictures."""
 
 import os
 from pathlib import Path
@@ -8,6 +8,12 @@ import pytest
 for name in ("XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE"):
     os.environ.pop(name, None)  # so that a test's HOME decides where caches are
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models here are so small that threads only cost
+
+
+@pytest.fixture(scope="session")
+def bundled() -> Path:
+    """The folder of the model that ships: it draws at 256 pixels, half a second for ten steps on one core."""
+    return Path(__file__).parents[1] / "src" / "imagegen" / "bundled"
 
 
 @pytest.fixture(scope="session")

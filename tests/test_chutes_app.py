@@ -1,4 +1,4 @@
-"""The image service in this process, on the tiny model: every route, every answer, every refusal."""
+"""The image service in this process, on the bundled model: every route, every answer, every refusal."""
 
 import asyncio
 import base64
@@ -19,14 +19,14 @@ from schemathesis import GenerationMode
 
 from chutes.chute._progress import Progress
 from chutes.server import Settings, create_app
-from imagegen import checkpoint, codec, memory
+from imagegen import codec, memory
 from imagegen.requests import GenerationInput
 
 
 @pytest.fixture(scope="module")
-def chute(tiny_model):
+def chute(bundled):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("IMAGEGEN_MODEL", str(tiny_model))
+        patch.setenv("IMAGEGEN_MODEL", str(bundled))
         from chutes_app import chute
 
         yield chute
@@ -67,16 +67,15 @@ EDIT = {"prompt": "a cat", "image_b64": IMAGE_B64, "num_inference_steps": 4, "se
 
 def test_ready_says_what_was_loaded(client):
     ready = client.get("/ready").json()
-    assert (ready["model"], ready["origin"], ready["native_size"]) == ("tiny-random", "folder", 128)
+    assert (ready["model"], ready["origin"], ready["native_size"]) == ("chutes-emoji-flux", "bundled", 256)
     assert (ready["precision"], ready["memory_plan"]) == ("fp32", "cpu")
 
 
-def test_without_a_gpu_and_a_model_the_bundled_one_is_used_and_said_so(tiny_model, monkeypatch, caplog):
+def test_without_a_gpu_and_a_model_the_bundled_one_is_used_and_said_so(monkeypatch, caplog):
     """In `/ready`, in the log, in every answer."""
     import chutes_app
 
     monkeypatch.delenv("IMAGEGEN_MODEL", raising=False)
-    monkeypatch.setattr(checkpoint, "BUNDLED", tiny_model)
     monkeypatch.setattr(memory, "gpus", list)
     node = SimpleNamespace(gpu_count=1, min_vram_gb_per_gpu=80)
     chute = SimpleNamespace(node_selector=node, progress=Progress(), fail=print, info={})
@@ -107,7 +106,7 @@ def test_the_documentations_curl(client):
     assert answer.headers["content-disposition"].startswith("attachment; filename=")
     assert answer.headers["content-disposition"].endswith('.jpg"')
     assert (answer.headers["x-seed"], answer.headers["x-steps"]) == ("42", "20")
-    assert (answer.headers["x-model"], answer.headers["x-drawn-size"]) == ("tiny-random", "128x128")
+    assert (answer.headers["x-model"], answer.headers["x-drawn-size"]) == ("chutes-emoji-flux", "256x256")
     assert (opened(answer.content).format, opened(answer.content).size) == ("JPEG", (1024, 1024))
 
 

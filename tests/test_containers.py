@@ -174,14 +174,14 @@ def test_its_steps_install_this_version_where_the_command_finds_it(image: Image)
     assert (image.root / "fresh.py").is_file(), "what is no Python file is in the package too"
 
 
-def test_its_command_serves_its_health_check_passes_and_it_stops_clean(image: Image, tiny_model: Path) -> None:
+def test_its_command_serves_its_health_check_passes_and_it_stops_clean(image: Image, bundled: Path) -> None:
     told = dict(steps())
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     command = [part.replace("8000", port) for part in json.loads(told["CMD"])]
     check = [part.replace("8000", port) for part in json.loads(told["HEALTHCHECK"].partition("CMD ")[2])]
-    env = {**image.env, "CHUTES_API_KEYS": "key", "OMP_NUM_THREADS": "1", "IMAGEGEN_MODEL": str(tiny_model)}
+    env = {**image.env, "CHUTES_API_KEYS": "key", "OMP_NUM_THREADS": "1", "IMAGEGEN_MODEL": str(bundled)}
     with subprocess.Popen(command, cwd=image.workdir, env=env, stderr=subprocess.PIPE, text=True) as process:
         try:
             began = time.monotonic()

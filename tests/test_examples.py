@@ -36,8 +36,8 @@ def test_hello():
         assert client.post("/greet", json={}).json() == {"greeting": "Hello, world!", "greeted": 2}
 
 
-def test_streaming(tiny_model, monkeypatch):
-    monkeypatch.setenv("IMAGEGEN_MODEL", str(tiny_model))
+def test_streaming(bundled, monkeypatch):
+    monkeypatch.setenv("IMAGEGEN_MODEL", str(bundled))
     with TestClient(load("streaming")) as client:
         answer = client.post("/draw", json={"prompt": "a cat", "num_inference_steps": 3, "seed": 5})
     lines = [json.loads(line) for line in answer.text.splitlines()]
@@ -46,8 +46,8 @@ def test_streaming(tiny_model, monkeypatch):
     assert Image.open(BytesIO(base64.b64decode(lines[3]["image"]))).size == (1024, 1024)
 
 
-def test_contact_sheet(tiny_model, monkeypatch, tmp_path):
-    monkeypatch.setenv("IMAGEGEN_MODEL", str(tiny_model))
+def test_contact_sheet(bundled, monkeypatch, tmp_path):
+    monkeypatch.setenv("IMAGEGEN_MODEL", str(bundled))
     app = create_app(load("contact_sheet"), Settings(keys_file=tmp_path / "keys.json"))
 
     def until(wanted, ask):

@@ -1,9 +1,9 @@
 """`python -m training`: the recipe from the drawings to the model, in steps that can be cut into short runs.
 
     data          fetch and render the drawings                  (needs npm; minutes of CPU)
-    autoencoder   pictures <-> latents                           (3 minutes of a GPU)
-    transformer   latents <-> captions, then guidance            (13 minutes of a GPU)
-    classifier    the judge for the evaluation                   (1 minute of a GPU)
+    autoencoder   pictures <-> latents                           (3 minutes of an H100)
+    transformer   latents <-> captions, then guidance            (9 minutes of an H100)
+    classifier    the judge for the evaluation                   (1 minute of an H100)
     samples       contact sheet and loss curves of the run so far
     export        the folder that diffusers' FluxPipeline loads
     report        the contact sheet drawn by the exported folder (`python -m training.evaluate` measures it)
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--vae-minutes", type=float, help="minutes of the autoencoder's training")
     parser.add_argument("--pool-seconds", type=float, help="time to encode the transformer's scenes in")
     parser.add_argument("--parcel", type=Path, help="keep a copy of the run there, in files of at most 15 MiB")
-    parser.add_argument("--resume", type=Path, help="a parcel to go on from, if the run's folder is empty")
+    parser.add_argument("--resume", type=Path, help="a parcel or an exported folder to go on from")
     parser.add_argument("--eager", action="store_true", help="do not compile the training steps")
     parser.add_argument("--target", type=Path, default=Path("src/imagegen/bundled"), help="where export writes to")
     options = parser.parse_args()
@@ -52,11 +52,12 @@ def main() -> None:
         pool_seconds=options.pool_seconds or config.pool_seconds,
         compile=config.compile and not options.eager,
     )
-    from training import steps, storage
+    from training import export, steps, storage
 
     deadline = time.monotonic() + options.minutes * 60
     if options.resume and not any(config.run.glob("*.safetensors")):
-        storage.unpack(options.resume, config.run)
+        exported = (options.resume / "model_index.json").exists()
+        (export.restore if exported else storage.unpack)(options.resume, config.run)
     steps.walk(config, options.steps or STEPS, options.drawings, deadline, options.parcel, options.target)
 
 

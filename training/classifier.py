@@ -16,6 +16,8 @@ from training.optim import Average, Mixed
 from training.storage import load_state, read_progress, save_state, write_progress
 
 if TYPE_CHECKING:
+    from collections.abc import Sized
+
     from torch import Tensor
 
     from training.config import Config
@@ -48,7 +50,7 @@ class Classifier(nn.Module):
         return scores
 
 
-def load(config: Config, drawings: Drawings) -> Classifier:
+def load(config: Config, drawings: Sized) -> Classifier:
     """The trained classifier, from the run's folder or else the one that judged the bundled model."""
     model = Classifier(config, len(drawings))
     own = config.run / f"{NAME}.safetensors"

@@ -22,7 +22,7 @@ class Config:
     # autoencoder: 8x down, 16 channels
     vae_widths: tuple[int, ...] = (32, 64, 80, 80)
     vae_groups: int = 8
-    vae_minutes: float = 3.0
+    vae_minutes: float = 2.6
     vae_batch: int = 192
     vae_crop: int = 128
     vae_scenes: int = 30_000
@@ -33,7 +33,7 @@ class Config:
 
     # pool: scenes encoded once, so that the transformer's training never waits for the autoencoder
     pool_scenes: int = 400_000
-    pool_seconds: float = 45.0
+    pool_seconds: float = 40.0
     pool_batch: int = 512
     captions_per_scene: int = 3
 
@@ -49,7 +49,7 @@ class Config:
     single_blocks: int = 6
 
     # flow matching, then guidance distillation in the last fifth
-    minutes: float = 13.0
+    minutes: float = 9.0
     batch: int = 1024
     muon_rate: float = 0.015
     adam_rate: float = 2e-3

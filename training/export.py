@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+from safetensors.torch import load_file
 
-from training import autoencoder, transformer, vocabulary
+from training import autoencoder, storage, transformer, vocabulary
 from training.text import wrapped_tokenizer
 
 if TYPE_CHECKING:
@@ -42,9 +43,31 @@ def export(config: Config, drawings: Drawings, target: Path) -> None:
         if (target / name).is_dir():
             shutil.rmtree(target / name)
     pipeline.save_pretrained(target)
-    about = {"name": NAME, "native_size": config.size, "max_sequence_length": config.max_words}
+    trained = {name: storage.read_progress(config.run, name)["spent"] for name in (autoencoder.NAME, transformer.NAME)}
+    about = {
+        "name": NAME,
+        "native_size": config.size,
+        "max_sequence_length": config.max_words,
+        "seconds_of_training": trained,
+    }
     (target / "imagegen.json").write_text(json.dumps(about, indent=2) + "\n")
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     print(f"{target}: {size / 1e6:.2f} MB", flush=True)
     if size > LIMIT:
         raise SystemExit(f"the exported folder has {size} bytes, more than {LIMIT}")
+
+
+def restore(folder: Path, run: Path) -> None:
+    """Turn an exported folder back into a run that goes on where it stopped, less the rounding of its weights."""
+    parts = {"transformer": "transformer", "text_encoder": "clip", "text_encoder_2": "t5", "vae": None}
+    states = {part: load_file(next((folder / part).glob("*.safetensors"))) for part in parts}
+    painter = {
+        f"{prefix}.{name}": value for part, prefix in parts.items() if prefix for name, value in states[part].items()
+    }
+    storage.save_state(painter, run / f"{transformer.NAME}.safetensors")
+    storage.save_state(states["vae"], run / f"{autoencoder.NAME}.safetensors")
+    vae = json.loads((folder / "vae" / "config.json").read_text())
+    spent = json.loads((folder / "imagegen.json").read_text())["seconds_of_training"]
+    latents = {"scaling": vae["scaling_factor"], "shift": vae["shift_factor"]}
+    storage.write_progress(run, autoencoder.NAME, spent=spent[autoencoder.NAME], **latents)
+    storage.write_progress(run, transformer.NAME, spent=spent[transformer.NAME])

@@ -14,7 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,20 +64,22 @@ def main() -> None:
     results = Results(options.out)
     results.add("matmul TFLOP/s", step.matmul_peak)
     results.add("floor ms", lambda: _floors(results.figures["matmul TFLOP/s"]))
-    if "step" in parts or "compiled" in parts:
-        _steps(results, parts)
+    if "step" in parts:
+        _steps(results)
+    if "compiled" in parts:
+        results.add("ms, diffusers compiled by blocks", lambda: _alone(_compiled))
     if "image" in parts or "server" in parts:
         if not options.checkpoint.is_dir():
             weights.checkpoint(options.checkpoint)
             step.release()
         for precision in PRECISIONS[:2]:
             if "image" in parts:
-                results.add(f"image, ours {precision}", lambda p=precision: _images(options.checkpoint, p))  # type: ignore[misc]
+                results.add(f"image, ours {precision}", lambda p=precision: _alone(_images, options.checkpoint, p))  # type: ignore[misc]
             if "server" in parts:
                 results.add(f"server, ours {precision}", lambda p=precision: server.over_http(options.checkpoint, p))  # type: ignore[misc]
         shutil.rmtree(options.checkpoint)
     if "torchao" in parts:
-        results.add("ms, torchao fp8 rowwise compiled", lambda: step.peer_steps(_torchao(), step.SIZES[:2]))
+        results.add("ms, torchao fp8 rowwise compiled", lambda: _alone(_torchao))
     _print(results.figures)
 
 
@@ -84,30 +88,37 @@ def _floors(peak: float) -> dict[str, float]:
     return {f"{width}x{height}": step.flop(width, height) / peak / 1e9 for width, height in step.SIZES}
 
 
-def _steps(results: Results, parts: tuple[str, ...] | list[str]) -> None:
+def _alone(measure: Callable[..., Any], *given: Any) -> Any:
+    """Measure in a process of its own: memory is its own, and what compilers hold on to goes with it."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(measure, *given).result()
+
+
+def _steps(results: Results) -> None:
     denoiser = weights.transformer()
-    if "step" in parts:
-        results.add("ms of attention alone", step.attention_alone)
-        results.add("error", lambda: step.exactness(denoiser, step.SIZES[:2]))
-        for precision in PRECISIONS:
-            results.add(f"ms, ours {precision}", lambda p=precision: step.our_steps(denoiser, p))  # type: ignore[misc]
-            results.add(f"kernels, ours {precision}", lambda p=precision: step.kernels_of_a_step(denoiser, p))  # type: ignore[misc]
-        results.add("ms, ours bf16 on one stream", lambda: step.our_steps(denoiser, "bf16", overlap=False))
-        results.add("ms, diffusers eager", lambda: step.peer_steps(denoiser, step.SIZES))
-    if "compiled" in parts:
-        denoiser.compile_repeated_blocks(dynamic=True)
-        results.add("ms, diffusers compiled by blocks", lambda: step.peer_steps(denoiser, step.SIZES))
-        torch.compiler.reset()
+    results.add("ms of attention alone", step.attention_alone)
+    results.add("error", lambda: step.exactness(denoiser, step.SIZES[:2]))
+    for precision in PRECISIONS:
+        results.add(f"ms, ours {precision}", lambda p=precision: step.our_steps(denoiser, p))  # type: ignore[misc]
+        results.add(f"kernels, ours {precision}", lambda p=precision: step.kernels_of_a_step(denoiser, p))  # type: ignore[misc]
+    results.add("ms, diffusers eager", lambda: step.peer_steps(denoiser, step.SIZES))
 
 
-def _torchao() -> Any:
-    """Diffusers' transformer with torchao's rowwise dynamic fp8, compiled by blocks."""
+def _compiled() -> dict[str, float]:
+    """Time diffusers' transformer, compiled by blocks for any size."""
+    model = weights.transformer()
+    model.compile_repeated_blocks(dynamic=True)
+    return step.peer_steps(model, step.SIZES)
+
+
+def _torchao() -> dict[str, float]:
+    """Time diffusers' transformer with torchao's rowwise dynamic fp8, compiled by blocks."""
     from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quantize_
 
     model = weights.transformer()
     quantize_(model, Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()))
     model.compile_repeated_blocks()
-    return model
+    return step.peer_steps(model, step.SIZES[:1])
 
 
 def _images(folder: Path, precision: str) -> dict[str, Any]:

@@ -103,15 +103,10 @@ def exactness(weights: Any, sizes: list[tuple[int, int]]) -> list[dict[str, Any]
 
 
 @torch.inference_mode()
-def our_steps(weights: Any, precision: str, *, overlap: bool = True) -> dict[str, float]:
-    """Median ms of a step of ours at each size; the first step at a new size, in `first …`, is timed by the clock.
-
-    Without `overlap`, everything runs on one CUDA stream.
-    """
+def our_steps(weights: Any, precision: str) -> dict[str, float]:
+    """Median ms of a step of ours at each size; the first step at a new size, in `first …`, is timed by the clock."""
     model = ours(weights, precision)
     model.scheduler = Schedule
-    if not overlap:
-        model.side = None
     out = {}
     for index, (width, height) in enumerate(SIZES):
         given = inputs(width, height)

@@ -14,7 +14,7 @@ from imagegen.errors import LoadError, WeightsMissing
 BUNDLED = Path(__file__).with_name("bundled")
 FLUX_DEV = "black-forest-labs/FLUX.1-dev"
 
-Origin = Literal["bundled", "stand-in", "folder", "hub"]
+Origin = Literal["bundled", "folder", "hub"]
 
 
 class Component(NamedTuple):
@@ -32,19 +32,10 @@ def default_source(*, has_gpu: bool) -> str:
 
 
 def find(source: str) -> tuple[Path, Origin]:
-    """Return the folder of a path, of `bundled`, or of a hub id as the hub's cache on this machine holds it.
-
-    Until the bundled model is there, an untrained stand-in takes its place.
-    """
+    """Return the folder of a path, of `bundled`, or of a hub id as the hub's cache on this machine holds it."""
     folder = BUNDLED if source == "bundled" else Path(source).expanduser()
-    if folder == BUNDLED:
-        if (BUNDLED / "model_index.json").is_file():
-            return BUNDLED, "bundled"
-        from imagegen import standin
-
-        return standin.folder(), "stand-in"
     if (folder / "model_index.json").is_file():
-        return folder, "folder"
+        return folder, "bundled" if folder == BUNDLED else "folder"
     if folder.exists() or source.count("/") != 1 or source.startswith(("/", "~", ".")):
         raise LoadError(f"IMAGEGEN_MODEL={source}: no model_index.json there, so it is no pipeline folder")
     return _cached(source), "hub"

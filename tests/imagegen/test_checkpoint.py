@@ -57,15 +57,8 @@ def test_weights_in_the_hubs_cache(cache, tiny_model):
         checkpoint.find("someone/flux")
 
 
-def test_without_a_bundled_model_an_untrained_one_stands_in(monkeypatch, tmp_path):
-    monkeypatch.setattr(checkpoint, "BUNDLED", tmp_path / "bundled")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    folder, origin = checkpoint.find("bundled")
-    assert (origin, folder.parent) == ("stand-in", tmp_path / "cache" / "imagegen")
-    assert checkpoint.about(folder)["name"] == "untrained-stand-in"
-    written = (folder / "model_index.json").stat().st_mtime_ns
-    assert checkpoint.find("bundled")[0] == folder
-    assert (folder / "model_index.json").stat().st_mtime_ns == written
+def test_what_ships(bundled):
+    assert checkpoint.find("bundled") == checkpoint.find(str(bundled)) == (bundled, "bundled")
 
 
 def test_components_and_their_parameters(tiny_model):

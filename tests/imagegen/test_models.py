@@ -57,9 +57,8 @@ def test_a_prompt_is_read_as_far_as_the_tokenizer_goes(model):
     assert model.max_sequence_length == 32  # of the page's 256
 
 
-def test_without_a_gpu_the_bundled_model(monkeypatch, tiny_model):
+def test_without_a_gpu_the_bundled_model(monkeypatch):
     machine(monkeypatch)
-    monkeypatch.setattr(checkpoint, "BUNDLED", tiny_model)
     model = models.load(settings=Settings(), needs=Needs(1, 80))
     assert model.info["origin"] == "bundled"
 

@@ -1,14 +1,63 @@
-"""Tiny models with fixed random weights, as pipeline folders: a FLUX (the stand-in), and an SDXL."""
+"""Tiny models with fixed random weights, as pipeline folders: a FLUX and an SDXL that draw noise."""
 
+import json
+import string
 from pathlib import Path
 
 import torch
-from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTextModelWithProjection
+from diffusers import (
+    AutoencoderKL,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+)
 
-from imagegen.standin import clip, tokenizer, vae, write
+WORDS = [*string.ascii_lowercase, *string.digits, "red", "blue", "green", "apple", "cat", "lake", "dragon"]
 
-__all__ = ["write", "write_sdxl"]
+
+def write(folder: Path, *, native_size: int | None = None) -> Path:
+    """Write a FLUX into `folder` and return it; with `native_size` it draws at that size only."""
+    torch.manual_seed(0)
+    pipeline = FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0),
+        vae=vae(16, use_quant_conv=False, use_post_quant_conv=False, scaling_factor=0.3611, shift_factor=0.1159),
+        text_encoder=clip(CLIPTextModel, layers=1),
+        tokenizer=tokenizer(16),
+        text_encoder_2=T5EncoderModel(T5Config(vocab_size=128, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)),
+        tokenizer_2=tokenizer(32),
+        transformer=FluxTransformer2DModel(
+            in_channels=64,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=16,
+            pooled_projection_dim=16,
+            guidance_embeds=True,
+            axes_dims_rope=(4, 6, 6),
+        ),
+    )
+    with torch.no_grad():  # latents of unit variance and without noise of their own, as a trained encoder's
+        pipeline.vae.encoder.conv_out.weight[:16] *= 8
+        pipeline.vae.encoder.conv_out.weight[16:] = 0
+        pipeline.vae.encoder.conv_out.bias[16:] = -30
+    pipeline.save_pretrained(folder)
+    if native_size is not None:
+        about = {"name": "tiny-random", "native_size": native_size}
+        (folder / "imagegen.json").write_text(json.dumps(about))
+    return folder
 
 
 def write_sdxl(folder: Path) -> Path:
@@ -37,3 +86,51 @@ def write_sdxl(folder: Path) -> Path:
         ),
     ).save_pretrained(folder)
     return folder
+
+
+def vae(channels: int, **config: object) -> AutoencoderKL:
+    """Return an autoencoder, 8x down, of a few thousand weights."""
+    return AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        latent_channels=channels,
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+        **config,
+    )
+
+
+def clip(kind: type, *, layers: int):
+    """Return a CLIP text encoder of class `kind`."""
+    return kind(
+        CLIPTextConfig(
+            vocab_size=128,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            max_position_embeddings=16,
+            projection_dim=16,
+            bos_token_id=2,
+            eos_token_id=1,
+            pad_token_id=0,
+        )
+    )
+
+
+def tokenizer(length: int) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of words and single letters; anything else is one unknown token."""
+    vocab = {word: i for i, word in enumerate(["<pad>", "</s>", "<s>", "<unk>", *WORDS])}
+    words = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        model_max_length=length,
+        pad_token="<pad>",
+        eos_token="</s>",
+        bos_token="<s>",
+        unk_token="<unk>",
+    )

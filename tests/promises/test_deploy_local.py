@@ -39,7 +39,7 @@ async def say(self, word: str = "") -> dict:
 """
 
 
-def test_deploy_ask_and_delete(tiny_model: Path, tmp_path: Path):
+def test_deploy_ask_and_delete(bundled: Path, tmp_path: Path):
     bye = tmp_path / "bye"
     with cluster_folder() as cluster:
         cluster.write("small_one", SOURCE)
@@ -78,7 +78,7 @@ def test_deploy_ask_and_delete(tiny_model: Path, tmp_path: Path):
         assert wrong.returncode == 1
         assert "did you mean small-one?" in wrong.stderr
 
-        cluster.chutes("deploy", "chutes_app:chute", "--env", f"IMAGEGEN_MODEL={tiny_model}", cwd=ROOT)
+        cluster.chutes("deploy", "chutes_app:chute", "--env", f"IMAGEGEN_MODEL={bundled}", cwd=ROOT)
         body = {"prompt": "a lighthouse", "width": 128, "height": 128, "num_inference_steps": 2, "seed": 7}
         picture = httpx.post(cluster.url("myuser-flux-1-dev-generator/generate"), json=body, timeout=60)
         assert (picture.status_code, picture.headers["content-type"]) == (200, "image/jpeg")

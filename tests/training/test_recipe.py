@@ -4,8 +4,9 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from training import classifier, drawings, evaluate, report, steps, storage, transformer
+from training import classifier, drawings, evaluate, export, report, steps, storage, transformer
 
 
 def losses(run, stage):
@@ -81,6 +82,15 @@ def test_the_exported_pipeline_draws_what_training_drew(exported, trained, archi
     difference = np.abs(np.asarray(ours, float) - np.asarray(theirs, float)).mean()
     print(f"mean difference {difference:.2f} of 255")
     assert difference < 3  # the exported weights are rounded to bfloat16
+
+
+def test_an_exported_folder_can_be_trained_further(exported, trained, archive, tmp_path):
+    export.restore(trained.run.parent / "folder", tmp_path)
+    for name in ("autoencoder", "transformer"):
+        assert storage.read_progress(tmp_path, name) == storage.read_progress(trained.run, name)
+        kept, back = (load_file(run / f"{name}.safetensors") for run in (trained.run, tmp_path))
+        assert kept.keys() == back.keys()
+        assert all(torch.allclose(kept[key].float(), back[key].float(), rtol=2**-7, atol=1e-6) for key in kept)
 
 
 def test_padding_to_the_default_length_still_draws(exported):

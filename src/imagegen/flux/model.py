@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
@@ -28,11 +28,7 @@ from imagegen.flux.kernels import Modulation, Quantized, gate_residual_norm, nor
 from imagegen.flux.quantize import Linear
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from contextlib import AbstractContextManager
-
-T = TypeVar("T")
-U = TypeVar("U")
 
 _KEPT = 4  # images' constants kept: a prompt and its negative one, and the pair before
 _SHAPES = 16  # recorded shapes kept
@@ -128,7 +124,6 @@ class FluxTransformer(nn.Module):
         self.scheduler: Any = None
         self._images: list[_Constants] = []
         self._recordings: dict[tuple[int, int, int], _Recording | None] = {}
-        self.side = torch.cuda.Stream() if torch.device(device).type == "cuda" else None
         self.heads, self.dim = config.num_attention_heads, config.attention_head_dim
         self.width = width = self.heads * self.dim
         self.image_in = Linear(config.in_channels, width, device=device)
@@ -250,58 +245,39 @@ class FluxTransformer(nn.Module):
         """Joint attention: the streams' own projections around it, each writing its rows."""
         batch, length, width = y.shape
         qkv = y.new_empty(batch, length, 3 * width)
-        self._per_stream(block, batch, text, lambda stream, rows: stream.qkv(_take(normed, rows), out=qkv[rows]))
+        for stream, rows in _streams(block, batch, text):
+            stream.qkv(_take(normed, rows), out=qkv[rows])
         out: Any = attend(qkv, block.text.norms, block.image.norms, text)
         if self.fp8:
             out = quantize_rows(attention=out)
-        self._per_stream(block, batch, text, lambda stream, rows: stream.out(_take(out, rows), out=y[rows]))
+        for stream, rows in _streams(block, batch, text):
+            stream.out(_take(out, rows), out=y[rows])
 
     def _feed_forward(self, block: Any, normed: Any, y: Tensor, text: int) -> None:
         batch, length, width = y.shape
         if not self.fp8:
-            self._per_stream(block, batch, text, lambda s, rows: s.down(s.up.gelu(normed[rows]), out=y[rows]))
+            for stream, rows in _streams(block, batch, text):
+                stream.down(stream.up.gelu(normed[rows]), out=y[rows])
             return
         hidden = y.new_empty(batch, length, 4 * width)
-        self._per_stream(block, batch, text, lambda stream, rows: stream.up(_take(normed, rows), out=hidden[rows]))
+        for stream, rows in _streams(block, batch, text):
+            stream.up(_take(normed, rows), out=hidden[rows])
         quantized = quantize_rows(hidden=hidden)
-        self._per_stream(block, batch, text, lambda stream, rows: stream.down(_take(quantized, rows), out=y[rows]))
-
-    def _per_stream(self, block: Any, batch: int, text: int, work: Callable[[Any, tuple[int, slice]], object]) -> None:
-        """Do `work(weights, rows)` for the image's rows of each item, and beside it for the text's."""
-        self._beside(
-            lambda: [work(block.image, (item, slice(text, None))) for item in range(batch)],
-            lambda: [work(block.text, (item, slice(text))) for item in range(batch)],
-        )
+        for stream, rows in _streams(block, batch, text):
+            stream.down(_take(quantized, rows), out=y[rows])
 
     def _single(self, block: Any, normed: Any, attend: Any) -> Tensor:
-        """Attention and feed-forward beside each other on the same rows, then one projection of both."""
+        """Attention and feed-forward side by side on the same rows, then one projection of both."""
         batch, length = normed.values.shape[:2] if self.fp8 else normed.shape[:2]
         flat = Quantized(*(t.flatten(0, 1) for t in normed)) if self.fp8 else normed.flatten(0, 1)
-        attended, hidden = self._beside(
-            lambda: attend(block.qkv(flat).view(batch, length, -1), block.norms, block.norms, 0),
-            lambda: block.up(flat) if self.fp8 else block.up.gelu(flat),
-        )
+        qkv = block.qkv(flat).view(batch, length, -1)
+        attended = attend(qkv, block.norms, block.norms, 0)
         if self.fp8:
-            both = quantize_rows(attended, hidden.view(batch, length, -1))
+            both = quantize_rows(attended, block.up(flat).view(batch, length, -1))
             out = block.out(Quantized(*(t.flatten(0, 1) for t in both)))
         else:
-            out = block.out.joined(attended.flatten(0, 1), hidden)
+            out = block.out.joined(attended.flatten(0, 1), block.up.gelu(flat))
         return out.view(batch, length, -1)  # type: ignore[no-any-return]  # nn.Module's call is Any
-
-    def _beside(self, one: Callable[[], T], other: Callable[[], U]) -> tuple[T, U]:
-        """Do two things that do not depend on each other, the second on a CUDA stream of its own.
-
-        What one leaves idle, a small product most of the GPU and a large one its last wave, the other fills.
-        """
-        if self.side is None:
-            return one(), other()
-        main = torch.cuda.current_stream()
-        self.side.wait_stream(main)
-        first = one()
-        with torch.cuda.stream(self.side):
-            second = other()
-        main.wait_stream(self.side)
-        return first, second
 
     def _constants(
         self,
@@ -341,6 +317,12 @@ class FluxTransformer(nn.Module):
         embedding = F.silu(time[:, None] + vector[None])
         table = self.modulation(embedding.flatten(0, 1))
         return table.view(len(times), len(pooled), -1)  # type: ignore[no-any-return]  # nn.Module's call is Any
+
+
+def _streams(block: Any, batch: int, text: int) -> list[tuple[Any, tuple[int, slice]]]:
+    """Each stream's weights with its rows of each item, the image's first: they are the longer work."""
+    spans = ((block.image, slice(text, None)), (block.text, slice(text)))
+    return [(stream, (item, rows)) for stream, rows in spans for item in range(batch)]
 
 
 def _take(x: Any, rows: tuple[int, slice]) -> Any:

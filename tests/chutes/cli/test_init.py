@@ -36,9 +36,9 @@ def test_nothing_is_overwritten_or_hidden(chutes: Run, fails: Callable[..., str]
     assert [path.name for path in tmp_path.glob("*.py")] == ["mine.py"]
 
 
-def test_what_is_written_draws(chutes: Run, tmp_path: Path, tiny_model: Path) -> None:
+def test_what_is_written_draws(chutes: Run, tmp_path: Path, bundled: Path) -> None:
     chutes("init", "my-image-gen")
-    with running(tmp_path, "my_image_gen", IMAGEGEN_MODEL=str(tiny_model)) as (process, port):
+    with running(tmp_path, "my_image_gen", IMAGEGEN_MODEL=str(bundled)) as (process, port):
         eventually(lambda: get(port, "/ready"), process, seconds=120)
         body = json.dumps({"prompt": "a red apple", "width": 200, "height": 136, "num_inference_steps": 1}).encode()
         request = urllib.request.Request(

@@ -5,17 +5,14 @@ import os
 
 import pytest
 import torch
-
-pytest.importorskip("triton")
-
 from diffusers import FluxTransformer2DModel
 
 from imagegen.flux.model import FluxTransformer
 from imagegen.flux.weights import copy_state
 
-pytestmark = pytest.mark.gpu
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
+SCHEDULES = (1, 2, 1) if INTERPRETED else (3, 5, 3)
 
 
 class Schedule:
@@ -61,13 +58,15 @@ def relative(out: torch.Tensor, reference: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("guidance", [True, False])
-@pytest.mark.parametrize(("batch", "rows", "text"), [(1, (6, 5), 7), (3, (4, 9), 16)])
+@pytest.mark.parametrize(
+    ("batch", "rows", "text"), [(1, (6, 5), 7), (2, (3, 5), 9) if INTERPRETED else (3, (4, 9), 16)]
+)
 @torch.inference_mode()
 def test_as_exact_as_diffusers_in_bf16(guidance, batch, rows, text):
     reference = small(guidance=guidance)
     model = FluxTransformer(reference.config, device=DEVICE)
     copy_state(model, reference.state_dict())
-    model.scheduler = Schedule(4)
+    model.scheduler = Schedule(2 if INTERPRETED else 4)
     given = inputs(reference, batch, rows, text)
     rounded = {name: value.to(torch.bfloat16) if value.ndim == 3 else value for name, value in given.items()}
     rounded["pooled_projections"] = rounded["pooled_projections"].to(torch.bfloat16)
@@ -91,11 +90,11 @@ def test_constants_belong_to_their_image():
     lone = {
         (which, steps, index): model(**given, timestep=time[None] / 1000).sample
         for which, given in enumerate((first, second))
-        for steps in (3, 5)
+        for steps in SCHEDULES[:2]
         for index, time in enumerate(Schedule(steps).timesteps)
     }
     # Interleaved, with schedules that change, each answer is the one of its own tensors.
-    for steps, (which, given) in itertools.product((3, 5, 3), enumerate((first, second))):
+    for steps, (which, given) in itertools.product(SCHEDULES, enumerate((first, second))):
         model.scheduler = Schedule(steps)
         for index, time in enumerate(model.scheduler.timesteps):
             out = model(**given, timestep=time[None] / 1000).sample

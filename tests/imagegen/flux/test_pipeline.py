@@ -14,13 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-pytest.importorskip("triton")
-
 from imagegen import checkpoint
 from imagegen.flux import pipeline as fast
 from tests.imagegen import tiny
 
-pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")]
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
 SIDE, STEPS = (32, 2) if INTERPRETED else (256, 28)

@@ -4,14 +4,10 @@ import os
 
 import pytest
 import torch
-
-pytest.importorskip("triton")
-
 from diffusers import AutoencoderKL
 
 from imagegen.flux.vae import channels_last
 
-pytestmark = pytest.mark.gpu
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 
 
