@@ -38,7 +38,7 @@ def start() -> torch.device:
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.enable_cudnn_sdp(False)  # with 32 and 288 tokens it read outside its memory (cuDNN 9.19)
-    dynamo.config.suppress_errors = True  # what does not compile runs as it is: a lent machine is no place to stop
+    dynamo.config.suppress_errors = True  # what does not compile runs as it is: better slow than not at all
     if world() > 1 and not distributed.is_initialized():
         distributed.init_process_group("nccl", device_id=device)
     return device
