@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw
 
 from training import config, drawings, steps
 
-BUNDLED = Path(__file__).parents[2] / "src/imagegen/bundled"
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def shape(kind: str, colour: str) -> Image.Image:
