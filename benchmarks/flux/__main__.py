@@ -15,6 +15,7 @@ import argparse
 import json
 import shutil
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,7 +25,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.flux import image, server, step, weights
+from benchmarks.flux import image, peers, server, step, weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,19 +68,19 @@ def main() -> None:
     if "step" in parts:
         _steps(results)
     if "compiled" in parts:
-        results.add("ms, diffusers compiled by blocks", lambda: _alone(_compiled))
+        results.add("ms, diffusers compiled by blocks", partial(_alone, peers.compiled))
     if "image" in parts or "server" in parts:
         if not options.checkpoint.is_dir():
             weights.checkpoint(options.checkpoint)
             step.release()
         for precision in PRECISIONS[:2]:
             if "image" in parts:
-                results.add(f"image, ours {precision}", lambda p=precision: _alone(_images, options.checkpoint, p))  # type: ignore[misc]
+                results.add(f"image, ours {precision}", partial(_alone, image.measure, options.checkpoint, precision))
             if "server" in parts:
-                results.add(f"server, ours {precision}", lambda p=precision: server.over_http(options.checkpoint, p))  # type: ignore[misc]
+                results.add(f"server, ours {precision}", partial(server.over_http, options.checkpoint, precision))
         shutil.rmtree(options.checkpoint)
     if "torchao" in parts:
-        results.add("ms, torchao fp8 rowwise compiled", lambda: _alone(_torchao))
+        results.add("ms, torchao fp8 rowwise compiled", partial(_alone, peers.torchao))
     _print(results.figures)
 
 
@@ -97,43 +98,11 @@ def _alone(measure: Callable[..., Any], *given: Any) -> Any:
 def _steps(results: Results) -> None:
     denoiser = weights.transformer()
     results.add("ms of attention alone", step.attention_alone)
-    results.add("error", lambda: step.exactness(denoiser, step.SIZES[:2]))
+    results.add("error", partial(step.exactness, denoiser, step.SIZES[:2]))
     for precision in PRECISIONS:
-        results.add(f"ms, ours {precision}", lambda p=precision: step.our_steps(denoiser, p))  # type: ignore[misc]
-        results.add(f"kernels, ours {precision}", lambda p=precision: step.kernels_of_a_step(denoiser, p))  # type: ignore[misc]
-    results.add("ms, diffusers eager", lambda: step.peer_steps(denoiser, step.SIZES))
-
-
-def _compiled() -> dict[str, float]:
-    """Time diffusers' transformer, compiled by blocks for any size."""
-    model = weights.transformer()
-    model.compile_repeated_blocks(dynamic=True)
-    return step.peer_steps(model, step.SIZES)
-
-
-def _torchao() -> dict[str, float]:
-    """Time diffusers' transformer with torchao's rowwise dynamic fp8, compiled by blocks."""
-    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quantize_
-
-    model = weights.transformer()
-    quantize_(model, Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()))
-    model.compile_repeated_blocks()
-    return step.peer_steps(model, step.SIZES[:1])
-
-
-def _images(folder: Path, precision: str) -> dict[str, Any]:
-    """Load a checkpoint as the server does, and draw."""
-    model, figures = image.load(folder, precision)
-    for size in step.SIZES:
-        figures["{}x{}".format(*size)] = image.pictures(model, size)
-        if size == (1024, 1024):  # the first: nothing larger was drawn yet
-            figures["peak GiB at 1024x1024"] = {
-                "allocated": torch.cuda.max_memory_allocated() / 2**30,
-                "reserved": torch.cuda.max_memory_reserved() / 2**30,
-            }
-    figures["ms of the other parts"] = image.parts(model.text2image)
-    figures["queue of ten"] = image.queue(model)
-    return figures
+        results.add(f"ms, ours {precision}", partial(step.our_steps, denoiser, precision))
+        results.add(f"kernels, ours {precision}", partial(step.kernels_of_a_step, denoiser, precision))
+    results.add("ms, diffusers eager", partial(step.peer_steps, denoiser, step.SIZES))
 
 
 def _print(figures: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks.flux.step import STEPS, timed
+from benchmarks.flux.step import SIZES, STEPS, timed
 from imagegen import models
 from imagegen.engine import Engine
 from imagegen.requests import GenerationInput
@@ -90,3 +90,18 @@ def queue(model: models.Model, count: int = 10) -> dict[str, float]:
         busy += max(0.0, stop - max(start, until))
         until = max(until, stop)
     return {"pictures": count, "seconds": seconds, "busy": busy / (until - spans[0][0])}
+
+
+def measure(folder: Path, precision: str) -> dict[str, Any]:
+    """Load a checkpoint as the server does, and draw."""
+    model, figures = load(folder, precision)
+    for size in SIZES:
+        figures["{}x{}".format(*size)] = pictures(model, size)
+        if size == (1024, 1024):  # the first: nothing larger was drawn yet
+            figures["peak GiB at 1024x1024"] = {
+                "allocated": torch.cuda.max_memory_allocated() / 2**30,
+                "reserved": torch.cuda.max_memory_reserved() / 2**30,
+            }
+    figures["ms of the other parts"] = parts(model.text2image)
+    figures["queue of ten"] = queue(model)
+    return figures
