@@ -1,6 +1,7 @@
 """`python -m benchmarks.flux [PART ...]`: everything docs/performance.md says, measured in one run on one GPU.
 
     step       time and exactness of one denoising step, ours and diffusers'
+    tiles      one step with other tiles of cuBLAS's
     compiled   diffusers compiled by blocks
     image      whole pictures and the queue, from a random checkpoint on disk (34 GB, written first)
     server     the same checkpoint through `chutes run`, over HTTP
@@ -25,12 +26,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.flux import image, peers, server, step, weights
+from benchmarks.flux import image, peers, server, step, tiles, weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PARTS = ("step", "compiled", "image", "server", "torchao")
+PARTS = ("step", "tiles", "compiled", "image", "server", "torchao")
 PRECISIONS = ("bf16", "fp8", "fp8+attention")
 _console = Console()
 
@@ -67,6 +68,8 @@ def main() -> None:
     results.add("floor ms", lambda: _floors(results.figures["matmul TFLOP/s"]))
     if "step" in parts:
         _steps(results)
+    if "tiles" in parts:
+        results.add("ms by tiles", partial(_alone, tiles.steps))
     if "compiled" in parts:
         results.add("ms, diffusers compiled by blocks", partial(_alone, peers.compiled))
     if "image" in parts or "server" in parts:

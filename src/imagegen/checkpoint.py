@@ -60,6 +60,11 @@ def _missing(name: str, what: str) -> WeightsMissing:
     return WeightsMissing(f"the weights of {name} {what}; get them with: chutes download {name}")
 
 
+def kind(folder: Path) -> str:
+    """Return the name of the pipeline class that a folder was saved from."""
+    return str(json.loads((folder / "model_index.json").read_text())["_class_name"])
+
+
 def components(folder: Path, *, name: str) -> dict[str, Component]:
     """Return the components that have weights; raise `WeightsMissing` where a file of theirs is not there."""
     index = json.loads((folder / "model_index.json").read_text())

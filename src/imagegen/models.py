@@ -8,13 +8,15 @@ import importlib
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from imagegen import checkpoint, memory
+from imagegen import checkpoint, flux, memory
 from imagegen.errors import LoadError
 from imagegen.geometry import Sizes
 from imagegen.settings import Settings
@@ -54,7 +56,6 @@ def load(
     `needs` is checked before anything is read, if the model is one that needs it (FLUX.1) and no memory plan
     was chosen by hand. Raises `LoadError` with one line that says what to do.
     """
-    _quiet()
     settings = settings or Settings.read()
     began = time.perf_counter()
     found = memory.gpus()
@@ -70,7 +71,10 @@ def load(
     if checked and needs and sum(weights.values()) > _LARGE:
         memory.check(found, needs)
     plan = _plan(found, weights, settings)
-    pipeline, ran = _read(folder, parts, settings, plan, progress)
+    if plan == "resident" and checkpoint.kind(folder) == "FluxPipeline" and flux.supported():
+        pipeline, ran = _read_fast(folder, settings, progress)
+    else:
+        pipeline, ran = _read(folder, parts, settings, plan, progress)
     pipeline.set_progress_bar_config(disable=True)
     model = _assemble(pipeline, name, about, settings, plan)
     model.info = {
@@ -101,6 +105,20 @@ def _plan(found: list[memory.Gpu], weights: dict[str, int], settings: Settings) 
     return memory.choose(found[0].memory, weights)
 
 
+def _read_fast(folder: Path, settings: Settings, progress: Progress) -> tuple[Any, dict[str, str]]:
+    """Read FLUX.1 into `imagegen.flux`, its transformer while the libraries for the rest are being imported."""
+    from imagegen.flux import pipeline as fast
+
+    with ThreadPoolExecutor(1, "imagegen-reading") as thread:
+        read = partial(fast.read_transformer, folder, precision=settings.precision, progress=progress)
+        transformer = thread.submit(read)
+        _quiet()
+        import diffusers
+
+        kind = diffusers.FluxPipeline
+        return fast.load(kind, folder, precision=settings.precision, progress=progress, transformer=transformer)
+
+
 def _read(
     folder: Path,
     parts: dict[str, checkpoint.Component],
@@ -109,19 +127,12 @@ def _read(
     progress: Progress,
 ) -> tuple[Any, dict[str, str]]:
     """Read a pipeline from its folder and put it where the plan says."""
+    _quiet()
     import diffusers
 
-    kind = getattr(diffusers, diffusers.DiffusionPipeline.load_config(folder)["_class_name"], None)
+    kind = getattr(diffusers, checkpoint.kind(folder), None)
     if kind is None:
         raise LoadError("the model's pipeline class is unknown to the installed diffusers")
-    fast = plan == "resident" and issubclass(kind, diffusers.FluxPipeline)
-    if fast:
-        from imagegen import flux
-
-        if flux.supported():
-            from imagegen.flux import pipeline as fast_pipeline
-
-            return fast_pipeline.load(kind, folder, precision=settings.precision, progress=progress)
     if settings.precision != "bf16":
         raise LoadError(
             f"IMAGEGEN_PRECISION={settings.precision} is for FLUX.1 on a recent GPU with room for all of it"

@@ -28,6 +28,7 @@ from chutes.server.settings import Settings
 
 log = logging.getLogger(__name__)
 
+_LOADING = 50_000, 50, 1000  # thresholds while imports make much and free little: looking for garbage was a fifth of it
 _LAST_WORDS = 2.0  # seconds that running requests get to answer after the chute said that it cannot go on
 
 
@@ -102,10 +103,15 @@ class Server(uvicorn.Server):
         self._watching = asyncio.create_task(self._wait_for_the_end()), asyncio.create_task(self._settle())
 
     async def _settle(self) -> None:
-        """Once all is loaded: what was made until now stays, so the garbage collector need not look at it again."""
-        await self._runtime.lifecycle.ready.wait()
-        gc.collect()
-        gc.freeze()
+        """Spare the garbage collector the load, and afterwards what was made until then, which stays."""
+        usual = gc.get_threshold()
+        gc.set_threshold(*_LOADING)
+        try:
+            await self._runtime.lifecycle.ready.wait()
+            gc.collect()
+            gc.freeze()
+        finally:
+            gc.set_threshold(*usual)
 
     async def _wait_for_the_end(self) -> None:
         """A failed load or a fatal error ends the process, with its code."""

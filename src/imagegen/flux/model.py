@@ -19,7 +19,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,6 +28,8 @@ from imagegen.flux.quantize import Linear
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+
+    from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
 _KEPT = 4  # images' constants kept: a prompt and its negative one, and the pair before
 _SHAPES = 16  # recorded shapes kept
@@ -123,7 +124,7 @@ class FluxTransformer(nn.Module):
         self.fp8, self.fp8_attention = fp8, fp8_attention
         self.scheduler: Any = None
         self._images: list[_Constants] = []
-        self._recordings: dict[tuple[int, int, int], _Recording | None] = {}
+        self.recordings: dict[tuple[int, int, int], _Recording | None] = {}
         self.heads, self.dim = config.num_attention_heads, config.attention_head_dim
         self.width = width = self.heads * self.dim
         self.image_in = Linear(config.in_channels, width, device=device)
@@ -182,19 +183,24 @@ class FluxTransformer(nn.Module):
         step = (constants.times - timestep[:1]).abs().argmin(dim=0, keepdim=True)
         table = constants.modulation.index_select(0, step)[0]
         out = self._step(hidden_states.to(self.dtype), constants.text, constants.cos, constants.sin, table)
-        return Transformer2DModelOutput(sample=out) if return_dict else (out,)
+        if not return_dict:
+            return (out,)
+        # Only here, so that weights can be read while diffusers is being imported.
+        from diffusers.models.modeling_outputs import Transformer2DModelOutput
+
+        return Transformer2DModelOutput(sample=out)
 
     def _step(self, *given: Tensor) -> Tensor:
         """Run `_denoise`: as it is at a shape's first step, recorded at its second, replayed from then on."""
         image, text = given[:2]
         shape = (image.shape[0], image.shape[1], text.shape[1])
-        if shape not in self._recordings or not image.is_cuda:
-            while len(self._recordings) >= _SHAPES:
-                self._recordings.pop(next(iter(self._recordings)))
-            self._recordings[shape] = None
+        if shape not in self.recordings or not image.is_cuda:
+            while len(self.recordings) >= _SHAPES:
+                self.recordings.pop(next(iter(self.recordings)))
+            self.recordings[shape] = None
             return self._denoise(*given)
-        recording = self._recordings.pop(shape) or self._record(given)
-        self._recordings[shape] = recording  # now the youngest
+        recording = self.recordings.pop(shape) or self._record(given)
+        self.recordings[shape] = recording  # now the youngest
         for buffer, value in zip(recording.given, given, strict=True):
             buffer.copy_(value)
         recording.graph.replay()
@@ -204,7 +210,7 @@ class FluxTransformer(nn.Module):
         """Record a step of this shape into a CUDA graph."""
         buffers = [value.clone() for value in given]
         # One memory for all recordings, which never run at the same time: that of any other one.
-        pool = next((each.graph.pool() for each in self._recordings.values() if each), None)
+        pool = next((each.graph.pool() for each in self.recordings.values() if each), None)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             out = self._denoise(*buffers)
@@ -225,9 +231,9 @@ class FluxTransformer(nn.Module):
         def norm(stage: tuple[Modulation, Modulation], update: Tensor | None, out: Any = normed) -> None:
             gate_residual_norm(x, update, out, table, *stage, text)
 
-        def attend(qkv: Tensor, text_norms: Any, norms: Any, length: int) -> Tensor:
+        def attend(qkv: Tensor, text_norms: Any, norms: Any, length: int, out: Tensor | None = None) -> Tensor:
             heads = qkv.view(*qkv.shape[:2], 3, self.heads, self.dim)
-            return attention(norm_rope(heads, cos, sin, text_norms, norms, length, fp8=self.fp8_attention))
+            return attention(norm_rope(heads, cos, sin, text_norms, norms, length, fp8=self.fp8_attention), out)
 
         norm(next(stages), None)
         for block in self.double_blocks:
@@ -257,7 +263,7 @@ class FluxTransformer(nn.Module):
         batch, length, width = y.shape
         if not self.fp8:
             for stream, rows in _streams(block, batch, text):
-                stream.down(stream.up.gelu(normed[rows]), out=y[rows])
+                stream.down(stream.up(normed[rows], gelu=True), out=y[rows])
             return
         hidden = y.new_empty(batch, length, 4 * width)
         for stream, rows in _streams(block, batch, text):
@@ -271,12 +277,15 @@ class FluxTransformer(nn.Module):
         batch, length = normed.values.shape[:2] if self.fp8 else normed.shape[:2]
         flat = Quantized(*(t.flatten(0, 1) for t in normed)) if self.fp8 else normed.flatten(0, 1)
         qkv = block.qkv(flat).view(batch, length, -1)
-        attended = attend(qkv, block.norms, block.norms, 0)
         if self.fp8:
-            both = quantize_rows(attended, block.up(flat).view(batch, length, -1))
+            both = quantize_rows(attend(qkv, block.norms, block.norms, 0), block.up(flat).view(batch, length, -1))
             out = block.out(Quantized(*(t.flatten(0, 1) for t in both)))
         else:
-            out = block.out.joined(attended.flatten(0, 1), block.up.gelu(flat))
+            both = qkv.new_empty(batch, length, 5 * self.width)
+            attend(qkv, block.norms, block.norms, 0, both[..., : self.width])
+            joined = both.flatten(0, 1)
+            block.up(flat, out=joined[:, self.width :], gelu=True)
+            out = block.out(joined)
         return out.view(batch, length, -1)  # type: ignore[no-any-return]  # nn.Module's call is Any
 
     def _constants(

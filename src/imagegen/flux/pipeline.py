@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from accelerate import init_empty_weights
 
 from imagegen.flux.attention import flash_attention_3, running_kernel
 from imagegen.flux.kernels import FP8
@@ -18,12 +19,30 @@ from imagegen.flux.vae import channels_last
 from imagegen.flux.weights import copy_state, parameter_places, placements, stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from concurrent.futures import Future
     from pathlib import Path
+
+    from torch import Tensor
+
+    Progress = Callable[[str, float | None, float | None], None]
 
 log = logging.getLogger(__name__)
 
 PRECISIONS = ("bf16", "fp8", "fp8+attention")
+
+_WARM_ROWS = (1024, 4096)  # of 512x512 and 1024x1024: between them most of the kernels that any size runs
+
+# What diffusers' `FluxTransformer2DModel` takes for granted where its config.json says nothing.
+_DEFAULTS = {"out_channels": None, "guidance_embeds": False, "axes_dims_rope": (16, 56, 56)}
+
+
+class Read(NamedTuple):
+    """A module read from disk, the bytes of it, and the seconds it took."""
+
+    module: Any
+    size: int
+    seconds: float
 
 
 def accelerate(pipeline: Any, *, precision: str = "bf16", device: str = "cuda") -> dict[str, str]:
@@ -43,44 +62,86 @@ def accelerate(pipeline: Any, *, precision: str = "bf16", device: str = "cuda") 
     return _finish(pipeline, precision)
 
 
+def read_transformer(folder: Path, *, precision: str = "bf16", progress: Progress, device: str = "cuda") -> Read:
+    """Read the transformer of a folder in diffusers' layout, without diffusers: it may be imported meanwhile."""
+    config = SimpleNamespace(**_DEFAULTS | json.loads((folder / "transformer" / "config.json").read_text()))
+    began = time.perf_counter()
+    model = _transformer(config, precision, device)
+    read = _filled(model, placements(model), folder / "transformer", progress, device, began)
+    progress("compiling kernels", None, None)
+    for rows in _WARM_ROWS if device == "cuda" else ():
+        warm(model, rows)
+    return read
+
+
+def warm(model: FluxTransformer, rows: int, text: int = 512) -> None:
+    """Run one step with that many rows of image and text, so that its kernels are compiled and loaded."""
+    config = model.config
+
+    def zeros(*shape: int) -> Tensor:
+        return torch.zeros(*shape, dtype=model.dtype, device=model.device)
+
+    model(
+        hidden_states=zeros(1, rows, config.in_channels),
+        encoder_hidden_states=zeros(1, text, config.joint_attention_dim),
+        pooled_projections=zeros(1, config.pooled_projection_dim),
+        timestep=zeros(1),
+        img_ids=zeros(rows, 3),
+        txt_ids=zeros(text, 3),
+        guidance=zeros(1) if config.guidance_embeds else None,
+        return_dict=False,
+    )
+
+
 def load(
     kind: Any,
     folder: Path,
     *,
     precision: str = "bf16",
-    progress: Callable[[str, float | None, float | None], None],
+    progress: Progress,
     device: str = "cuda",
+    transformer: Future[Read] | None = None,
 ) -> tuple[Any, dict[str, str]]:
     """Load a pipeline of class `kind` from a folder in diffusers' layout, its large parts at the speed of the disk.
 
-    Returns the pipeline on the device and what will run. `progress` takes (what, bytes done, bytes in all). A CPU
-    will do where Triton's interpreter runs the kernels: it is how this is tested without a GPU.
+    `transformer` may be on its way already. Returns the pipeline on the device and what will run. `progress` takes
+    (what, bytes done, bytes in all). A CPU will do where Triton's interpreter runs the kernels: it is how this is
+    tested without a GPU.
     """
-    from diffusers import FluxTransformer2DModel
     from transformers import T5Config, T5EncoderModel
 
     began = time.perf_counter()
-    with init_empty_weights():
-        config = FluxTransformer2DModel.from_config(FluxTransformer2DModel.load_config(folder / "transformer")).config
-        t5 = T5EncoderModel(T5Config.from_pretrained(folder / "text_encoder_2"))
+    with torch.device("meta"):
+        t5 = T5EncoderModel(T5Config.from_pretrained(folder / "text_encoder_2")).eval()
     quantized = {} if precision == "bf16" else fp8_weights(t5, device)
     _materialize(t5, device)
-    model = _transformer(config, precision, device)
-    places = {"text_encoder_2": parameter_places(t5) | quantized, "transformer": placements(model)}
-    read = 0
-    for name, where in places.items():
-        report = partial(progress, f"reading {name}")
-        read += stream(sorted((folder / name).glob("*.safetensors")), where, report, device)
-    seconds = time.perf_counter() - began
-    progress("compiling kernels", None, None)
+    text = _filled(t5, parameter_places(t5) | quantized, folder / "text_encoder_2", progress, device, began)
+    if transformer is None:
+        image = read_transformer(folder, precision=precision, progress=progress, device=device)
+    else:
+        image = transformer.result()
+    progress("putting the pipeline together", None, None)
     pipeline = kind.from_pretrained(
-        folder, transformer=None, text_encoder_2=t5.eval(), dtype=torch.bfloat16, local_files_only=True
+        folder, transformer=None, text_encoder_2=t5, dtype=torch.bfloat16, local_files_only=True
     )
-    pipeline.register_modules(transformer=model)  # from_pretrained takes diffusers' own classes only
+    pipeline.register_modules(transformer=image.module)  # from_pretrained takes diffusers' own classes only
     for name in ("text_encoder", "vae"):
         getattr(pipeline, name).to(device)
-    ran = {"weights_read": f"{read / 1e9:.1f} GB in {seconds:.1f} s ({read / 1e9 / seconds:.1f} GB/s)"}
+    size, seconds = (text.size + image.size) / 1e9, text.seconds + image.seconds
+    ran = {"weights_read": f"{size:.1f} GB in {seconds:.1f} s ({size / seconds:.1f} GB/s)"}
     return pipeline, {**_finish(pipeline, precision), **ran}
+
+
+def _filled(
+    module: Any,
+    places: Mapping[str, Callable[[Tensor], object]],
+    folder: Path,
+    progress: Progress,
+    device: str,
+    began: float,
+) -> Read:
+    size = stream(sorted(folder.glob("*.safetensors")), places, partial(progress, f"reading {folder.name}"), device)
+    return Read(module, size, time.perf_counter() - began)
 
 
 def _materialize(module: Any, device: str) -> None:

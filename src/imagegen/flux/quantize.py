@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from imagegen.flux import cublas
 from imagegen.flux.kernels import FP8, Quantized
 
 _FP8_MAX = 448.0
@@ -35,15 +37,24 @@ class Linear(nn.Module):
         else:
             getattr(self, part).data[rows].copy_(values)
 
-    def forward(self, x: Tensor | Quantized, out: Tensor | None = None) -> Tensor:
-        """Multiply rows x (M, in), into `out` (M, out) where given."""
+    def forward(self, x: Tensor | Quantized, out: Tensor | None = None, *, gelu: bool = False) -> Tensor:
+        """Multiply rows x (M, in), into `out` (M, out) where given; with GELU after it where `gelu`, in bf16 only."""
         if not isinstance(x, Quantized):
-            return torch.addmm(self.bias, x, self.weight.t(), out=out)
+            return self._product(x, out, gelu=gelu)
         rows = x.values.shape[0]
         if rows % _FP8_ROWS or x.scale.data_ptr() % 16:
             padded = self._scaled_mm(x.padded(_FP8_ROWS), None)[:rows]
             return padded if out is None else out.copy_(padded)
         return self._scaled_mm(x, out)
+
+    def _product(self, x: Tensor, out: Tensor | None, *, gelu: bool) -> Tensor:
+        if x.is_cuda:
+            if out is None:
+                out = x.new_empty(x.shape[0], self.weight.shape[0])
+            return cublas.product(x, self.weight, self.bias, out, gelu=gelu)
+        y = F.linear(x.float(), self.weight.float(), self.bias.float())  # rounds once, as the GPU does
+        y = F.gelu(y, approximate="tanh") if gelu else y
+        return y.to(x.dtype) if out is None else out.copy_(y)
 
     def _scaled_mm(self, x: Quantized, out: Tensor | None) -> Tensor:
         # The underscore is PyTorch's: there is no other way to its fp8 product.
@@ -57,16 +68,6 @@ class Linear(nn.Module):
             use_fast_accum=True,
             out=out,
         )
-
-    def gelu(self, x: Tensor) -> Tensor:
-        """GELU(forward(x)) in bf16, the activation in the product's epilogue."""
-        return torch._addmm_activation(self.bias, x, self.weight.t(), use_gelu=True)  # noqa: SLF001  # likewise
-
-    def joined(self, left: Tensor, right: Tensor) -> Tensor:
-        """forward([left | right]) in bf16 as two products into one output, without joining them first."""
-        split = left.shape[-1]
-        out = torch.addmm(self.bias, left, self.weight[:, :split].t())
-        return out.addmm_(right, self.weight[:, split:].t())
 
 
 def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:

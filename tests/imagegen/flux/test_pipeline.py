@@ -7,6 +7,8 @@ import inspect
 import math
 import os
 import shutil
+import subprocess
+import sys
 
 import diffusers
 import numpy as np
@@ -115,6 +117,24 @@ def hold_together(label, mine, bf16, fp32):
 @pytest.mark.parametrize("kind", TASKS[:3])
 def test_from_disk_it_draws_the_same(folder, kind):
     hold_together(kind, *(draw(each, kind) for each in (ours(folder), theirs(folder), widened(theirs(folder)))))
+
+
+def test_warming_up_leaves_the_pictures_as_they_were(folder):
+    pipeline = ours(folder)
+    before = draw(pipeline, "FluxPipeline")
+    fast.warm(pipeline.transformer, rows=(SIDE // 16) ** 2, text=7)
+    fast.warm(pipeline.transformer, rows=6)
+    assert torch.equal(draw(pipeline, "FluxPipeline"), before)
+
+
+def test_the_transformer_is_read_without_diffusers(folder):
+    script = (
+        "import sys; from pathlib import Path; from imagegen.flux import pipeline;"
+        "read = pipeline.read_transformer(Path(sys.argv[1]), progress=lambda *_: None, device=sys.argv[2]);"
+        "pipeline.warm(read.module, 4, 7);"
+        "assert not {'diffusers', 'transformers', 'accelerate'} & sys.modules.keys(), sorted(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(folder), DEVICE], check=True, timeout=300)
 
 
 @pytest.mark.parametrize("kind", TASKS[3:])

@@ -1,0 +1,184 @@
+"""Matrix products by cuBLASLt, called directly, for two things that PyTorch's own call does not offer.
+
+GELU's result may be some columns of a wider buffer, so that what reads it and its neighbour next is one product. And
+the tiles may be others than the library's heuristic puts first; these give the same result, to the bit.
+
+Not for several threads at once: products share descriptors and a workspace.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import byref, c_float, c_int, c_int64, c_size_t, c_uint16, c_uint32, c_uint64, c_void_p
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+_HOPPER = 9
+_WORKSPACE = 32 * 2**20  # bytes, as NVIDIA advises for Hopper
+
+# Values of cuBLASLt's enumerations (cublasLt.h).
+_COMPUTE_F32, _F32, _BF16 = 68, 0, 14
+_TRANSA, _EPILOGUE, _BIAS_POINTER = 3, 7, 8
+_BIAS, _BIAS_AND_GELU = 4, 36
+_MAX_WORKSPACE = 1
+_TILE, _VARIANT, _CLUSTER = 1, 5, 8
+
+
+class _Algorithm(ctypes.Structure):
+    """How a product is computed (cublasLtMatmulHeuristicResult_t)."""
+
+    _fields_ = (
+        ("choice", c_uint64 * 8),
+        ("workspace", c_size_t),
+        ("state", c_int),
+        ("waves", c_float),
+        ("reserved", c_int * 4),
+    )
+
+
+class Shape(NamedTuple):
+    """What a plan is made for: y (rows, out) of x (rows, inner), and the distances of their rows."""
+
+    rows: int
+    out: int
+    inner: int
+    x_stride: int
+    y_stride: int
+    gelu: bool
+
+
+class Tiles(NamedTuple):
+    """Tile, variant and cluster of thread blocks, by the library's own numbers."""
+
+    tile: int
+    variant: int
+    cluster: int
+
+
+_WIDE, _MANY_ROWS = Tiles(tile=29, variant=1, cluster=3), 2048
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor, y: Tensor, *, gelu: bool = False) -> Tensor:
+    """Write x W^T + b to y, with GELU (its tanh form) after it where `gelu`; all in bf16, on the GPU.
+
+    x: (M, K), weight: (N, K) contiguous, bias: (N,), y: (M, N). Rows of x and of y may lie apart.
+    """
+    shape = Shape(y.shape[0], y.shape[1], x.shape[1], x.stride(0), y.stride(0), gelu)
+    plan(shape, x.device.index).run(x, weight, bias, y)
+    return y
+
+
+@cache
+def plan(shape: Shape, device: int) -> Plan:
+    """Return the plan for a shape, made once."""
+    return Plan(shape, device)
+
+
+class Plan:
+    """One shape's descriptors and algorithm on one GPU."""
+
+    def __init__(self, shape: Shape, device: int) -> None:
+        # cuBLAS counts columns first: what it computes is the transpose of y.
+        self.task = _created("MatmulDesc", _COMPUTE_F32, _F32)
+        self.set(_TRANSA, c_int(1))
+        self.set(_EPILOGUE, c_int(_BIAS_AND_GELU if shape.gelu else _BIAS))
+        self.weight = _layout(shape.inner, shape.out, shape.inner)
+        self.x = _layout(shape.inner, shape.rows, shape.x_stride)
+        self.y = _layout(shape.out, shape.rows, shape.y_stride)
+        self.workspace = _workspace(device)
+        self.algorithm = self.first()
+        hopper = torch.cuda.get_device_capability(device)[0] == _HOPPER
+        if hopper and (tiles := tiles_for(shape)) is not None:
+            self.algorithm = self.retiled(tiles)
+
+    def set(self, attribute: int, value: Any) -> None:
+        """Set an attribute of the product."""
+        _call("MatmulDescSetAttribute", self.task, attribute, byref(value), c_size_t(ctypes.sizeof(value)))
+
+    def run(self, x: Tensor, weight: Tensor, bias: Tensor, y: Tensor) -> None:
+        """Launch the product on the current stream."""
+        self.set(_BIAS_POINTER, c_void_p(bias.data_ptr()))
+        into = c_void_p(y.data_ptr()), self.y
+        _call(
+            "Matmul",
+            _handle(),
+            self.task,
+            byref(c_float(1)),
+            c_void_p(weight.data_ptr()),
+            self.weight,
+            c_void_p(x.data_ptr()),
+            self.x,
+            byref(c_float(0)),
+            *into,
+            *into,
+            byref(self.algorithm.choice),
+            c_void_p(self.workspace.data_ptr()),
+            c_size_t(_WORKSPACE),
+            c_void_p(torch.cuda.current_stream().cuda_stream),
+        )
+
+    def first(self) -> _Algorithm:
+        """Return what the library's heuristic puts first."""
+        preference, found, count = _created("MatmulPreference"), _Algorithm(), c_int()
+        _call("MatmulPreferenceSetAttribute", preference, _MAX_WORKSPACE, byref(c_size_t(_WORKSPACE)), c_size_t(8))
+        layouts = self.weight, self.x, self.y, self.y
+        _call("MatmulAlgoGetHeuristic", _handle(), self.task, *layouts, preference, 1, byref(found), byref(count))
+        _call("MatmulPreferenceDestroy", preference)
+        return found
+
+    def retiled(self, tiles: Tiles) -> _Algorithm:
+        """Return the algorithm with other tiles, or as it is where the library has no such kernel."""
+        other, checked = _Algorithm.from_buffer_copy(self.algorithm), _Algorithm()
+        values = {_TILE: c_uint32(tiles.tile), _VARIANT: c_uint32(tiles.variant), _CLUSTER: c_uint16(tiles.cluster)}
+        for attribute, value in values.items():
+            size = c_size_t(ctypes.sizeof(value))
+            _call("MatmulAlgoConfigSetAttribute", byref(other.choice), attribute, byref(value), size)
+        layouts = self.weight, self.x, self.y, self.y
+        refused = _library().cublasLtMatmulAlgoCheck(
+            _handle(), self.task, *layouts, byref(other.choice), byref(checked)
+        )
+        return self.algorithm if refused else other
+
+
+def tiles_for(shape: Shape) -> Tiles | None:
+    """Return better tiles than the heuristic's, where there are any.
+
+    Within a step on an H100, 128x160 in clusters of two are 2 to 3 % faster for the projections to q, k and v and to
+    the feed-forward's width (`python -m benchmarks.flux tiles`); below 2048 rows they are not.
+    """
+    projection = shape.out in {3 * shape.inner, 4 * shape.inner}
+    return _WIDE if projection and shape.rows >= _MANY_ROWS else None
+
+
+@cache
+def _library() -> Any:
+    # PyTorch has loaded it already; by its name the same one is found.
+    return ctypes.CDLL(f"libcublasLt.so.{str(torch.version.cuda).split('.', maxsplit=1)[0]}")
+
+
+def _call(name: str, *given: Any) -> None:
+    if status := getattr(_library(), f"cublasLt{name}")(*given):
+        raise RuntimeError(f"cublasLt{name} ended with status {status}")
+
+
+def _created(kind: str, *given: Any) -> c_void_p:
+    made = c_void_p()
+    _call(f"{kind}Create", byref(made), *given)
+    return made
+
+
+def _layout(columns: int, rows: int, stride: int) -> c_void_p:
+    return _created("MatrixLayout", _BF16, c_uint64(columns), c_uint64(rows), c_int64(stride))
+
+
+def _handle() -> c_void_p:
+    return c_void_p(torch.cuda.current_blas_handle())  # a handle of cuBLAS is one of cuBLASLt, says NVIDIA
+
+
+@cache
+def _workspace(device: int) -> Tensor:
+    """One for all products of a GPU, which run one after another."""
+    return torch.empty(_WORKSPACE, dtype=torch.uint8, device=f"cuda:{device}")

@@ -1,0 +1,46 @@
+"""Linear layers and attention against float64, into buffers that are full of NaN, beside columns that must stay."""
+
+import pytest
+import torch
+
+from imagegen.flux.attention import attention
+from imagegen.flux.quantize import Linear
+
+CUDA = torch.cuda.is_available()
+DEVICE = "cuda" if CUDA else "cpu"
+FULL = [(4608, 3072, 12288), (4096, 3072, 9216), (512, 12288, 3072), (1536, 15360, 3072)] if CUDA else []
+
+
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("beside", [0, 64])
+@pytest.mark.parametrize(("rows", "inner", "outer"), [(1, 64, 192), (37, 192, 64), (130, 128, 320), *FULL])
+def test_linear(rows, inner, outer, beside, gelu):
+    torch.manual_seed(0)
+    layer = Linear(inner, outer, device=DEVICE)
+    layer.write("weight", 0, torch.randn(outer, inner) / inner**0.5)
+    layer.write("bias", 0, torch.randn(outer))
+    x = torch.randn(rows, inner + beside, device=DEVICE, dtype=torch.bfloat16)[:, beside:]
+    wide = torch.full((rows, beside + outer), torch.nan, device=DEVICE, dtype=torch.bfloat16)
+    expected = torch.addmm(layer.bias.double(), x.double(), layer.weight.double().t())
+    if gelu:
+        expected = torch.nn.functional.gelu(expected, approximate="tanh")
+    y = layer(x, out=wide[:, beside:], gelu=gelu)
+    assert y.data_ptr() == wide[:, beside:].data_ptr()
+    assert wide[:, :beside].isnan().all()
+    torch.testing.assert_close(y.double(), expected, rtol=2**-8, atol=4e-3)
+    assert torch.equal(layer(x, gelu=gelu), y)
+
+
+@pytest.mark.parametrize(("batch", "length"), [(1, 64), (2, 77)])
+def test_attention_into_columns_of_a_wider_buffer(batch, length):
+    torch.manual_seed(0)
+    heads, dim = 2, 64
+    qkv = torch.randn(batch, length, 3, heads, dim, device=DEVICE, dtype=torch.bfloat16)
+    wide = torch.full((batch, length, heads * dim + 64), torch.nan, device=DEVICE, dtype=torch.bfloat16)
+    out = attention(qkv, wide[..., : heads * dim])
+    q, k, v = (part.transpose(1, 2).double() for part in qkv.unbind(2))
+    weights = (q @ k.transpose(-1, -2) / dim**0.5).softmax(dim=-1)
+    expected = (weights @ v).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(out.double(), expected, rtol=2**-7, atol=5e-3)
+    assert wide[..., heads * dim :].isnan().all()
+    assert torch.equal(attention(qkv), out)
