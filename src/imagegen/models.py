@@ -57,7 +57,6 @@ def load(
     was chosen by hand. Raises `LoadError` with one line that says what to do.
     """
     settings = settings or Settings.read()
-    began = time.perf_counter()
     found = memory.gpus()
     source = source or settings.model or checkpoint.default_source(has_gpu=bool(found))
     checked = needs is not None and settings.memory is None
@@ -71,7 +70,11 @@ def load(
     if checked and needs and sum(weights.values()) > _LARGE:
         memory.check(found, needs)
     plan = _plan(found, weights, settings)
-    if plan == "resident" and checkpoint.kind(folder) == "FluxPipeline" and flux.supported():
+    fast = plan == "resident" and checkpoint.kind(folder) == "FluxPipeline" and flux.supported()
+    if not fast:
+        _quiet()  # else it imports beside the reading
+    began = time.perf_counter()
+    if fast:
         pipeline, ran = _read_fast(folder, settings, progress)
     else:
         pipeline, ran = _read(folder, parts, settings, plan, progress)
@@ -127,7 +130,6 @@ def _read(
     progress: Progress,
 ) -> tuple[Any, dict[str, str]]:
     """Read a pipeline from its folder and put it where the plan says."""
-    _quiet()
     import diffusers
 
     kind = getattr(diffusers, checkpoint.kind(folder), None)
