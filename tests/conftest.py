@@ -4,10 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 for name in ("XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE"):
     os.environ.pop(name, None)  # so that a test's HOME decides where caches are
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models here are so small that threads only cost
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton, whose interpreter then runs the kernels
 
 
 @pytest.fixture(scope="session")

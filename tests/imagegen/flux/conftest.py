@@ -1,6 +1,5 @@
-"""Where there is no GPU, Triton's interpreter runs the kernels, so that all tests here but a few run anywhere."""
+"""A GPU is needed here only where there is one: else Triton's interpreter runs the kernels (tests/conftest.py)."""
 
-import os
 from importlib import util
 from pathlib import Path
 
@@ -8,10 +7,6 @@ import pytest
 import torch
 
 HERE = Path(__file__).parent
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
-
-
 if util.find_spec("triton") is None:  # no wheels for this system
     collect_ignore_glob = ["test_*.py"]
 
