@@ -30,6 +30,11 @@ class Schedule:
     timesteps = torch.linspace(1000, 1000 / STEPS, STEPS)
 
 
+def scheduled(width: int, height: int) -> dict[str, torch.Tensor]:
+    """Inputs whose time is the first of `Schedule`, so that a step finds its modulation computed."""
+    return {**inputs(width, height), "timestep": torch.ones(1, device="cuda", dtype=torch.bfloat16)}
+
+
 def ours(reference: Any, precision: str = "bf16") -> FluxTransformer:
     """Our transformer with the weights of diffusers'."""
     model = FluxTransformer(reference.config, fp8=precision != "bf16", fp8_attention=precision == "fp8+attention")
@@ -109,8 +114,7 @@ def our_steps(weights: Any, precision: str) -> dict[str, float]:
     model.scheduler = Schedule
     out = {}
     for index, (width, height) in enumerate(SIZES):
-        given = inputs(width, height)
-        given["timestep"] = torch.full([1], 1.0, device="cuda", dtype=torch.bfloat16)
+        given = scheduled(width, height)
         torch.cuda.synchronize()
         began = time.perf_counter()
         model(**given, return_dict=False)
@@ -155,8 +159,7 @@ def kernels_of_a_step(
     """GPU time by kernel in one step, longest first."""
     model = ours(weights, precision)
     model.scheduler = Schedule
-    given = inputs(*size)
-    given["timestep"] = torch.full([1], 1.0, device="cuda", dtype=torch.bfloat16)
+    given = scheduled(*size)
     for _ in range(2):
         model(**given)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as trace:

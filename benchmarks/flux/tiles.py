@@ -8,8 +8,8 @@ from unittest.mock import patch
 
 import torch
 
-from benchmarks.flux.step import Schedule, ours
-from benchmarks.flux.weights import inputs, transformer
+from benchmarks.flux.step import Schedule, ours, scheduled
+from benchmarks.flux.weights import transformer
 from imagegen.flux import cublas
 from imagegen.flux.cublas import Shape, Tiles
 
@@ -51,8 +51,7 @@ def steps(repeats: int = 9) -> dict[str, dict[str, float]]:
 
 
 def _in_turns(model: Any, size: tuple[int, int], repeats: int) -> dict[str, float]:
-    given = inputs(*size)
-    given["timestep"] = torch.full([1], 1.0, device="cuda", dtype=torch.bfloat16)
+    given = scheduled(*size)
     recorded: dict[str, Any] = {}
     spans: dict[str, list[Any]] = {}
     for name, rule in rules().items():

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +70,12 @@ def load(
         memory.check(found, needs)
     plan = _plan(found, weights, settings)
     fast = plan == "resident" and checkpoint.kind(folder) == "FluxPipeline" and flux.supported()
-    if not fast:
-        _quiet()  # else it imports beside the reading
-    began = time.perf_counter()
     if fast:
+        began = time.perf_counter()
         pipeline, ran = _read_fast(folder, settings, progress)
     else:
+        _quiet()
+        began = time.perf_counter()
         pipeline, ran = _read(folder, parts, settings, plan, progress)
     pipeline.set_progress_bar_config(disable=True)
     model = _assemble(pipeline, name, about, settings, plan)
@@ -113,13 +112,13 @@ def _read_fast(folder: Path, settings: Settings, progress: Progress) -> tuple[An
     from imagegen.flux import pipeline as fast
 
     with ThreadPoolExecutor(1, "imagegen-reading") as thread:
-        read = partial(fast.read_transformer, folder, precision=settings.precision, progress=progress)
-        transformer = thread.submit(read)
+        precision = settings.precision
+        transformer = thread.submit(fast.read_transformer, folder, precision=precision, progress=progress)
         _quiet()
         import diffusers
 
         kind = diffusers.FluxPipeline
-        return fast.load(kind, folder, precision=settings.precision, progress=progress, transformer=transformer)
+        return fast.load(kind, folder, precision=precision, progress=progress, transformer=transformer)
 
 
 def _read(

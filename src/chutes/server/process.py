@@ -28,7 +28,7 @@ from chutes.server.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_LOADING = 50_000, 50, 1000  # thresholds while imports make much and free little: looking for garbage was a fifth of it
+_LOADING = 50_000, 50, 1000  # thresholds while imports make much and free little, so that it is looked through seldom
 _LAST_WORDS = 2.0  # seconds that running requests get to answer after the chute said that it cannot go on
 
 

@@ -88,6 +88,7 @@ class Plan:
         self.weight = _layout(shape.inner, shape.out, shape.inner)
         self.x = _layout(shape.inner, shape.rows, shape.x_stride)
         self.y = _layout(shape.out, shape.rows, shape.y_stride)
+        self.asked = _handle(), self.task, self.weight, self.x, self.y, self.y  # what the library is asked about
         self.workspace = _workspace(device)
         self.algorithm = self.first()
         hopper = torch.cuda.get_device_capability(device)[0] == _HOPPER
@@ -124,8 +125,7 @@ class Plan:
         """Return what the library's heuristic puts first."""
         preference, found, count = _created("MatmulPreference"), _Algorithm(), c_int()
         _call("MatmulPreferenceSetAttribute", preference, _MAX_WORKSPACE, byref(c_size_t(_WORKSPACE)), c_size_t(8))
-        layouts = self.weight, self.x, self.y, self.y
-        _call("MatmulAlgoGetHeuristic", _handle(), self.task, *layouts, preference, 1, byref(found), byref(count))
+        _call("MatmulAlgoGetHeuristic", *self.asked, preference, 1, byref(found), byref(count))
         _call("MatmulPreferenceDestroy", preference)
         return found
 
@@ -136,10 +136,7 @@ class Plan:
         for attribute, value in values.items():
             size = c_size_t(ctypes.sizeof(value))
             _call("MatmulAlgoConfigSetAttribute", byref(other.choice), attribute, byref(value), size)
-        layouts = self.weight, self.x, self.y, self.y
-        refused = _library().cublasLtMatmulAlgoCheck(
-            _handle(), self.task, *layouts, byref(other.choice), byref(checked)
-        )
+        refused = _library().cublasLtMatmulAlgoCheck(*self.asked, byref(other.choice), byref(checked))
         return self.algorithm if refused else other
 
 

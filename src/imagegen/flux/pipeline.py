@@ -34,7 +34,7 @@ PRECISIONS = ("bf16", "fp8", "fp8+attention")
 _WARM_ROWS = (1024, 4096)  # of 512x512 and 1024x1024: between them most of the kernels that any size runs
 
 # What diffusers' `FluxTransformer2DModel` takes for granted where its config.json says nothing.
-_DEFAULTS = {"out_channels": None, "guidance_embeds": False, "axes_dims_rope": (16, 56, 56)}
+DEFAULTS = {"out_channels": None, "guidance_embeds": False, "axes_dims_rope": (16, 56, 56)}
 
 
 class Read(NamedTuple):
@@ -64,7 +64,7 @@ def accelerate(pipeline: Any, *, precision: str = "bf16", device: str = "cuda") 
 
 def read_transformer(folder: Path, *, precision: str = "bf16", progress: Progress, device: str = "cuda") -> Read:
     """Read the transformer of a folder in diffusers' layout, without diffusers: it may be imported meanwhile."""
-    config = SimpleNamespace(**_DEFAULTS | json.loads((folder / "transformer" / "config.json").read_text()))
+    config = SimpleNamespace(**DEFAULTS | json.loads((folder / "transformer" / "config.json").read_text()))
     began = time.perf_counter()
     model = _transformer(config, precision, device)
     read = _filled(model, placements(model), folder / "transformer", progress, device, began)

@@ -1,5 +1,6 @@
 """`chutes run` from the outside: what it serves, what it says, and with which code it ends."""
 
+import gc
 import json
 import signal
 import socket
@@ -141,3 +142,26 @@ def test_reload_serves_what_the_file_says_now(folder: Path) -> None:
 def test_reload_watches_the_folder_of_a_file_and_else_the_current_one() -> None:
     assert _folder("a/b.py:chute") == Path("a")
     assert _folder("a.b:chute") == Path()
+
+
+def test_the_garbage_collector_is_spared_only_while_loading(folder: Path) -> None:
+    (folder / "frugal.py").write_text(
+        "import asyncio, gc\n"
+        "from chutes.chute import Chute\n"
+        "chute = Chute(username='me', name='frugal', image='me/frugal:1')\n"
+        "@chute.on_startup()\n"
+        "async def load(self):\n"
+        "    await asyncio.sleep(0.5)\n"
+        "    self.loading = gc.get_threshold()\n"
+        "@chute.cord(public_api_path='/seen', method='GET')\n"
+        "async def seen(self):\n"
+        "    return {'loading': self.loading, 'now': gc.get_threshold(), 'frozen': gc.get_freeze_count()}\n"
+    )
+    with running(folder, "frugal") as (process, port):
+        eventually(lambda: get(port, "/ready"), process)
+        time.sleep(0.5)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/seen", timeout=10) as answer:
+            seen = json.load(answer)
+    assert seen["loading"][0] > 10_000
+    assert tuple(seen["now"]) == gc.get_threshold()
+    assert seen["frozen"] > 10_000

@@ -127,6 +127,11 @@ def test_warming_up_leaves_the_pictures_as_they_were(folder):
     assert torch.equal(draw(pipeline, "FluxPipeline"), before)
 
 
+def test_what_a_config_leaves_out_is_what_diffusers_takes():
+    theirs_takes = inspect.signature(diffusers.FluxTransformer2DModel.__init__).parameters
+    assert {name: theirs_takes[name].default for name in fast.DEFAULTS} == fast.DEFAULTS
+
+
 def test_the_transformer_is_read_without_diffusers(folder):
     script = (
         "import sys; from pathlib import Path; from imagegen.flux import pipeline;"
