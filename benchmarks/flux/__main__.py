@@ -105,6 +105,7 @@ def _steps(results: Results) -> None:
     for precision in PRECISIONS:
         results.add(f"ms, ours {precision}", partial(step.our_steps, denoiser, precision))
         results.add(f"kernels, ours {precision}", partial(step.kernels_of_a_step, denoiser, precision))
+    results.add("under load", partial(step.loads, denoiser))
     results.add("ms, diffusers eager", partial(step.peer_steps, denoiser, step.SIZES))
 
 

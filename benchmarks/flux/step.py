@@ -63,6 +63,38 @@ def matmul_peak() -> float:
     return 2 * 8192**3 / timed(lambda: a @ b, repeats=30) / 1e9
 
 
+def under_load(run: Callable[[], object], seconds: float = 4.0) -> dict[str, float]:
+    """Median ms of `run` after half of these seconds of nothing else, and the GPU's clock and power by then."""
+    rows: list[tuple[float, int, float]] = []
+    began = time.perf_counter()
+    while (elapsed := time.perf_counter() - began) < seconds:
+        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        run()
+        stop.record()
+        clock, power = torch.cuda.clock_rate(), torch.cuda.power_draw() / 1e3  # while it runs
+        torch.cuda.synchronize()
+        if elapsed > seconds / 2:
+            rows.append((start.elapsed_time(stop), clock, power))
+    return dict(zip(("ms", "MHz", "W"), map(median, zip(*rows, strict=True)), strict=True))
+
+
+@torch.inference_mode()
+def loads(weights: Any) -> dict[str, dict[str, float]]:
+    """What the GPU does when it is given no pause: 64 products of 8192^3, and steps of ours at 1024x1024."""
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    products = under_load(lambda: [torch.mm(a, b) for _ in range(64)])
+    products["TFLOP/s"] = 64 * 2 * 8192**3 / products["ms"] / 1e9
+    figures = {"matmul": products}
+    for precision in ("bf16", "fp8"):
+        model = ours(weights, precision)
+        model.scheduler = Schedule
+        given = scheduled(1024, 1024)
+        figures[f"ours {precision}"] = under_load(lambda model=model, given=given: model(**given))  # type: ignore[misc]
+        del model
+    return figures
+
+
 def flop(width: int, height: int, text: int = 512) -> float:
     """FLOP of one forward: 11.83e9 weights' products per block row, attention over all rows, and the embedders."""
     image, d, blocks = width * height // 256, 3072, 57

@@ -57,19 +57,19 @@ def _in_turns(model: Any, size: tuple[int, int], repeats: int) -> dict[str, floa
     for name, rule in rules().items():
         with patch.object(cublas, "tiles_for", rule):
             cublas.plan.cache_clear()
-            model.recordings = {}
+            model.recorder.graphs = {}
             for _ in range(2):
                 model(**given)
-        recorded[name], spans[name] = model.recordings, []
+        recorded[name], spans[name] = model.recorder.graphs, []
     for _ in range(repeats):
-        for name, recordings in recorded.items():
-            model.recordings = recordings
+        for name, graphs in recorded.items():
+            model.recorder.graphs = graphs
             start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             start.record()
             model(**given)
             stop.record()
             spans[name].append((start, stop))
     torch.cuda.synchronize()
-    model.recordings = {}
+    model.recorder.graphs = {}
     cublas.plan.cache_clear()
     return {name: median(start.elapsed_time(stop) for start, stop in pairs) for name, pairs in spans.items()}

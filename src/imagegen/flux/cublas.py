@@ -81,6 +81,7 @@ class Plan:
     """One shape's descriptors and algorithm on one GPU."""
 
     def __init__(self, shape: Shape, device: int) -> None:
+        self.device = device
         # cuBLAS counts columns first: what it computes is the transpose of y.
         self.task = _created("MatmulDesc", _COMPUTE_F32, _F32)
         self.set(_TRANSA, c_int(1))
@@ -118,7 +119,7 @@ class Plan:
             byref(self.algorithm.choice),
             c_void_p(self.workspace.data_ptr()),
             c_size_t(_WORKSPACE),
-            c_void_p(torch.cuda.current_stream().cuda_stream),
+            c_void_p(torch.cuda.current_stream(self.device).cuda_stream),
         )
 
     def first(self) -> _Algorithm:

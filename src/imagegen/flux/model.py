@@ -8,7 +8,7 @@ image have their own weights and attend jointly, then single blocks over both. W
 * What doesn't change within an image is computed once (`_Constants`): the rotary table, the text's projection and the
   modulation vectors of all steps, 27 % of the weights, in one product.
 * Nothing depends on a compile-time size. From its second step on, a shape's 500 launches are replayed as one CUDA
-  graph, recorded in the time of a step, so that the CPU never holds the GPU up.
+  graph (`recording`), recorded in the time of a step.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from imagegen.flux.attention import attention
 from imagegen.flux.kernels import Modulation, Quantized, gate_residual_norm, norm_rope, quantize_rows
 from imagegen.flux.quantize import Linear
+from imagegen.flux.recording import Recorder
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
 _KEPT = 4  # images' constants kept: a prompt and its negative one, and the pair before
-_SHAPES = 16  # recorded shapes kept
 
 
 class _Constants(NamedTuple):
@@ -44,14 +44,6 @@ class _Constants(NamedTuple):
     sin: Tensor
     times: Tensor  # (steps,), as the pipeline passes them
     modulation: Tensor  # (steps, B, M)
-
-
-class _Recording(NamedTuple):
-    """One shape's step as a CUDA graph, with the buffers it reads and the one it fills."""
-
-    graph: torch.cuda.CUDAGraph
-    given: tuple[Tensor, ...]
-    out: Tensor
 
 
 class _Attention(nn.Module):
@@ -124,7 +116,7 @@ class FluxTransformer(nn.Module):
         self.fp8, self.fp8_attention = fp8, fp8_attention
         self.scheduler: Any = None
         self._images: list[_Constants] = []
-        self.recordings: dict[tuple[int, int, int], _Recording | None] = {}
+        self.recorder = Recorder()
         self.heads, self.dim = config.num_attention_heads, config.attention_head_dim
         self.width = width = self.heads * self.dim
         self.image_in = Linear(config.in_channels, width, device=device)
@@ -182,7 +174,8 @@ class FluxTransformer(nn.Module):
         constants = self._constants(encoder_hidden_states, pooled_projections, guidance, img_ids, txt_ids, timestep)
         step = (constants.times - timestep[:1]).abs().argmin(dim=0, keepdim=True)
         table = constants.modulation.index_select(0, step)[0]
-        out = self._step(hidden_states.to(self.dtype), constants.text, constants.cos, constants.sin, table)
+        given = hidden_states.to(self.dtype), constants.text, constants.cos, constants.sin, table
+        (out,) = self.recorder(self._denoise, *given)
         if not return_dict:
             return (out,)
         # Only here, so that weights can be read while diffusers is being imported.
@@ -190,33 +183,7 @@ class FluxTransformer(nn.Module):
 
         return Transformer2DModelOutput(sample=out)
 
-    def _step(self, *given: Tensor) -> Tensor:
-        """Run `_denoise`: as it is at a shape's first step, recorded at its second, replayed from then on."""
-        image, text = given[:2]
-        shape = (image.shape[0], image.shape[1], text.shape[1])
-        if shape not in self.recordings or not image.is_cuda:
-            while len(self.recordings) >= _SHAPES:
-                self.recordings.pop(next(iter(self.recordings)))
-            self.recordings[shape] = None
-            return self._denoise(*given)
-        recording = self.recordings.pop(shape) or self._record(given)
-        self.recordings[shape] = recording  # now the youngest
-        for buffer, value in zip(recording.given, given, strict=True):
-            buffer.copy_(value)
-        recording.graph.replay()
-        return recording.out.clone()
-
-    def _record(self, given: tuple[Tensor, ...]) -> _Recording:
-        """Record a step of this shape into a CUDA graph."""
-        buffers = [value.clone() for value in given]
-        # One memory for all recordings, which never run at the same time: that of any other one.
-        pool = next((each.graph.pool() for each in self.recordings.values() if each), None)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            out = self._denoise(*buffers)
-        return _Recording(graph, tuple(buffers), out)
-
-    def _denoise(self, image: Tensor, text_rows: Tensor, cos: Tensor, sin: Tensor, table: Tensor) -> Tensor:
+    def _denoise(self, image: Tensor, text_rows: Tensor, cos: Tensor, sin: Tensor, table: Tensor) -> tuple[Tensor]:
         """Run all blocks over the rows of text and image."""
         batch, rows, _ = image.shape
         text = text_rows.shape[1]
@@ -245,7 +212,7 @@ class FluxTransformer(nn.Module):
             update = self._single(block, normed, attend)
             last = block is self.single_blocks[-1]
             norm(next(stages), update, out=y if last else normed)
-        return torch.stack([self.image_out(y[item, text:]) for item in range(batch)])
+        return (torch.stack([self.image_out(y[item, text:]) for item in range(batch)]),)
 
     def _attend_double(self, block: Any, normed: Any, y: Tensor, attend: Any, text: int) -> None:
         """Joint attention: the streams' own projections around it, each writing its rows."""

@@ -14,7 +14,7 @@ import torch
 from imagegen.flux.attention import flash_attention_3, running_kernel
 from imagegen.flux.kernels import FP8
 from imagegen.flux.model import FluxTransformer
-from imagegen.flux.text import fp8_weights
+from imagegen.flux.text import fp8_weights, record
 from imagegen.flux.vae import channels_last
 from imagegen.flux.weights import copy_state, parameter_places, placements, stream
 
@@ -75,7 +75,7 @@ def read_transformer(folder: Path, *, precision: str = "bf16", progress: Progres
 
 
 def warm(model: FluxTransformer, rows: int, text: int = 512) -> None:
-    """Run one step with that many rows of image and text, so that its kernels are compiled and loaded."""
+    """Run and record one step with that many rows of image and text, so that its kernels are compiled and loaded."""
     config = model.config
 
     def zeros(*shape: int) -> Tensor:
@@ -168,6 +168,8 @@ def _finish(pipeline: Any, precision: str) -> dict[str, str]:
     model = pipeline.transformer
     model.scheduler = pipeline.scheduler
     channels_last(pipeline.vae)
+    for encoder in (pipeline.text_encoder, pipeline.text_encoder_2):
+        record(encoder)
     kernel = "torch's on the CPU"
     if model.device.type == "cuda":
         kernel = running_kernel(model.heads, model.dim, FP8 if model.fp8_attention else torch.bfloat16)
