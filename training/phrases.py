@@ -23,6 +23,23 @@ SIZES = {
     "large": ((0.9, 1.02), ("large", "big", "huge", "giant", "close-up of a")),
 }
 
+# The things people ask for most.
+FAVOURITES = frozenset((
+    "cat", "dog", "bird", "fish", "horse", "rabbit", "bear", "lion", "tiger", "elephant", "monkey", "fox", "wolf",
+    "owl", "penguin", "dragon", "unicorn", "dinosaur", "butterfly", "bee", "frog", "turtle", "snake", "whale",
+    "dolphin", "shark", "octopus", "panda", "pig", "cow", "sheep", "chicken", "duck", "mouse", "spider", "snail",
+    "crab", "apple", "banana", "orange", "strawberry", "cherry", "grapes", "lemon", "watermelon", "pineapple", "pear",
+    "peach", "tomato", "carrot", "mushroom", "bread", "cheese", "egg", "pizza", "hamburger", "hot dog", "french fries",
+    "taco", "sushi", "doughnut", "cookie", "birthday cake", "ice cream cone", "cupcake", "chocolate bar", "coffee",
+    "tea", "car", "bus", "train", "truck", "fire truck", "bicycle", "motorcycle", "airplane", "helicopter", "rocket",
+    "ship", "sailboat", "tractor", "house", "castle", "tent", "tree", "palm tree", "cactus", "flower", "rose",
+    "sunflower", "tulip", "sun", "moon", "star", "cloud", "rainbow", "snowflake", "snowman", "mountain", "volcano",
+    "globe", "heart", "red heart", "smiley face", "sad face", "robot", "alien", "ghost", "skull", "wizard", "mermaid",
+    "astronaut", "princess", "crown", "guitar", "piano", "drum", "camera", "book", "key", "light bulb", "umbrella",
+    "clock", "phone", "laptop", "pencil", "hammer", "sword", "gift", "balloon", "pumpkin", "christmas tree",
+    "teddy bear", "soccer ball", "basketball", "hat", "shoe", "glasses", "cool face",
+))  # fmt: skip
+
 BESIDE = ("and", "and", "and", "next to", "beside", "with", "near", "together with")
 
 OPENINGS = (

@@ -40,7 +40,7 @@ class Pool:
         return self.latents[index].float(), self.words[index, which].long()
 
 
-def build(config: Config, drawings: Drawings, vae: AutoencoderKL, device: torch.device) -> Pool:
+def build(config: Config, drawings: Drawings, vae: AutoencoderKL, device: torch.device, seed: int) -> Pool:
     """Think up scenes on all cores, compose and encode them as they come, until the pool is full or the time is up."""
     words = vocabulary.vocabulary(drawings.names)
     own = scenes.Writer.of(drawings, 0).own_colours
@@ -53,7 +53,7 @@ def build(config: Config, drawings: Drawings, vae: AutoencoderKL, device: torch.
     vae = vae.to(memory_format=torch.channels_last)
     filled, start = 0, time.monotonic()
     with ProcessPoolExecutor(config.workers, mp_context=get_context("spawn")) as workers:
-        first_seed = (config.seed + 1) * 1_000_000 + machine.rank() * 100_000
+        first_seed = (seed + 1) * 1_000_000 + machine.rank() * 100_000
         jobs = [workers.submit(think, drawings.names, own, words, first_seed + number, size) for number in range(count)]
         for job in as_completed(jobs):
             rows, tokens = job.result()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,7 @@ from training.phrases import (
     BESIDE,
     CLAUSES,
     DOING,
+    FAVOURITES,
     OPENINGS,
     PLACES,
     QUALITIES,
@@ -71,6 +73,8 @@ class Writer:
         self.names = names
         self.own_colours = own_colours
         self.unpainted = [[_without_colour(name) for name in each] for each in names]
+        # What people ask for most is shown most: a favourite counts for three.
+        self.weights = [*accumulate(3 if FAVOURITES.intersection(each) else 1 for each in names)]
         self.rng = random.Random(seed)
 
     @classmethod
@@ -79,11 +83,11 @@ class Writer:
         return cls(drawings.names, [colour_word(rgb) for rgb in drawings.dominant], seed)
 
     def scene(self) -> Scene:
-        """A scene at random: mostly one thing; a pair in one of twelve."""
+        """A scene at random: mostly one thing; a pair in one of five."""
         rng = self.rng
         ground, words = self._ground()
-        first = Thing(rng.randrange(len(self.names)))
-        if rng.random() < 0.08:
+        first = Thing(self._any())
+        if rng.random() < 0.2:
             return Scene(self._pair(first), ground, words)
         if rng.random() < 0.2:
             first.paint = rng.choice(PAINTS)
@@ -91,6 +95,8 @@ class Writer:
         if kind < 0.16:
             first.place = rng.choice(list(PLACES))
             (first.x, first.y), first.scale = PLACES[first.place][0], rng.uniform(0.4, 0.54)
+            if rng.random() < 0.35:
+                first.size, first.scale = "small", rng.uniform(*SIZES["small"][0])
         elif kind < 0.34:
             first.size = rng.choice(list(SIZES))
             first.scale = rng.uniform(*SIZES[first.size][0])
@@ -161,6 +167,9 @@ class Writer:
         day = (186, 222, 250)
         return ground._replace(top=day), [rng.choice(ground.words)]
 
+    def _any(self) -> int:
+        return self.rng.choices(range(len(self.names)), cum_weights=self.weights)[0]
+
     def _loosen(self, thing: Thing) -> None:
         rng = self.rng
         slack = 0.02 if thing.place else max(0.015, (1 - thing.scale) * 0.2)
@@ -170,7 +179,7 @@ class Writer:
 
     def _pair(self, first: Thing) -> list[Thing]:
         rng = self.rng
-        other = first.drawing if rng.random() < 0.25 else rng.randrange(len(self.names))
+        other = first.drawing if rng.random() < 0.25 else self._any()
         second = Thing(other)
         for thing, x in ((first, 0.27), (second, 0.73)):
             thing.x, thing.y, thing.scale = x, 0.5, rng.uniform(0.42, 0.5)

@@ -72,7 +72,9 @@ def learn(
         keep()
     if "transformer" in steps:
         vae = autoencoder.train(config, drawings, device, deadline=0)
-        material = partial(pool.build, config, drawings, vae, device)
+        # A run that goes on from an earlier one sees other scenes than that did.
+        seed = config.seed + int(storage.read_progress(config.run, transformer.NAME).get("spent", 0))
+        material = partial(pool.build, config, drawings, vae, device, seed)
         transformer.train(config, drawings, material, device, deadline, keep)
     if "classifier" in steps and machine.rank() == 0:
         classifier.train(config, drawings, device, math.inf)

@@ -1,4 +1,4 @@
-"""Training the transformer: flow matching first, then guidance distillation in the last fifth of the time."""
+"""Training the transformer: flow matching first, then guidance distillation."""
 
 from __future__ import annotations
 
