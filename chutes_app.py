@@ -96,7 +96,8 @@ async def generate_batch(self: Any, params: BatchGenerationInput) -> JSONRespons
     """Generate an image for each of up to four prompts: a list of base64 files."""
     pictures = await self.engine.batch(params)
     files = [await asyncio.to_thread(each.encode, params.format, quality=90) for each in pictures]
-    headers = {**pictures[0].headers, "X-Seed": ",".join(str(each.seed) for each in pictures)}
+    told = next((each for each in pictures if each.fallback), pictures[0])
+    headers = {**told.headers, "X-Seed": ",".join(str(each.seed) for each in pictures)}
     return JSONResponse([base64.b64encode(file).decode() for file in files], headers=headers)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import collections
+import dataclasses
 import json
 import struct
 import time
@@ -20,7 +21,7 @@ from schemathesis import GenerationMode
 from chutes.chute._progress import Progress
 from chutes.server import Settings, create_app
 from imagegen import codec, memory
-from imagegen.requests import GenerationInput
+from imagegen.requests import BatchGenerationInput, GenerationInput
 
 
 @pytest.fixture(scope="module")
@@ -249,3 +250,16 @@ def test_no_request_made_up_from_our_openapi_document_is_a_server_error(client, 
 
     ask()
     print(f"{path}, {mode.value} requests: {dict(seen)}")
+
+
+def test_a_fallback_of_any_picture_in_a_batch_is_marked(client, chute, monkeypatch):
+    drawn = asyncio.run(chute.engine.batch(BatchGenerationInput(prompts=["a cat", "an owl"], num_inference_steps=10)))
+    smaller = dataclasses.replace(drawn[1], fallback="out-of-memory", drawn=(128, 128))
+
+    async def batch(_params):
+        return [drawn[0], smaller]
+
+    monkeypatch.setattr(chute.engine, "batch", batch)
+    headers = client.post("/batch", json={"prompts": ["a cat", "an owl"], "num_inference_steps": 10}).headers
+    assert (headers["x-fallback"], headers["x-drawn-size"]) == ("out-of-memory", "128x128")
+    assert headers["x-seed"] == f"{drawn[0].seed},{drawn[1].seed}"

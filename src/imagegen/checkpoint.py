@@ -76,14 +76,14 @@ def components(folder: Path, *, name: str) -> dict[str, Component]:
             raise _missing(name, f"are incomplete (no {part})")
         if not (folder / part / "config.json").is_file():
             continue  # a tokenizer or a scheduler
-        files, variant = _files(folder / part)
+        files, variant = weight_files(folder / part)
         if not files or not all(file.is_file() for file in files):
             raise _missing(name, f"are incomplete (of {part})")
         found[part] = Component(entry[0], entry[1], sum(map(_parameters, files)), variant)
     return found
 
 
-def _files(folder: Path) -> tuple[list[Path], str | None]:
+def weight_files(folder: Path) -> tuple[list[Path], str | None]:
     """Return the safetensors files of one component, by its index where it has one, and their variant."""
     for variant, mark in ((None, ""), ("fp16", ".fp16"), ("bf16", ".bf16")):
         for index in folder.glob(f"*.safetensors.index{mark}.json"):

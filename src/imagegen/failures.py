@@ -5,7 +5,14 @@ import gc
 import torch
 
 _MEMORY = ("out of memory", "ALLOC_FAILED", "not enough memory", "can't allocate memory")
-_POISONED = ("CUDA error", "cuDNN error", "cuBLAS error", "CUBLAS_STATUS", "device-side assert")
+_POISONED = (
+    "CUDA error",
+    "cuDNN error",
+    "cuBLAS error",
+    "CUBLAS_STATUS",
+    "device-side assert",
+    "illegal memory access",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

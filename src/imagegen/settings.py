@@ -17,7 +17,7 @@ class Settings(BaseSettings):
     """A pipeline folder, a hub id, or `bundled`. Unset: FLUX.1-dev where there is a GPU, else the bundled model."""
 
     precision: Literal["bf16", "fp8", "fp8+attention"] = "bf16"
-    """Arithmetic of FLUX's transformer on a GPU; fp8 halves its weights and is faster, but not exact."""
+    """Arithmetic of FLUX's transformer on a GPU; fp8 halves most of its weights and is faster, but not exact."""
 
     memory: Literal["auto", "resident", "offload", "stream"] | None = None
     """Where the weights live. Unset: the GPU must have what the chute asks for. `auto`: whatever fits."""

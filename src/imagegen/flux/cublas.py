@@ -26,6 +26,9 @@ _BIAS, _BIAS_AND_GELU = 4, 36
 _MAX_WORKSPACE = 1
 _TILE, _VARIANT, _CLUSTER = 1, 5, 8
 
+# In the words that `imagegen.failures` knows: memory that ran out, a GPU that is lost (cublasStatus_t).
+_STATUS = {3: "CUBLAS_STATUS_ALLOC_FAILED", 13: "CUBLAS_STATUS_EXECUTION_FAILED", 14: "CUBLAS_STATUS_INTERNAL_ERROR"}
+
 
 class _Algorithm(ctypes.Structure):
     """How a product is computed (cublasLtMatmulHeuristicResult_t)."""
@@ -159,7 +162,8 @@ def _library() -> Any:
 
 def _call(name: str, *given: Any) -> None:
     if status := getattr(_library(), f"cublasLt{name}")(*given):
-        raise RuntimeError(f"cublasLt{name} ended with status {status}")
+        said = _STATUS.get(status, f"status {status}")
+        raise RuntimeError(f"cublasLt{name} ended with {said}")
 
 
 def _created(kind: str, *given: Any) -> c_void_p:

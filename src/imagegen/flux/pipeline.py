@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from imagegen import checkpoint
 from imagegen.flux.attention import flash_attention_3, running_kernel
 from imagegen.flux.kernels import FP8
 from imagegen.flux.model import FluxTransformer
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 PRECISIONS = ("bf16", "fp8", "fp8+attention")
 
+_FP8_SINCE = (8, 9)  # compute capability
 _WARM_ROWS = (1024, 4096)  # of 512x512 and 1024x1024: between them most of the kernels that any size runs
 
 # What diffusers' `FluxTransformer2DModel` takes for granted where its config.json says nothing.
@@ -122,7 +124,12 @@ def load(
         image = transformer.result()
     progress("putting the pipeline together", None, None)
     pipeline = kind.from_pretrained(
-        folder, transformer=None, text_encoder_2=t5, dtype=torch.bfloat16, local_files_only=True
+        folder,
+        transformer=None,
+        text_encoder_2=t5,
+        dtype=torch.bfloat16,
+        variant=checkpoint.weight_files(folder / "vae")[1],
+        local_files_only=True,
     )
     pipeline.register_modules(transformer=image.module)  # from_pretrained takes diffusers' own classes only
     for name in ("text_encoder", "vae"):
@@ -140,7 +147,7 @@ def _filled(
     device: str,
     began: float,
 ) -> Read:
-    size = stream(sorted(folder.glob("*.safetensors")), places, partial(progress, f"reading {folder.name}"), device)
+    size = stream(checkpoint.weight_files(folder)[0], places, partial(progress, f"reading {folder.name}"), device)
     return Read(module, size, time.perf_counter() - began)
 
 
@@ -157,6 +164,8 @@ def _materialize(module: Any, device: str) -> None:
 def _transformer(config: Any, precision: str, device: str) -> FluxTransformer:
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}, not one of {', '.join(PRECISIONS)}")
+    if precision != "bf16" and device == "cuda" and torch.cuda.get_device_capability() < _FP8_SINCE:
+        raise ValueError(f"precision {precision} needs an Ada or Hopper GPU; use IMAGEGEN_PRECISION=bf16")
     if precision == "fp8+attention" and flash_attention_3() is None:
         raise ValueError("fp8 attention needs a Hopper GPU and the package fa3-fwd")
     fp8_attention = precision == "fp8+attention"

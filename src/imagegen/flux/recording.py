@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -39,16 +40,28 @@ class Recorder:
             return run(*given)
         shapes = tuple(value.shape for value in given)
         if shapes not in self.graphs:
-            out = run(*given)
-            while len(self.graphs) >= _KEPT:
-                self.graphs.pop(next(iter(self.graphs)))
-            self.graphs[shapes] = self._record(run, given)
-            return out
+            return self._first(run, shapes, given)
         recorded = self.graphs[shapes] = self.graphs.pop(shapes)
         for buffer, value in zip(recorded.given, given, strict=True):
             buffer.copy_(value)
         recorded.graph.replay()
         return tuple(value.clone() for value in recorded.out)
+
+    def _first(
+        self, run: Callable[..., tuple[Tensor, ...]], shapes: tuple[torch.Size, ...], given: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        try:
+            out = run(*given)
+        except torch.OutOfMemoryError:
+            self.graphs.clear()  # their memory may be what the next attempt lacks
+            raise
+        while len(self.graphs) >= _KEPT:
+            self.graphs.pop(next(iter(self.graphs)))
+        try:
+            self.graphs[shapes] = self._record(run, given)
+        except torch.OutOfMemoryError:
+            self.graphs.clear()  # what could be run, but not recorded, is run the next time too
+        return out
 
     def _record(self, run: Callable[..., tuple[Tensor, ...]], given: tuple[Tensor, ...]) -> _Graph:
         buffers = tuple(value.clone() for value in given)
@@ -58,7 +71,7 @@ class Recorder:
             torch.cuda.empty_cache()  # what the run before has left there may be what the recording needs
         graph = torch.cuda.CUDAGraph()
         # Not `torch.cuda.graph`, which would first wait for the GPU to finish the run before.
-        side = torch.cuda.Stream()
+        side = _side()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             graph.capture_begin(pool, capture_error_mode="thread_local")
@@ -68,3 +81,9 @@ class Recorder:
                 graph.capture_end()
         torch.cuda.current_stream().wait_stream(side)
         return _Graph(graph, buffers, out)
+
+
+@cache
+def _side() -> torch.cuda.Stream:
+    """Return the stream that recordings are made on: what memory one leaves, another gets on the same stream only."""
+    return torch.cuda.Stream()

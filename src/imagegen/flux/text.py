@@ -70,10 +70,10 @@ def record(encoder: Any) -> None:
     def encode(ids: Tensor) -> Any:
         return forward(ids, **as_called).to_tuple()
 
-    def replayed(input_ids: Tensor, **options: Any) -> Any:
-        if options != as_called:
-            return forward(input_ids, **options)
-        encoded: Any = recorder(encode, input_ids)
+    def replayed(*given: Any, **options: Any) -> Any:
+        if len(given) != 1 or options != as_called:
+            return forward(*given, **options)
+        encoded: Any = recorder(encode, *given)
         return BaseModelOutputWithPooling(*encoded)
 
     encoder.forward = replayed

@@ -174,7 +174,8 @@ def stream(
                     done += entry.size
                     progress(done, total)
         if torch.device(device).type == "cuda":
-            torch.cuda.synchronize()
+            # Not of the whole GPU: that would spoil a graph which another thread is recording.
+            torch.cuda.current_stream().synchronize()
     finally:
         for handle in handles:
             os.close(handle)

@@ -129,6 +129,12 @@ def test_from_disk_it_draws_the_same(folder, kind):
     hold_together(kind, *(draw(each, kind) for each in (ours(folder), theirs(folder), widened(theirs(folder)))))
 
 
+def test_files_of_a_variant_draw_the_same(folder, tmp_path):
+    theirs(folder).save_pretrained(tmp_path, variant="bf16")
+    (tmp_path / "transformer" / "older.safetensors").write_bytes(b"not one of the index's files")
+    assert torch.equal(draw(ours(tmp_path), "FluxPipeline"), draw(ours(folder), "FluxPipeline"))
+
+
 def test_warming_up_leaves_the_pictures_as_they_were(folder):
     pipeline = ours(folder)
     before = draw(pipeline, "FluxPipeline")

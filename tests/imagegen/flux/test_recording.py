@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 import torch
 from transformers import T5Config, T5EncoderModel
 
@@ -46,4 +47,34 @@ def test_an_encoder_answers_as_before_with_a_mask_and_without():
         for each, expected in zip(ids, plain, strict=True):
             assert torch.equal(encoder(each, output_hidden_states=False)[0], expected)
         assert torch.equal(encoder(ids[0], attention_mask=mask)[0], masked)
+        assert torch.equal(encoder(ids[0], mask)[0], masked)
     assert not torch.equal(masked, plain[0])
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="nothing is recorded without a GPU")
+def test_recordings_share_their_memory():
+    recorder = recording.Recorder()
+
+    def run(x):
+        return ((x.expand(-1, 2**20) * 2).exp().sum(),)
+
+    def held_after(*rows):
+        for count in rows:
+            recorder(run, torch.zeros(count, 1, device=DEVICE))
+            torch.cuda.empty_cache()
+        return torch.cuda.memory_reserved()
+
+    largest = held_after(64)  # 256 MiB and more
+    assert held_after(*range(50, 60)) < largest + 2**26
+
+
+def test_memory_that_runs_out_while_recording_costs_the_recording_only(monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    recorder = recording.Recorder()
+    monkeypatch.setattr(recorder, "_record", full)
+    x = torch.ones(3)
+    (out,) = recorder._first(lambda given: (given + 1,), (x.shape,), (x,))
+    assert torch.equal(out, x + 1)
+    assert not recorder.graphs
