@@ -8,7 +8,8 @@
     export        the folder that diffusers' FluxPipeline loads
     report        the contact sheet drawn by the exported folder (`python -m training.evaluate` measures it)
 
-With no step named, all of them. Every step goes on from what the run's folder holds, and `--minutes` stops it cleanly.
+With no step named, all of them. Every step goes on from what the run's folder holds, and `--minutes` stops it cleanly,
+but for the classifier, which is done in one go.
 """
 
 from __future__ import annotations

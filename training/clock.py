@@ -77,10 +77,6 @@ class Log:
         with self.path.open("a") as file:
             file.write(json.dumps(rounded) + "\n")
 
-    def read(self) -> list[dict[str, float | str]]:
-        """All lines so far."""
-        return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
-
 
 def timed(label: str, function: Callable[[], T]) -> T:
     """Run a step and print how long it took."""

@@ -92,7 +92,6 @@ class Average:
         self.decay = decay
         self.live = [parameter.detach() for parameter in model.parameters()]
         self.mean = [parameter.clone() for parameter in self.live]
-        self.names = [name for name, _ in model.named_parameters()]
         self.steps = 0
 
     @torch.no_grad()
@@ -107,10 +106,6 @@ class Average:
         kept = [weight.clone() for weight in self.live]
         torch._foreach_copy_(self.live, self.mean)
         torch._foreach_copy_(self.mean, kept)
-
-    def state(self) -> dict[str, Tensor]:
-        """The average by parameter name."""
-        return dict(zip(self.names, self.mean, strict=True))
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

@@ -71,6 +71,8 @@ def learn(
         autoencoder.train(config, drawings, device, deadline)
         keep()
     if "transformer" in steps:
+        if not storage.read_progress(config.run, autoencoder.NAME):
+            raise SystemExit("the transformer's training needs an autoencoder: train one, or name what to --resume")
         vae = autoencoder.train(config, drawings, device, deadline=0)
         # A run that goes on from an earlier one sees other scenes than that did.
         seed = config.seed + int(storage.read_progress(config.run, transformer.NAME).get("spent", 0))

@@ -63,11 +63,11 @@ def pack(folder: Path, target: Path) -> None:
 
 
 def unpack(source: Path, folder: Path) -> None:
-    """Put the parts together again; nothing happens where there are none."""
+    """Put the parts together again."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = sorted(source.glob("run.tar.*"))
     if not parts:
-        return
+        raise SystemExit(f"there is nothing to resume in {source}")
     whole = b"".join(part.read_bytes() for part in parts)
     with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
         tar.extractall(folder, filter="data")

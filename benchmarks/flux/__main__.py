@@ -29,7 +29,7 @@ from rich.table import Table
 from benchmarks.flux import image, peers, server, step, tiles, weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 PARTS = ("step", "tiles", "compiled", "image", "server", "torchao")
 PRECISIONS = ("bf16", "fp8", "fp8+attention")
@@ -73,15 +73,7 @@ def main() -> None:
     if "compiled" in parts:
         results.add("ms, diffusers compiled by blocks", partial(_alone, peers.compiled))
     if "image" in parts or "server" in parts:
-        if not options.checkpoint.is_dir():
-            weights.checkpoint(options.checkpoint)
-            step.release()
-        for precision in PRECISIONS[:2]:
-            if "image" in parts:
-                results.add(f"image, ours {precision}", partial(_alone, image.measure, options.checkpoint, precision))
-            if "server" in parts:
-                results.add(f"server, ours {precision}", partial(server.over_http, options.checkpoint, precision))
-        shutil.rmtree(options.checkpoint)
+        _pictures(results, parts, options.checkpoint)
     if "torchao" in parts:
         results.add("ms, torchao fp8 rowwise compiled", partial(_alone, peers.torchao))
     _print(results.figures)
@@ -107,6 +99,20 @@ def _steps(results: Results) -> None:
         results.add(f"kernels, ours {precision}", partial(step.kernels_of_a_step, denoiser, precision))
     results.add("under load", partial(step.loads, denoiser))
     results.add("ms, diffusers eager", partial(step.peer_steps, denoiser, step.SIZES))
+
+
+def _pictures(results: Results, parts: Sequence[str], checkpoint: Path) -> None:
+    """Measure what draws from a checkpoint on disk; one that had to be written first is removed again."""
+    if made := not checkpoint.is_dir():
+        weights.checkpoint(checkpoint)
+        step.release()
+    for precision in PRECISIONS[:2]:
+        if "image" in parts:
+            results.add(f"image, ours {precision}", partial(_alone, image.measure, checkpoint, precision))
+        if "server" in parts:
+            results.add(f"server, ours {precision}", partial(server.over_http, checkpoint, precision))
+    if made:
+        shutil.rmtree(checkpoint)
 
 
 def _print(figures: dict[str, Any]) -> None:

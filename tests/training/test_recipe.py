@@ -1,6 +1,7 @@
 """The whole recipe in small: it learns, stops, goes on, exports, and can be measured."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -35,6 +36,13 @@ def test_a_parcel_carries_the_run(trained, tmp_path):
     for name in ("autoencoder.safetensors", "transformer.safetensors", "transformer.json"):
         assert (tmp_path / name).read_bytes() == (trained.run / name).read_bytes()
     assert all(part.stat().st_size < 2**24 for part in parcel.iterdir())
+
+
+def test_nothing_to_go_on_from_is_said(trained, archive, tmp_path):
+    with pytest.raises(SystemExit, match="nothing to resume"):
+        storage.unpack(tmp_path / "no", tmp_path / "run")
+    with pytest.raises(SystemExit, match="needs an autoencoder"):
+        steps.walk(replace(trained, run=tmp_path / "run"), ("transformer",), archive, 0, None, tmp_path)
 
 
 def test_a_finished_training_is_not_repeated(trained, archive):
