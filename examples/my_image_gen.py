@@ -1,7 +1,8 @@
 """The documentation's image service, its parts put together: FLUX.1-dev with batches, image to image and inpainting.
 
-As printed there but for three things: `max_length` is today's name of `max_items`; image-to-image and inpainting
-use FLUX's own pipelines over the components that are loaded already; and the image is built, not pulled.
+As printed there but for four things: `max_length` is today's name of `max_items`; image-to-image and inpainting
+use FLUX's own pipelines over the components that are loaded already; the image is built, not pulled; and the model is
+read from where `chutes download` puts it.
 `chutes_app.py` is the same service made for daily use: it never blocks, can be cancelled, and checks what it gets.
 
 On an 80 GB GPU: chutes download black-forest-labs/FLUX.1-dev && chutes run examples/my_image_gen.py
@@ -104,7 +105,6 @@ async def initialize_pipeline(self: Any) -> None:
         "black-forest-labs/FLUX.1-dev",
         torch_dtype=torch.bfloat16,
         local_files_only=True,
-        cache_dir="/home/chutes/.cache/huggingface/hub",
     ).to("cuda")
     self.img2img_pipe = FluxImg2ImgPipeline(**self.pipeline.components)
     self.inpaint_pipe = FluxInpaintPipeline(**self.pipeline.components)

@@ -1,4 +1,4 @@
-"""The container image of the SDXL example."""
+"""A container image for Stable Diffusion XL, to be named by a chute's `image=`."""
 
 from images import cuda_image
 
