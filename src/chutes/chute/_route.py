@@ -1,5 +1,6 @@
 """A cord's route: FastAPI's, with a clear answer to JSON that isn't declared as such."""
 
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -13,6 +14,11 @@ class CordRoute(APIRoute):
     A body without `Content-Type: application/json` isn't read as JSON, on purpose: any web page can make a browser
     send one to a server on the same machine without asking it first.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Starlette's ends with `$`, which also matches before a newline: but `/draw%0A` is another path than `/draw`.
+        self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$") + r"\Z")
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's handler, behind a look at the content type."""

@@ -17,18 +17,19 @@ from typing import Any
 
 from chutes.chute._mailbox import Mailbox
 from chutes.chute._stream import END, Channel, pump, pump_blocking
-from chutes.exception import Draining
+from chutes.exception import Draining, Fatal
 
 
 class UserLoop:
     """Runs the author's functions for callers on any other event loop.
 
-    `threads` is how many plain `def` handlers run at once. It starts by itself at the first call, unless it was
-    stopped.
+    `threads` is how many plain `def` handlers run at once. `on_fatal` is called with the reason, on the caller's loop,
+    when one of the functions raises Fatal. It starts by itself at the first call, unless it was stopped.
     """
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self, threads: int = 1, on_fatal: Callable[[str], object] = lambda _: None) -> None:
         self.threads = threads
+        self._on_fatal = on_fatal
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._mailbox: Mailbox | None = None
@@ -166,6 +167,8 @@ class UserLoop:
         value, error = await call.wait()
         if isinstance(error, asyncio.CancelledError):
             raise Draining if self._stopped else RuntimeError("The handler was cancelled from within")
+        if isinstance(error, Fatal):
+            self._on_fatal(str(error))
         if error is not None:
             raise error
         return value

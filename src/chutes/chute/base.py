@@ -116,7 +116,7 @@ class Chute(FastAPI):
         self._startup_hooks: list[Hook] = []
         self._shutdown_hooks: list[Hook] = []
         self._on_fail: list[Callable[[str], object]] = []
-        self._executor = UserLoop(concurrency)
+        self._executor = UserLoop(concurrency, self._on_fatal)
         self._initialized = False
         self.router.lifespan_context = self._with_hooks(self.router.lifespan_context)
 
@@ -266,6 +266,11 @@ class Chute(FastAPI):
         self.failure = reason
         for callback in self._on_fail:
             callback(reason)
+
+    def _on_fatal(self, reason: str) -> None:
+        """The author's code raised Fatal, wherever: in a stream or a job no request is left to answer it."""
+        if self._initialized and self.failure is None:  # else the load failed, or it is over anyway
+            self.fail(reason)
 
     def on_fail(self, callback: Callable[[str], object]) -> None:
         """Have this called with the reason when the chute fails; by whoever runs it."""

@@ -6,7 +6,8 @@ all by a setting for when a proxy hides it. Everything else needs a key once the
 
 import base64
 import binascii
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -15,6 +16,8 @@ from chutes.exception import Unauthorized
 from chutes.server.errors import from_chutes_error
 from chutes.server.keys import KeyStore
 from chutes.server.settings import Settings
+
+log = logging.getLogger(__name__)
 
 _OPEN = {"/health", "/ready"}
 
@@ -51,8 +54,19 @@ class Auth:
         self._app = app
         self._keys = key_store(settings)
         self._open_metrics = settings.open_metrics
-        # Decided once: deleting the last key locks everybody out, it doesn't open the doors.
-        self.required = not settings.no_auth and bool(self._keys)
+        self._no_auth = settings.no_auth
+        self._locked = not settings.no_auth and (settings.require_key or bool(self._keys))
+
+    @property
+    def required(self) -> bool:
+        """From the first key on, for good: deleting the last one locks everybody out, it doesn't open the doors."""
+        if not self._locked and not self._no_auth:
+            try:
+                self._locked = bool(self._keys)
+            except (OSError, ValueError):
+                log.exception("There are keys now, but they cannot be read: nobody is let in")
+                self._locked = True
+        return self._locked
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on who may enter."""
@@ -60,7 +74,7 @@ class Auth:
             await self._app(scope, receive, send)
             return
         given = tuple(_credentials(scope))
-        if any(self._keys.verify(key) for key in given):
+        if self._is_valid(given):
             await self._app(scope, receive, send)
             return
         error = Unauthorized(
@@ -72,6 +86,13 @@ class Auth:
             await send({"type": "websocket.close", "code": 1008, "reason": "An API key is needed"})
             return
         await from_chutes_error(scope["path"], error)(scope, receive, send)
+
+    def _is_valid(self, given: Iterable[str]) -> bool:
+        try:
+            return any(self._keys.verify(key) for key in given)
+        except (OSError, ValueError):
+            log.exception("The keys cannot be read: nobody is let in")
+            return False
 
     def _is_open(self, scope: Scope) -> bool:
         if scope["type"] != "http":

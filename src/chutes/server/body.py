@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import sys
+from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
 from starlette.responses import Response
@@ -12,6 +13,8 @@ from starlette.types import Message, Receive, Scope, Send
 from chutes.exception import BodyTooLarge, UploadTimeout
 
 _LINGER = 1.0  # seconds that a refused upload is still read, so that its sender gets to see the answer
+
+_HALF = "Input should be text: half of a surrogate pair is none"
 
 
 class ClientLeft(Exception):
@@ -113,7 +116,7 @@ def json_fault(body: bytes) -> dict[str, Any] | None:
         try:
             body.decode()
         except UnicodeDecodeError:
-            return _fault((), "The body is not UTF-8")
+            return _fault(["body"], "The body is not UTF-8")
     if any(sign in body for sign in (b"NaN", b"Infinity", b"\\ud", b"\\uD")):
         return search(body)
     return None
@@ -122,20 +125,27 @@ def json_fault(body: bytes) -> dict[str, Any] | None:
 def search(body: bytes) -> dict[str, Any] | None:
     """Look at every value; also for the number that has too many digits for Python to read it."""
     try:
-        pending: list[tuple[tuple[str | int, ...], Any]] = [((), json.loads(body, parse_int=_whole_number))]
+        read = json.loads(body, parse_int=_whole_number)
     except (ValueError, RecursionError):
         return None  # broken in another way, which whoever parses it next will say better
+    # One iterator for each list and object that is open, so that even a million values take no memory here.
+    pending: list[Iterator[tuple[str | int, Any]]] = [iter([("body", read)])]
+    within: list[str | int] = []  # the keys of those that are open
     while pending:
-        where, value = pending.pop()
-        if isinstance(value, float) and not math.isfinite(value):
-            return _fault(where, "Input should be a number: not NaN, not infinite, nor of thousands of digits")
+        if (item := next(pending[-1], None)) is None:
+            pending.pop()
+            del within[-1:]
+            continue
+        key, value = item
+        if isinstance(key, str) and not _is_text(key):
+            return _fault(within, _HALF)
         if isinstance(value, str) and not _is_text(value):
-            return _fault(where, "Input should be text: half of a surrogate pair is none")
-        if isinstance(value, list):
-            pending += (((*where, index), item) for index, item in enumerate(value))
-        elif isinstance(value, dict):
-            pending += (((*where, key), item) for key, item in value.items())
-            pending += ((where, key) for key in value)
+            return _fault([*within, key], _HALF)
+        if isinstance(value, float) and not math.isfinite(value):
+            return _fault([*within, key], "Input should be a number: not NaN, not infinite, nor of thousands of digits")
+        if isinstance(value, (list, dict)):
+            pending.append(enumerate(value) if isinstance(value, list) else iter(value.items()))
+            within.append(key)
     return None
 
 
@@ -144,8 +154,8 @@ def _whole_number(digits: str) -> float:
     return int(digits) if not limit or len(digits) <= limit else math.inf
 
 
-def _fault(where: tuple[str | int, ...], message: str) -> dict[str, Any]:
-    return {"type": "json_invalid", "loc": ("body", *where), "msg": message}
+def _fault(where: Iterable[str | int], message: str) -> dict[str, Any]:
+    return {"type": "json_invalid", "loc": tuple(where), "msg": message}
 
 
 def _is_text(value: str) -> bool:

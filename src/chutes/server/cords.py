@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PROBES = {"/health", "/ready", "/metrics"}  # a cord served there is a probe: never queued, never refused
+# A cord that answers GET there is a probe: never queued, never refused.
+_PROBES = {(method, path) for method in ("GET", "HEAD") for path in ("/health", "/ready", "/metrics")}
 _WATCH_AFTER = 0.05  # seconds; most answers are out before it is worth asking whether the client still listens
 
 
@@ -53,7 +54,7 @@ class Cords:
             (method, cord.route_path): cord
             for cord in chute.cords
             for method in cord.route_methods
-            if cord.route_path not in _PROBES
+            if (method, cord.route_path) not in _PROBES
         }
         self._uploads = 0
         self._running: dict[asyncio.Task[None], Exchange] = {}
@@ -65,7 +66,7 @@ class Cords:
         if scope["type"] != "http":
             await self._chute(scope, receive, send)
             return
-        cord = self._cords.get((scope["method"], scope["path"]))
+        cord = self._cords.get((scope["method"], _route_path(scope, self._chute.root_path)))
         timely = in_time(receive, self._settings.upload_timeout)
         try:
             check_length(scope, self._settings.max_body_bytes)
@@ -216,6 +217,12 @@ class Cords:
             await send(message)
 
         return send_with_load
+
+
+def _route_path(scope: Scope, own_root: str) -> str:
+    """The path that the chute's router will look for: without the root path, if it begins with that."""
+    path, root = str(scope["path"]), own_root or str(scope.get("root_path", ""))
+    return path[len(root) :] if path == root or path.startswith(f"{root}/") else path
 
 
 def _claims_json(scope: Scope) -> bool:

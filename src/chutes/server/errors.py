@@ -23,6 +23,7 @@ from chutes.server.body import search
 from chutes.server.logs import request_id
 
 _LONGEST_INPUT = 200  # characters of a refused value that are sent back
+_MOST_FIELDS = 100  # that are told what is wrong with them
 
 _CODES = {
     400: "bad_request",
@@ -81,8 +82,8 @@ def internal_error(path: str) -> Response:
 
 
 def from_validation(path: str, errors: Sequence[Any]) -> Response:
-    """422, with each field that was refused, where it is and why; long input is not sent back in full."""
-    fields = [_field(error) for error in errors]
+    """422, with each field that was refused, where it is and why: a hundred at most, and long input not in full."""
+    fields = [_field(error) for error in errors[:_MOST_FIELDS]]
     if not path.startswith("/v1/"):
         return error_response(path, 422, fields)
     first = fields[0] if fields else {"loc": [], "msg": "Invalid request"}
@@ -92,7 +93,7 @@ def from_validation(path: str, errors: Sequence[Any]) -> Response:
 
 
 def _field(error: Mapping[str, Any]) -> dict[str, Any]:
-    field = {"type": error.get("type"), "loc": list(error.get("loc", ())), "msg": error.get("msg")}
+    field = {"type": error.get("type"), "loc": [_short(part) for part in error.get("loc", ())], "msg": error.get("msg")}
     if "input" in error:
         field["input"] = _short(error["input"])
     if error.get("ctx"):
@@ -154,7 +155,7 @@ async def _on_validation_error(request: Request, error: RequestValidationError) 
 
 
 async def _on_chutes_error(request: Request, error: ChutesError) -> Response:
-    if isinstance(error, Fatal) and hasattr(request.app, "fail"):
+    if isinstance(error, Fatal) and getattr(request.app, "failure", "") is None:
         request.app.fail(str(error))
     return from_chutes_error(request.url.path, error)
 

@@ -110,7 +110,11 @@ class Jobs:
             raise HTTPException(404, f"There is no job named {name[:100]}")
         job.arguments(data)  # 422 now, rather than an error when its turn comes
         turn = self._admission.line_up()
-        record = Record(job, Path(tempfile.mkdtemp(prefix="chutes-job-")))
+        try:
+            record = Record(job, Path(tempfile.mkdtemp(prefix="chutes-job-")))
+        except BaseException:  # the disk is full
+            self._admission.give_up(turn)
+            raise
         self._records[record.id] = record
         task = asyncio.create_task(self._run(record, turn, data), name=f"job-{record.id}")
         # Not a `finally` inside the task: one that is cancelled before its first step never gets there.

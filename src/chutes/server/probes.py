@@ -82,14 +82,18 @@ class Services:
         theirs = paths(chute)
         # By their first part: /jobs/{name} belongs to us, unless the author has something under /jobs.
         self._ours = {_first(path) for path in paths(service)} - {_first(path) for path in theirs}
-        self._their_probes = theirs & {"/health", "/ready"}
+        # A cord at the path of a probe that only takes POST is none.
+        gets = paths(chute, verb="GET")
+        self._their_probes = gets & {"/health", "/ready"}
+        self._our_probes = {"/health", "/ready", "/metrics"} - gets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or let the chute do it."""
         path = scope.get("path", "")
-        if path in self._their_probes:
+        asks = scope.get("method") in {"GET", "HEAD"}
+        if asks and path in self._their_probes:
             await self._probe(scope, receive, send)
-        elif _first(path) in self._ours:
+        elif _first(path) in self._ours or (asks and path in self._our_probes):
             await self._service(scope, receive, send)
         else:
             await self._chute(scope, receive, send)
@@ -117,9 +121,10 @@ class Services:
         await self._service(scope, receive, send)
 
 
-def paths(app: FastAPI) -> set[str]:
-    """The paths that an app answers, those of routers it includes among them."""
-    return {route.path for route in iter_route_contexts(app.routes) if route.path}
+def paths(app: FastAPI, verb: str = "") -> set[str]:
+    """The paths that an app answers (under this verb), those of routers it includes among them."""
+    routes = [route for route in iter_route_contexts(app.routes) if not verb or verb in (route.methods or {verb})]
+    return {route.path for route in routes if route.path}
 
 
 def _first(path: str) -> str:

@@ -29,6 +29,7 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     keys_file: Path = Path("~/.chutes/keys.json")
     no_auth: bool = False
+    require_key: bool = False  # even while there is none: for replicas, whose machines may not have the key file
     open_metrics: bool = False
 
     # How much, how long

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from chutes.chute import Chute, ChutePack, NodeSelector
-from chutes.exception import ChutesWarning, InvalidPath, QueueFull
+from chutes.exception import ChutesWarning, Fatal, InvalidPath, QueueFull
 
 Serve = Callable[[Chute], TestClient]
 
@@ -272,3 +272,32 @@ def test_a_path_that_is_none_says_what_one_is(chute: Chute) -> None:
     with pytest.raises(InvalidPath, match="lower-case"):
         chute.cord(public_api_path="/Generate")
     assert uuid.UUID(chute.uid)
+
+
+def test_fatal_while_loading_is_a_failed_load_and_afterwards_fails_the_chute_once(chute: Chute) -> None:
+    reasons: list[str] = []
+    chute.on_fail(reasons.append)
+    loading = True
+
+    @chute.on_startup()
+    async def load(self: Any) -> None:
+        if loading:
+            raise Fatal("loading")
+
+    async def work(reason: str) -> None:
+        raise Fatal(reason)
+
+    async def main() -> None:
+        nonlocal loading
+        with pytest.raises(Fatal):
+            await chute.initialize()
+        assert reasons == []
+        loading = False
+        await chute.initialize()
+        for reason in ("first", "second"):
+            with pytest.raises(Fatal):
+                await chute.executor.run(work, reason)
+        await chute.shutdown()
+
+    asyncio.run(main())
+    assert reasons == ["first"]

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 import pytest
 
 from chutes.chute._user_loop import UserLoop
-from chutes.exception import Draining
+from chutes.exception import Draining, Fatal
 
 
 @pytest.fixture
@@ -330,3 +330,29 @@ def test_an_error_in_a_stream_comes_after_what_was_sent(loop: UserLoop) -> None:
     with pytest.raises(ValueError, match="three"):
         asyncio.run(main())
     assert got == [1, 2]
+
+
+def test_fatal_is_told_wherever_it_is_raised() -> None:
+    told: list[str] = []
+    loop = UserLoop(1, told.append)
+
+    async def fail(how: str) -> None:
+        raise Fatal(how)
+
+    def fail_plainly(how: str) -> None:
+        raise Fatal(how)
+
+    async def stream() -> AsyncIterator[int]:
+        yield 1
+        raise Fatal("stream")
+
+    async def main() -> None:
+        for func in (fail, fail_plainly):
+            with pytest.raises(Fatal):
+                await loop.run(func, func.__name__)
+        with pytest.raises(Fatal):
+            assert [item async for item in loop.stream(stream())]
+
+    asyncio.run(main())
+    loop.stop()
+    assert told == ["fail", "fail_plainly", "stream"]

@@ -124,6 +124,36 @@ def test_deleting_the_last_key_locks_and_does_not_open(tmp_path: Path, monkeypat
     assert asked.get("/x", headers={"X-API-Key": key}).status_code == 401
 
 
+def test_the_first_key_made_while_the_server_runs_locks_it_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chutes.server.keys._CHECK_EVERY", 0)
+    given = settings(tmp_path)
+    asked = client(given)
+    assert asked.get("/x").status_code == 200
+    key = KeyStore(given.keys_file).create("first")
+    assert asked.get("/x").status_code == 401
+    assert asked.get("/x", headers={"X-API-Key": key}).status_code == 200
+    KeyStore(given.keys_file).delete("first")
+    assert asked.get("/x").status_code == 401
+
+
+def test_a_key_file_that_appears_and_cannot_be_read_locks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chutes.server.keys._CHECK_EVERY", 0)
+    asked = client(settings(tmp_path))
+    assert asked.get("/x").status_code == 200
+    (tmp_path / "keys.json").write_text("{")
+    for headers in ({}, {"X-API-Key": KEY}):
+        assert asked.get("/x", headers=headers).status_code == 401
+
+
+def test_a_key_can_be_required_where_none_is_known(tmp_path: Path) -> None:
+    asked = client(settings(tmp_path, require_key=True))
+    assert asked.get("/x").status_code == 401
+    assert asked.get("/health").status_code == 200
+    assert client(settings(tmp_path, require_key=True, no_auth=True)).get("/x").status_code == 200
+
+
 @pytest.mark.parametrize(
     ("given", "refused"),
     [

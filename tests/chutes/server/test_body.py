@@ -1,5 +1,6 @@
 import asyncio
 import time
+import tracemalloc
 from collections.abc import Iterable
 
 import pytest
@@ -90,6 +91,8 @@ async def test_the_answer_to_a_refused_upload_is_out_before_the_connection_ends(
         (b'{"a": "\\uDE00"}', ("a",)),
         (b'{"\\uDE00": 1}', ()),
         (b'"\\\\ud83d"', None),
+        (b'{"a": {"b": {"\\uDE00": 1}}}', ("a", "b")),
+        (b'[[1, 2], {"a": [], "b": {}}, [3, NaN]]', (2, 1)),
         ("\u00fc".encode(), None),
         (b"\xed\xa0\x80", ()),
     ],
@@ -97,3 +100,14 @@ async def test_the_answer_to_a_refused_upload_is_out_before_the_connection_ends(
 async def test_what_pythons_parser_lets_pass(body: bytes, where: tuple[str | int, ...] | None) -> None:
     found = json_fault(body)
     assert (found and found["loc"]) == (None if where is None else ("body", *where))
+
+
+def test_many_values_deep_down_take_little_memory() -> None:
+    body = b"[" * 900 + b"1," * 20_000 + b'"NaN"' + b"]" * 900
+    tracemalloc.start()
+    try:
+        assert json_fault(body) is None
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8_000_000

@@ -12,8 +12,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.websockets import WebSocket
 
 from chutes.chute import Chute
+from chutes.exception import Fatal
 from chutes.server import Settings, create_app
 from chutes.server.app import Runtime
+from chutes.server.lifecycle import ExitCode
 from tests.chutes.server.asgi import Call, until
 
 pytestmark = pytest.mark.anyio
@@ -137,6 +139,48 @@ async def test_cords_wait_for_the_chute_to_load_and_other_routes_do_not(chute: C
     assert (await Call(app, "/echo").send(b"{}").end()).status == 200
     await app.lifecycle.close()
     assert series(chute, "chutes_rejections_total", reason="not_ready") == 1
+
+
+async def test_no_spelling_of_a_path_gets_around_admission(chute: Chute) -> None:
+    async with running(chute, queue_size=0) as app:
+        first = Call(app, "/wait").send()
+        await until(lambda: app.admission.running)
+        assert (await Call(app, "/echo\n").send(b"{}").end()).status == 404
+        chute.root_path = "/api"
+        for path in ("/echo", "/api/echo"):
+            assert (await Call(app, path).send(b"{}").end()).status == 429
+        assert (await Call(app, "/api/api/echo").send(b"{}").end()).status == 404
+        assert (await Call(app, "/apis/echo").send(b"{}").end()).status == 404
+        chute.gate.set()  # type: ignore[attr-defined]
+        await first.end()
+        assert (await Call(app, "/api/echo").send(b"{}").end()).status == 200
+
+
+async def test_a_root_path_of_the_servers_is_no_way_around_admission(chute: Chute) -> None:
+    async with running(chute, queue_size=0) as app:
+        first = Call(app, "/wait").send()
+        await until(lambda: app.admission.running)
+        second = Call(app, "/api/echo")
+        second.scope["root_path"] = "/api"
+        assert (await second.send(b"{}").end()).status == 429
+        chute.gate.set()  # type: ignore[attr-defined]
+        await first.end()
+
+
+async def test_fatal_in_a_stream_fails_the_chute(chute: Chute) -> None:
+    @chute.cord(public_api_path="/poisoned", stream=True)
+    async def poisoned(self: Any) -> AsyncIterator[str]:
+        yield "first"
+        raise Fatal("The GPU stopped answering")
+
+    async with running(chute) as app:
+        call = Call(app, "/poisoned").send()
+        await asyncio.wait([call.task])
+        assert call.body == b"first"
+        assert app.lifecycle.over is not None
+        assert await asyncio.wait_for(app.lifecycle.over, 1) is ExitCode.FATAL
+        assert chute.failure == "The GPU stopped answering"
+        assert (await Call(app, "/health", method="GET").send().end()).status == 503
 
 
 async def test_whoever_is_slow_to_send_holds_no_slot(chute: Chute) -> None:

@@ -25,6 +25,12 @@ def client() -> TestClient:
     def draw(picture: Picture) -> int:
         return picture.width
 
+    def many(numbers: list[int]) -> None:
+        pass
+
+    def counts(numbers: dict[str, int]) -> None:
+        pass
+
     def full() -> None:
         raise QueueFull("Come back later", headers={"Retry-After": "3"})
 
@@ -34,6 +40,8 @@ def client() -> TestClient:
     def crash() -> None:
         raise RuntimeError("secret")
 
+    app.post("/many")(many)
+    app.post("/counts")(counts)
     for prefix in ("", "/v1"):
         app.post(f"{prefix}/draw")(draw)
         app.get(f"{prefix}/full")(full)
@@ -121,6 +129,18 @@ def test_a_long_input_is_cut_short(client: TestClient) -> None:
     (field,) = client.post("/draw", json={"prompt": "x", "width": "w" * 100_000}).json()["detail"]
     assert field["input"].endswith("… (100000 characters)")
     assert len(field["input"]) < 300
+
+
+def test_only_so_many_fields_are_told(client: TestClient) -> None:
+    answer = client.post("/many", json=["x"] * 5000)
+    assert (answer.status_code, len(answer.json()["detail"])) == (422, 100)
+
+
+def test_a_long_key_is_cut_short(client: TestClient) -> None:
+    answer = client.post("/counts", json={"k" * 100_000: "x"})
+    (field,) = answer.json()["detail"]
+    assert field["loc"][1].endswith("… (100000 characters)")
+    assert len(answer.content) < 2000
 
 
 def test_an_authors_handler_stays() -> None:

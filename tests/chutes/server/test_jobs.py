@@ -1,4 +1,5 @@
 import asyncio
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pydantic import BaseModel
 from starlette.testclient import TestClient
 
 from chutes.chute import Chute
+from chutes.exception import Fatal
 from chutes.server import Settings, create_app
 from tests.promises._server import wait_for
 
@@ -39,6 +41,8 @@ def chute() -> Chute:
     async def fail(self: Any, how: str) -> None:
         if how == "http":
             raise HTTPException(400, "no such data set")
+        if how == "fatal":
+            raise Fatal("poisoned")
         raise RuntimeError("secret of /home/me")
 
     return chute
@@ -125,6 +129,24 @@ def test_jobs_share_the_slots_and_the_line(client: TestClient) -> None:
     assert after(client, running)["status"] == "cancelled"
     assert time.monotonic() - began < 5
     assert client.get("/_conn_stats").json()["in_flight"] == 0
+
+
+def test_a_job_that_gets_no_folder_gives_its_slot_back(
+    chute: Chute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = create_app(chute, Settings(keys_file=tmp_path / "keys.json"))
+    with TestClient(app, raise_server_exceptions=False) as client, monkeypatch.context() as broken:
+        wait_for(lambda: client.get("/ready").status_code == 200)
+        broken.setattr(tempfile, "tempdir", str(tmp_path / "lost"))
+        assert client.post("/jobs/wait", json={}).status_code == 500
+        assert client.get("/_conn_stats").json()["in_flight"] == 0
+        assert client.get("/jobs").json() == {"jobs": []}
+
+
+def test_a_job_that_raises_fatal_fails_the_chute(client: TestClient) -> None:
+    told = after(client, begin(client, "fail", how="fatal"))
+    assert (told["status"], told["detail"]) == ("error", "poisoned")
+    wait_for(lambda: client.get("/health").status_code == 503, 5)
 
 
 def test_deleting_one_that_is_over_forgets_it(client: TestClient) -> None:

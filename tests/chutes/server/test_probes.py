@@ -70,6 +70,20 @@ def test_the_chutes_own_routes_win(chute: Chute, tmp_path: Path) -> None:
         assert client.get("/ready").json() == {"status": "ready"}
 
 
+def test_a_cord_at_the_path_of_a_probe_that_only_takes_post_is_none(chute: Chute, tmp_path: Path) -> None:
+    for name in ("health", "ready", "metrics"):
+
+        @chute.cord(public_api_path=f"/{name}", path=name)
+        async def mine(self: Any) -> str:
+            return "mine"
+
+    with serving(chute, tmp_path) as client:
+        for path in ("/health", "/ready", "/metrics"):
+            assert client.get(path).status_code == 200
+            answer = client.post(path, json={})
+            assert (answer.json(), "x-chutes-conn-used" in answer.headers) == ("mine", True)  # in a slot, like any cord
+
+
 def test_a_page_mounted_at_the_root_leaves_the_probes_alone(chute: Chute, tmp_path: Path) -> None:
     chute.mount("/", PlainTextResponse("page"))
     with serving(chute, tmp_path) as client:
