@@ -11,6 +11,7 @@ from chutes.deploy.package import Package
 from chutes.deploy.replica import Description, Replica
 from chutes.deploy.scaling import autoscaling
 from chutes.server import Settings
+from chutes.server.auth import key_store
 
 DEPLOYMENT = "chute"  # the one deployment of each application
 _RETRY_AFTER = 5  # seconds, as while loading
@@ -62,7 +63,8 @@ def spec_for(
         version=uuid4().hex[:8],
         package=package,
         environment={**own_settings(), **(environment or {})},
-        settings={"no_auth": True} if no_auth else {},
+        # A replica on another machine does not see the file of keys; it must not take that for there being none.
+        settings={"no_auth": True} if no_auth else {"require_key": bool(key_store(settings))},
         ray_options=ray_options,
         autoscaling=autoscaling(chute),
         concurrency=max(1, chute.concurrency),

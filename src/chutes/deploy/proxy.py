@@ -8,6 +8,9 @@ the queue is seen as well: `/-/chutes` tells.
 """
 
 import asyncio
+import contextlib
+import json
+import math
 import re
 import statistics
 import time
@@ -21,8 +24,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chutes.deploy import probes
 from chutes.deploy.replica import BY_HOST, HEADER
+from chutes.exception import BodyTooLarge
+from chutes.server import Settings
 from chutes.server.access import _SANE_ID
-from chutes.server.errors import error_response
+from chutes.server.body import check_length, refuse
+from chutes.server.errors import error_response, from_chutes_error
 
 STATISTICS = "/-/chutes"
 RECENT = 300.0  # seconds for which requests are remembered
@@ -34,6 +40,20 @@ _ERROR = 400
 _RETRY_AFTER = "5"  # seconds
 _PROBES = {"health", "ready", "metrics"}
 _LABEL = re.compile(r"[a-z0-9][a-z0-9-]*")
+_KNOWN_FOR = 1.0  # seconds that what is deployed is remembered
+_ROUTES: Scope = {  # the question for it
+    "type": "http",
+    "method": "GET",
+    "path": "/-/routes",
+    "raw_path": b"/-/routes",
+    "root_path": "",
+    "query_string": b"",
+    "headers": [],
+    "client": None,
+    "server": None,
+    "http_version": "1.1",
+    "scheme": "http",
+}
 
 
 def middleware() -> list[Middleware]:
@@ -46,6 +66,8 @@ class Door:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._most = Settings().max_body_bytes
+        self._known: tuple[float, set[str]] = (-math.inf, set())  # when, and what was deployed then
         self._in_flight: Counter[str] = Counter()
         self._recent: defaultdict[str, deque[tuple[float, float, int]]] = defaultdict(
             lambda: deque(maxlen=_MOST_RECENT)
@@ -60,7 +82,11 @@ class Door:
             told = JSONResponse(self._statistics()) if scope["path"] == STATISTICS else self._app
             await told(scope, receive, send)
             return
-        scope = _with_id(_by_host(scope))
+        if scope["path"].startswith("/-/"):
+            scope = {**scope, "path": "/-/", "raw_path": b"/-/"}  # Ray has nothing there, for whoever asks from outside
+        if (slug := _host_label(scope)) and slug in await self._slugs():
+            scope = _by_host(scope, slug)
+        scope = _with_id(scope)
         if scope["type"] == "websocket":
             await self._app(scope, receive, send)
             return
@@ -71,14 +97,36 @@ class Door:
         self._in_flight[slug] += 1
         answer = _Answer(scope, send)
         try:
-            await self._app(scope, receive, answer.send)
+            check_length(scope, self._most)
+            await self._app(scope, answer.limited(receive, self._most), answer.send)
             await answer.close(receive)
+        except BodyTooLarge as error:
+            answer.status = error.status
+            await refuse(from_chutes_error(_inner(scope), error), scope, receive, send)
         finally:
             self._in_flight[slug] -= 1
             if not self._in_flight[slug]:
                 del self._in_flight[slug]
             if answer.of_a_chute and scope["path"].rpartition("/")[2] not in _PROBES:
                 self._recent[slug].append((began, time.time() - began, answer.status))
+
+    async def _slugs(self) -> set[str]:
+        """What is deployed, as Ray's own proxy knew it within the last second."""
+        asked, slugs = self._known
+        if time.monotonic() - asked > _KNOWN_FOR:
+            text = bytearray()
+
+            async def collect(message: Message) -> None:
+                text.extend(message.get("body", b""))
+
+            async def nothing() -> Message:
+                return {"type": "http.request", "body": b"", "more_body": False}
+
+            await self._app(dict(_ROUTES), nothing, collect)
+            with contextlib.suppress(ValueError):  # the proxy is about to start or to stop: as before
+                slugs = {route.strip("/") for route in json.loads(text)}
+            self._known = time.monotonic(), slugs
+        return slugs
 
     def _statistics(self) -> dict[str, dict[str, Any]]:
         """By slug: how many requests are in flight, waiting ones included, and what the last minutes were like."""
@@ -117,6 +165,22 @@ class _Answer:
         self._instead: tuple[int, dict[str, str]] | None = None
         self.status = 499  # the client left before there was an answer
         self.of_a_chute = False
+        self.too_large = False
+
+    def limited(self, receive: Receive, most: int) -> Receive:
+        """Takes the client for gone once its body is larger than is taken: Ray would collect all of it."""
+        seen = 0
+
+        async def receive_limited() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen <= most:
+                return message
+            self.too_large = True
+            return {"type": "http.disconnect"}
+
+        return receive_limited
 
     async def send(self, message: Message) -> None:
         """Pass a message on, or hold it back when it is Ray's own error."""
@@ -136,6 +200,8 @@ class _Answer:
         """Answer in Ray's place if it did not, or not in our words."""
         if self._started:
             return
+        if self.too_large:
+            raise BodyTooLarge(headers={"Connection": "close"})
         status, headers = self._instead or (500, {})
         headers["X-Request-ID"] = next(value.decode() for name, value in self._scope["headers"] if name == _ID)
         self.of_a_chute = status != 404
@@ -182,12 +248,15 @@ def _slug(scope: Scope) -> str:
     return str(scope["path"].split("/", 2)[1])
 
 
-def _by_host(scope: Scope) -> Scope:
-    """If the host's first label is followed by another and may be a slug: the path with the slug in front."""
+def _host_label(scope: Scope) -> str | None:
+    """The host's first label, if it is followed by another and may be a slug."""
     host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
-    slug, dot, rest = host.partition(":")[0].lower().partition(".")
-    if not dot or not _LABEL.fullmatch(slug) or slug.isdigit() or not rest or rest[0].isdigit() or slug == "www":
-        return scope
+    label, _, rest = host.partition(":")[0].lower().partition(".")
+    return label if rest and _LABEL.fullmatch(label) and not label.isdigit() else None
+
+
+def _by_host(scope: Scope, slug: str) -> Scope:
+    """The path with the slug of the host's name in front."""
     headers = [(name, value) for name, value in scope["headers"] if name != BY_HOST]
     raw_path = scope.get("raw_path")
     return {

@@ -94,7 +94,7 @@ class Replica:
             "queued": admission.queued,
             "concurrency": admission.concurrency,
             "info": {key: value for key, value in chute.info.items() if isinstance(value, (str, int, float, bool))},
-            "own_probes": sorted(_PROBES & paths(chute)),
+            "own_probes": sorted(_PROBES & paths(chute, verb="GET")),
             "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
             "metrics": text.decode(),
         }

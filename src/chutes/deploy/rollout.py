@@ -39,7 +39,7 @@ def start(spec: Spec) -> None:
 
 def roll_out(spec: Spec, tell: Tell) -> None:
     """Deploy and wait until it serves. RolloutFailed, after which whatever was there before still is."""
-    before = deployed.recall(spec.slug)
+    before = _before(spec)
     old = {replica["replica_id"] for replica in _look(spec.slug).replicas}
     start(spec)
     failure = _follow(spec.slug, old, tell)
@@ -52,6 +52,14 @@ def roll_out(spec: Spec, tell: Tell) -> None:
         start(before)
         _wait_until_running(spec.slug)
     raise RolloutFailed(failure)
+
+
+def _before(spec: Spec) -> Spec | None:
+    """The version that this one replaces. RolloutFailed where that is another chute, whose name makes the same slug."""
+    before = deployed.recall(spec.slug)
+    if before is not None and before.uid != spec.uid:
+        raise RolloutFailed(f"{before.name} is deployed at /{spec.slug} already: choose another --name")
+    return before
 
 
 def _look(slug: str) -> deployed.Deployed:
@@ -112,6 +120,7 @@ def delete(slug: str) -> None:
 
 def start_unwatched(spec: Spec, tell: Tell) -> None:
     """Deploy and wait for nothing: if it fails, only its status will say so."""
+    _before(spec)
     start(spec)
     tell("under way", None)
     deployed.remember(spec)

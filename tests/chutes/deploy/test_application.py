@@ -1,6 +1,7 @@
 import pytest
 
 from chutes.deploy.application import build, options
+from chutes.server.keys import KeyStore
 from tests.chutes.deploy.specs import make_spec
 
 
@@ -21,6 +22,16 @@ def test_settings_under_ray_serves_names():
 def test_the_runtimes_settings_travel_and_env_wins():
     spec = make_spec(environment={"CHUTES_QUEUE_SIZE": "9", "MODEL": "m"})
     assert spec.environment == {"CHUTES_QUEUE_SIZE": "9", "CHUTES_API_KEYS": "one", "MODEL": "m"}
+
+
+def test_who_has_keys_deploys_nothing_that_is_open(monkeypatch, tmp_path):
+    monkeypatch.setenv("CHUTES_KEYS_FILE", str(tmp_path / "keys.json"))
+    assert make_spec().settings == {"require_key": True}
+    monkeypatch.delenv("CHUTES_API_KEYS")
+    assert make_spec().settings == {"require_key": False}
+    KeyStore(tmp_path / "keys.json").create("me")
+    assert make_spec().settings == {"require_key": True}  # though the replicas may not see that file
+    assert make_spec(no_auth=True).settings == {"no_auth": True}
 
 
 def test_another_name_is_another_chute():

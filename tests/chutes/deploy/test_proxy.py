@@ -27,12 +27,19 @@ def no_probes(monkeypatch: pytest.MonkeyPatch):
 class Serve:
     """Stands in for Ray Serve's proxy: answers as told, remembers what it was asked."""
 
-    def __init__(self, status: int | None = 200, headers: Any = (), *, ours: bool = True) -> None:
+    def __init__(
+        self, status: int | None = 200, headers: Any = (), *, ours: bool = True, deployed: tuple[str, ...] = ()
+    ) -> None:
         self.status = status
+        self.deployed = deployed
         self.headers = [*headers, *([(HEADER, b"r1")] if ours else [])]
         self.scopes: list[dict[str, Any]] = []
 
     async def __call__(self, scope, receive, send):
+        if self.deployed and scope["path"] == "/-/routes":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": json.dumps(dict.fromkeys(self.deployed, "x")).encode()})
+            return
         self.scopes.append(scope)
         if self.status is None:
             return
@@ -90,11 +97,13 @@ def test_openais_shape_below_v1():
         ("localhost:8000", "/draw"),
         ("127.0.0.1:8000", "/draw"),
         ("www.example.com", "/draw"),
+        ("gpu1.example.com", "/draw"),
+        ("ip-10-0-0-1.ec2.internal:8000", "/draw"),
         ("[::1]:8000", "/draw"),
     ],
 )
-def test_the_host_names_the_chute(host, path):
-    serve = Serve()
+def test_the_host_names_the_chute_if_it_is_deployed(host, path):
+    serve = Serve(deployed=("/my-slug", "/another"))
     ask(serve, "/draw", host=host)
     [scope] = serve.scopes
     assert scope["path"] == path
@@ -126,6 +135,31 @@ def test_what_goes_on_concerns_only_the_cluster(monkeypatch: pytest.MonkeyPatch)
     assert ask_from("10.0.0.2", proxy.STATISTICS) == 200
     assert ask_from("10.0.0.3", proxy.STATISTICS) == 404
     assert ask_from("10.0.0.3", "/-/healthz") == 200
+
+    outside = Serve(404, ours=False)
+    TestClient(proxy.Door(outside), base_url="http://localhost", client=("10.0.0.3", 1)).get("/-/routes")
+    assert [scope["path"] for scope in outside.scopes] == ["/-/"]  # where Ray has nothing to tell
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_body_that_is_too_large_is_not_collected(monkeypatch: pytest.MonkeyPatch, declared):
+    monkeypatch.setenv("CHUTES_MAX_BODY_BYTES", "100")
+    collected = []
+
+    async def ray(scope, receive, send):
+        while (message := await receive())["type"] == "http.request":
+            collected.append(len(message["body"]))
+            if not message.get("more_body"):
+                await send({"type": "http.response.start", "status": 200, "headers": [(HEADER, b"r1")]})
+                await send({"type": "http.response.body", "body": b"drawn"})
+                return
+
+    client = TestClient(proxy.Door(ray), base_url="http://localhost:8000", client=("127.0.0.1", 1))
+    assert client.post("/slug/draw", content=b"x" * 100).text == "drawn"
+    collected.clear()
+    answer = client.post("/slug/draw", content=b"x" * 150 if declared else iter([b"x" * 50] * 9))
+    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+    assert sum(collected) <= 100
 
 
 def test_counts_what_went_through():

@@ -1,7 +1,8 @@
 import pytest
 
-from chutes.deploy import rollout
+from chutes.deploy import deployed, rollout
 from chutes.deploy.deployed import Deployed
+from tests.chutes.deploy.specs import make_spec
 
 RAYS = """Failed 1 times.
 \x1b[36mray::X\x1b[39m
@@ -20,3 +21,12 @@ chutes.deploy.replica.LoadFailed: RuntimeError: no weights (m.py:3)"""
 def test_says_what_the_replica_said(message, line):
     details = {"deployments": {"chute": {"message": message}}}
     assert rollout.why(Deployed("slug", None, details)) == line
+
+
+@pytest.mark.parametrize("deploy", [rollout.roll_out, rollout.start_unwatched])
+def test_another_chute_with_the_same_slug_is_left_alone(monkeypatch, deploy):
+    there = make_spec(name="Foo.bar")
+    monkeypatch.setattr(deployed, "recall", {there.slug: there}.get)
+    monkeypatch.setattr(rollout, "start", lambda _: pytest.fail("it was replaced"))
+    with pytest.raises(rollout.RolloutFailed, match=r"Foo\.bar is deployed at /myuser-foo-bar already"):
+        deploy(make_spec(name="foo-bar"), lambda *_: None)

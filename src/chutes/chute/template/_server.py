@@ -24,11 +24,14 @@ def locked(model_name: str, revision: str | None, engine_args: str | None) -> li
     return shlex.split(engine_args or "")
 
 
-def announce(chute: Chute, command: Iterable[str]) -> list[str]:
-    """Let `/ready` tell which server is needed, and return its command."""
+def announce(chute: Chute, command: Iterable[str], arguments: Iterable[str]) -> list[str]:
+    """Let `/ready` tell which server is needed, and return its whole command.
+
+    The author's own arguments are not told there: a key may be among them.
+    """
     words = list(command)
     chute.info["server"] = shlex.join(words)
-    return words
+    return [*words, *arguments]
 
 
 def passed_on(

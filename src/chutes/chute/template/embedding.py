@@ -67,6 +67,6 @@ def build_embedding_chute(
     passed_on(chute, "get_models", "/v1/models", "List the models.", method="GET")
     return EmbeddingChutePack(
         chute=chute,
-        command=announce(chute, [*serve, *listen, *pooling, *arguments]),
+        command=announce(chute, [*serve, *listen, *pooling], arguments),
         embed=passed_on(chute, "embed", "/v1/embeddings", "Embed texts."),
     )

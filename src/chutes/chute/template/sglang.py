@@ -63,7 +63,7 @@ def build_sglang_chute(
     patient: dict[str, Any] = {"sglang_passthrough": True}
     return SGLangChute(
         chute=chute,
-        command=announce(chute, [*serve, *listen, *arguments]),
+        command=announce(chute, [*serve, *listen], arguments),
         chat_stream=passed_on(chute, "chat_stream", chat, "Answer a conversation.", stream=True, **patient),
         completion_stream=passed_on(chute, "completion_stream", text, "Continue a text.", stream=True, **patient),
         chat=passed_on(chute, "chat", chat, "Answer a conversation.", **patient),

@@ -63,7 +63,7 @@ def build_vllm_chute(
     passed_on(chute, "detokenize", "/detokenize", "Turn tokens into text.")
     return VLLMChute(
         chute=chute,
-        command=announce(chute, [*serve, *arguments]),
+        command=announce(chute, serve, arguments),
         chat_stream=passed_on(chute, "chat_stream", chat, "Answer a conversation.", stream=True),
         completion_stream=passed_on(chute, "completion_stream", text, "Continue a text.", stream=True),
         chat=passed_on(chute, "chat", chat, "Answer a conversation."),
