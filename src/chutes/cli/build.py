@@ -61,14 +61,16 @@ def build(
 def _author(ref: str, *, include_cwd: bool) -> "Author":
     """The author's files, after the chute has been loaded from them."""
     from chutes.cli import _context
+    from chutes.deploy.package import named_in_imports
 
     where, _, name = ref.partition(":")
     path = Path(where).expanduser()
     is_file = where.endswith(".py") or "/" in where
     root = path.parent.resolve() if is_file else Path.cwd().resolve()
     module = path.stem if is_file else where
-    files = _context.all_of(root) if include_cwd else _context.imported_from(root)
-    return _context.Author(root, tuple(files), f"{module}:{name or 'chute'}")
+    # What hooks will import comes along, as with `chutes deploy`.
+    files = _context.all_of(root) if include_cwd else {*_context.imported_from(root), *named_in_imports(root, module)}
+    return _context.Author(root, tuple(sorted(files)), f"{module}:{name or 'chute'}")
 
 
 def _run_docker(folder: Path, tag: str) -> None:

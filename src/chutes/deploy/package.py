@@ -38,7 +38,7 @@ def pack(ref: str) -> Package:
     is_file = where.endswith(".py") or "/" in where or "\\" in where
     root = path.parent.resolve() if is_file else Path.cwd().resolve()
     module = path.stem if is_file else where
-    files = sorted(_imported(root) | _named_in_imports(root, module))
+    files = sorted(_imported(root) | named_in_imports(root, module))
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in files:
@@ -57,7 +57,7 @@ def _imported(root: Path) -> set[Path]:
     return {path for path in (Path(each).resolve() for each in paths if each) if _is_theirs(path, root)}
 
 
-def _named_in_imports(root: Path, module: str) -> set[Path]:
+def named_in_imports(root: Path, module: str) -> set[Path]:
     """What the folder's modules would import later: a startup hook's imports have not happened yet."""
     found: set[Path] = set()
     names = [module]

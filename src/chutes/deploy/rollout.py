@@ -56,6 +56,8 @@ def roll_out(spec: Spec, tell: Tell) -> None:
 
 def _before(spec: Spec) -> Spec | None:
     """The version that this one replaces. RolloutFailed where that is another chute, whose name makes the same slug."""
+    if not spec.slug:
+        raise RolloutFailed("Its username and name have no letter or digit for its address: choose another --name")
     before = deployed.recall(spec.slug)
     if before is not None and before.uid != spec.uid:
         raise RolloutFailed(f"{before.name} is deployed at /{spec.slug} already: choose another --name")

@@ -74,6 +74,15 @@ def test_what_is_in_the_image_serves(chutes: Run, folder: Path) -> None:
         assert eventually(lambda: get(port, "/health"), process) == 200
 
 
+def test_what_a_hook_will_import_comes_along(chutes: Run, folder: Path) -> None:
+    (folder / "mine_helper.py").write_text("def load():\n    import mine_later\n")
+    (folder / "mine_later.py").write_text("import mine_last\n")
+    (folder / "mine_last.py").touch()
+    chutes("build", "mine", "--context", "out")
+    packed = sorted(path.name for path in (folder / "out/_chute/app").iterdir())
+    assert packed == ["mine.py", "mine_helper.py", "mine_last.py", "mine_later.py"]
+
+
 def test_all_files_come_along_when_asked_for(chutes: Run, folder: Path) -> None:
     chutes("build", "mine", "--include-cwd", "--context", "out")
     assert {"unused.py", "weights.txt"} <= {path.name for path in (folder / "out/_chute/app").iterdir()}
