@@ -112,7 +112,7 @@ class Jobs:
         turn = self._admission.line_up()
         try:
             record = Record(job, Path(tempfile.mkdtemp(prefix="chutes-job-")))
-        except BaseException:  # the disk is full
+        except BaseException:  # a full disk, for one
             self._admission.give_up(turn)
             raise
         self._records[record.id] = record

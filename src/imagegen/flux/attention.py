@@ -5,6 +5,7 @@ Both read q, k and v as strided views of one (B, S, 3, H, Dh) buffer and write a
 
 from __future__ import annotations
 
+import logging
 import re
 from functools import cache
 from importlib import import_module, util
@@ -18,17 +19,23 @@ from torch.profiler import ProfilerActivity, profile
 if TYPE_CHECKING:
     from torch import Tensor
 
+log = logging.getLogger(__name__)
+
 _HOPPER = 9
 _SMALLEST_HEAD = 64  # that FlashAttention-3 has a kernel for
 
 
 @cache
 def flash_attention_3() -> Any | None:
-    """The forward operator of the package `fa3-fwd`, or None where it is absent or the GPU is no Hopper."""
+    """The forward operator of the package `fa3-fwd`, or None without it, with another PyTorch's, or off Hopper."""
     hopper = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == _HOPPER
     if not hopper or util.find_spec("fa3_fwd") is None:
         return None
-    import_module("fa3_fwd._C")  # registers the operator
+    try:
+        import_module("fa3_fwd._C")  # registers the operator
+    except (ImportError, OSError):
+        log.warning("fa3-fwd does not fit this PyTorch: attention runs without it", exc_info=True)
+        return None
     return torch.ops.fa3_fwd.fwd
 
 

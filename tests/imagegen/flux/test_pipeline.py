@@ -111,17 +111,17 @@ def draw(pipeline, kind):
 
 
 def psnr(some, others):
-    """Of pictures in 0..1, in dB: the mean over the pairs, or the unluckiest of them would speak for all."""
-    errors = (some - others).square().mean(dim=(1, 2, 3)).clamp_(min=1e-10)
-    return float((-10 * errors.log10()).mean())
+    """Of each pair of pictures in 0..1, in dB."""
+    return -10 * (some - others).square().mean(dim=(1, 2, 3)).clamp_(min=1e-10).log10()
 
 
 def hold_together(label, mine, bf16, fp32):
     """Ours is as near to a float32 transformer's as diffusers' bf16 is, and near to that one too."""
-    near, far, apart = psnr(mine, fp32), psnr(bf16, fp32), psnr(mine, bf16)
-    print(f"{label}: to float32 {near:.1f} dB, diffusers' bf16 to float32 {far:.1f} dB, to each other {apart:.1f} dB")
+    near, far = float(psnr(mine, fp32).mean()), float(psnr(bf16, fp32).mean())
+    apart = psnr(mine, bf16)
+    print(f"{label}: to float32 {near:.1f} dB, diffusers' bf16 to it {far:.1f} dB, to each other {apart.mean():.1f} dB")
     assert near > far - 1.5
-    assert apart > 25
+    assert apart.min() > 25
 
 
 @pytest.mark.parametrize("kind", TASKS[:3])
@@ -193,14 +193,14 @@ def test_a_lora_that_was_fused_draws_the_same(folder, tmp_path):
     fast.accelerate(accelerated, device=DEVICE)
     bf16 = draw(with_lora(), "FluxPipeline")
     hold_together("LoRA", draw(accelerated, "FluxPipeline"), bf16, draw(widened(with_lora()), "FluxPipeline"))
-    assert psnr(bf16, draw(theirs(folder), "FluxPipeline")) < 25  # it does change the picture
+    assert psnr(bf16, draw(theirs(folder), "FluxPipeline")).mean() < 25  # it does change the picture
 
 
 @pytest.mark.skipif(INTERPRETED, reason="needs the GPU's fp8 product")
 def test_fp8_draws_nearly_the_same(folder):
-    drawn = draw(ours(folder, precision="fp8"), "FluxPipeline")
-    print(f"fp8: to diffusers' bf16 {psnr(drawn, draw(theirs(folder), 'FluxPipeline')):.1f} dB")
-    assert psnr(drawn, draw(theirs(folder), "FluxPipeline")) > 15
+    near = psnr(draw(ours(folder, precision="fp8"), "FluxPipeline"), draw(theirs(folder), "FluxPipeline"))
+    print(f"fp8: to diffusers' bf16 {near.mean():.1f} dB")
+    assert near.min() > 15
 
 
 def test_a_file_that_is_cut_off_is_named(folder, tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from imagegen.flux import attention as kernels
 from imagegen.flux.attention import attention
 from imagegen.flux.quantize import Linear
 
@@ -44,3 +45,15 @@ def test_attention_into_columns_of_a_wider_buffer(batch, length):
     torch.testing.assert_close(out.double(), expected, rtol=2**-7, atol=5e-3)
     assert wide[..., heads * dim :].isnan().all()
     assert torch.equal(attention(qkv), out)
+
+
+def test_a_package_that_does_not_fit_this_pytorch_is_done_without(monkeypatch, caplog):
+    def unfit(_name):
+        raise ImportError("undefined symbol")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(kernels.util, "find_spec", lambda _name: object())
+    monkeypatch.setattr(kernels, "import_module", unfit)
+    assert kernels.flash_attention_3.__wrapped__() is None
+    assert "does not fit this PyTorch" in caplog.text
