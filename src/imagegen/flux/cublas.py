@@ -1,29 +1,28 @@
-"""Matrix products by cuBLASLt, called directly, for two things that PyTorch's own call does not offer.
+"""Matrix products by cuBLASLt, called directly, for three things that PyTorch's own call does not offer.
 
-GELU's result may be some columns of a wider buffer, so that what reads it and its neighbour next is one product. And
-the tiles may be others than the library's heuristic puts first; these give the same result, to the bit.
+GELU's result may be some columns of a wider buffer, so that what reads it and its neighbour next is one product. The
+tiles may be others than the library's heuristic puts first; these give the same result, to the bit. And there is no
+workspace: with one, every large product first clears a counter in it, which costs as much as launching two kernels.
 
-Not for several threads at once: products share descriptors and a workspace.
+Not for several threads at once: products of a shape share their descriptors.
 """
 
 from __future__ import annotations
 
 import ctypes
-from ctypes import byref, c_float, c_int, c_int64, c_size_t, c_uint16, c_uint32, c_uint64, c_void_p
-from functools import cache
+from ctypes import byref, c_float, c_int, c_int8, c_int64, c_size_t, c_uint16, c_uint32, c_uint64, c_void_p
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-_HOPPER = 9
-_WORKSPACE = 32 * 2**20  # bytes, as NVIDIA advises for Hopper
-
 # Values of cuBLASLt's enumerations (cublasLt.h).
-_COMPUTE_F32, _F32, _BF16 = 68, 0, 14
+_COMPUTE_F32, _F32, _BF16, _E4M3 = 68, 0, 14, 28
 _TRANSA, _EPILOGUE, _BIAS_POINTER = 3, 7, 8
+_WEIGHT_SCALE, _X_SCALE, _FAST_ACCUM, _BIAS_TYPE, _WEIGHT_SCALE_MODE, _X_SCALE_MODE = 17, 18, 25, 26, 31, 32
 _BIAS, _BIAS_AND_GELU = 4, 36
-_MAX_WORKSPACE = 1
+_ROWWISE = 3
 _TILE, _VARIANT, _CLUSTER = 1, 5, 8
 
 # In the words that `imagegen.failures` knows: memory that ran out, a GPU that is lost (cublasStatus_t).
@@ -51,6 +50,7 @@ class Shape(NamedTuple):
     x_stride: int
     y_stride: int
     gelu: bool
+    fp8: bool = False
 
 
 class Tiles(NamedTuple):
@@ -64,13 +64,22 @@ class Tiles(NamedTuple):
 _WIDE, _MANY_ROWS = Tiles(tile=29, variant=1, cluster=3), 2048
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor, y: Tensor, *, gelu: bool = False) -> Tensor:
-    """Write x W^T + b to y, with GELU (its tanh form) after it where `gelu`; all in bf16, on the GPU.
+def product(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    y: Tensor,
+    scales: tuple[Tensor, Tensor] | None = None,
+    *,
+    gelu: bool = False,
+) -> Tensor:
+    """Write x W^T + b to y, with GELU (its tanh form) after it where `gelu`; in bf16, on the GPU.
 
-    x: (M, K), weight: (N, K) contiguous, bias: (N,), y: (M, N). Rows of x and of y may lie apart.
+    x: (M, K), weight: (N, K) contiguous, bias: (N,), y: (M, N). Rows of x and of y may lie apart. With `scales`, x and
+    the weight are e4m3 and have one float32 factor per row: (M,) and (N,); on Hopper only.
     """
-    shape = Shape(y.shape[0], y.shape[1], x.shape[1], x.stride(0), y.stride(0), gelu)
-    plan(shape, x.device.index).run(x, weight, bias, y)
+    shape = Shape(y.shape[0], y.shape[1], x.shape[1], x.stride(0), y.stride(0), gelu, scales is not None)
+    plan(shape, x.device.index).run(x, weight, bias, y, scales)
     return y
 
 
@@ -89,23 +98,27 @@ class Plan:
         self.task = _created("MatmulDesc", _COMPUTE_F32, _F32)
         self.set(_TRANSA, c_int(1))
         self.set(_EPILOGUE, c_int(_BIAS_AND_GELU if shape.gelu else _BIAS))
-        self.weight = _layout(shape.inner, shape.out, shape.inner)
-        self.x = _layout(shape.inner, shape.rows, shape.x_stride)
-        self.y = _layout(shape.out, shape.rows, shape.y_stride)
+        if shape.fp8:
+            self.set(_WEIGHT_SCALE_MODE, c_int(_ROWWISE))
+            self.set(_X_SCALE_MODE, c_int(_ROWWISE))
+            self.set(_FAST_ACCUM, c_int8(1))
+            self.set(_BIAS_TYPE, c_int(_BF16))
+        kind = _E4M3 if shape.fp8 else _BF16
+        self.weight = _layout(kind, shape.inner, shape.out, shape.inner)
+        self.x = _layout(kind, shape.inner, shape.rows, shape.x_stride)
+        self.y = _layout(_BF16, shape.out, shape.rows, shape.y_stride)
         self.asked = _handle(), self.task, self.weight, self.x, self.y, self.y  # what the library is asked about
-        self.workspace = _workspace(device)
-        self.algorithm = self.first()
-        hopper = torch.cuda.get_device_capability(device)[0] == _HOPPER
-        if hopper and (tiles := tiles_for(shape)) is not None:
-            self.algorithm = self.retiled(tiles)
+        self.tiles = tiles_for(shape) if hopper(device) else None
 
     def set(self, attribute: int, value: Any) -> None:
         """Set an attribute of the product."""
         _call("MatmulDescSetAttribute", self.task, attribute, byref(value), c_size_t(ctypes.sizeof(value)))
 
-    def run(self, x: Tensor, weight: Tensor, bias: Tensor, y: Tensor) -> None:
+    def run(self, x: Tensor, weight: Tensor, bias: Tensor, y: Tensor, scales: tuple[Tensor, Tensor] | None) -> None:
         """Launch the product on the current stream."""
         self.set(_BIAS_POINTER, c_void_p(bias.data_ptr()))
+        for attribute, scale in zip((_X_SCALE, _WEIGHT_SCALE), scales or (), strict=False):
+            self.set(attribute, c_void_p(scale.data_ptr()))
         into = c_void_p(y.data_ptr()), self.y
         _call(
             "Matmul",
@@ -120,28 +133,31 @@ class Plan:
             *into,
             *into,
             byref(self.algorithm.choice),
-            c_void_p(self.workspace.data_ptr()),
-            c_size_t(_WORKSPACE),
+            c_void_p(),  # no workspace
+            c_size_t(0),
             c_void_p(torch.cuda.current_stream(self.device).cuda_stream),
         )
 
-    def first(self) -> _Algorithm:
-        """Return what the library's heuristic puts first."""
+    @cached_property
+    def algorithm(self) -> _Algorithm:
+        """What the library's heuristic puts first, or that with better tiles; asked for when all pointers are set.
+
+        Unless allowed to, the heuristic proposes nothing that needs a workspace.
+        """
         preference, found, count = _created("MatmulPreference"), _Algorithm(), c_int()
-        _call("MatmulPreferenceSetAttribute", preference, _MAX_WORKSPACE, byref(c_size_t(_WORKSPACE)), c_size_t(8))
         _call("MatmulAlgoGetHeuristic", *self.asked, preference, 1, byref(found), byref(count))
         _call("MatmulPreferenceDestroy", preference)
-        return found
+        return found if self.tiles is None else self.retiled(found, self.tiles)
 
-    def retiled(self, tiles: Tiles) -> _Algorithm:
-        """Return the algorithm with other tiles, or as it is where the library has no such kernel."""
-        other, checked = _Algorithm.from_buffer_copy(self.algorithm), _Algorithm()
+    def retiled(self, algorithm: _Algorithm, tiles: Tiles) -> _Algorithm:
+        """Return an algorithm with other tiles, or as it is where the library has no such kernel."""
+        other, checked = _Algorithm.from_buffer_copy(algorithm), _Algorithm()
         values = {_TILE: c_uint32(tiles.tile), _VARIANT: c_uint32(tiles.variant), _CLUSTER: c_uint16(tiles.cluster)}
         for attribute, value in values.items():
             size = c_size_t(ctypes.sizeof(value))
             _call("MatmulAlgoConfigSetAttribute", byref(other.choice), attribute, byref(value), size)
         refused = _library().cublasLtMatmulAlgoCheck(*self.asked, byref(other.choice), byref(checked))
-        return self.algorithm if refused else other
+        return algorithm if refused else other
 
 
 def tiles_for(shape: Shape) -> Tiles | None:
@@ -150,8 +166,14 @@ def tiles_for(shape: Shape) -> Tiles | None:
     Within a step on an H100, 128x160 in clusters of two are 2 to 3 % faster for the projections to q, k and v and to
     the feed-forward's width (`python -m benchmarks.flux tiles`); below 2048 rows they are not.
     """
-    projection = shape.out in {3 * shape.inner, 4 * shape.inner}
+    projection = shape.out in {3 * shape.inner, 4 * shape.inner} and not shape.fp8
     return _WIDE if projection and shape.rows >= _MANY_ROWS else None
+
+
+@cache
+def hopper(device: int | None = None) -> bool:
+    """Whether a GPU is one: only there does cuBLAS scale fp8 by rows, and are other tiles known to be better."""
+    return torch.cuda.get_device_capability(device)[0] == 9
 
 
 @cache
@@ -172,15 +194,9 @@ def _created(kind: str, *given: Any) -> c_void_p:
     return made
 
 
-def _layout(columns: int, rows: int, stride: int) -> c_void_p:
-    return _created("MatrixLayout", _BF16, c_uint64(columns), c_uint64(rows), c_int64(stride))
+def _layout(kind: int, columns: int, rows: int, stride: int) -> c_void_p:
+    return _created("MatrixLayout", kind, c_uint64(columns), c_uint64(rows), c_int64(stride))
 
 
 def _handle() -> c_void_p:
     return c_void_p(torch.cuda.current_blas_handle())  # a handle of cuBLAS is one of cuBLASLt, says NVIDIA
-
-
-@cache
-def _workspace(device: int) -> Tensor:
-    """One for all products of a GPU, which run one after another."""
-    return torch.empty(_WORKSPACE, dtype=torch.uint8, device=f"cuda:{device}")

@@ -5,6 +5,7 @@ Everything between two matrix products or attention calls is one of these:
 * `gate_residual_norm`: x += gate * y, then LayerNorm(x) * (1 + scale) + shift (adaLN-Zero, arXiv 2212.09748)
 * `norm_rope`: RMSNorm of each query and key head, then its rotation, in place (RoPE, arXiv 2104.09864)
 * `quantize_rows`: GELU and rowwise fp8 of what an fp8 product reads next
+* `fp8_weight_product`: of bf16 rows with a weight in fp8, which is widened on its way into the tensor cores
 * `group_norm_silu`: the VAE's GroupNorm and SiLU on channels-last images
 
 A sequence holds the text's rows first, then the image's; where the two streams have weights of their own, a
@@ -256,27 +257,32 @@ def _quantize_rows(
     scale_out,
     A: tl.constexpr,
     H: tl.constexpr,
-    BLOCK_A: tl.constexpr,
-    BLOCK_H: tl.constexpr,
+    CHUNK_A: tl.constexpr,
+    CHUNK_H: tl.constexpr,
     HARDWARE_TANH: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
-    peak = 448.0e-12
-    if A > 0:
-        a_cols = tl.arange(0, BLOCK_A)
-        a_values = tl.load(a + row * A + a_cols, mask=a_cols < A, other=0.0).to(tl.float32)
-        peak = tl.maximum(peak, tl.max(tl.abs(a_values), axis=0))
-    if H > 0:
-        h_cols = tl.arange(0, BLOCK_H)
-        h_values = _gelu(tl.load(h + row * H + h_cols, mask=h_cols < H, other=0.0).to(tl.float32), HARDWARE_TANH)
-        peak = tl.maximum(peak, tl.max(tl.abs(h_values), axis=0))
+    a_cols = tl.arange(0, CHUNK_A)
+    h_cols = tl.arange(0, CHUNK_H)
+    a_chunks, h_chunks = (), ()
+    a_peaks = tl.zeros((CHUNK_A,), tl.float32)
+    h_peaks = tl.zeros((CHUNK_H,), tl.float32)
+    for at in tl.static_range(0, A, CHUNK_A):
+        values = tl.load(a + row * A + at + a_cols).to(tl.float32)
+        a_peaks = tl.maximum(a_peaks, tl.abs(values))
+        a_chunks = a_chunks + (values,)  # type: ignore[assignment]  # noqa: RUF005  # Triton has no unpacking
+    for at in tl.static_range(0, H, CHUNK_H):
+        values = _gelu(tl.load(h + row * H + at + h_cols).to(tl.float32), HARDWARE_TANH)
+        h_peaks = tl.maximum(h_peaks, tl.abs(values))
+        h_chunks = h_chunks + (values,)  # type: ignore[assignment]  # noqa: RUF005
+    peak = tl.maximum(tl.maximum(tl.max(a_peaks, axis=0), tl.max(h_peaks, axis=0)), 448.0e-12)
     tl.store(scale_out + row, peak / 448.0)
     inverse = 448.0 / peak
     out += row * (A + H)
-    if A > 0:
-        tl.store(out + a_cols, (a_values * inverse).to(out.dtype.element_ty), mask=a_cols < A)
-    if H > 0:
-        tl.store(out + A + h_cols, (h_values * inverse).to(out.dtype.element_ty), mask=h_cols < H)
+    for i in tl.static_range(A // CHUNK_A):
+        tl.store(out + i * CHUNK_A + a_cols, (a_chunks[i] * inverse).to(out.dtype.element_ty))
+    for i in tl.static_range(H // CHUNK_H):
+        tl.store(out + A + i * CHUNK_H + h_cols, (h_chunks[i] * inverse).to(out.dtype.element_ty))
 
 
 def quantize_rows(attention: Tensor | None = None, hidden: Tensor | None = None) -> Quantized:
@@ -296,12 +302,72 @@ def quantize_rows(attention: Tensor | None = None, hidden: Tensor | None = None)
         out.scale,
         A=a,
         H=h,
-        BLOCK_A=triton.next_power_of_2(max(a, 1)),
-        BLOCK_H=triton.next_power_of_2(max(h, 1)),
+        CHUNK_A=_chunk(a),
+        CHUNK_H=_chunk(h),
         HARDWARE_TANH=given[0].is_cuda,
-        num_warps=16 if h >= 8192 else 8,
+        num_warps=8,
     )
     return out
+
+
+def _chunk(width: int) -> int:
+    """The largest power of two that divides a row, so that no lane is idle; at most 4096, at least 1."""
+    return min(width & -width, 4096) or 1
+
+
+@triton.jit(do_not_specialize=["rows"])
+def _fp8_weight_product(
+    x,
+    weight,
+    scale,
+    y,
+    rows,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    col = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    inner = tl.arange(0, BLOCK_K)
+    x += row.to(tl.int64)[None, :] * K + inner[:, None]
+    weight += col.to(tl.int64)[:, None] * K + inner[None, :]
+    # The transpose of y: the weight is what tensor cores can take from registers, where it is widened.
+    total = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    for _ in range(0, K, BLOCK_K):
+        wide = tl.load(weight, mask=(col < N)[:, None], other=0.0).to(tl.bfloat16)
+        total = tl.dot(wide, tl.load(x, mask=(row < rows)[None, :], other=0.0), total)
+        x += BLOCK_K
+        weight += BLOCK_K
+    total *= tl.load(scale + col, mask=col < N, other=0.0)[:, None]
+    where = row.to(tl.int64)[None, :] * N + col[:, None]
+    tl.store(y + where, total.to(y.dtype.element_ty), mask=(row < rows)[None, :] & (col < N)[:, None])
+
+
+def fp8_weight_product(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    """Multiply rows x (M, K) in bf16 with an e4m3 weight (N, K) that has one float32 factor per row (N,): (M, N).
+
+    K is a multiple of 16.
+    """
+    (rows, inner), out = x.shape, weight.shape[0]
+    y = x.new_empty(rows, out)
+    block_m, block_n = 128, 64
+    _fp8_weight_product[(triton.cdiv(rows, block_m), triton.cdiv(out, block_n))](
+        x,
+        weight,
+        scale,
+        y,
+        rows,
+        N=out,
+        K=inner,
+        BLOCK_M=block_m,
+        BLOCK_N=block_n,
+        BLOCK_K=min(_chunk(inner), 128),
+        num_warps=4,
+        num_stages=3,
+    )
+    return y
 
 
 @triton.jit(do_not_specialize=["pixels"])

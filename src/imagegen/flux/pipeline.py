@@ -15,7 +15,7 @@ from imagegen import checkpoint
 from imagegen.flux.attention import flash_attention_3, running_kernel
 from imagegen.flux.kernels import FP8
 from imagegen.flux.model import FluxTransformer
-from imagegen.flux.text import fp8_weights, record
+from imagegen.flux.text import fp8_weights, fuse_attention, record
 from imagegen.flux.vae import channels_last
 from imagegen.flux.weights import copy_state, parameter_places, placements, stream
 
@@ -177,6 +177,7 @@ def _finish(pipeline: Any, precision: str) -> dict[str, str]:
     model = pipeline.transformer
     model.scheduler = pipeline.scheduler
     channels_last(pipeline.vae)
+    fuse_attention(pipeline.text_encoder_2)
     for encoder in (pipeline.text_encoder, pipeline.text_encoder_2):
         record(encoder)
     kernel = "torch's on the CPU"

@@ -1,8 +1,8 @@
 """A linear layer in bf16 or in fp8 with one scale per row of the weight and of the activation.
 
 The weight is quantized once, as it is loaded; the activation inside the kernel before (`kernels.Quantized`), so that
-the product reads half the bytes and runs at twice the rate. Rowwise scaling: arXiv 2208.07339, PyTorch's
-`_scaled_mm`. What is small or sensitive (modulation, embedders, the last layer) stays in bf16.
+the product reads half the bytes and runs at twice the rate. Rowwise scaling: arXiv 2208.07339. What is small or
+sensitive (modulation, embedders, the last layer) stays in bf16.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ class Linear(nn.Module):
             return self._product(x, out, gelu=gelu)
         rows = x.values.shape[0]
         if rows % _FP8_ROWS or x.scale.data_ptr() % 16:
-            padded = self._scaled_mm(x.padded(_FP8_ROWS), None)[:rows]
+            padded = self._fp8_product(x.padded(_FP8_ROWS), None)[:rows]
             return padded if out is None else out.copy_(padded)
-        return self._scaled_mm(x, out)
+        return self._fp8_product(x, out)
 
     def _product(self, x: Tensor, out: Tensor | None, *, gelu: bool) -> Tensor:
         if x.is_cuda:
-            if out is None:
-                out = x.new_empty(x.shape[0], self.weight.shape[0])
-            return cublas.product(x, self.weight, self.bias, out, gelu=gelu)
+            return cublas.product(x, self.weight, self.bias, self._room(x, out), gelu=gelu)
         y = F.linear(x.float(), self.weight.float(), self.bias.float())  # rounds once, as the GPU does
         y = F.gelu(y, approximate="tanh") if gelu else y
         return y.to(x.dtype) if out is None else out.copy_(y)
 
-    def _scaled_mm(self, x: Quantized, out: Tensor | None) -> Tensor:
-        # The underscore is PyTorch's: there is no other way to its fp8 product.
+    def _fp8_product(self, x: Quantized, out: Tensor | None) -> Tensor:
+        if cublas.hopper(x.values.device.index):
+            return cublas.product(x.values, self.weight, self.bias, self._room(x.values, out), (x.scale, self.scale))
+        # The underscore is PyTorch's; it has kernels of its own for the rows of other GPUs.
         return torch._scaled_mm(  # noqa: SLF001
             x.values,
             self.weight.t(),
@@ -68,6 +68,9 @@ class Linear(nn.Module):
             use_fast_accum=True,
             out=out,
         )
+
+    def _room(self, x: Tensor, out: Tensor | None) -> Tensor:
+        return x.new_empty(x.shape[0], self.weight.shape[0], dtype=torch.bfloat16) if out is None else out
 
 
 def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -103,7 +103,12 @@ def test_norm_rope(batch, length, text, heads, dim, fp8):
     assert error(out, expected) < (E4M3 if fp8 else BF16)
 
 
-@pytest.mark.parametrize(("batch", "length", "attention", "hidden"), [(1, 3, 96, 384), (2, 5, 128, 0), (2, 7, 0, 200)])
+ROWS = [(1, 3, 96, 384), (2, 5, 128, 0), (2, 7, 0, 200)]
+if not INTERPRETED:
+    ROWS += [(1, 130, 3072, 12288), (2, 67, 0, 12288)]
+
+
+@pytest.mark.parametrize(("batch", "length", "attention", "hidden"), ROWS)
 def test_quantize_rows(batch, length, attention, hidden):
     a = randn(batch, length, attention) if attention else None
     h = randn(batch, length, hidden) * 3 if hidden else None
@@ -118,6 +123,16 @@ def test_quantize_rows(batch, length, attention, hidden):
     assert error(back, expected) < E4M3
     # The scale puts each row's largest value at the format's largest.
     assert torch.allclose(out.scale[..., 0].double() * 448, expected.abs().amax(-1), rtol=1e-5)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="Triton's interpreter multiplies the bits of bf16")
+@pytest.mark.parametrize(("rows", "out", "inner"), [(1, 7, 16), (130, 200, 96), (512, 10240, 4096)])
+def test_fp8_weight_product(rows, out, inner):
+    x, scale = randn(rows, inner), torch.rand(out, device=DEVICE) + 0.5
+    weight = randn(out, inner).to(FP8)
+    y = kernels.fp8_weight_product(x, weight, scale)
+    assert y.dtype == torch.bfloat16
+    assert error(y, (x.double() @ weight.double().t()) * scale.double()) < BF16
 
 
 @pytest.mark.parametrize(("batch", "channels", "height", "width"), [(1, 32, 5, 3), (2, 64, 17, 9), (1, 512, 8, 8)])

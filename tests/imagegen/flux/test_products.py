@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from imagegen.flux import attention as kernels
+from imagegen.flux import cublas
 from imagegen.flux.attention import attention
+from imagegen.flux.kernels import FP8, Quantized
 from imagegen.flux.quantize import Linear
 
 CUDA = torch.cuda.is_available()
@@ -30,6 +32,25 @@ def test_linear(rows, inner, outer, beside, gelu):
     assert wide[:, :beside].isnan().all()
     torch.testing.assert_close(y.double(), expected, rtol=2**-8, atol=4e-3)
     assert torch.equal(layer(x, gelu=gelu), y)
+
+
+@pytest.mark.skipif(not CUDA, reason="needs the GPU's fp8 product")
+@pytest.mark.parametrize("beside", [0, 64])
+@pytest.mark.parametrize(("rows", "inner", "outer"), [(16, 64, 192), (37, 192, 64), (4608, 3072, 12288)])
+def test_fp8_linear_here_and_as_other_gpus_compute_it(rows, inner, outer, beside, monkeypatch):
+    torch.manual_seed(0)
+    layer = Linear(inner, outer, fp8=True, device=DEVICE)
+    layer.write("weight", 0, torch.randn(outer, inner, device=DEVICE) / inner**0.5)
+    layer.write("bias", 0, torch.randn(outer))
+    x = Quantized(torch.randn(rows, inner, device=DEVICE).to(FP8), torch.rand(rows, 1, device=DEVICE) + 0.5)
+    wide = torch.full((rows, outer + beside), torch.nan, device=DEVICE, dtype=torch.bfloat16)
+    weight = layer.weight.double() * layer.scale.double()
+    expected = torch.addmm(layer.bias.double(), x.values.double() * x.scale.double(), weight.t())
+    y = layer(x, out=wide[:, :outer])
+    assert wide[:, outer:].isnan().all()
+    assert (y.double() - expected).norm() < 2**-8 * expected.norm()
+    monkeypatch.setattr(cublas, "hopper", lambda _device: False)
+    torch.testing.assert_close(layer(x), y, rtol=2**-7, atol=4e-3)
 
 
 @pytest.mark.parametrize(("batch", "length"), [(1, 64), (2, 77)])

@@ -51,6 +51,26 @@ def test_an_encoder_answers_as_before_with_a_mask_and_without():
     assert not torch.equal(masked, plain[0])
 
 
+def test_every_layer_of_t5_reads_a_position_bias_that_fused_attention_takes(monkeypatch):
+    config = T5Config(vocab_size=30, d_model=32, d_kv=8, d_ff=48, num_layers=3, num_heads=4, is_gated_act=True)
+    encoder = T5EncoderModel(config).eval().to(DEVICE)
+    ids = torch.randint(30, (2, 16), device=DEVICE)
+    masks = []
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def spied(*given, attn_mask, **options):
+        masks.append(attn_mask)
+        return attention(*given, attn_mask=attn_mask, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spied)
+    with torch.no_grad():
+        plain = encoder(ids)[0]
+        text.fuse_attention(encoder)
+        torch.testing.assert_close(encoder(ids)[0], plain, rtol=1e-3, atol=1e-4)
+    assert [mask.stride(-1) for mask in masks] == [4, 4, 4, 1, 1, 1]
+    torch.testing.assert_close(masks[-1], masks[0])
+
+
 @pytest.mark.skipif(DEVICE == "cpu", reason="nothing is recorded without a GPU")
 def test_recordings_share_their_memory():
     recorder = recording.Recorder()
