@@ -2,7 +2,7 @@
 
     data          fetch and render the drawings                  (needs npm; minutes of CPU)
     autoencoder   pictures <-> latents                           (3 minutes of an H100)
-    transformer   latents <-> captions, then guidance           (28 minutes of an H100)
+    transformer   latents <-> captions, then guidance           (37 minutes of an H100)
     classifier    the judge for the evaluation                   (1 minute of an H100)
     samples       contact sheet and loss curves of the run so far
     export        the folder that diffusers' FluxPipeline loads

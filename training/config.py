@@ -50,7 +50,7 @@ class Config:
     single_blocks: int = 6
 
     # flow matching, then guidance distillation in the last twelfth
-    minutes: float = 27.8
+    minutes: float = 36.8
     batch: int = 1024
     muon_rate: float = 0.015
     adam_rate: float = 2e-3

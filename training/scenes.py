@@ -83,11 +83,11 @@ class Writer:
         return cls(drawings.names, [colour_word(rgb) for rgb in drawings.dominant], seed)
 
     def scene(self) -> Scene:
-        """A scene at random: mostly one thing; a pair in one of five."""
+        """A scene at random: mostly one thing; a pair in one of three."""
         rng = self.rng
         ground, words = self._ground()
         first = Thing(self._any())
-        if rng.random() < 0.2:
+        if rng.random() < 1 / 3:
             return Scene(self._pair(first), ground, words)
         if rng.random() < 0.2:
             first.paint = rng.choice(PAINTS)
