@@ -1,9 +1,9 @@
 """The fast path for FLUX.1 on Hopper GPUs: the same pictures as diffusers' modules, sooner.
 
 `model.py` is the transformer, `kernels.py` its Triton kernels, `quantize.py` its linear layers in bf16 or fp8,
-`cublas.py` their products, `attention.py` the choice of attention kernel, `text.py` T5 in fp8, `vae.py` the decoder,
-`weights.py` the way from disk, and `pipeline.py` puts them into diffusers' pipelines, which run on them unchanged.
-docs/performance.md has the figures.
+`cublas.py` their products, `attention.py` the choice of attention kernel, `recording.py` their CUDA graphs, `text.py`
+the text encoders, `vae.py` the decoder, `weights.py` the way from disk, and `pipeline.py` puts them into diffusers'
+pipelines, which run on them unchanged. docs/performance.md has the figures.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ def tiles_for(shape: Shape) -> Tiles | None:
 
 
 @cache
-def hopper(device: int | None = None) -> bool:
+def hopper(device: int | None) -> bool:
     """Whether a GPU is one: only there does cuBLAS scale fp8 by rows, and are other tiles known to be better."""
     return torch.cuda.get_device_capability(device)[0] == 9
 

@@ -5,8 +5,9 @@ Everything between two matrix products or attention calls is one of these:
 * `gate_residual_norm`: x += gate * y, then LayerNorm(x) * (1 + scale) + shift (adaLN-Zero, arXiv 2212.09748)
 * `norm_rope`: RMSNorm of each query and key head, then its rotation, in place (RoPE, arXiv 2104.09864)
 * `quantize_rows`: GELU and rowwise fp8 of what an fp8 product reads next
-* `fp8_weight_product`: of bf16 rows with a weight in fp8, which is widened on its way into the tensor cores
 * `group_norm_silu`: the VAE's GroupNorm and SiLU on channels-last images
+
+And one product, T5's: `fp8_weight_product` widens a weight in fp8 on its way into the tensor cores.
 
 A sequence holds the text's rows first, then the image's; where the two streams have weights of their own, a
 kernel picks them by row. All arithmetic is float32 and rounds once, on the store. Lengths are never
