@@ -1,4 +1,4 @@
-"""The memory-bound chains of FLUX as one pass each over their data, in Triton.
+"""FLUX's Triton kernels: its memory-bound chains as one pass each over their data, and a product that cuBLAS lacks.
 
 Everything between two matrix products or attention calls is one of these:
 
@@ -7,7 +7,7 @@ Everything between two matrix products or attention calls is one of these:
 * `quantize_rows`: GELU and rowwise fp8 of what an fp8 product reads next
 * `group_norm_silu`: the VAE's GroupNorm and SiLU on channels-last images
 
-And one product, T5's: `fp8_weight_product` widens a weight in fp8 on its way into the tensor cores.
+The product is T5's: `fp8_weight_product` widens a weight in fp8 on its way into the tensor cores.
 
 A sequence holds the text's rows first, then the image's; where the two streams have weights of their own, a
 kernel picks them by row. All arithmetic is float32 and rounds once, on the store. Lengths are never

@@ -125,16 +125,6 @@ def test_quantize_rows(batch, length, attention, hidden):
     assert torch.allclose(out.scale[..., 0].double() * 448, expected.abs().amax(-1), rtol=1e-5)
 
 
-@pytest.mark.skipif(INTERPRETED, reason="Triton's interpreter multiplies the bits of bf16")
-@pytest.mark.parametrize(("rows", "out", "inner"), [(1, 7, 16), (130, 200, 96), (512, 10240, 4096)])
-def test_fp8_weight_product(rows, out, inner):
-    x, scale = randn(rows, inner), torch.rand(out, device=DEVICE) + 0.5
-    weight = randn(out, inner).to(FP8)
-    y = kernels.fp8_weight_product(x, weight, scale)
-    assert y.dtype == torch.bfloat16
-    assert error(y, (x.double() @ weight.double().t()) * scale.double()) < BF16
-
-
 @pytest.mark.parametrize(("batch", "channels", "height", "width"), [(1, 32, 5, 3), (2, 64, 17, 9), (1, 512, 8, 8)])
 @pytest.mark.parametrize("silu", [True, False])
 def test_group_norm_silu(batch, channels, height, width, silu):
