@@ -50,7 +50,7 @@ class Shape(NamedTuple):
     x_stride: int
     y_stride: int
     gelu: bool
-    fp8: bool = False
+    fp8: bool
 
 
 class Tiles(NamedTuple):
