@@ -1,7 +1,12 @@
-"""Which tiles of cuBLAS's make a whole step fastest: what `imagegen.flux.cublas.tiles_for` was chosen by."""
+"""Whole steps with other tiles of cuBLAS's, at the power's limit: what `imagegen.flux.cublas.tiles_for` is worth.
+
+A kernel that is the fastest after a pause may draw more, and so slow down whatever runs beside it. Therefore each
+choice has the GPU for a second at a time, in an order that is drawn anew for each round.
+"""
 
 from __future__ import annotations
 
+import random
 from statistics import median
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -16,60 +21,71 @@ from imagegen.flux.cublas import Shape, Tiles
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Rule = Callable[[Shape], Tiles | None]
+    Rule = Callable[[Shape, int], Tiles | None]
 
 SIZES = [(1024, 1024), (512, 512), (1920, 1088)]
-TILES = {
-    "128x160, clusters of 2x1": Tiles(29, 1, 3),
-    "128x256, clusters of 2x1": Tiles(23, 5, 3),
-    "96x192, clusters of 2x1": Tiles(151, 0, 3),
+
+
+def heuristic(_shape: Shape, _processors: int) -> None:
+    """Leave the choice to the library."""
+
+
+def one_for_all(shape: Shape, _processors: int) -> Tiles | None:
+    """Take 128x160 for q, k and v and for the feed-forward's first product in bf16, whatever the rows from 2048 on."""
+    projection = shape.out in {3 * shape.inner, 4 * shape.inner} and not shape.fp8
+    return Tiles(tile=29, variant=1, cluster=3) if projection and shape.rows >= 2048 else None
+
+
+RULES: dict[str, Rule] = {
+    "the heuristic's": heuristic,
+    "128x160": one_for_all,
+    "fewest rounds": cublas.tiles_for,
 }
 
 
-def rules() -> dict[str, Rule]:
-    """Each tile for the feed-forward's first product, for q, k and v, and for both; and the library's own choice."""
-    out: dict[str, Rule] = {"the heuristic's": lambda shape: None}
-    for name, tiles in TILES.items():
-        for label, times in (("GELU", {4}), ("qkv", {3}), ("both", {3, 4})):
-            out[f"{name}: {label}"] = _rule(tiles, times)
-    return out
-
-
-def _rule(tiles: Tiles, times: set[int]) -> Rule:
-    return lambda shape: tiles if shape.rows > 600 and shape.out / shape.inner in times else None  # not the text's rows
-
-
 @torch.inference_mode()
-def steps(repeats: int = 9) -> dict[str, dict[str, float]]:
-    """Median ms of a step at each size with each rule, in turns, so that a GPU that slows down slows all of them."""
+def steps() -> dict[str, dict[str, float]]:
+    """Median ms of a step at each size and precision with each rule."""
     reference = transformer()
-    model = ours(reference)
-    model.scheduler = Schedule
-    del reference
-    torch.cuda.empty_cache()
-    return {"{}x{}".format(*size): _in_turns(model, size, repeats) for size in SIZES}
+    figures = {}
+    for precision in ("bf16", "fp8"):
+        model = ours(reference, precision)
+        model.scheduler = Schedule
+        for size in SIZES:
+            figures[f"{precision}, {size[0]}x{size[1]}"] = _in_turns(model, size)
+        del model
+    return figures
 
 
-def _in_turns(model: Any, size: tuple[int, int], repeats: int) -> dict[str, float]:
+def _in_turns(model: Any, size: tuple[int, int], seconds: float = 1.0, rounds: int = 4) -> dict[str, float]:
     given = scheduled(*size)
     recorded: dict[str, Any] = {}
-    spans: dict[str, list[Any]] = {}
-    for name, rule in rules().items():
+    for name, rule in RULES.items():
         with patch.object(cublas, "tiles_for", rule):
             cublas.plan.cache_clear()
             model.recorder.graphs = {}
             for _ in range(2):
                 model(**given)
-        recorded[name], spans[name] = model.recorder.graphs, []
-    for _ in range(repeats):
-        for name, graphs in recorded.items():
-            model.recorder.graphs = graphs
-            start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            start.record()
+        recorded[name] = model.recorder.graphs
+
+    def turn(name: str, steps: int) -> float:
+        model.recorder.graphs = recorded[name]
+        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        for _ in range(steps):
             model(**given)
-            stop.record()
-            spans[name].append((start, stop))
-    torch.cuda.synchronize()
+        stop.record()
+        stop.synchronize()
+        return float(start.elapsed_time(stop)) / steps
+
+    order = list(RULES)
+    steps = int(seconds * 1e3 / turn(order[0], 10)) + 1
+    spans: dict[str, list[float]] = {name: [] for name in order}
+    for _ in range(rounds):
+        random.shuffle(order)
+        for name in order:
+            turn(name, steps // 4)
+            spans[name].append(turn(name, steps))
     model.recorder.graphs = {}
     cublas.plan.cache_clear()
-    return {name: median(start.elapsed_time(stop) for start, stop in pairs) for name, pairs in spans.items()}
+    return {name: median(times) for name, times in spans.items()}

@@ -1,8 +1,9 @@
-"""Matrix products by cuBLASLt, called directly, for three things that PyTorch's own call does not offer.
+"""Matrix products by cuBLASLt, called directly, for four things that PyTorch's own call does not offer.
 
-GELU's result may be some columns of a wider buffer, so that what reads it and its neighbour next is one product. The
-tiles may be others than the library's heuristic puts first; these give the same result, to the bit. And there is no
-workspace: with one, every large product first clears a counter in it, which costs as much as launching two kernels.
+GELU's result may be some columns of a wider buffer, so that what reads it and its neighbour next is one product. In fp8
+the result may be added to what is there, in the product's own epilogue. The tiles may be others than the library's
+heuristic puts first; these give the same result, to the bit. And there is no workspace: with one, every large product
+first clears a counter in it, which costs as much as launching two kernels.
 
 Not for several threads at once: products of a shape share their descriptors.
 """
@@ -10,6 +11,7 @@ Not for several threads at once: products of a shape share their descriptors.
 from __future__ import annotations
 
 import ctypes
+import math
 from ctypes import byref, c_float, c_int, c_int8, c_int64, c_size_t, c_uint16, c_uint32, c_uint64, c_void_p
 from functools import cache, cached_property
 from typing import Any, NamedTuple
@@ -61,7 +63,10 @@ class Tiles(NamedTuple):
     cluster: int
 
 
-_WIDE, _MANY_ROWS = Tiles(tile=29, variant=1, cluster=3), 2048
+# The library's numbers of tiles of 128 outputs, by how many rows they are high.
+_TILES = {128: 20, 136: 405, 144: 406, 152: 407, 160: 29, 168: 408, 176: 409, 184: 410, 192: 32, 200: 411, 208: 412}
+_TILES |= {216: 413, 224: 414}
+_MANY_ROWS = 2048  # below, in bf16, the heuristic's own choice is the best
 
 
 def product(
@@ -72,14 +77,15 @@ def product(
     scales: tuple[Tensor, Tensor] | None = None,
     *,
     gelu: bool = False,
+    add: bool = False,
 ) -> Tensor:
-    """Write x W^T + b to y, with GELU (its tanh form) after it where `gelu`; in bf16, on the GPU.
+    """Write x W^T + b to y, with GELU (its tanh form) after it where `gelu`, or add it to y where `add`; on the GPU.
 
-    x: (M, K), weight: (N, K) contiguous, bias: (N,), y: (M, N). Rows of x and of y may lie apart. With `scales`, x and
-    the weight are e4m3 and have one float32 factor per row: (M,) and (N,); on Hopper only.
+    x: (M, K), weight: (N, K) contiguous, bias: (N,), y: (M, N), in bf16. Rows of x and of y may lie apart. With
+    `scales`, x and the weight are e4m3 and have one float32 factor per row: (M,) and (N,); on Hopper only.
     """
     shape = Shape(y.shape[0], y.shape[1], x.shape[1], x.stride(0), y.stride(0), gelu, scales is not None)
-    plan(shape, x.device.index).run(x, weight, bias, y, scales)
+    plan(shape, x.device.index).run(x, weight, bias, y, scales, add=add)
     return y
 
 
@@ -108,13 +114,23 @@ class Plan:
         self.x = _layout(kind, shape.inner, shape.rows, shape.x_stride)
         self.y = _layout(_BF16, shape.out, shape.rows, shape.y_stride)
         self.asked = _handle(), self.task, self.weight, self.x, self.y, self.y  # what the library is asked about
-        self.tiles = tiles_for(shape) if hopper(device) else None
+        processors = torch.cuda.get_device_properties(device).multi_processor_count
+        self.tiles = tiles_for(shape, processors) if hopper(device) else None
 
     def set(self, attribute: int, value: Any) -> None:
         """Set an attribute of the product."""
         _call("MatmulDescSetAttribute", self.task, attribute, byref(value), c_size_t(ctypes.sizeof(value)))
 
-    def run(self, x: Tensor, weight: Tensor, bias: Tensor, y: Tensor, scales: tuple[Tensor, Tensor] | None) -> None:
+    def run(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        y: Tensor,
+        scales: tuple[Tensor, Tensor] | None,
+        *,
+        add: bool,
+    ) -> None:
         """Launch the product on the current stream."""
         self.set(_BIAS_POINTER, c_void_p(bias.data_ptr()))
         for attribute, scale in zip((_X_SCALE, _WEIGHT_SCALE), scales or (), strict=False):
@@ -129,7 +145,7 @@ class Plan:
             self.weight,
             c_void_p(x.data_ptr()),
             self.x,
-            byref(c_float(0)),
+            byref(c_float(add)),
             *into,
             *into,
             byref(self.algorithm.choice),
@@ -160,14 +176,31 @@ class Plan:
         return algorithm if refused else other
 
 
-def tiles_for(shape: Shape) -> Tiles | None:
-    """Return better tiles than the heuristic's, where there are any.
+def tiles_for(shape: Shape, processors: int) -> Tiles | None:
+    """Return better tiles than the heuristic's, where there are any: those whose rounds take least.
 
-    Within a step on an H100, 128x160 in clusters of two are 2 to 3 % faster for the projections to q, k and v and to
-    the feed-forward's width (`python -m benchmarks.flux tiles`); below 2048 rows they are not.
+    A GPU of that many processors computes as many tiles at a time, and its last round takes as long as any other. The
+    heuristic knows, but in bf16 it prefers tiles that fall behind once the GPU is at its power's limit, and in fp8 it
+    knows no other than 128x128 (`python -m benchmarks.flux tiles`).
     """
-    projection = shape.out in {3 * shape.inner, 4 * shape.inner} and not shape.fp8
-    return _WIDE if projection and shape.rows >= _MANY_ROWS else None
+
+    def cost(height: int, overhead: float = 8) -> float:
+        rounds = math.ceil(math.ceil(shape.out / 128) * math.ceil(shape.rows / height) / processors)
+        return rounds * (height + overhead)
+
+    if shape.fp8:
+        # Tall ones are shared by two groups of warps, so that nothing is computed while a result is scaled and stored.
+        costs = {height: cost(height, 8 if height <= 136 else 8 + 65536 / shape.inner) for height in _TILES}
+    elif shape.out in {3 * shape.inner, 4 * shape.inner} and shape.rows >= _MANY_ROWS:
+        costs = {height: cost(height) for height in (160, 152, 144, 136, 128)}
+    else:
+        return None
+    best = min(costs, key=costs.__getitem__)
+    if best == 136:  # in pairs that share the weight; the others' pairs share the rows
+        return Tiles(_TILES[best], variant=3, cluster=5)
+    if shape.fp8 and best == 128:
+        return None
+    return Tiles(_TILES[best], variant=5 if shape.fp8 else 1, cluster=3)
 
 
 @cache

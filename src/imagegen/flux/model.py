@@ -202,58 +202,77 @@ class FluxTransformer(nn.Module):
             heads = qkv.view(*qkv.shape[:2], 3, self.heads, self.dim)
             return attention(norm_rope(heads, cos, sin, text_norms, norms, length, fp8=self.fp8_attention), out)
 
+        gated = self._gated(table) if self.fp8 else None
+
+        def close(layer: Linear, given: Any, rows: tuple[int, slice]) -> None:
+            """End a layer with its last product: in bf16 into y, for `norm` to gate and add; in fp8 gated, onto x."""
+            if gated is None:
+                layer(given, out=y[rows])
+            else:
+                scale, bias = (part[rows[0]] for part in gated[layer])
+                layer.add(given, x[rows], scale, bias)
+
+        update = None if self.fp8 else y
         norm(next(stages), None)
         for block in self.double_blocks:
-            self._attend_double(block, normed, y, attend, text)
-            norm(next(stages), y)
-            self._feed_forward(block, normed, y, text)
-            norm(next(stages), y)
+            self._attend_double(block, normed, attend, close, text)
+            norm(next(stages), update)
+            self._feed_forward(block, normed, close, text)
+            norm(next(stages), update)
         for block in self.single_blocks:
-            update = self._single(block, normed, attend)
+            self._single(block, normed, attend, close)
             last = block is self.single_blocks[-1]
             norm(next(stages), update, out=y if last else normed)
         return (torch.stack([self.image_out(y[item, text:]) for item in range(batch)]),)
 
-    def _attend_double(self, block: Any, normed: Any, y: Tensor, attend: Any, text: int) -> None:
-        """Joint attention: the streams' own projections around it, each writing its rows."""
-        batch, length, width = y.shape
-        qkv = y.new_empty(batch, length, 3 * width)
+    def _attend_double(self, block: Any, normed: Any, attend: Any, close: Any, text: int) -> None:
+        """Joint attention: the streams' own projections around it, each of its own rows."""
+        batch, length, width = _shape(normed)
+        qkv = torch.empty(batch, length, 3 * width, dtype=self.dtype, device=self.device)
         for stream, rows in _streams(block, batch, text):
             stream.qkv(_take(normed, rows), out=qkv[rows])
         out: Any = attend(qkv, block.text.norms, block.image.norms, text)
         if self.fp8:
             out = quantize_rows(attention=out)
         for stream, rows in _streams(block, batch, text):
-            stream.out(_take(out, rows), out=y[rows])
+            close(stream.out, _take(out, rows), rows)
 
-    def _feed_forward(self, block: Any, normed: Any, y: Tensor, text: int) -> None:
-        batch, length, width = y.shape
+    def _feed_forward(self, block: Any, normed: Any, close: Any, text: int) -> None:
+        batch, length, width = _shape(normed)
         if not self.fp8:
             for stream, rows in _streams(block, batch, text):
-                stream.down(stream.up(normed[rows], gelu=True), out=y[rows])
+                close(stream.down, stream.up(normed[rows], gelu=True), rows)
             return
-        hidden = y.new_empty(batch, length, 4 * width)
+        hidden = torch.empty(batch, length, 4 * width, dtype=self.dtype, device=self.device)
         for stream, rows in _streams(block, batch, text):
             stream.up(_take(normed, rows), out=hidden[rows])
         quantized = quantize_rows(hidden=hidden)
         for stream, rows in _streams(block, batch, text):
-            stream.down(_take(quantized, rows), out=y[rows])
+            close(stream.down, _take(quantized, rows), rows)
 
-    def _single(self, block: Any, normed: Any, attend: Any) -> Tensor:
+    def _single(self, block: Any, normed: Any, attend: Any, close: Any) -> None:
         """Attention and feed-forward side by side on the same rows, then one projection of both."""
-        batch, length = normed.values.shape[:2] if self.fp8 else normed.shape[:2]
+        batch, length, width = _shape(normed)
         flat = Quantized(*(t.flatten(0, 1) for t in normed)) if self.fp8 else normed.flatten(0, 1)
         qkv = block.qkv(flat).view(batch, length, -1)
         if self.fp8:
             both = quantize_rows(attend(qkv, block.norms, block.norms, 0), block.up(flat).view(batch, length, -1))
-            out = block.out(Quantized(*(t.flatten(0, 1) for t in both)))
         else:
-            both = qkv.new_empty(batch, length, 5 * self.width)
-            attend(qkv, block.norms, block.norms, 0, both[..., : self.width])
-            joined = both.flatten(0, 1)
-            block.up(flat, out=joined[:, self.width :], gelu=True)
-            out = block.out(joined)
-        return out.view(batch, length, -1)  # type: ignore[no-any-return]  # nn.Module's call is Any
+            both = qkv.new_empty(batch, length, 5 * width)
+            attend(qkv, block.norms, block.norms, 0, both[..., :width])
+            block.up(flat, out=both.flatten(0, 1)[:, width:], gelu=True)
+        for rows in ((item, slice(None)) for item in range(batch)):
+            close(block.out, _take(both, rows), rows)
+
+    def _gated(self, table: Tensor) -> dict[Any, tuple[Tensor, Tensor]]:
+        """Scale and bias (B, D) of each product in fp8 that a gate follows, times that gate, from the table (B, M)."""
+        doubles: list[Any] = [stream for block in self.double_blocks for stream in (block.image, block.text)]
+        singles: list[Any] = [*self.single_blocks]
+        layers = [layer for stream in doubles for layer in (stream.out, stream.down)] + [each.out for each in singles]
+        gates = table.view(len(table), -1, self.width)[:, 2::3]  # the third of each triple, in the same order
+        scales = gates * torch.cat([layer.scale for layer in layers]).view(-1, self.width)
+        biases = gates * torch.cat([layer.bias for layer in layers]).view(-1, self.width)
+        return dict(zip(layers, zip(scales.unbind(1), biases.unbind(1), strict=True), strict=True))
 
     def _constants(
         self,
@@ -299,6 +318,10 @@ def _streams(block: Any, batch: int, text: int) -> list[tuple[Any, tuple[int, sl
     """Each stream's weights with its rows of each item, the image's first: they are the longer work."""
     spans = ((block.image, slice(text, None)), (block.text, slice(text)))
     return [(stream, (item, rows)) for stream, rows in spans for item in range(batch)]
+
+
+def _shape(x: Any) -> Any:
+    return (x.values if isinstance(x, Quantized) else x).shape
 
 
 def _take(x: Any, rows: tuple[int, slice]) -> Any:

@@ -15,7 +15,7 @@ from imagegen.flux import cublas
 from imagegen.flux.kernels import FP8, Quantized
 
 _FP8_MAX = 448.0
-_FP8_ROWS = 16  # cuBLAS takes fp8 rows by the 16, and scales that begin at a multiple of 16 bytes
+_FP8_ROWS = 16  # other GPUs' kernels take fp8 rows by the 16; scales begin at a multiple of 16 bytes everywhere
 
 
 class Linear(nn.Module):
@@ -41,11 +41,12 @@ class Linear(nn.Module):
         """Multiply rows x (M, in), into `out` (M, out) where given; with GELU after it where `gelu`, in bf16 only."""
         if not isinstance(x, Quantized):
             return self._product(x, out, gelu=gelu)
-        rows = x.values.shape[0]
-        if rows % _FP8_ROWS or x.scale.data_ptr() % 16:
-            padded = self._fp8_product(x.padded(_FP8_ROWS), None)[:rows]
-            return padded if out is None else out.copy_(padded)
-        return self._fp8_product(x, out)
+        room = self._room(x.values, out)
+        return self._fp8_product(x, room, self.scale, self.bias, add=False)
+
+    def add(self, x: Quantized, to: Tensor, scale: Tensor, bias: Tensor) -> None:
+        """Add to rows `to` (M, out) the product of rows x (M, in) in fp8, with another scale and bias (out,)."""
+        self._fp8_product(x, to, scale, bias, add=True)
 
     def _product(self, x: Tensor, out: Tensor | None, *, gelu: bool) -> Tensor:
         if x.is_cuda:
@@ -54,20 +55,29 @@ class Linear(nn.Module):
         y = F.gelu(y, approximate="tanh") if gelu else y
         return y.to(x.dtype) if out is None else out.copy_(y)
 
-    def _fp8_product(self, x: Quantized, out: Tensor | None) -> Tensor:
-        if cublas.hopper(x.values.device.index):
-            return cublas.product(x.values, self.weight, self.bias, self._room(x.values, out), (x.scale, self.scale))
+    def _fp8_product(self, x: Quantized, y: Tensor, scale: Tensor, bias: Tensor, *, add: bool) -> Tensor:
+        rows = x.values.shape[0]
+        hopper = cublas.hopper(x.values.device.index)
+        if x.scale.data_ptr() % 16 or (rows % _FP8_ROWS and not hopper):
+            x = x.padded(_FP8_ROWS)
+        if hopper:
+            scales = x.scale[:rows], scale
+            return cublas.product(x.values[:rows], self.weight, bias, y, scales, add=add)
+        into = None if add or len(x.values) > rows else y
         # The underscore is PyTorch's; it has kernels of its own for the rows of other GPUs.
-        return torch._scaled_mm(  # noqa: SLF001
+        product = torch._scaled_mm(  # noqa: SLF001
             x.values,
             self.weight.t(),
             x.scale,
-            self.scale.t(),
-            self.bias,
+            scale.view(1, -1),
+            bias,
             out_dtype=torch.bfloat16,
             use_fast_accum=True,
-            out=out,
+            out=into,
         )
+        if into is None:
+            (y.add_ if add else y.copy_)(product[:rows])
+        return y
 
     def _room(self, x: Tensor, out: Tensor | None) -> Tensor:
         return x.new_empty(x.shape[0], self.weight.shape[0], dtype=torch.bfloat16) if out is None else out

@@ -36,21 +36,49 @@ def test_linear(rows, inner, outer, beside, gelu):
 
 @pytest.mark.skipif(not CUDA, reason="needs the GPU's fp8 product")
 @pytest.mark.parametrize("beside", [0, 64])
-@pytest.mark.parametrize(("rows", "inner", "outer"), [(16, 64, 192), (37, 192, 64), (4608, 3072, 12288)])
-def test_fp8_linear_here_and_as_other_gpus_compute_it(rows, inner, outer, beside, monkeypatch):
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "inner", "outer"),
+    [(16, 64, 192), (37, 192, 64), (1261, 3072, 9216), (4608, 3072, 12288), (1024, 12288, 3072), (4608, 15360, 3072)],
+)
+def test_fp8_linear_here_and_as_other_gpus_compute_it(rows, inner, outer, add, beside, monkeypatch):
     torch.manual_seed(0)
     layer = Linear(inner, outer, fp8=True, device=DEVICE)
     layer.write("weight", 0, torch.randn(outer, inner, device=DEVICE) / inner**0.5)
     layer.write("bias", 0, torch.randn(outer))
     x = Quantized(torch.randn(rows, inner, device=DEVICE).to(FP8), torch.rand(rows, 1, device=DEVICE) + 0.5)
     wide = torch.full((rows, outer + beside), torch.nan, device=DEVICE, dtype=torch.bfloat16)
-    weight = layer.weight.double() * layer.scale.double()
-    expected = torch.addmm(layer.bias.double(), x.values.double() * x.scale.double(), weight.t())
-    y = layer(x, out=wide[:, :outer])
+    there = torch.randn(rows, outer, device=DEVICE).to(torch.bfloat16)
+    scale, bias = (layer.scale[:, 0], layer.bias) if not add else (torch.randn(outer, device=DEVICE), -layer.bias)
+
+    def computed(y: torch.Tensor) -> torch.Tensor:
+        if not add:
+            return layer(x, out=y)
+        layer.add(x, y.copy_(there), scale, bias)
+        return y
+
+    weight = layer.weight.double() * scale.double()[:, None]
+    expected = torch.addmm(bias.double(), x.values.double() * x.scale.double(), weight.t())
+    expected += there.double() if add else 0
+    y = computed(wide[:, :outer])
     assert wide[:, outer:].isnan().all()
     assert (y.double() - expected).norm() < 2**-8 * expected.norm()
     monkeypatch.setattr(cublas, "hopper", lambda _device: False)
-    torch.testing.assert_close(layer(x), y, rtol=2**-7, atol=4e-3)
+    elsewhere = computed(torch.empty_like(there))
+    assert (elsewhere - y).double().norm() < 2**-7 * expected.norm()
+
+
+@pytest.mark.parametrize("fp8", [False, True])
+@pytest.mark.parametrize("rows", [1, 512, 1536, 2304, 4096, 4608, 8672])
+@pytest.mark.parametrize(("inner", "outer"), [(3072, 9216), (3072, 12288), (15360, 3072), (3072, 3072)])
+def test_no_tiles_take_longer_than_the_plain_ones(inner, outer, rows, fp8):
+    """By the count that they are chosen by: rounds of as many tiles as there are processors."""
+    shape = cublas.Shape(rows, outer, inner, inner, outer, gelu=False, fp8=fp8)
+    tiles = cublas.tiles_for(shape, processors=132)
+    height = 128 if tiles is None else {tile: rows for rows, tile in cublas._TILES.items()}[tiles.tile]
+    rounds = {rows_: -(-(outer // 128 * -(-rows // rows_)) // 132) for rows_ in (128, height)}
+    assert rounds[height] * height <= rounds[128] * 128
+    assert fp8 or tiles is None or (rows >= 2048 and outer > inner)
 
 
 @pytest.mark.parametrize(("batch", "length"), [(1, 64), (2, 77)])
