@@ -5,7 +5,6 @@ Everything between two matrix products or attention calls is one of these:
 * `gate_residual_norm`: x += gate * y, then LayerNorm(x) * (1 + scale) + shift (adaLN-Zero, arXiv 2212.09748)
 * `norm_rope`: RMSNorm of each query and key head, then its rotation, in place (RoPE, arXiv 2104.09864)
 * `quantize_rows`: GELU and rowwise fp8 of what an fp8 product reads next
-* `group_norm_silu`: the VAE's GroupNorm and SiLU on channels-last images
 
 The product is T5's: `fp8_weight_product` widens a weight in fp8 on its way into the tensor cores.
 
@@ -369,52 +368,3 @@ def fp8_weight_product(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
         num_stages=3,
     )
     return y
-
-
-@triton.jit(do_not_specialize=["pixels"])
-def _group_sums(x, sums, pixels, C: tl.constexpr, GROUPS: tl.constexpr, BLOCK: tl.constexpr):
-    block, item = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    rows = block * BLOCK + tl.arange(0, BLOCK)
-    cols = tl.arange(0, C)
-    where = (item * pixels + rows.to(tl.int64))[:, None] * C + cols[None, :]
-    values = tl.load(x + where, mask=(rows < pixels)[:, None], other=0.0).to(tl.float32)
-    total = tl.sum(tl.reshape(tl.sum(values, axis=0), (GROUPS, C // GROUPS)), axis=1)
-    squares = tl.sum(tl.reshape(tl.sum(values * values, axis=0), (GROUPS, C // GROUPS)), axis=1)
-    groups = tl.arange(0, GROUPS)
-    start = sums + (item * tl.num_programs(0) + block) * (2 * GROUPS)
-    tl.store(start + groups, total)
-    tl.store(start + GROUPS + groups, squares)
-
-
-@triton.jit(do_not_specialize=["pixels"])
-def _group_apply(x, out, factor, offset, pixels, C: tl.constexpr, BLOCK: tl.constexpr, SILU: tl.constexpr):
-    block, item = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    rows = block * BLOCK + tl.arange(0, BLOCK)
-    cols = tl.arange(0, C)
-    mask = (rows < pixels)[:, None]
-    where = (item * pixels + rows.to(tl.int64))[:, None] * C + cols[None, :]
-    values = tl.load(x + where, mask=mask, other=0.0).to(tl.float32)
-    values = values * tl.load(factor + item * C + cols)[None, :] + tl.load(offset + item * C + cols)[None, :]
-    if SILU:
-        values = values * tl.sigmoid(values)
-    tl.store(out + where, values.to(out.dtype.element_ty), mask=mask)
-
-
-def group_norm_silu(
-    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float = 1e-6, *, silu: bool = True
-) -> Tensor:
-    """GroupNorm, then SiLU, of a channels-last (B, C, H, W) image with a power of two of channels."""
-    batch, channels, height, width = x.shape
-    pixels = height * width
-    out = torch.empty_like(x, memory_format=torch.channels_last)
-    block = max(8192 // channels, 1)
-    grid = (triton.cdiv(pixels, block), batch)
-    sums = torch.empty(batch, grid[0], 2, groups, dtype=torch.float32, device=x.device)
-    _group_sums[grid](x, sums, pixels, C=channels, GROUPS=groups, BLOCK=block, num_warps=4)
-    # In float64, since the mean of squares less the square of the mean cancels.
-    mean, square = (sums.sum(dim=1, dtype=torch.float64) / (pixels * (channels // groups))).unbind(1)
-    root = torch.rsqrt((square - mean * mean).clamp_(min=0) + eps).float()
-    factor = root.repeat_interleave(channels // groups, dim=1, output_size=channels) * weight
-    offset = bias - mean.float().repeat_interleave(channels // groups, dim=1, output_size=channels) * factor
-    _group_apply[grid](x, out, factor, offset, pixels, C=channels, BLOCK=block, SILU=silu, num_warps=4)
-    return out

@@ -1,7 +1,9 @@
-"""The VAE without a compiler: channels-last convolutions, GroupNorm and SiLU in one kernel of ours.
+"""The VAE without a compiler: channels-last convolutions, and kernels of ours for everything between them.
 
-cuDNN's tensor-core convolutions want channels last, where PyTorch's GroupNorm is slow: with ours in its place the
-whole decoder stays in one layout.
+cuDNN's tensor-core convolutions want channels last, where PyTorch's GroupNorm, its nearest-neighbour upsampling and its
+addition of a convolution's bias are slow. Here a bias is added by what reads the convolution's result next: a
+GroupNorm, or the sum at a residual block's end. The attention in the middle has one head of 512 values, more than fused
+kernels for tensor cores take: it is two products and a softmax, some rows at a time.
 """
 
 from __future__ import annotations
@@ -10,11 +12,79 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from imagegen.flux.kernels import group_norm_silu
+from imagegen.flux.vae_kernels import add_, group_norm, softmax, upsample
+
+_SCORES = 2**25  # of attention, in float32 at a time: 128 MB
 
 
-class GroupNormSiLU(nn.Module):
+def channels_last(vae: Any) -> None:
+    """Put diffusers' `AutoencoderKL` into channels-last form, in place; what it computes stays the same.
+
+    One whose widths are no powers of two, as FLUX.1's are, is left as it is: the kernels could not hold its groups.
+    """
+    if any(width & (width - 1) for width in vae.config.block_out_channels):
+        return
+    vae.to(memory_format=torch.channels_last)
+    ours = {"ResnetBlock2D": ResnetBlock, "Upsample2D": Upsample, "Attention": Attention}
+    for part in (vae.encoder, vae.decoder):
+        for parent in [*part.modules()]:
+            for name, child in [*parent.named_children()]:
+                if kind := ours.get(type(child).__name__):
+                    setattr(parent, name, kind(child))
+        part.conv_norm_out = GroupNorm(part.conv_norm_out, silu=True)
+        part.conv_act = nn.Identity()
+
+
+class ResnetBlock(nn.Module):
+    """diffusers' `ResnetBlock2D`, without the embedding of a time."""
+
+    bias: Tensor
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = GroupNorm(block.norm1, silu=True), GroupNorm(block.norm2, silu=True)
+        self.conv1, self.conv2, self.shortcut = block.conv1, block.conv2, block.conv_shortcut
+        bias = block.conv2.bias.detach().float()
+        self.register_buffer("bias", bias if self.shortcut is None else bias + self.shortcut.bias.detach())
+
+    def forward(self, x: Tensor, temb: None = None) -> Tensor:
+        """(B, C, H, W) -> (B, C', H, W)."""
+        hidden = _without_bias(self.conv1, self.norm1(x))
+        hidden = _without_bias(self.conv2, self.norm2(hidden, self.conv1.bias))
+        return add_(hidden, self.bias, x if self.shortcut is None else _without_bias(self.shortcut, x))
+
+
+class Upsample(nn.Module):
+    """diffusers' `Upsample2D`: twice the height and width, then a convolution."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.conv = block.conv
+
+    def forward(self, x: Tensor, output_size: None = None) -> Tensor:
+        """(B, C, H, W) -> (B, C, 2 H, 2 W)."""
+        return add_(_without_bias(self.conv, upsample(x)), self.conv.bias)
+
+
+class Attention(nn.Module):
+    """diffusers' `Attention` of one head over all pixels, with its GroupNorm and its residual."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.norm = GroupNorm(block.group_norm, silu=False)
+        self.to_q, self.to_k, self.to_v, self.to_out = block.to_q, block.to_k, block.to_v, block.to_out[0]
+
+    def forward(self, x: Tensor, temb: None = None) -> Tensor:
+        """(B, C, H, W) -> the same."""
+        rows = self.norm(x).permute(0, 2, 3, 1).flatten(1, 2)  # a view: (B, H * W, C)
+        parts = zip(self.to_q(rows), self.to_k(rows), self.to_v(rows), strict=True)
+        out = self.to_out(torch.stack([_attention(*item) for item in parts]))
+        return x + out.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)  # type: ignore[no-any-return]  # nn.Module's call
+
+
+class GroupNorm(nn.Module):
     """A `GroupNorm` for channels-last images, with the SiLU that follows it where `silu`."""
 
     def __init__(self, norm: nn.GroupNorm, *, silu: bool) -> None:
@@ -22,25 +92,24 @@ class GroupNormSiLU(nn.Module):
         self.groups, self.eps, self.silu = norm.num_groups, norm.eps, silu
         self.weight, self.bias = norm.weight, norm.bias
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same."""
+    def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) -> the same; `shift` (C,) is added first."""
         x = x.contiguous(memory_format=torch.channels_last)
-        return group_norm_silu(x, self.groups, self.weight, self.bias, self.eps, silu=self.silu)
+        return group_norm(x, self.groups, self.weight, self.bias, self.eps, silu=self.silu, shift=shift)
 
 
-def channels_last(vae: Any) -> None:
-    """Put diffusers' `AutoencoderKL` into channels-last form, in place; what it computes stays the same.
+def _without_bias(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    return F.conv2d(x, conv.weight, None, conv.stride, conv.padding)
 
-    One whose widths are no powers of two, as FLUX.1's are, is left as it is: the kernel could not hold its groups.
-    """
-    if any(width & (width - 1) for width in vae.config.block_out_channels):
-        return
-    vae.to(memory_format=torch.channels_last)
-    for part in (vae.encoder, vae.decoder):
-        for block in part.modules():
-            if type(block).__name__ == "ResnetBlock2D":
-                block.norm1 = GroupNormSiLU(block.norm1, silu=True)
-                block.norm2 = GroupNormSiLU(block.norm2, silu=True)
-                block.nonlinearity = nn.Identity()
-        part.conv_norm_out = GroupNormSiLU(part.conv_norm_out, silu=True)
-        part.conv_act = nn.Identity()
+
+def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention of one head: (S, C) each -> (S, C)."""
+    out = torch.empty_like(q)
+    rows = max(_SCORES // len(k), 1)
+    for part, into in zip(q.split(rows), out.split(rows), strict=True):
+        if part.is_cuda and part.dtype is not torch.float32:
+            scores = torch.mm(part, k.t(), out_dtype=torch.float32)
+        else:
+            scores = part.float() @ k.t().float()
+        torch.mm(softmax(scores, q.shape[1] ** -0.5, q.dtype), v, out=into)
+    return out

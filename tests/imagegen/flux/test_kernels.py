@@ -123,16 +123,3 @@ def test_quantize_rows(batch, length, attention, hidden):
     assert error(back, expected) < E4M3
     # The scale puts each row's largest value at the format's largest.
     assert torch.allclose(out.scale[..., 0].double() * 448, expected.abs().amax(-1), rtol=1e-5)
-
-
-@pytest.mark.parametrize(("batch", "channels", "height", "width"), [(1, 32, 5, 3), (2, 64, 17, 9), (1, 512, 8, 8)])
-@pytest.mark.parametrize("silu", [True, False])
-def test_group_norm_silu(batch, channels, height, width, silu):
-    x = (randn(batch, channels, height, width) + 5).contiguous(memory_format=torch.channels_last)
-    weight, bias = randn(channels), randn(channels)
-    expected = torch.nn.functional.group_norm(x.double(), 32, weight.double(), bias.double(), eps=1e-6)
-    if silu:
-        expected = torch.nn.functional.silu(expected)
-    out = kernels.group_norm_silu(x, 32, weight, bias, silu=silu)
-    assert out.is_contiguous(memory_format=torch.channels_last)
-    assert error(out, expected) < BF16

@@ -1,22 +1,41 @@
-"""The VAE in channels-last form computes what diffusers' does."""
+"""The VAE in channels-last form computes what diffusers' does; each of its kernels against float64, at odd sizes."""
 
 import os
 
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from torch.nn import functional
 
-from imagegen.flux.vae import channels_last
+from imagegen.flux import vae
+from imagegen.flux import vae_kernels as kernels
 
-DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+BF16 = 2**-8 * (2 if INTERPRETED else 1)  # one rounding costs at most this; the interpreter truncates
+SHAPES = [(1, 32, 5, 3), (2, 64, 17, 9), (1, 512, 8, 8)] + ([] if INTERPRETED else [(1, 128, 520, 136)])
+
+
+def image(batch: int, channels: int, height: int, width: int) -> torch.Tensor:
+    values = torch.randn(batch, channels, height, width, device=DEVICE).to(torch.bfloat16)
+    return values.contiguous(memory_format=torch.channels_last)
+
+
+def vector(channels: int) -> torch.Tensor:
+    return torch.randn(channels, device=DEVICE).to(torch.bfloat16)
+
+
+def close(out: torch.Tensor, expected: torch.Tensor) -> bool:
+    return bool(torch.isfinite(out.float()).all() and (out.double() - expected).norm() < BF16 * expected.norm())
 
 
 @pytest.mark.parametrize("widths", [(32, 64, 64), (32, 96, 96)])
 @torch.inference_mode()
 @torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-def test_same_images_and_latents(widths):
+def test_same_images_and_latents(widths, monkeypatch):
+    monkeypatch.setattr(vae, "_SCORES", 17 * 60)  # so that attention takes several parts
     torch.manual_seed(0)
-    vae = AutoencoderKL(
+    model = AutoencoderKL(
         block_out_channels=widths,
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
@@ -25,10 +44,50 @@ def test_same_images_and_latents(widths):
         use_quant_conv=False,
         use_post_quant_conv=False,
     )
-    vae = vae.to(DEVICE).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)  # else a bias left out would not show
+    model = model.to(DEVICE).eval()
     image, latents = torch.randn(2, 3, 40, 24, device=DEVICE), torch.randn(2, 16, 10, 6, device=DEVICE)
-    expected = vae.encode(image).latent_dist.mean, vae.decode(latents).sample
-    channels_last(vae)
-    ours = vae.encode(image).latent_dist.mean, vae.decode(latents).sample
+    expected = model.encode(image).latent_dist.mean, model.decode(latents).sample
+    vae.channels_last(model)
+    ours = model.encode(image).latent_dist.mean, model.decode(latents).sample
     for out, reference in zip(ours, expected, strict=True):
         assert torch.linalg.norm(out - reference) < 1e-3 * torch.linalg.norm(reference)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("silu", [True, False])
+@pytest.mark.parametrize("shifted", [True, False])
+def test_group_norm(shape, silu, shifted, monkeypatch):
+    monkeypatch.setattr(kernels, "_PROGRAMS", 3)  # so that each has several blocks of pixels
+    x, weight, bias, shift = image(*shape) + 5, vector(shape[1]), vector(shape[1]), vector(shape[1])
+    given = x.double() + (shift.double()[:, None, None] if shifted else 0)
+    expected = functional.group_norm(given, 32, weight.double(), bias.double(), eps=1e-6)
+    out = kernels.group_norm(x, 32, weight, bias, silu=silu, shift=shift if shifted else None)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert close(out, functional.silu(expected) if silu else expected)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("both", [True, False])
+def test_add(shape, both):
+    x, bias, y = image(*shape), vector(shape[1]), image(*shape)
+    expected = x.double() + bias.double()[:, None, None] + (y.double() if both else 0)
+    assert kernels.add_(x, bias, y if both else None).data_ptr() == x.data_ptr()
+    assert close(x, expected)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_upsample(shape):
+    x = image(*shape)
+    out = kernels.upsample(x)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(out, functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+@pytest.mark.parametrize(("rows", "length"), [(3, 60), (2, 4096), (5, 9001)])
+def test_softmax(rows, length):
+    scores = torch.randn(rows, length, device=DEVICE) * 90
+    out = kernels.softmax(scores, 0.1, torch.bfloat16)
+    assert close(out, (scores.double() * 0.1).softmax(dim=-1))

@@ -1,0 +1,196 @@
+"""The VAE's Triton kernels, for channels-last images whose channels are a power of two.
+
+* `group_norm`: GroupNorm and SiLU, of what a convolution made without its bias
+* `add_`: that bias, and the sum at a residual block's end
+* `upsample`: nearest neighbour
+* `softmax`: of attention's scores
+
+All arithmetic is float32 and rounds once, on the store. Sizes are never compile-time constants, as in `kernels`.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_PROGRAMS = 1024  # that share an image's pixels when its statistics are taken
+
+
+@triton.jit(do_not_specialize=["pixels", "share"])
+def _group_sums(
+    x, shift, sums, pixels, share, C: tl.constexpr, GROUPS: tl.constexpr, BLOCK: tl.constexpr, SHIFTED: tl.constexpr
+):
+    block, item = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    cols = tl.arange(0, C)
+    total = tl.zeros((BLOCK, C), tl.float32)
+    squares = tl.zeros((BLOCK, C), tl.float32)
+    for at in range(block * share, (block + 1) * share, BLOCK):
+        rows = at + tl.arange(0, BLOCK)
+        mask = (rows < pixels)[:, None]
+        where = (item * pixels + rows.to(tl.int64))[:, None] * C + cols[None, :]
+        values = tl.load(x + where, mask=mask, other=0.0).to(tl.float32)
+        if SHIFTED:
+            values = tl.where(mask, values + tl.load(shift + cols).to(tl.float32)[None, :], 0.0)
+        total += values
+        squares += values * values
+    of_groups = tl.sum(tl.reshape(tl.sum(total, axis=0), (GROUPS, C // GROUPS)), axis=1)
+    of_squares = tl.sum(tl.reshape(tl.sum(squares, axis=0), (GROUPS, C // GROUPS)), axis=1)
+    groups = tl.arange(0, GROUPS)
+    start = sums + (item * tl.num_programs(0) + block) * (2 * GROUPS)
+    tl.store(start + groups, of_groups)
+    tl.store(start + GROUPS + groups, of_squares)
+
+
+@triton.jit(do_not_specialize=["blocks", "count"])
+def _group_line(
+    sums,
+    weight,
+    bias,
+    shift,
+    factor,
+    offset,
+    blocks,
+    count,
+    EPS: tl.constexpr,
+    C: tl.constexpr,
+    GROUPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SHIFTED: tl.constexpr,
+):
+    item = tl.program_id(0).to(tl.int64)
+    groups = tl.arange(0, GROUPS)
+    # In float64, since the mean of squares less the square of the mean cancels.
+    total = tl.zeros((GROUPS,), tl.float64)
+    squares = tl.zeros((GROUPS,), tl.float64)
+    for at in range(0, blocks, BLOCK):
+        rows = at + tl.arange(0, BLOCK)
+        where = (item * blocks + rows)[:, None] * (2 * GROUPS) + groups[None, :]
+        mask = (rows < blocks)[:, None]
+        total += tl.sum(tl.load(sums + where, mask=mask, other=0.0).to(tl.float64), axis=0)
+        squares += tl.sum(tl.load(sums + where + GROUPS, mask=mask, other=0.0).to(tl.float64), axis=0)
+    mean = total / count
+    variance = squares / count - mean * mean
+    root = tl.rsqrt(tl.maximum(variance, 0.0).to(tl.float32) + EPS)[:, None]
+    cols = groups[:, None] * (C // GROUPS) + tl.arange(0, C // GROUPS)[None, :]
+    slope = root * tl.load(weight + cols).to(tl.float32)
+    start = tl.load(bias + cols).to(tl.float32) - mean.to(tl.float32)[:, None] * slope
+    if SHIFTED:
+        start += tl.load(shift + cols).to(tl.float32) * slope
+    tl.store(factor + item * C + cols, slope)
+    tl.store(offset + item * C + cols, start)
+
+
+@triton.jit(do_not_specialize=["pixels"])
+def _group_apply(x, out, factor, offset, pixels, C: tl.constexpr, BLOCK: tl.constexpr, SILU: tl.constexpr):
+    block, item = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    rows = block * BLOCK + tl.arange(0, BLOCK)
+    cols = tl.arange(0, C)
+    mask = (rows < pixels)[:, None]
+    where = (item * pixels + rows.to(tl.int64))[:, None] * C + cols[None, :]
+    values = tl.load(x + where, mask=mask, other=0.0).to(tl.float32)
+    values = values * tl.load(factor + item * C + cols)[None, :] + tl.load(offset + item * C + cols)[None, :]
+    if SILU:
+        values = values * tl.sigmoid(values)
+    tl.store(out + where, values.to(out.dtype.element_ty), mask=mask)
+
+
+def group_norm(
+    x: Tensor,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float = 1e-6,
+    *,
+    silu: bool = False,
+    shift: Tensor | None = None,
+) -> Tensor:
+    """GroupNorm of x + shift (C,), then SiLU where `silu`: channels-last (B, C, H, W), C a power of two -> the same."""
+    batch, channels, height, width = x.shape
+    pixels = height * width
+    block = max(4096 // channels, 1)
+    share = triton.cdiv(triton.cdiv(pixels, _PROGRAMS), block) * block
+    blocks = triton.cdiv(pixels, share)
+    sums = torch.empty(batch, blocks, 2, groups, dtype=torch.float32, device=x.device)
+    factor, offset = torch.empty(2, batch, channels, dtype=torch.float32, device=x.device)
+    given, shifted = (x if shift is None else shift), shift is not None
+    static = {"C": channels, "GROUPS": groups, "SHIFTED": shifted, "num_warps": 8}
+    _group_sums[blocks, batch](x, given, sums, pixels, share, BLOCK=block, **static)
+    count = float(pixels * (channels // groups))
+    _group_line[(batch,)](sums, weight, bias, given, factor, offset, blocks, count, EPS=eps, BLOCK=256, **static)
+    out = torch.empty_like(x, memory_format=torch.channels_last)
+    grid = (triton.cdiv(pixels, 2 * block), batch)
+    _group_apply[grid](x, out, factor, offset, pixels, C=channels, BLOCK=2 * block, SILU=silu, num_warps=4)
+    return out
+
+
+@triton.jit
+def _add(x, bias, y, size, C: tl.constexpr, BLOCK: tl.constexpr, BOTH: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = at < size
+    values = tl.load(x + at, mask=mask, other=0.0).to(tl.float32) + tl.load(bias + at % C).to(tl.float32)
+    if BOTH:
+        values += tl.load(y + at, mask=mask, other=0.0).to(tl.float32)
+    tl.store(x + at, values.to(x.dtype.element_ty), mask=mask)
+
+
+def add_(x: Tensor, bias: Tensor, y: Tensor | None = None) -> Tensor:
+    """Compute x += bias (C,) + y, in place: channels-last (B, C, H, W), C a power of two."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    other = x if y is None else y.contiguous(memory_format=torch.channels_last)
+    block = 2048
+    grid = (triton.cdiv(x.numel(), block),)
+    _add[grid](x, bias, other, x.numel(), C=x.shape[1], BLOCK=block, BOTH=y is not None, num_warps=8)
+    return x
+
+
+@triton.jit(do_not_specialize=["pixels", "width"])
+def _upsample(x, out, pixels, width, C: tl.constexpr, BLOCK: tl.constexpr):
+    rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    cols = tl.arange(0, C)[None, :]
+    mask = (rows < pixels)[:, None]
+    values = tl.load(x + rows.to(tl.int64)[:, None] * C + cols, mask=mask)
+    corner = (rows // width).to(tl.int64) * (4 * width) + rows % width * 2
+    for pixel in tl.static_range(4):
+        there = corner + pixel // 2 * (2 * width) + pixel % 2
+        tl.store(out + there[:, None] * C + cols, values, mask=mask)
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Each pixel four times: channels-last (B, C, H, W), C a power of two -> (B, C, 2 H, 2 W)."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    batch, channels, height, width = x.shape
+    shape = batch, channels, 2 * height, 2 * width
+    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    pixels, block = batch * height * width, max(4096 // channels, 1)
+    _upsample[(triton.cdiv(pixels, block),)](x, out, pixels, width, C=channels, BLOCK=block, num_warps=4)
+    return out
+
+
+@triton.jit(do_not_specialize=["length"])
+def _softmax(scores, out, length, scale, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    scores += row * length
+    out += row * length
+    peaks = tl.full((BLOCK,), -1e30, tl.float32)
+    sums = tl.zeros((BLOCK,), tl.float32)
+    for at in range(0, length, BLOCK):
+        cols = at + tl.arange(0, BLOCK)
+        values = tl.load(scores + cols, mask=cols < length, other=-1e30) * scale
+        higher = tl.maximum(peaks, values)
+        sums = tl.where(cols < length, sums * tl.exp(peaks - higher) + tl.exp(values - higher), sums)
+        peaks = higher
+    peak = tl.max(peaks, axis=0)
+    total = tl.sum(sums * tl.exp(peaks - peak), axis=0)
+    for at in range(0, length, BLOCK):
+        cols = at + tl.arange(0, BLOCK)
+        values = tl.load(scores + cols, mask=cols < length, other=-1e30) * scale
+        tl.store(out + cols, (tl.exp(values - peak) / total).to(out.dtype.element_ty), mask=cols < length)
+
+
+def softmax(scores: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    """Softmax of each row of scores (R, S) in float32 times `scale`, as `dtype`."""
+    out = torch.empty_like(scores, dtype=dtype)
+    _softmax[(len(scores),)](scores, out, scores.shape[1], scale, BLOCK=4096, num_warps=8)
+    return out
