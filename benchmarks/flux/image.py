@@ -28,15 +28,17 @@ def request(seed: int, width: int = 1024, height: int = 1024, steps: int = STEPS
     )
 
 
-def load(folder: Path, precision: str) -> tuple[models.Model, dict[str, Any]]:
-    """Load a model from disk as the server does; return it with what its loading took."""
+def load(folder: Path, precision: str) -> tuple[models.Model, Engine, dict[str, Any]]:
+    """Load a model from disk as the server does and start its engine; return both with what that took."""
     torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
     model = models.load(str(folder), settings=Settings(precision=precision, max_sequence_length=512))  # type: ignore[arg-type]  # checked there
     figures = {"load s": time.perf_counter() - began, "weights": model.info["weights_read"]}
-    pictures(model, (256, 256), count=1, steps=2)  # compiles Triton's kernels, as a server's first picture does
+    engine = Engine(model)
+    engine.start()
+    pictures(engine, (256, 256), count=1, steps=2)  # compiles Triton's kernels, as a server's first picture does
     figures["load and warm up s"] = time.perf_counter() - began
-    return model, {**figures, "attention": str(model.info["attention"])[:120]}
+    return model, engine, {**figures, "attention": str(model.info["attention"])[:120]}
 
 
 def parts(pipeline: Any) -> dict[str, float]:
@@ -60,19 +62,14 @@ async def _drawn(engine: Engine, params: GenerationInput) -> float:
     return time.perf_counter() - began
 
 
-def pictures(model: models.Model, size: tuple[int, int], count: int = 2, steps: int = STEPS) -> dict[str, float]:
+def pictures(engine: Engine, size: tuple[int, int], count: int = 2, steps: int = STEPS) -> dict[str, float]:
     """Seconds from request to JPEG at one size: the very first, and the median of the next ones."""
-    engine = Engine(model)
-    engine.start()
     times = [asyncio.run(_drawn(engine, request(seed, *size, steps))) for seed in range(count + 1)]
-    engine.stop()
     return {"first": times[0], "median": median(times[1:])}
 
 
-def queue(model: models.Model, count: int = 10) -> dict[str, float]:
+def queue(engine: Engine, count: int = 10) -> dict[str, float]:
     """Draw `count` queued pictures; the share of the time in which the GPU ran a kernel, by the profiler."""
-    engine = Engine(model)
-    engine.start()
 
     async def burst() -> None:
         await asyncio.gather(*(_drawn(engine, request(seed)) for seed in range(count)))
@@ -83,7 +80,6 @@ def queue(model: models.Model, count: int = 10) -> dict[str, float]:
         asyncio.run(burst())
         torch.cuda.synchronize()
     seconds = time.perf_counter() - began
-    engine.stop()
     spans = sorted((e.time_range.start, e.time_range.end) for e in trace.events() if e.device_type.name == "CUDA")
     busy, until = 0.0, spans[0][0]
     for start, stop in spans:
@@ -94,15 +90,16 @@ def queue(model: models.Model, count: int = 10) -> dict[str, float]:
 
 def measure(folder: Path, precision: str) -> dict[str, Any]:
     """Load a checkpoint as the server does, and draw."""
-    model, figures = load(folder, precision)
+    model, engine, figures = load(folder, precision)
     for size in SIZES:
-        figures["{}x{}".format(*size)] = pictures(model, size)
+        figures["{}x{}".format(*size)] = pictures(engine, size)
         if size == (1024, 1024):  # the first: nothing larger was drawn yet
             figures["peak GiB at 1024x1024"] = {
                 "allocated": torch.cuda.max_memory_allocated() / 2**30,
                 "reserved": torch.cuda.max_memory_reserved() / 2**30,
             }
-    figures["640x480, its first ten"] = pictures(model, (640, 480), count=9)
+    figures["640x480, its first ten"] = pictures(engine, (640, 480), count=9)
     figures["ms of the other parts"] = parts(model.text2image)
-    figures["queue of ten"] = queue(model)
+    figures["queue of ten"] = queue(engine)
+    engine.stop()
     return figures

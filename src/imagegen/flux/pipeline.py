@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 PRECISIONS = ("bf16", "fp8", "fp8+attention")
 
 _FP8_SINCE = (8, 9)  # compute capability
-_WARM_ROWS = (1024, 4096)  # of 512x512 and 1024x1024: between them most of the kernels that any size runs
+# Of 512x512, 768x512, 768x768 and 1024x1024: between them most of the kernels that any size runs.
+_WARM_ROWS = (1024, 1536, 2304, 4096)
 
 # What diffusers' `FluxTransformer2DModel` takes for granted where its config.json says nothing.
 DEFAULTS = {"out_channels": None, "guidance_embeds": False, "axes_dims_rope": (16, 56, 56)}
