@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from imagegen.flux.vae_kernels import add_, group_norm, softmax, upsample
 
 _SCORES = 2**25  # of attention, in float32 at a time: 128 MB
+_FEW = 8192  # pixels for which PyTorch's one slow kernel is soon done, and products would be planned anew for each size
 
 
 def channels_last(vae: Any) -> None:
@@ -104,6 +105,8 @@ def _without_bias(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention of one head: (S, C) each -> (S, C)."""
+    if len(k) <= _FEW:
+        return F.scaled_dot_product_attention(q[None, None], k[None, None], v[None, None])[0, 0]
     out = torch.empty_like(q)
     rows = max(_SCORES // len(k), 1)
     for part, into in zip(q.split(rows), out.split(rows), strict=True):
