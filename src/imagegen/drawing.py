@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -42,6 +42,7 @@ def draw(
     arguments = _arguments(model, order, where, steps)
 
     queued: list[torch.cuda.Event] = []
+    planning = _planning(pipeline, where.size)
 
     def after(pipeline: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         if model.plan:  # on a GPU
@@ -49,6 +50,7 @@ def draw(
             event = torch.cuda.Event(blocking=True)
             event.record()
             queued.append(event)
+            next(planning, None)
             if len(queued) > 1:
                 queued.pop(0).synchronize()
         after_step(index + 1, pipeline.num_timesteps)
@@ -61,6 +63,12 @@ def draw(
     finally:
         pipeline.maybe_free_model_hooks()  # an exception skips the pipeline's own call
     return _to_pil(images[0])
+
+
+def _planning(pipeline: Any, size: Size) -> Iterator[None]:
+    """What our VAE prepares for a new size, a part after each step; no other one does."""
+    plans = getattr(getattr(pipeline, "vae", None), "plans", None)
+    return plans(*size) if plans else iter(())
 
 
 def _arguments(model: Model, order: Order, where: Canvas, steps: int) -> dict[str, Any]:

@@ -8,13 +8,16 @@ kernels for tensor cores take: it is two products and a softmax, some rows at a 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imagegen.flux.vae_kernels import add_, group_norm, softmax, upsample
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _SCORES = 2**25  # of attention, in float32 at a time: 128 MB
 _FEW = 8192  # pixels for which PyTorch's one slow kernel is soon done, and products would be planned anew for each size
@@ -36,6 +39,39 @@ def channels_last(vae: Any) -> None:
                     setattr(parent, name, kind(child))
         part.conv_norm_out = GroupNorm(part.conv_norm_out, silu=True)
         part.conv_act = nn.Identity()
+    vae.plans = Plans(vae.decoder)
+
+
+class Plans:
+    """cuDNN's plans for the decoder's convolutions at a new size: 5 ms each, of a CPU that waits for steps anyway."""
+
+    def __init__(self, decoder: Any) -> None:
+        self.decoder = decoder
+        self.sizes: set[tuple[int, int]] = set()
+
+    def __call__(self, width: int, height: int) -> Iterator[None]:
+        """Run each kind of convolution that decodes an image of these pixels once, on whatever memory holds."""
+        if (width, height) in self.sizes:
+            return
+        self.sizes.add((width, height))
+        kinds = {(c.in_channels, c.out_channels, c.kernel_size, scale): c for c, scale in self._convolutions()}
+        for (wide, _, _, scale), conv in kinds.items():
+            shape, like = (1, wide, int(height * scale), int(width * scale)), conv.weight
+            x = torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+            _without_bias(conv, x)
+            yield
+
+    def _convolutions(self) -> Iterator[tuple[nn.Conv2d, float]]:
+        """Every convolution, and the size of what it reads as a part of the image's."""
+        scale = 0.5 ** (len(self.decoder.up_blocks) - 1)
+        yield self.decoder.conv_in, scale
+        for block in (self.decoder.mid_block, *self.decoder.up_blocks):
+            for resnet in block.resnets:
+                yield from ((conv, scale) for conv in (resnet.conv1, resnet.conv2, resnet.shortcut) if conv is not None)
+            for upsampler in getattr(block, "upsamplers", None) or ():
+                scale *= 2
+                yield upsampler.conv, scale
+        yield self.decoder.conv_out, scale
 
 
 class ResnetBlock(nn.Module):

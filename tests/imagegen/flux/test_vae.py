@@ -61,6 +61,26 @@ def test_same_images_and_latents(widths, few, monkeypatch):
         assert torch.linalg.norm(out - reference) < 1e-3 * torch.linalg.norm(reference)
 
 
+@torch.inference_mode()
+def test_plans_are_for_the_very_convolutions_of_a_size_and_made_once(monkeypatch):
+    model = autoencoder(32, 64, 64)
+    vae.channels_last(model)
+    plain, seen = functional.conv2d, []
+
+    def noted(x, weight, *given, **named):
+        seen.append((x.shape, x.stride(), weight.shape))
+        return plain(x, weight, *given, **named)
+
+    monkeypatch.setattr(functional, "conv2d", noted)
+    parts = sum(1 for _ in model.plans(24, 40))
+    planned = set(seen)
+    assert len(planned) == len(seen) == parts
+    seen.clear()
+    model.decode(torch.randn(1, 16, 10, 6, device=DEVICE).contiguous(memory_format=torch.channels_last))
+    assert set(seen) == planned
+    assert not [*model.plans(24, 40)]
+
+
 @pytest.mark.parametrize("few", [0, 8192])
 @torch.inference_mode()
 @torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
