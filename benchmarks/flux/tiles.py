@@ -16,10 +16,11 @@ import torch
 from benchmarks.flux.step import Schedule, ours, scheduled
 from benchmarks.flux.weights import transformer
 from imagegen.flux import cublas
-from imagegen.flux.cublas import Shape, Tiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from imagegen.flux.cublas import Shape, Tiles
 
     Rule = Callable[[Shape, int], Tiles | None]
 
@@ -30,17 +31,7 @@ def heuristic(_shape: Shape, _processors: int) -> None:
     """Leave the choice to the library."""
 
 
-def one_for_all(shape: Shape, _processors: int) -> Tiles | None:
-    """Take 128x160 for q, k and v and for the feed-forward's first product in bf16, whatever the rows from 2048 on."""
-    projection = shape.out in {3 * shape.inner, 4 * shape.inner} and not shape.fp8
-    return Tiles(tile=29, variant=1, cluster=3) if projection and shape.rows >= 2048 else None
-
-
-RULES: dict[str, Rule] = {
-    "the heuristic's": heuristic,
-    "128x160": one_for_all,
-    "fewest rounds": cublas.tiles_for,
-}
+RULES: dict[str, Rule] = {"the heuristic's": heuristic, "fewest rounds": cublas.tiles_for}
 
 
 @torch.inference_mode()

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _SCORES = 2**25  # of attention, in float32 at a time: 128 MB
-_FEW = 8192  # pixels for which PyTorch's one slow kernel is soon done, and products would be planned anew for each size
 
 
 def channels_last(vae: Any) -> None:
@@ -43,7 +42,7 @@ def channels_last(vae: Any) -> None:
 
 
 class Plans:
-    """cuDNN's plans for the decoder's convolutions at a new size: 5 ms each, of a CPU that waits for steps anyway."""
+    """cuDNN's plans for the decoder's convolutions at a new size, made while the CPU waits for the steps anyway."""
 
     def __init__(self, decoder: Any) -> None:
         self.decoder = decoder
@@ -141,8 +140,6 @@ def _without_bias(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention of one head: (S, C) each -> (S, C)."""
-    if len(k) <= _FEW:
-        return F.scaled_dot_product_attention(q[None, None], k[None, None], v[None, None])[0, 0]
     out = torch.empty_like(q)
     rows = max(_SCORES // len(k), 1)
     for part, into in zip(q.split(rows), out.split(rows), strict=True):

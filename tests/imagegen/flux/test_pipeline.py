@@ -49,7 +49,7 @@ def theirs(folder):
 
 
 def widened(pipeline):
-    """The same with its transformer and its VAE in float32: the rest, the noise above all, stays as it is."""
+    """The same with its transformer in float32: the rest, the noise above all, stays as it is."""
     transformer = pipeline.transformer.float()
     forward = transformer.forward
 
@@ -61,9 +61,6 @@ def widened(pipeline):
         return (forward(**floats)[0].to(torch.bfloat16),)
 
     transformer.forward = in_float32
-    for part in (pipeline.vae.encoder.float(), pipeline.vae.decoder.float()):
-        part.register_forward_pre_hook(lambda _module, given: (given[0].float(),))
-        part.register_forward_hook(lambda _module, _given, out: out.to(torch.bfloat16))
     return pipeline
 
 
@@ -119,12 +116,11 @@ def psnr(some, others):
 
 
 def hold_together(label, mine, bf16, fp32):
-    """Ours is as near to the pictures in float32 as diffusers' bf16 is, and near to that one too."""
+    """Ours is as near to a float32 transformer's as diffusers' bf16 is, and near to that one too."""
     near, far = float(psnr(mine, fp32).mean()), float(psnr(bf16, fp32).mean())
     apart = psnr(mine, bf16)
     print(f"{label}: to float32 {near:.1f} dB, diffusers' bf16 to it {far:.1f} dB, to each other {apart.mean():.1f} dB")
-    # One picture of eight that diverges is 2 dB; the interpreter truncates to bf16, and twice a rounding is 6 dB.
-    assert near > far - (4 if INTERPRETED else 3)
+    assert near > far - 1.5
     assert apart.min() > 25
 
 
@@ -175,6 +171,8 @@ def test_fill_and_kontext_run_on_it_unchanged(folder, kind):
 
     accelerated = pipeline()
     fast.accelerate(accelerated, device=DEVICE)
+    # One VAE for all three: each rounds its own way, ours in the interpreter twice as far. test_vae compares them.
+    accelerated.register_modules(vae=theirs(folder).vae)
     hold_together(kind, *(draw(each, kind) for each in (accelerated, pipeline(), widened(pipeline()))))
 
 

@@ -66,6 +66,8 @@ def test_fp8_linear_here_and_as_other_gpus_compute_it(rows, inner, outer, add, b
     monkeypatch.setattr(cublas, "hopper", lambda _device: False)
     elsewhere = computed(torch.empty_like(there))
     assert (elsewhere - y).double().norm() < 2**-7 * expected.norm()
+    if not add and inner <= 3072:
+        torch.testing.assert_close(elsewhere, y, rtol=2**-7, atol=4e-3)
 
 
 @pytest.mark.parametrize("fp8", [False, True])

@@ -46,11 +46,9 @@ def autoencoder(*widths: int) -> AutoencoderKL:
 
 
 @pytest.mark.parametrize("widths", [(32, 64, 64), (32, 96, 96)])
-@pytest.mark.parametrize("few", [0, 8192])
 @torch.inference_mode()
 @torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-def test_same_images_and_latents(widths, few, monkeypatch):
-    monkeypatch.setattr(vae, "_FEW", few)
+def test_same_images_and_latents(widths, monkeypatch):
     monkeypatch.setattr(vae, "_SCORES", 17 * 60)  # so that attention takes several parts
     model = autoencoder(*widths)
     image, latents = torch.randn(2, 3, 40, 24, device=DEVICE), torch.randn(2, 16, 10, 6, device=DEVICE)
@@ -81,11 +79,9 @@ def test_plans_are_for_the_very_convolutions_of_a_size_and_made_once(monkeypatch
     assert not [*model.plans(24, 40)]
 
 
-@pytest.mark.parametrize("few", [0, 8192])
 @torch.inference_mode()
 @torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-def test_as_exact_as_diffusers_in_bf16(few, monkeypatch):
-    monkeypatch.setattr(vae, "_FEW", few)
+def test_as_exact_as_diffusers_in_bf16():
     reference = autoencoder(32, 64, 64)
     latents = torch.randn(1, 16, 10, 6, device=DEVICE).to(torch.bfloat16)
     expected = reference.decode(latents.float()).sample
