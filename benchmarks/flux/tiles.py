@@ -53,7 +53,7 @@ def _in_turns(model: Any, size: tuple[int, int], seconds: float = 1.0, rounds: i
     recorded: dict[str, Any] = {}
     for name, rule in RULES.items():
         with patch.object(cublas, "tiles_for", rule):
-            cublas.plan.cache_clear()
+            cublas.plans.clear()
             model.recorder.graphs = {}
             for _ in range(2):
                 model(**given)
@@ -78,5 +78,5 @@ def _in_turns(model: Any, size: tuple[int, int], seconds: float = 1.0, rounds: i
             turn(name, steps // 4)
             spans[name].append(turn(name, steps))
     model.recorder.graphs = {}
-    cublas.plan.cache_clear()
+    cublas.plans.clear()
     return {name: median(times) for name, times in spans.items()}

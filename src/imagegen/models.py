@@ -6,9 +6,11 @@ inpainting share one set of components. Only here is `imagegen.flux` chosen over
 
 import importlib
 import logging
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +113,7 @@ def _read_fast(folder: Path, settings: Settings, progress: Progress) -> tuple[An
     """Read FLUX.1 into `imagegen.flux`, its transformer while the libraries for the rest are being imported."""
     from imagegen.flux import pipeline as fast
 
-    with ThreadPoolExecutor(1, "imagegen-reading") as thread:
+    with _often_switching(), ThreadPoolExecutor(1, "imagegen-reading") as thread:
         precision = settings.precision
         transformer = thread.submit(fast.read_transformer, folder, precision=precision, progress=progress)
         _quiet()
@@ -119,6 +121,17 @@ def _read_fast(folder: Path, settings: Settings, progress: Progress) -> tuple[An
 
         kind = diffusers.FluxPipeline
         return fast.load(kind, folder, precision=precision, progress=progress, transformer=transformer)
+
+
+@contextmanager
+def _often_switching() -> Iterator[None]:
+    """Let no thread keep Python for long: each read of some weights would wait for it, and there are thousands."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def _read(

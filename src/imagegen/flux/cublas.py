@@ -67,6 +67,7 @@ class Tiles(NamedTuple):
 _TILES = {128: 20, 136: 405, 144: 406, 152: 407, 160: 29, 168: 408, 176: 409, 184: 410, 192: 32, 200: 411, 208: 412}
 _TILES |= {216: 413, 224: 414}
 _MANY_ROWS = 2048  # below, in bf16, the heuristic's own choice is the best
+_ROWS = range(128, 2048 + 1, 16)  # of smaller images, text and both: a larger one's step outlasts the loading
 
 
 def product(
@@ -89,10 +90,31 @@ def product(
     return y
 
 
-@cache
+plans: dict[tuple[Shape, int], Plan] = {}
+
+
 def plan(shape: Shape, device: int) -> Plan:
     """Return the plan for a shape, made once."""
-    return Plan(shape, device)
+    known = plans.get((shape, device))
+    if known is None:
+        known = plans[shape, device] = Plan(shape, device)
+    return known
+
+
+def load_kernels(device: int) -> None:
+    """Compute products like those so far, with other numbers of rows, on whatever memory holds.
+
+    The library loads a kernel at its first use, for 4 ms, and each number of rows may take another one: without this
+    the first picture of a size waits for a dozen.
+    """
+    kinds = {shape._replace(rows=0) for shape, where in plans if where == device and shape.rows >= _ROWS.start}
+    strides = [stride for kind in kinds for stride in (kind.x_stride, kind.y_stride)]
+    size = max([_ROWS.stop * max(strides, default=0), *(kind.out * kind.inner for kind in kinds)])
+    x, y = torch.empty(2, size, dtype=torch.bfloat16, device=torch.device("cuda", device))
+    for kind in kinds:
+        for rows in _ROWS:
+            each = plan(kind._replace(rows=rows), device)
+            each.run(x, x, x, y, (x, x) if kind.fp8 else None, add=False)
 
 
 class Plan:

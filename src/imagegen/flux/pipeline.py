@@ -13,6 +13,7 @@ import torch
 
 from imagegen import checkpoint
 from imagegen.flux.attention import flash_attention_3, running_kernel
+from imagegen.flux.cublas import load_kernels
 from imagegen.flux.kernels import FP8
 from imagegen.flux.model import FluxTransformer
 from imagegen.flux.text import fp8_weights, fuse_attention, record
@@ -33,8 +34,7 @@ log = logging.getLogger(__name__)
 PRECISIONS = ("bf16", "fp8", "fp8+attention")
 
 _FP8_SINCE = (8, 9)  # compute capability
-# Of 512x512, 768x512, 768x768 and 1024x1024: between them most of the kernels that any size runs.
-_WARM_ROWS = (1024, 1536, 2304, 4096)
+_WARM_ROWS = (1024, 4096)  # of 512x512 and 1024x1024 pixels
 
 # What diffusers' `FluxTransformer2DModel` takes for granted where its config.json says nothing.
 DEFAULTS = {"out_channels": None, "guidance_embeds": False, "axes_dims_rope": (16, 56, 56)}
@@ -72,8 +72,10 @@ def read_transformer(folder: Path, *, precision: str = "bf16", progress: Progres
     model = _transformer(config, precision, device)
     read = _filled(model, placements(model), folder / "transformer", progress, device, began)
     progress("compiling kernels", None, None)
-    for rows in _WARM_ROWS if device == "cuda" else ():
-        warm(model, rows)
+    if device == "cuda":
+        for rows in _WARM_ROWS:
+            warm(model, rows)
+        load_kernels(torch.cuda.current_device())
     return read
 
 

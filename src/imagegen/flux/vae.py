@@ -42,22 +42,32 @@ def channels_last(vae: Any) -> None:
 
 
 class Plans:
-    """cuDNN's plans for the decoder's convolutions at a new size, made while the CPU waits for the steps anyway."""
+    """What libraries prepare to decode a new size, done while the CPU waits for the steps anyway.
+
+    cuDNN makes a plan for each kind of convolution, for 4 ms, and cuBLAS loads kernels for the attention, for 20.
+    """
 
     def __init__(self, decoder: Any) -> None:
         self.decoder = decoder
         self.sizes: set[tuple[int, int]] = set()
 
     def __call__(self, width: int, height: int) -> Iterator[None]:
-        """Run each kind of convolution that decodes an image of these pixels once, on whatever memory holds."""
+        """Run each kind of layer that decodes an image of these pixels once, on zeros."""
         if (width, height) in self.sizes:
             return
         self.sizes.add((width, height))
+        first: nn.Conv2d = self.decoder.conv_in
+
+        def image(channels: int, scale: float) -> Tensor:
+            rows = first.weight.new_zeros(1, int(height * scale), int(width * scale), channels)
+            return rows.permute(0, 3, 1, 2)
+
         kinds = {(c.in_channels, c.out_channels, c.kernel_size, scale): c for c, scale in self._convolutions()}
-        for (wide, _, _, scale), conv in kinds.items():
-            shape, like = (1, wide, int(height * scale), int(width * scale)), conv.weight
-            x = torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
-            _without_bias(conv, x)
+        for (channels, _, _, scale), conv in kinds.items():
+            _without_bias(conv, image(channels, scale))
+            yield
+        for attention in self.decoder.mid_block.attentions:
+            attention(image(first.out_channels, 0.5 ** (len(self.decoder.up_blocks) - 1)))
             yield
 
     def _convolutions(self) -> Iterator[tuple[nn.Conv2d, float]]:
@@ -123,15 +133,19 @@ class Attention(nn.Module):
 class GroupNorm(nn.Module):
     """A `GroupNorm` for channels-last images, with the SiLU that follows it where `silu`."""
 
+    unshifted: Tensor
+
     def __init__(self, norm: nn.GroupNorm, *, silu: bool) -> None:
         super().__init__()
         self.groups, self.eps, self.silu = norm.num_groups, norm.eps, silu
         self.weight, self.bias = norm.weight, norm.bias
+        self.register_buffer("unshifted", torch.zeros_like(norm.bias))
 
     def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
         """(B, C, H, W) -> the same; `shift` (C,) is added first."""
         x = x.contiguous(memory_format=torch.channels_last)
-        return group_norm(x, self.groups, self.weight, self.bias, self.eps, silu=self.silu, shift=shift)
+        shift = self.unshifted if shift is None else shift
+        return group_norm(x, self.groups, self.weight, self.bias, shift, self.eps, silu=self.silu)
 
 
 def _without_bias(conv: nn.Conv2d, x: Tensor) -> Tensor:

@@ -19,9 +19,7 @@ _PROGRAMS = 1024  # that share an image's pixels when its statistics are taken
 
 
 @triton.jit(do_not_specialize=["pixels", "share"])
-def _group_sums(
-    x, shift, sums, pixels, share, C: tl.constexpr, GROUPS: tl.constexpr, BLOCK: tl.constexpr, SHIFTED: tl.constexpr
-):
+def _group_sums(x, shift, sums, pixels, share, C: tl.constexpr, GROUPS: tl.constexpr, BLOCK: tl.constexpr):
     block, item = tl.program_id(0), tl.program_id(1).to(tl.int64)
     cols = tl.arange(0, C)
     total = tl.zeros((BLOCK, C), tl.float32)
@@ -31,8 +29,7 @@ def _group_sums(
         mask = (rows < pixels)[:, None]
         where = (item * pixels + rows.to(tl.int64))[:, None] * C + cols[None, :]
         values = tl.load(x + where, mask=mask, other=0.0).to(tl.float32)
-        if SHIFTED:
-            values = tl.where(mask, values + tl.load(shift + cols).to(tl.float32)[None, :], 0.0)
+        values = tl.where(mask, values + tl.load(shift + cols).to(tl.float32)[None, :], 0.0)
         total += values
         squares += values * values
     of_groups = tl.sum(tl.reshape(tl.sum(total, axis=0), (GROUPS, C // GROUPS)), axis=1)
@@ -43,7 +40,7 @@ def _group_sums(
     tl.store(start + GROUPS + groups, of_squares)
 
 
-@triton.jit(do_not_specialize=["blocks", "count"])
+@triton.jit(do_not_specialize=["blocks", "count", "width"])
 def _group_line(
     sums,
     weight,
@@ -53,33 +50,32 @@ def _group_line(
     offset,
     blocks,
     count,
+    width,
     EPS: tl.constexpr,
-    C: tl.constexpr,
     GROUPS: tl.constexpr,
     BLOCK: tl.constexpr,
-    SHIFTED: tl.constexpr,
 ):
-    item = tl.program_id(0).to(tl.int64)
-    groups = tl.arange(0, GROUPS)
+    group, item = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    lanes = tl.arange(0, BLOCK)
     # In float64, since the mean of squares less the square of the mean cancels.
-    total = tl.zeros((GROUPS,), tl.float64)
-    squares = tl.zeros((GROUPS,), tl.float64)
+    total = tl.zeros((BLOCK,), tl.float64)
+    squares = tl.zeros((BLOCK,), tl.float64)
     for at in range(0, blocks, BLOCK):
-        rows = at + tl.arange(0, BLOCK)
-        where = (item * blocks + rows)[:, None] * (2 * GROUPS) + groups[None, :]
-        mask = (rows < blocks)[:, None]
-        total += tl.sum(tl.load(sums + where, mask=mask, other=0.0).to(tl.float64), axis=0)
-        squares += tl.sum(tl.load(sums + where + GROUPS, mask=mask, other=0.0).to(tl.float64), axis=0)
-    mean = total / count
-    variance = squares / count - mean * mean
-    root = tl.rsqrt(tl.maximum(variance, 0.0).to(tl.float32) + EPS)[:, None]
-    cols = groups[:, None] * (C // GROUPS) + tl.arange(0, C // GROUPS)[None, :]
-    slope = root * tl.load(weight + cols).to(tl.float32)
-    start = tl.load(bias + cols).to(tl.float32) - mean.to(tl.float32)[:, None] * slope
-    if SHIFTED:
-        start += tl.load(shift + cols).to(tl.float32) * slope
-    tl.store(factor + item * C + cols, slope)
-    tl.store(offset + item * C + cols, start)
+        where = sums + (item * blocks + at + lanes) * (2 * GROUPS) + group
+        total += tl.load(where, mask=at + lanes < blocks, other=0.0).to(tl.float64)
+        squares += tl.load(where + GROUPS, mask=at + lanes < blocks, other=0.0).to(tl.float64)
+    mean = tl.sum(total, axis=0) / count
+    variance = tl.sum(squares, axis=0) / count - mean * mean
+    root = tl.rsqrt(tl.maximum(variance, 0.0).to(tl.float32) + EPS)
+    start = item * tl.num_programs(0) * width
+    for at in range(0, width, BLOCK):
+        cols = group * width + at + lanes
+        mask = at + lanes < width
+        slope = root * tl.load(weight + cols, mask=mask, other=0.0).to(tl.float32)
+        centre = mean.to(tl.float32) - tl.load(shift + cols, mask=mask, other=0.0).to(tl.float32)
+        tl.store(factor + start + cols, slope, mask=mask)
+        line = tl.load(bias + cols, mask=mask, other=0.0).to(tl.float32) - centre * slope
+        tl.store(offset + start + cols, line, mask=mask)
 
 
 @triton.jit(do_not_specialize=["pixels"])
@@ -101,10 +97,10 @@ def group_norm(
     groups: int,
     weight: Tensor,
     bias: Tensor,
+    shift: Tensor,
     eps: float = 1e-6,
     *,
     silu: bool = False,
-    shift: Tensor | None = None,
 ) -> Tensor:
     """GroupNorm of x + shift (C,), then SiLU where `silu`: channels-last (B, C, H, W), C a power of two -> the same."""
     batch, channels, height, width = x.shape
@@ -114,11 +110,10 @@ def group_norm(
     blocks = triton.cdiv(pixels, share)
     sums = torch.empty(batch, blocks, 2, groups, dtype=torch.float32, device=x.device)
     factor, offset = torch.empty(2, batch, channels, dtype=torch.float32, device=x.device)
-    given, shifted = (x if shift is None else shift), shift is not None
-    static = {"C": channels, "GROUPS": groups, "SHIFTED": shifted, "num_warps": 8}
-    _group_sums[blocks, batch](x, given, sums, pixels, share, BLOCK=block, **static)
-    count = float(pixels * (channels // groups))
-    _group_line[(batch,)](sums, weight, bias, given, factor, offset, blocks, count, EPS=eps, BLOCK=256, **static)
+    _group_sums[blocks, batch](x, shift, sums, pixels, share, C=channels, GROUPS=groups, BLOCK=block, num_warps=8)
+    width = channels // groups
+    line = sums, weight, bias, shift, factor, offset, blocks, float(pixels * width), width
+    _group_line[groups, batch](*line, EPS=eps, GROUPS=groups, BLOCK=256, num_warps=4)
     out = torch.empty_like(x, memory_format=torch.channels_last)
     grid = (triton.cdiv(pixels, 2 * block), batch)
     _group_apply[grid](x, out, factor, offset, pixels, C=channels, BLOCK=2 * block, SILU=silu, num_warps=4)

@@ -70,6 +70,24 @@ def test_fp8_linear_here_and_as_other_gpus_compute_it(rows, inner, outer, add, b
         torch.testing.assert_close(elsewhere, y, rtol=2**-7, atol=4e-3)
 
 
+@pytest.mark.skipif(not CUDA, reason="needs the GPU's products")
+@pytest.mark.parametrize("fp8", [False, True])
+def test_kernels_are_loaded_for_the_products_of_other_numbers_of_rows(fp8, monkeypatch):
+    monkeypatch.setattr(cublas, "plans", {})
+    monkeypatch.setattr(cublas, "_ROWS", range(32, 97, 32))
+    layer = Linear(192, 64, fp8=fp8, device=DEVICE)
+    layer.write("weight", 0, torch.randn(64, 192))
+    layer.write("bias", 0, torch.randn(64))
+    given = torch.randn(96, 192, device=DEVICE)
+    x = Quantized(given.to(FP8), torch.ones(96, 1, device=DEVICE)) if fp8 else given.to(torch.bfloat16)
+    few = Quantized(x.values[:8], x.scale[:8]) if fp8 else x[:8]
+    layer(few)  # too few to be of interest
+    y = layer(x)
+    cublas.load_kernels(torch.cuda.current_device())
+    assert sorted(shape.rows for shape, _ in cublas.plans) == [8, 32, 64, 96]
+    assert torch.equal(layer(x), y)
+
+
 @pytest.mark.parametrize("fp8", [False, True])
 @pytest.mark.parametrize("rows", [1, 512, 1536, 2304, 4096, 4608, 8672])
 @pytest.mark.parametrize(("inner", "outer"), [(3072, 9216), (3072, 12288), (15360, 3072), (3072, 3072)])

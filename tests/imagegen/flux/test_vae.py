@@ -60,10 +60,12 @@ def test_same_images_and_latents(widths, monkeypatch):
 
 
 @torch.inference_mode()
-def test_plans_are_for_the_very_convolutions_of_a_size_and_made_once(monkeypatch):
+def test_plans_are_for_the_very_layers_of_a_size_and_made_once(monkeypatch):
     model = autoencoder(32, 64, 64)
     vae.channels_last(model)
-    plain, seen = functional.conv2d, []
+    plain, seen, attended = functional.conv2d, [], []
+    (attention,) = model.decoder.mid_block.attentions
+    attention.register_forward_pre_hook(lambda _layer, given: attended.append((given[0].shape, given[0].stride())))
 
     def noted(x, weight, *given, **named):
         seen.append((x.shape, x.stride(), weight.shape))
@@ -72,10 +74,11 @@ def test_plans_are_for_the_very_convolutions_of_a_size_and_made_once(monkeypatch
     monkeypatch.setattr(functional, "conv2d", noted)
     parts = sum(1 for _ in model.plans(24, 40))
     planned = set(seen)
-    assert len(planned) == len(seen) == parts
+    assert len(planned) == len(seen) == parts - len(attended)
     seen.clear()
     model.decode(torch.randn(1, 16, 10, 6, device=DEVICE).contiguous(memory_format=torch.channels_last))
     assert set(seen) == planned
+    assert attended == attended[:1] * 2
     assert not [*model.plans(24, 40)]
 
 
@@ -98,10 +101,10 @@ def test_as_exact_as_diffusers_in_bf16():
 @pytest.mark.parametrize("shifted", [True, False])
 def test_group_norm(shape, silu, shifted, monkeypatch):
     monkeypatch.setattr(kernels, "_PROGRAMS", 3)  # so that each has several blocks of pixels
-    x, weight, bias, shift = image(*shape) + 5, vector(shape[1]), vector(shape[1]), vector(shape[1])
-    given = x.double() + (shift.double()[:, None, None] if shifted else 0)
+    x, weight, bias, shift = image(*shape) + 5, vector(shape[1]), vector(shape[1]), vector(shape[1]) * shifted
+    given = x.double() + shift.double()[:, None, None]
     expected = functional.group_norm(given, 32, weight.double(), bias.double(), eps=1e-6)
-    out = kernels.group_norm(x, 32, weight, bias, silu=silu, shift=shift if shifted else None)
+    out = kernels.group_norm(x, 32, weight, bias, shift, silu=silu)
     assert out.is_contiguous(memory_format=torch.channels_last)
     assert close(out, functional.silu(expected) if silu else expected)
 
