@@ -44,7 +44,7 @@ class _Algorithm(ctypes.Structure):
 
 
 class Shape(NamedTuple):
-    """What a plan is made for: y (rows, out) of x (rows, inner), and the distances of their rows."""
+    """What a plan is made for: y (rows, out) of x (rows, inner), the distances of their rows, and which product."""
 
     rows: int
     out: int
@@ -53,6 +53,7 @@ class Shape(NamedTuple):
     y_stride: int
     gelu: bool
     fp8: bool
+    add: bool
 
 
 class Tiles(NamedTuple):
@@ -85,8 +86,8 @@ def product(
     x: (M, K), weight: (N, K) contiguous, bias: (N,), y: (M, N), in bf16. Rows of x and of y may lie apart. With
     `scales`, x and the weight are e4m3 and have one float32 factor per row: (M,) and (N,); on Hopper only.
     """
-    shape = Shape(y.shape[0], y.shape[1], x.shape[1], x.stride(0), y.stride(0), gelu, scales is not None)
-    plan(shape, x.device.index).run(x, weight, bias, y, scales, add=add)
+    shape = Shape(y.shape[0], y.shape[1], x.shape[1], x.stride(0), y.stride(0), gelu, scales is not None, add)
+    plan(shape, x.device.index).run(x, weight, bias, y, scales)
     return y
 
 
@@ -114,14 +115,14 @@ def load_kernels(device: int) -> None:
     for kind in kinds:
         for rows in _ROWS:
             each = plan(kind._replace(rows=rows), device)
-            each.run(x, x, x, y, (x, x) if kind.fp8 else None, add=False)
+            each.run(x, x, x, y, (x, x) if kind.fp8 else None)
 
 
 class Plan:
     """One shape's descriptors and algorithm on one GPU."""
 
     def __init__(self, shape: Shape, device: int) -> None:
-        self.device = device
+        self.device, self.add = device, shape.add
         # cuBLAS counts columns first: what it computes is the transpose of y.
         self.task = _created("MatmulDesc", _COMPUTE_F32, _F32)
         self.set(_TRANSA, c_int(1))
@@ -150,8 +151,6 @@ class Plan:
         bias: Tensor,
         y: Tensor,
         scales: tuple[Tensor, Tensor] | None,
-        *,
-        add: bool,
     ) -> None:
         """Launch the product on the current stream."""
         self.set(_BIAS_POINTER, c_void_p(bias.data_ptr()))
@@ -167,7 +166,7 @@ class Plan:
             self.weight,
             c_void_p(x.data_ptr()),
             self.x,
-            byref(c_float(add)),
+            byref(c_float(self.add)),
             *into,
             *into,
             byref(self.algorithm.choice),
