@@ -66,7 +66,7 @@ class Plans:
         for (channels, _, _, scale), conv in kinds.items():
             _without_bias(conv, image(channels, scale))
             yield
-        for attention in self.decoder.mid_block.attentions:
+        for attention in filter(None, self.decoder.mid_block.attentions):
             attention(image(first.out_channels, 0.5 ** (len(self.decoder.up_blocks) - 1)))
             yield
 
