@@ -114,8 +114,8 @@ def _read_fast(folder: Path, settings: Settings, progress: Progress) -> tuple[An
     from imagegen.flux import pipeline as fast
 
     with _often_switching(), ThreadPoolExecutor(1, "imagegen-reading") as thread:
-        precision = settings.precision
-        transformer = thread.submit(fast.read_transformer, folder, precision=precision, progress=progress)
+        precision, text = settings.precision, settings.max_sequence_length
+        transformer = thread.submit(fast.read_transformer, folder, precision=precision, progress=progress, text=text)
         _quiet()
         import diffusers
 

@@ -65,8 +65,13 @@ def accelerate(pipeline: Any, *, precision: str = "bf16", device: str = "cuda") 
     return _finish(pipeline, precision)
 
 
-def read_transformer(folder: Path, *, precision: str = "bf16", progress: Progress, device: str = "cuda") -> Read:
-    """Read the transformer of a folder in diffusers' layout, without diffusers: it may be imported meanwhile."""
+def read_transformer(
+    folder: Path, *, precision: str = "bf16", progress: Progress, device: str = "cuda", text: int = 512
+) -> Read:
+    """Read the transformer of a folder in diffusers' layout, without diffusers: it may be imported meanwhile.
+
+    On a GPU it is ready for prompts of `text` tokens, which is how long all are made.
+    """
     config = SimpleNamespace(**DEFAULTS | json.loads((folder / "transformer" / "config.json").read_text()))
     began = time.perf_counter()
     model = _transformer(config, precision, device)
@@ -74,7 +79,7 @@ def read_transformer(folder: Path, *, precision: str = "bf16", progress: Progres
     progress("compiling kernels", None, None)
     if device == "cuda":
         for rows in _WARM_ROWS:
-            warm(model, rows)
+            warm(model, rows, text)
         load_kernels(torch.cuda.current_device())
     return read
 

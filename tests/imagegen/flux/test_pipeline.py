@@ -15,8 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from imagegen import checkpoint
+from imagegen import checkpoint, models
 from imagegen.flux import pipeline as fast
+from imagegen.settings import Settings
 from tests.imagegen import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
@@ -162,6 +163,15 @@ def test_the_transformer_is_read_without_diffusers(folder):
         "assert not {'diffusers', 'transformers', 'accelerate'} & sys.modules.keys(), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script, str(folder), DEVICE], check=True, timeout=300)
+
+
+def test_it_is_made_ready_for_prompts_as_long_as_the_settings_say(monkeypatch):
+    monkeypatch.setattr(fast, "read_transformer", lambda _folder, **given: given | {"apart": sys.getswitchinterval()})
+    monkeypatch.setattr(fast, "load", lambda _kind, _folder, *, transformer, **_: (transformer.result(), {}))
+    before = sys.getswitchinterval()
+    given, _ = models._read_fast(checkpoint.BUNDLED, Settings(max_sequence_length=77), lambda *_: None)
+    assert given["text"] == 77
+    assert given["apart"] < before == sys.getswitchinterval()
 
 
 @pytest.mark.parametrize("kind", TASKS[3:])
