@@ -96,7 +96,7 @@ def loads(weights: Any) -> dict[str, dict[str, float]]:
 
 
 def flop(width: int, height: int, text: int = 512) -> float:
-    """FLOP of one forward: 11.83e9 weights' products per block row, attention over all rows, and the embedders."""
+    """FLOP of one forward: 12 d² weights for each row in each block, attention over all rows, and the embedders."""
     image, d, blocks = width * height // 256, 3072, 57
     rows = image + text
     linear = 2 * 12 * d * d * rows * blocks

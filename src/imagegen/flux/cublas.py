@@ -105,8 +105,8 @@ def plan(shape: Shape, device: int) -> Plan:
 def load_kernels(device: int) -> None:
     """Compute products like those so far, with other numbers of rows, on whatever memory holds.
 
-    The library loads a kernel at its first use, for 4 ms, and each number of rows may take another one: without this
-    the first picture of a size waits for a dozen.
+    The library loads a kernel at its first use, in 4 ms, and each number of rows may take others: without this the
+    first picture of a size waits for up to ten.
     """
     kinds = {shape._replace(rows=0) for shape, where in plans if where == device and shape.rows >= _ROWS.start}
     strides = [stride for kind in kinds for stride in (kind.x_stride, kind.y_stride)]

@@ -70,7 +70,7 @@ def read_transformer(
 ) -> Read:
     """Read the transformer of a folder in diffusers' layout, without diffusers: it may be imported meanwhile.
 
-    On a GPU it is ready for prompts of `text` tokens, which is how long all are made.
+    On a GPU some sizes are recorded ahead, with prompts of `text` tokens: pipelines pad every prompt to that length.
     """
     config = SimpleNamespace(**DEFAULTS | json.loads((folder / "transformer" / "config.json").read_text()))
     began = time.perf_counter()

@@ -44,7 +44,7 @@ def channels_last(vae: Any) -> None:
 class Plans:
     """What libraries prepare to decode a new size, done while the CPU waits for the steps anyway.
 
-    cuDNN makes a plan for each kind of convolution, for 4 ms, and cuBLAS loads kernels for the attention, for 20.
+    cuDNN makes a plan for each kind of convolution, in 4 ms each, and cuBLAS loads kernels for the attention, in 20.
     """
 
     def __init__(self, decoder: Any) -> None:
@@ -52,7 +52,7 @@ class Plans:
         self.sizes: set[tuple[int, int]] = set()
 
     def __call__(self, width: int, height: int) -> Iterator[None]:
-        """Run each kind of layer that decodes an image of these pixels once, on zeros."""
+        """Run each kind of convolution that decodes an image of these pixels once, and the attention, on zeros."""
         if (width, height) in self.sizes:
             return
         self.sizes.add((width, height))

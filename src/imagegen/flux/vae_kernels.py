@@ -5,7 +5,8 @@
 * `upsample`: nearest neighbour
 * `softmax`: of attention's scores
 
-All arithmetic is float32 and rounds once, on the store. Sizes are never compile-time constants, as in `kernels`.
+All arithmetic is float32, the last sums of GroupNorm's float64, and rounds once, on the store. Sizes are never
+compile-time constants, as in `kernels`.
 """
 
 from __future__ import annotations
