@@ -129,7 +129,10 @@ def _open(data: bytes, field: str) -> Image.Image:
 def _flatten(image: Image.Image, background: tuple[int, int, int, int]) -> Image.Image:
     """Lay a transparent image over a colour and bring 16-bit grey down to 8; other modes pass."""
     if image.mode.startswith("I"):  # Pillow would clip 16 bits, not scale them
-        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+        wide, clear = np.asarray(image).astype(np.uint32), image.info.get("transparency")
+        image = Image.fromarray((wide >> 8).astype(np.uint8))
+        if clear is not None:  # the one grey that is transparent
+            image.putalpha(Image.fromarray(np.where(wide == clear, 0, 255).astype(np.uint8)))
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, background), rgba)

@@ -67,6 +67,13 @@ def test_formats(kind):
     assert near(image.getpixel((42, 16)), BLUE)
 
 
+def test_a_grey_of_16_bits_that_is_transparent_is_white():
+    source = Image.fromarray(np.full((32, 48), 0, np.uint16))
+    buffer = BytesIO()
+    source.save(buffer, "PNG", transparency=0)
+    assert decode(base64.b64encode(buffer.getvalue()).decode()).getpixel((5, 16)) == (255, 255, 255)
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16"])
 def test_modes_of_png(mode):
     if mode == "I;16":
