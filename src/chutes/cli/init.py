@@ -21,8 +21,8 @@ def init(name: Annotated[str, typer.Argument(help="The chute's name, such as my-
     It runs as it is, also on a laptop without a GPU. Nothing is overwritten.
     """
     module = name.removesuffix(".py").replace("-", "_").lower()
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", module) or keyword.iskeyword(module):
-        fail(f"{name!r} cannot be a module's name: use letters, digits and dashes, such as my-image-gen.")
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,99}", module) or keyword.iskeyword(module):
+        fail(f"{name!r} cannot be a module's name: use up to 100 letters, digits and dashes, such as my-image-gen.")
     path = Path(f"{module}.py")
     if path.exists():
         fail(f"{path} is there already: choose another name, or move it away.")

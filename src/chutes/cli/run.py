@@ -1,7 +1,8 @@
 """`chutes run`: a chute on this machine, over HTTP, until it is told to stop."""
 
 import os
-import shlex
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
+_LAST_WORDS = 20  # seconds that a process has for its shutdown hooks, after the grace period
 _DEV_QUEUE = 10_000  # an author at work is not to be told that too many requests wait
 
 
@@ -53,7 +55,7 @@ def run(
     """
     if reload:
         command = [argument for argument in sys.argv[1:] if argument != "--reload"]
-        _run_again_on_changes([sys.executable, "-m", "chutes", *command], _folder(ref))
+        _run_again_on_changes([sys.executable, "-m", "chutes", *command], _folder(ref), _settings({}).drain_grace)
         return
     given: dict[str, Any] = {"host": host, "port": port, "log_level": "debug" if debug else log_level}
     given = {name: value for name, value in given.items() if value is not None}
@@ -90,8 +92,28 @@ def _folder(ref: str) -> Path:
     return Path(where).parent if where.endswith(".py") else Path()
 
 
-def _run_again_on_changes(command: list[str], folder: Path) -> None:
-    """Run a command, and again after each change of a Python file, until Ctrl-C or SIGTERM."""
-    from watchfiles import PythonFilter, run_process
+def _run_again_on_changes(command: list[str], folder: Path, grace: float) -> None:
+    """Run a command, and again after each change of a Python file, until Ctrl-C or SIGTERM; each ends in its grace."""
+    from watchfiles import PythonFilter, watch
 
-    run_process(folder, target=shlex.join(command), target_type="command", watch_filter=PythonFilter())
+    if not folder.is_dir():
+        fail(f"There is no folder {folder}.")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    process = subprocess.Popen(command)  # noqa: S603 - our own words
+    try:
+        for _ in watch(folder, watch_filter=PythonFilter(), raise_interrupt=False):
+            _end(process, grace)
+            process = subprocess.Popen(command)  # noqa: S603 - as above
+    finally:
+        _end(process, grace)
+
+
+def _end(process: subprocess.Popen[bytes], grace: float) -> None:
+    """Let a server drain; one that has not ended by itself after its grace is killed."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    try:
+        process.wait(grace + _LAST_WORDS)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        process.kill()
+        process.wait()

@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,11 @@ def test_others_are_let_in_only_with_a_key_or_on_purpose(chutes: Run, folder: Pa
 def test_settings_that_make_no_sense_are_one_line_that_names_them(fails: Callable[..., str], folder: Path) -> None:
     assert "CHUTES_PORT" in fails("run", "small", CHUTES_PORT="many")
     assert "CHUTES_QUEUE_SIZE" in fails("run", "small", CHUTES_QUEUE_SIZE="-1")
+    assert "CHUTES_DRAIN_GRACE" in fails("run", "small", CHUTES_DRAIN_GRACE="inf")
+
+
+def test_reloading_needs_a_folder_to_watch(fails: Callable[..., str], folder: Path) -> None:
+    assert "no folder nowhere" in fails("run", "nowhere/app.py", "--reload")
 
 
 def test_options_win_over_the_environment(folder: Path) -> None:
@@ -137,6 +143,25 @@ def test_reload_serves_what_the_file_says_now(folder: Path) -> None:
         assert process.wait(30) == 0
     with pytest.raises(OSError, match="refused"):
         post(port)
+
+
+def test_reload_lets_requests_finish(folder: Path) -> None:
+    (folder / "slow.py").write_text(
+        "import asyncio\n"
+        "from chutes.chute import Chute\n"
+        "chute = Chute(username='me', name='slow', image='me/slow:1')\n"
+        "@chute.cord(public_api_path='/hello', method='POST')\n"
+        "async def hello(self, name: str = 'you') -> dict:\n"
+        "    await asyncio.sleep(6)\n"
+        "    return {'hello': name}\n"
+    )
+    with running(folder, "slow.py", "--reload") as (process, port), ThreadPoolExecutor(1) as thread:
+        eventually(lambda: get(port, "/ready"), process)
+        answer = thread.submit(post, port)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert answer.result()["hello"] == "you"
+        assert process.wait(30) == 0
 
 
 def test_reload_watches_the_folder_of_a_file_and_else_the_current_one() -> None:
