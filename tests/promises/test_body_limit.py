@@ -61,6 +61,15 @@ def test_the_limit_is_exact(tmp_path: Path) -> None:
             assert server.post(path, json=None, content=b" " + fits, headers=headers).status_code == 413
 
 
+def test_a_client_without_a_key_that_sends_it_all_still_reads_the_answer(tmp_path: Path) -> None:
+    with serving(tmp_path, ECHO, api_keys="a-key") as server:
+        client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        headers = {"Content-Type": "application/json", "Connection": "close"}
+        client.request("POST", "/size", b"x" * 60_000_000, headers)
+        assert client.getresponse().status == 401
+        client.close()
+
+
 def test_a_client_that_sends_it_all_still_reads_the_answer(tmp_path: Path) -> None:
     with serving(tmp_path, ECHO, max_body_bytes=LIMIT) as server:
         client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)

@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chutes.exception import Unauthorized
+from chutes.server.body import refuse
 from chutes.server.errors import from_chutes_error
 from chutes.server.keys import KeyStore
 from chutes.server.settings import Settings
@@ -35,6 +36,8 @@ def check_exposure(settings: Settings) -> None:
     """Refuse to listen where others can reach us without a key; Exposed says in one line what to do about it."""
     if settings.no_auth:
         return
+    if not all(key.get_secret_value().isascii() for key in settings.api_keys):
+        raise Exposed("CHUTES_API_KEYS holds a key that is not ASCII: clients could not send it in a header")
     try:
         has_keys = bool(key_store(settings))
     except (OSError, ValueError) as error:
@@ -85,7 +88,7 @@ class Auth:
             await receive()
             await send({"type": "websocket.close", "code": 1008, "reason": "An API key is needed"})
             return
-        await from_chutes_error(scope["path"], error)(scope, receive, send)
+        await refuse(from_chutes_error(scope["path"], error), scope, receive, send)
 
     def _is_valid(self, given: Iterable[str]) -> bool:
         try:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
@@ -13,6 +14,10 @@ from starlette.types import Message, Receive, Scope, Send
 from chutes.exception import BodyTooLarge, UploadTimeout
 
 _LINGER = 1.0  # seconds that a refused upload is still read, so that its sender gets to see the answer
+
+_LONG = 1 << 16  # bytes
+_ODD_NUMBERS = (b"NaN", b"Infinity")
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 
 _HALF = "Input should be text: half of a surrogate pair is none"
 
@@ -107,19 +112,32 @@ async def refuse(response: Response, scope: Scope, receive: Receive, send: Send)
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def json_fault(body: bytes) -> dict[str, Any] | None:
+async def json_fault(body: bytes) -> dict[str, Any] | None:
     """What Python's parser lets pass although it is not JSON: NaN, Infinity, half a surrogate pair, no UTF-8.
 
-    As a validation error, which says where it is.
+    As a validation error, which says where it is. What is long is looked through in a thread: the loop has others to
+    answer meanwhile.
     """
+    return _json_fault(body) if len(body) < _LONG else await asyncio.to_thread(_json_fault, body)
+
+
+def _json_fault(body: bytes) -> dict[str, Any] | None:
     if not body.isascii():
         try:
             body.decode()
         except UnicodeDecodeError:
             return _fault(["body"], "The body is not UTF-8")
-    if any(sign in body for sign in (b"NaN", b"Infinity", b"\\ud", b"\\uD")):
+    if b"\\ud" in body or b"\\uD" in body or _has_odd_number(body):
         return search(body)
     return None
+
+
+def _has_odd_number(body: bytes) -> bool:
+    """Whether NaN or Infinity stands outside of strings; inside they are words."""
+    if not any(number in body for number in _ODD_NUMBERS):
+        return False
+    bare = _STRING.sub(b"", body)
+    return any(number in bare for number in _ODD_NUMBERS)
 
 
 def search(body: bytes) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chutes.chute import Chute, Cord
-from chutes.exception import BodyTooLarge, ChutesError, Draining, QueueFull, QueueTimeout, RequestTimeout
+from chutes.exception import BodyTooLarge, ChutesError, Draining, QueueFull, QueueTimeout, RequestTimeout, UploadTimeout
 from chutes.metrics import last_request_timestamp, request_duration, total_requests
 from chutes.server import metrics
 from chutes.server.access import FACTS
@@ -86,7 +86,7 @@ class Cords:
             self._lifecycle.check()
             self._admission.check()
             body = await self._read(receive)
-            if not cord.passthrough and _claims_json(scope) and (fault := json_fault(body)):
+            if not cord.passthrough and _claims_json(scope) and (fault := await json_fault(body)):
                 await from_validation(scope["path"], [fault])(scope, receive, send)
                 return
             exchange = Exchange(receive, send, body)
@@ -96,7 +96,9 @@ class Cords:
             raise
         except ChutesError as error:
             metrics.rejections.labels(self._chute_id, error.code).inc()
-            if exchange is None or not exchange.started:  # else the connection is closed in the middle of the answer
+            if exchange is None and not isinstance(error, UploadTimeout):
+                await refuse(from_chutes_error(scope["path"], error), scope, receive, send)
+            elif exchange is None or not exchange.started:  # else the connection is closed in the middle of the answer
                 await from_chutes_error(scope["path"], error)(scope, receive, send)
         finally:
             if exchange is not None:
@@ -226,4 +228,4 @@ def _route_path(scope: Scope, own_root: str) -> str:
 
 
 def _claims_json(scope: Scope) -> bool:
-    return any(name == b"content-type" and b"json" in value for name, value in scope["headers"])
+    return any(name == b"content-type" and b"json" in value.lower() for name, value in scope["headers"])

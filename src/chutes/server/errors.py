@@ -25,6 +25,8 @@ from chutes.server.logs import request_id
 _LONGEST_INPUT = 200  # characters of a refused value that are sent back
 _MOST_FIELDS = 100  # that are told what is wrong with them
 
+_FORMS = ("multipart/", "application/x-www-form-urlencoded")
+
 _CODES = {
     400: "bad_request",
     401: "unauthorized",
@@ -87,13 +89,18 @@ def from_validation(path: str, errors: Sequence[Any]) -> Response:
     if not path.startswith("/v1/"):
         return error_response(path, 422, fields)
     first = fields[0] if fields else {"loc": [], "msg": "Invalid request"}
-    param = ".".join(str(part) for part in first["loc"][1:]) or None
+    where = first["loc"][1:]
+    if first["type"] == "json_invalid" and len(where) == 1 and isinstance(where[0], int):
+        where = []  # where in the text, which names no parameter
+    param = ".".join(str(part) for part in where) or None
     message = f"{param}: {first['msg']}" if param else first["msg"]
     return error_response(path, 422, message, code="validation_error", param=param)
 
 
 def _field(error: Mapping[str, Any]) -> dict[str, Any]:
     field = {"type": error.get("type"), "loc": [_short(part) for part in error.get("loc", ())], "msg": error.get("msg")}
+    if "Expected UploadFile" in str(field["msg"]):  # FastAPI's words, which name its classes
+        return field | {"msg": "Input should be a file"}
     if "input" in error:
         field["input"] = _short(error["input"])
     if error.get("ctx"):
@@ -108,13 +115,29 @@ def _short(value: Any) -> Any:
     elif isinstance(value, bytes):
         return f"{len(value)} bytes"
     else:
+        large = f"a {type(value).__name__} that is too large to show"
+        if _has_many_parts(value):
+            return large
         try:
             text = json.dumps(json_safe(value))
         except (ValueError, RecursionError):  # a number of too many digits, brackets too deep
-            return f"a {type(value).__name__} that is too large to show"
+            return large
         if len(text) <= _LONGEST_INPUT:
             return value
     return text if len(text) <= _LONGEST_INPUT else f"{text[:_LONGEST_INPUT]}… ({len(text)} characters)"
+
+
+def _has_many_parts(value: Any) -> bool:
+    """Whether a value has more parts than it may have characters; found without looking at all of them."""
+    pending, count = [value], 1
+    while pending:
+        part = pending.pop()
+        if isinstance(part, (Mapping, list, tuple, set, frozenset)):
+            count += len(part)
+            if count > _LONGEST_INPUT:
+                return True
+            pending.extend(part.values() if isinstance(part, Mapping) else part)
+    return False
 
 
 def json_safe(value: Any) -> Any:
@@ -137,7 +160,8 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
     cause = error.__cause__
     if isinstance(cause, ChutesError):  # reading the body raised it, and FastAPI took it for a body that is broken
         return from_chutes_error(path, cause)
-    if error.status_code == 400 and isinstance(cause, (ValueError, RecursionError)):
+    form = request.headers.get("content-type", "").lower().startswith(_FORMS)
+    if error.status_code == 400 and isinstance(cause, (ValueError, RecursionError)) and not form:
         # FastAPI could not read the body: bytes that are no UTF-8, a number of 5000 digits, too many brackets.
         unknown = {"type": "json_invalid", "loc": ("body",), "msg": "The body is not valid JSON"}
         return from_validation(path, [search(await request.body()) or unknown])

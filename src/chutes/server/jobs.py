@@ -24,8 +24,10 @@ from chutes.chute import Chute, Job
 from chutes.chute._route import CordRoute
 from chutes.exception import ChutesError
 from chutes.metrics import last_request_timestamp, request_duration, total_requests
+from chutes.server import metrics
 from chutes.server.admission import Admission
-from chutes.server.errors import json_safe
+from chutes.server.body import json_fault
+from chutes.server.errors import from_validation, json_safe
 from chutes.server.lifecycle import Lifecycle
 from chutes.server.logs import request_id
 
@@ -154,6 +156,10 @@ class Jobs:
         request_duration.labels(**labels, status=str(record.status)).observe(took)
         last_request_timestamp.labels(**labels).set_to_current_time()
 
+    def count_refused(self, error: ChutesError) -> None:
+        """Count a job that was not begun."""
+        metrics.rejections.labels(self._chute_id, error.code).inc()
+
     def cancel(self, record: Record) -> None:
         """Ask a job to stop; one that is over is forgotten instead."""
         if record.status in _OVER:
@@ -197,8 +203,14 @@ def router(jobs: Jobs, lifecycle: Lifecycle) -> APIRouter:
     @routes.post("/{name}", status_code=202)
     async def begin(name: str, request: Request, data: Annotated[dict[str, Any] | None, Body()] = None) -> Response:
         """Begin a job with these arguments."""
-        lifecycle.check()
-        record = jobs.begin(name, data or {})
+        if fault := await json_fault(await request.body()):
+            return from_validation(request.url.path, [fault])
+        try:
+            lifecycle.check()
+            record = jobs.begin(name, data or {})
+        except ChutesError as error:
+            jobs.count_refused(error)
+            raise
         return JSONResponse(record.told(), 202, {"Location": f"/jobs/{record.id}"})
 
     @routes.get("")

@@ -71,8 +71,12 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         if listener is not None:
             listener.close()
-        raise PortInUse(f"Cannot listen on {host}:{port}: {error.strerror or error}") from error
+        raise _in_use(host, port, error) from error
     return listener
+
+
+def _in_use(host: str, port: int, error: OSError) -> PortInUse:
+    return PortInUse(f"Cannot listen on {host}:{port}: {error.strerror or error}")
 
 
 class Server(uvicorn.Server):
@@ -96,6 +100,12 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the port, then wait in the background for the chute to say that it is over."""
+        for listener in sockets or []:
+            try:
+                listener.listen()
+            except OSError as error:  # another process has bound it at the same time, and was the first to listen
+                host, port = listener.getsockname()[:2]
+                raise _in_use(host, port, error) from error
         await super().startup(sockets)
         for listener in sockets or []:
             host, port = listener.getsockname()[:2]

@@ -172,6 +172,11 @@ def test_exposure(tmp_path: Path, given: dict[str, Any], refused: bool) -> None:
         check_exposure(settings(tmp_path, **given))
 
 
+def test_a_key_that_no_header_can_carry_is_refused() -> None:
+    with pytest.raises(Exposed, match="not ASCII"):
+        check_exposure(Settings(api_keys="fine,s\u00e9cret"))  # type: ignore[arg-type]
+
+
 def test_a_key_in_the_file_is_enough_to_be_exposed(tmp_path: Path) -> None:
     given = settings(tmp_path, host="0.0.0.0")
     KeyStore(given.keys_file).create("one")

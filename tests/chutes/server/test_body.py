@@ -98,15 +98,29 @@ async def test_the_answer_to_a_refused_upload_is_out_before_the_connection_ends(
     ],
 )
 async def test_what_pythons_parser_lets_pass(body: bytes, where: tuple[str | int, ...] | None) -> None:
-    found = json_fault(body)
+    found = await json_fault(body)
     assert (found and found["loc"]) == (None if where is None else ("body", *where))
 
 
-def test_many_values_deep_down_take_little_memory() -> None:
+async def test_a_long_body_is_looked_through_while_others_are_answered() -> None:
+    body = b"[" + b"[]," * 1_000_000 + b"NaN]"
+    looking = asyncio.create_task(json_fault(body))
+    waits = []
+    while not looking.done():
+        began = time.perf_counter()
+        await asyncio.sleep(0.01)
+        waits.append(time.perf_counter() - began)
+    found = await looking
+    assert found is not None
+    assert found["loc"] == ("body", 1_000_000)
+    assert len(waits) > 3
+
+
+async def test_many_values_deep_down_take_little_memory() -> None:
     body = b"[" * 900 + b"1," * 20_000 + b'"NaN"' + b"]" * 900
     tracemalloc.start()
     try:
-        assert json_fault(body) is None
+        assert await json_fault(body) is None
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

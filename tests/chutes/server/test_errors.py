@@ -1,9 +1,10 @@
 import json
 import math
+import time
 from typing import Any
 
 import pytest
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException, UploadFile
 from pydantic import BaseModel
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
@@ -40,7 +41,11 @@ def client() -> TestClient:
     def crash() -> None:
         raise RuntimeError("secret")
 
+    def upload(file: UploadFile) -> None:
+        pass
+
     app.post("/many")(many)
+    app.post("/upload")(upload)
     app.post("/counts")(counts)
     for prefix in ("", "/v1"):
         app.post(f"{prefix}/draw")(draw)
@@ -129,6 +134,34 @@ def test_a_long_input_is_cut_short(client: TestClient) -> None:
     (field,) = client.post("/draw", json={"prompt": "x", "width": "w" * 100_000}).json()["detail"]
     assert field["input"].endswith("… (100000 characters)")
     assert len(field["input"]) < 300
+
+
+@pytest.mark.parametrize("value", [[0] * 3_000_000, {str(key): 0 for key in range(300)}, [[0] * 100] * 100])
+def test_what_has_many_parts_is_not_shown_nor_gone_through(client: TestClient, value: Any) -> None:
+    (field,) = client.post("/draw", json={"prompt": value}).json()["detail"]
+    assert field["input"] == f"a {type(value).__name__} that is too large to show"
+    began = time.perf_counter()
+    errors.from_validation("/draw", [{"type": "string_type", "loc": ("body", "prompt"), "msg": "", "input": value}])
+    assert time.perf_counter() - began < 0.1
+
+
+def test_a_form_that_cannot_be_read_is_400(client: TestClient) -> None:
+    body = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nx\r\n--b--\r\n'
+    broken = client.post(
+        "/upload", content=body, headers={"Content-Type": "multipart/form-data; boundary=b; charset=undefined"}
+    )
+    assert broken.status_code == 400
+    assert "detail" in broken.json()
+
+
+def test_a_field_in_a_files_place_is_422(client: TestClient) -> None:
+    (field,) = client.post("/upload", data={"file": "x"}).json()["detail"]
+    assert field == {"type": "value_error", "loc": ["body", "file"], "msg": "Input should be a file"}
+
+
+def test_under_v1_a_place_in_broken_json_is_no_parameter(client: TestClient) -> None:
+    answer = client.post("/v1/draw", content=b"{,", headers={"Content-Type": "application/json"})
+    assert answer.json()["error"]["param"] is None
 
 
 def test_only_so_many_fields_are_told(client: TestClient) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from fastapi import HTTPException
+from prometheus_client import REGISTRY
 from pydantic import BaseModel
 from starlette.testclient import TestClient
 
@@ -14,6 +15,8 @@ from chutes.chute import Chute
 from chutes.exception import Fatal
 from chutes.server import Settings, create_app
 from tests.promises._server import wait_for
+
+COUNTED = {"chute_id": Chute(username="test", name="jobs", image="none").uid, "reason": "queue_full"}
 
 
 class Training(BaseModel):
@@ -112,6 +115,21 @@ def test_what_cannot_begin(client: TestClient, path: str, data: Any, status: int
 def test_arguments_that_are_not_declared_as_json_are_415(client: TestClient) -> None:
     answer = client.post("/jobs/train", content=b'{"steps": 1}', headers={"Content-Type": "text/plain"})
     assert (answer.status_code, client.get("/jobs").json()) == (415, {"jobs": []})
+
+
+@pytest.mark.parametrize("value", [b"NaN", b'"\\ud800"'])
+def test_arguments_that_are_no_json_are_422(client: TestClient, value: bytes) -> None:
+    answer = client.post("/jobs/fail", content=b'{"how": %s}' % value, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["detail"][0]["loc"]) == (422, ["body", "how"])
+    assert client.get("/jobs").json() == {"jobs": []}
+
+
+def test_a_job_that_is_turned_away_is_counted(client: TestClient) -> None:
+    for _ in range(2):
+        begin(client, "wait")
+    before = REGISTRY.get_sample_value("chutes_rejections_total", COUNTED) or 0
+    assert client.post("/jobs/wait", json={}).status_code == 429
+    assert REGISTRY.get_sample_value("chutes_rejections_total", COUNTED) == before + 1
 
 
 def test_jobs_share_the_slots_and_the_line(client: TestClient) -> None:

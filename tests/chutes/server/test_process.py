@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from chutes.chute import Chute
 from chutes.server import ExitCode, Settings, serve
 from chutes.server.process import PortInUse, bind
 
@@ -17,6 +18,22 @@ def test_bind_takes_the_port_and_does_not_listen_yet() -> None:
         held.listen()
         with pytest.raises(PortInUse, match=f"Cannot listen on 127.0.0.1:{port}: Address already in use"):
             bind("127.0.0.1", port)
+
+
+def test_whoever_listens_second_on_a_port_bound_twice_ends_with_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("chutes.server.logs.configure", lambda *_: None)
+    told: list[str] = []
+    monkeypatch.setattr("chutes.server.process.log.error", lambda message, *given: told.append(message % given))
+    with bind("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        bound = bind("127.0.0.1", port)  # neither listens yet
+        monkeypatch.setattr("chutes.server.process.bind", lambda *_: bound)
+        first.listen()
+        chute = Chute(username="me", name="late", image="none")
+        assert serve(chute, Settings(port=port, keys_file=tmp_path / "keys.json")) == ExitCode.USAGE
+    assert told == [f"Cannot listen on 127.0.0.1:{port}: Address already in use"]
 
 
 def test_bind_knows_names_and_version_6() -> None:
