@@ -1,6 +1,5 @@
 """`chutes deploy`: a chute on a cluster; on one of its own on this machine if there is none."""
 
-import os
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Self
@@ -52,8 +51,7 @@ def deploy(
         chute = load_chute(ref)
         packed = package.pack(ref)
         with Phases() as phases:
-            named = address or os.environ.get("RAY_ADDRESS")
-            none_here = not named and cluster.find() is None
+            none_here = not cluster.named(address) and cluster.find() is None
             phases.tell("starting a cluster on this machine" if none_here else "connecting", None)
             with cluster.connected(address, start=True) as started:
                 try:

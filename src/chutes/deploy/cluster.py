@@ -93,9 +93,14 @@ def use_token(*, create: bool = False) -> None:
         os.environ["RAY_AUTH_MODE"] = "token"
 
 
+def named(address: str | None = None) -> str | None:
+    """The address that was asked for, here or by RAY_ADDRESS."""
+    return address or os.environ.get("RAY_ADDRESS")
+
+
 def find(address: str | None = None) -> str | None:
     """The address of a cluster that answers: the given one, RAY_ADDRESS's, or this machine's; else None."""
-    wanted = address or os.environ.get("RAY_ADDRESS")
+    wanted = named(address)
     if wanted is None:
         with contextlib.suppress(OSError):
             wanted = _note().read_text().strip()
@@ -144,8 +149,8 @@ def connected(address: str | None = None, *, start: bool = False) -> Iterator[bo
     found = find(address)
     started = False
     if found is None:
-        if address or os.environ.get("RAY_ADDRESS"):
-            raise NoCluster(f"No cluster answers at {address or os.environ['RAY_ADDRESS']}")
+        if wanted := named(address):
+            raise NoCluster(f"No cluster answers at {wanted}")
         if not start:
             raise NoCluster
         found = start_local()

@@ -107,7 +107,7 @@ async def refuse(response: Response, scope: Scope, receive: Receive, send: Send)
             message = await receive()
             while message["type"] == "http.request" and message.get("more_body", False):
                 message = await receive()
-    except TimeoutError:
+    except (TimeoutError, UploadTimeout):
         pass
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 

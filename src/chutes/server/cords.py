@@ -15,7 +15,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chutes.chute import Chute, Cord
-from chutes.exception import BodyTooLarge, ChutesError, Draining, QueueFull, QueueTimeout, RequestTimeout, UploadTimeout
+from chutes.exception import BodyTooLarge, ChutesError, Draining, QueueFull, QueueTimeout, RequestTimeout
 from chutes.metrics import last_request_timestamp, request_duration, total_requests
 from chutes.server import metrics
 from chutes.server.access import FACTS
@@ -96,10 +96,11 @@ class Cords:
             raise
         except ChutesError as error:
             metrics.rejections.labels(self._chute_id, error.code).inc()
-            if exchange is None and not isinstance(error, UploadTimeout):
-                await refuse(from_chutes_error(scope["path"], error), scope, receive, send)
-            elif exchange is None or not exchange.started:  # else the connection is closed in the middle of the answer
-                await from_chutes_error(scope["path"], error)(scope, receive, send)
+            answer = from_chutes_error(scope["path"], error)
+            if exchange is None:  # the body has not come, or not all of it
+                await refuse(answer, scope, receive, send)
+            elif not exchange.started:  # else the connection is closed in the middle of the answer
+                await answer(scope, receive, send)
         finally:
             if exchange is not None:
                 exchange.close()

@@ -90,7 +90,7 @@ def from_validation(path: str, errors: Sequence[Any]) -> Response:
         return error_response(path, 422, fields)
     first = fields[0] if fields else {"loc": [], "msg": "Invalid request"}
     where = first["loc"][1:]
-    if first["type"] == "json_invalid" and len(where) == 1 and isinstance(where[0], int):
+    if first.get("type") == "json_invalid" and len(where) == 1 and isinstance(where[0], int):
         where = []  # where in the text, which names no parameter
     param = ".".join(str(part) for part in where) or None
     message = f"{param}: {first['msg']}" if param else first["msg"]

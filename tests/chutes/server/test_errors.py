@@ -162,6 +162,7 @@ def test_a_field_in_a_files_place_is_422(client: TestClient) -> None:
 def test_under_v1_a_place_in_broken_json_is_no_parameter(client: TestClient) -> None:
     answer = client.post("/v1/draw", content=b"{,", headers={"Content-Type": "application/json"})
     assert answer.json()["error"]["param"] is None
+    assert errors.from_validation("/v1/draw", []).status_code == 422
 
 
 def test_only_so_many_fields_are_told(client: TestClient) -> None:

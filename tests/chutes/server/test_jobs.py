@@ -117,10 +117,12 @@ def test_arguments_that_are_not_declared_as_json_are_415(client: TestClient) -> 
     assert (answer.status_code, client.get("/jobs").json()) == (415, {"jobs": []})
 
 
-@pytest.mark.parametrize("value", [b"NaN", b'"\\ud800"'])
-def test_arguments_that_are_no_json_are_422(client: TestClient, value: bytes) -> None:
-    answer = client.post("/jobs/fail", content=b'{"how": %s}' % value, headers={"Content-Type": "application/json"})
-    assert (answer.status_code, answer.json()["detail"][0]["loc"]) == (422, ["body", "how"])
+@pytest.mark.parametrize(
+    ("name", "data", "field"), [("train", b'{"steps": 1, "rate": NaN}', "rate"), ("fail", b'{"how": "\\ud800"}', "how")]
+)
+def test_arguments_that_are_no_json_are_422(client: TestClient, name: str, data: bytes, field: str) -> None:
+    answer = client.post(f"/jobs/{name}", content=data, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["detail"][0]["loc"]) == (422, ["body", field])
     assert client.get("/jobs").json() == {"jobs": []}
 
 
