@@ -54,13 +54,12 @@ def _in_turns(model: Any, size: tuple[int, int], seconds: float = 1.0, rounds: i
     for name, rule in RULES.items():
         with patch.object(cublas, "tiles_for", rule):
             cublas.plans.clear()
-            model.recorder.graphs = {}
-            for _ in range(2):
-                model(**given)
-        recorded[name] = model.recorder.graphs
+            model.recorder.recordings = {}
+            model(**given)
+        recorded[name] = model.recorder.recordings
 
     def turn(name: str, steps: int) -> float:
-        model.recorder.graphs = recorded[name]
+        model.recorder.recordings = recorded[name]
         start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
         for _ in range(steps):
@@ -77,6 +76,6 @@ def _in_turns(model: Any, size: tuple[int, int], seconds: float = 1.0, rounds: i
         for name in order:
             turn(name, steps // 4)
             spans[name].append(turn(name, steps))
-    model.recorder.graphs = {}
+    model.recorder.recordings = {}
     cublas.plans.clear()
     return {name: median(times) for name, times in spans.items()}

@@ -7,8 +7,8 @@ image have their own weights and attend jointly, then single blocks over both. W
   without a copy; a stream's rows of one item are contiguous, so its products write straight into the buffer.
 * What doesn't change within an image is computed once (`_Constants`): the rotary table, the text's projection and the
   modulation vectors of all steps, 27 % of the weights, in one product.
-* Nothing depends on a compile-time size. From its second step on, a shape's 500 launches are replayed as one CUDA
-  graph (`recording`), recorded in the time of a step.
+* Nothing depends on a compile-time size. A shape's 500 launches are recorded as CUDA graphs in its first step, while
+  the GPU runs those recorded before, and replayed in the next ones (`recording`).
 """
 
 from __future__ import annotations
@@ -219,10 +219,12 @@ class FluxTransformer(nn.Module):
             norm(next(stages), update)
             self._feed_forward(block, normed, close, text)
             norm(next(stages), update)
+            self.recorder.flush()
         for block in self.single_blocks:
             self._single(block, normed, attend, close)
             last = block is self.single_blocks[-1]
             norm(next(stages), update, out=y if last else normed)
+            self.recorder.flush()
         return (torch.stack([self.image_out(y[item, text:]) for item in range(batch)]),)
 
     def _attend_double(self, block: Any, normed: Any, attend: Any, close: Any, text: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -12,75 +12,96 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    Run = Callable[..., tuple[Tensor, ...]]
+
 _KEPT = 16  # shapes
+_PLACES = 16  # at which a graph might have ended before it does: each costs the GPU a pause of 12 µs at every replay
 
 
-class _Graph(NamedTuple):
-    """One shape's recording, with the buffers it reads and those it fills."""
+class _Recording(NamedTuple):
+    """One shape's graphs in their order, with the buffers that they read and fill."""
 
-    graph: torch.cuda.CUDAGraph
+    graphs: list[torch.cuda.CUDAGraph]
     given: tuple[Tensor, ...]
     out: tuple[Tensor, ...]
 
 
 class Recorder:
-    """Runs a function as it is for the first tensors of a shape, recording it; replays that for the next ones.
+    """Records what a function launches for the first tensors of a shape, running it; replays that for the next ones.
 
     The function takes tensors and returns a tuple of them, works on the GPU only, and depends on nothing else that
-    changes. Recording takes about as long as running. Elsewhere than on a GPU the function is just called.
+    changes. Where it calls `flush`, the GPU may begin with what has been recorded so far. Elsewhere than on a GPU the
+    function is just called.
     """
 
     def __init__(self) -> None:
-        self.graphs: dict[tuple[torch.Size, ...], _Graph] = {}  # the one used last is the last
+        self.recordings: dict[tuple[torch.Size, ...], _Recording] = {}  # the one used last is the last
+        self._open: list[torch.cuda.CUDAGraph] = []  # of the recording under way
+        self._places = 0
 
     @torch.inference_mode()
-    def __call__(self, run: Callable[..., tuple[Tensor, ...]], *given: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, run: Run, *given: Tensor) -> tuple[Tensor, ...]:
         """Return what `run`, always the same one, makes of these tensors, in tensors of the caller's own."""
         if not given[0].is_cuda:
             return run(*given)
         shapes = tuple(value.shape for value in given)
-        if shapes not in self.graphs:
-            return self._first(run, shapes, given)
-        recorded = self.graphs[shapes] = self.graphs.pop(shapes)
-        for buffer, value in zip(recorded.given, given, strict=True):
-            buffer.copy_(value)
-        recorded.graph.replay()
-        return tuple(value.clone() for value in recorded.out)
+        recording = self.recordings.pop(shapes, None)
+        if recording is None:
+            while len(self.recordings) >= _KEPT:
+                self.recordings.pop(next(iter(self.recordings)))
+            try:
+                recording = self._record(run, given)
+            except torch.OutOfMemoryError:
+                self.recordings.clear()  # what they hold may be what it takes to run
+                return run(*given)
+        else:
+            for buffer, value in zip(recording.given, given, strict=True):
+                buffer.copy_(value)
+            for graph in recording.graphs:
+                graph.replay()
+        self.recordings[shapes] = recording
+        return tuple(value.clone() for value in recording.out)
 
-    def _first(
-        self, run: Callable[..., tuple[Tensor, ...]], shapes: tuple[torch.Size, ...], given: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
-        try:
-            out = run(*given)
-        except torch.OutOfMemoryError:
-            self.graphs.clear()  # their memory may be what the next attempt lacks
-            raise
-        while len(self.graphs) >= _KEPT:
-            self.graphs.pop(next(iter(self.graphs)))
-        try:
-            self.graphs[shapes] = self._record(run, given)
-        except torch.OutOfMemoryError:
-            self.graphs.clear()  # what could be run, but not recorded, is run the next time too
-        return out
+    def flush(self) -> None:
+        """Let the GPU have what is recorded so far, now and then: recording takes longer than running."""
+        self._places += 1
+        if self._open and self._places % _PLACES == 0:
+            self._end()
+            self._begin(self._open[0].pool())
 
-    def _record(self, run: Callable[..., tuple[Tensor, ...]], given: tuple[Tensor, ...]) -> _Graph:
+    def _record(self, run: Run, given: tuple[Tensor, ...]) -> _Recording:
         buffers = tuple(value.clone() for value in given)
         # One memory for all recordings, which never run at the same time: that of any other one.
-        pool = next((each.graph.pool() for each in self.graphs.values()), torch.cuda.graph_pool_handle())
+        known = [graph for each in self.recordings.values() for graph in each.graphs]
+        pool = known[0].pool() if known else torch.cuda.graph_pool_handle()
         if torch.cuda.mem_get_info()[0] < torch.cuda.memory_reserved() - torch.cuda.memory_allocated():
-            torch.cuda.empty_cache()  # what the run before has left there may be what the recording needs
-        graph = torch.cuda.CUDAGraph()
-        # Not `torch.cuda.graph`, which would first wait for the GPU to finish the run before.
+            torch.cuda.empty_cache()  # what others have left there may be what the recording needs
+        torch.cuda.current_blas_handle()  # which could not be made while recording
+        # Not `torch.cuda.graph`, which would first wait for the GPU to finish what it has.
         side = _side()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            graph.capture_begin(pool, capture_error_mode="thread_local")
-            try:
-                out = run(*buffers)
-            finally:
-                graph.capture_end()
-        torch.cuda.current_stream().wait_stream(side)
-        return _Graph(graph, buffers, out)
+        self._places = 0
+        try:
+            with torch.cuda.stream(side):
+                self._begin(pool)
+                try:
+                    out = run(*buffers)
+                finally:
+                    self._end()
+        finally:
+            graphs, self._open = self._open, []
+            torch.cuda.current_stream().wait_stream(side)
+        return _Recording(graphs, buffers, out)
+
+    def _begin(self, pool: Any) -> None:
+        graph = torch.cuda.CUDAGraph()
+        # Relaxed: kernels may be loaded meanwhile.
+        graph.capture_begin(pool, capture_error_mode="relaxed")
+        self._open.append(graph)
+
+    def _end(self) -> None:
+        self._open[-1].capture_end()
+        self._open[-1].replay()
 
 
 @cache

@@ -29,8 +29,8 @@ def test_each_call_gets_its_own_result_at_any_shape(monkeypatch):
         assert torch.equal(shifted, x @ weight + shift)
         assert torch.equal(summed, x.sum(0))
     if DEVICE == "cuda":
-        assert [shape[0] for shape in calls] == [4, 4, 5, 5, 6, 6, 5, 5, 4, 4]  # each run, then recorded
-        assert len(recorder.graphs) == 2
+        assert [shape[0] for shape in calls] == [4, 5, 6, 5, 4]
+        assert len(recorder.recordings) == 2
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="nothing is recorded without a GPU")
@@ -50,13 +50,53 @@ def test_recordings_share_their_memory():
     assert held_after(*range(50, 60)) < largest + 2**26
 
 
-def test_memory_that_runs_out_while_recording_costs_the_recording_only(monkeypatch):
-    def full(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
+@pytest.mark.parametrize(("places", "graphs"), [(1, 4), (2, 2), (3, 2), (4, 1)])
+def test_a_recording_in_parts_is_one(places, graphs, monkeypatch):
+    monkeypatch.setattr(recording, "_PLACES", places)
     recorder = recording.Recorder()
-    monkeypatch.setattr(recorder, "_record", full)
-    x = torch.ones(3)
-    (out,) = recorder._first(lambda given: (given + 1,), (x.shape,), (x,))
-    assert torch.equal(out, x + 1)
-    assert not recorder.graphs
+
+    def run(x):
+        kept = x * 2
+        for _ in range(3):
+            x = (x @ x).relu() + kept
+            recorder.flush()
+        return x - kept, kept
+
+    for rows in (4, 4, 5, 4, 5):
+        x = torch.randn(rows, rows, device=DEVICE, dtype=torch.float64)
+        last, kept = recorder(run, x)
+        y = x
+        for _ in range(3):
+            y = (y @ y).relu() + x * 2
+        torch.testing.assert_close(last, y - x * 2)
+        assert torch.equal(kept, x * 2)
+    if DEVICE == "cuda":
+        assert [len(each.graphs) for each in recorder.recordings.values()] == [graphs, graphs]
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="nothing is recorded without a GPU")
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), ValueError("no such thing")])
+def test_what_fails_while_it_is_recorded_costs_the_recording_only(error):
+    recorder = recording.Recorder()
+    attempts = []
+
+    def run(x):
+        attempts.append(x)
+        y = x + 1
+        recorder.flush()
+        if len(attempts) == 1:
+            raise error
+        return (y * 2,)
+
+    x = torch.ones(3, device=DEVICE)
+    if isinstance(error, torch.OutOfMemoryError):
+        (out,) = recorder(run, x)  # not recorded
+        assert torch.equal(out, (x + 1) * 2)
+    else:
+        with pytest.raises(ValueError, match="no such thing"):
+            recorder(run, x)
+    assert not recorder.recordings
+    for given in (x, x + 1, x + 2):
+        (out,) = recorder(run, given)
+        assert torch.equal(out, (given + 1) * 2)
+    assert len(attempts) == (3 if isinstance(error, torch.OutOfMemoryError) else 2)
