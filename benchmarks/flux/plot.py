@@ -22,8 +22,9 @@ def main() -> None:
     for panel, size in zip(panels, SIZES, strict=True):
         times = [row.get(size, 0) for row in rows.values()]
         bars = panel.barh(list(rows), times, color=["#2a6f97" if "ours" in name else "#b0b0b0" for name in rows])
-        panel.bar_label(bars, labels=[f"{time:.0f}" if time else "not measured" for time in times], padding=3)
         panel.axvline(figures["floor ms"][size], color="#c1121f", linestyle="--", linewidth=1)
+        labels = [f"{time:.0f}" if time else "not measured" for time in times]
+        panel.bar_label(bars, labels, padding=3, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
         panel.set_title(f"{size}, ms per step", fontsize=10)
         panel.margins(x=0.2)
         panel.spines[["top", "right"]].set_visible(False)
