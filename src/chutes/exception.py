@@ -1,4 +1,4 @@
-"""Every exception of this package, in one tree, each with the HTTP status it becomes.
+"""Every exception that can become an HTTP answer, in one tree, each with its status; a command's own stand beside it.
 
     ChutesError (500)
     ├── InvalidPath (also ValueError)      a cord's path is not one

@@ -12,7 +12,7 @@ import sysconfig
 import traceback
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import chutes
 from chutes.chute import Chute, ChutePack
@@ -26,29 +26,45 @@ _NOT_THE_AUTHORS = (  # files that an exception passes through on its way to the
 )
 
 
+class Source(NamedTuple):
+    """Where a chute comes from: the folder that imports start from, its module, its name there, its file if given."""
+
+    root: Path
+    module: str
+    name: str
+    file: Path | None
+
+    @property
+    def entry(self) -> str:
+        """The reference as it is from within the folder: `module:name`."""
+        return f"{self.module}:{self.name}"
+
+
+def locate(ref: str) -> Source:
+    """Where the chute at `module:name`, at a dotted module, or in a file would be; it need not exist."""
+    where, _, name = ref.partition(":")
+    if not (where.endswith(".py") or "/" in where or "\\" in where):
+        return Source(Path.cwd().resolve(), where, name or _DEFAULT_NAME, None)
+    path = Path(where).expanduser()
+    file = (path if path.suffix else path.with_suffix(".py")).resolve()
+    return Source(file.parent, file.stem, name or _DEFAULT_NAME, file)
+
+
 def load_chute(ref: str) -> Chute:
     """The chute at `module:name`, at a dotted module, or in a file. Raises LoadError."""
-    where, _, name = ref.partition(":")
-    module = _from_file(where) if _is_path(where) else _from_name(where)
-    found = _look_up(module, where, name or _DEFAULT_NAME)
+    source, where = locate(ref), ref.partition(":")[0]
+    module = _from_file(where, source.file) if source.file else _from_name(where)
+    found = _look_up(module, where, source.name)
     if isinstance(found, ChutePack):
         return found.chute
     if not isinstance(found, Chute):
-        raise LoadError(f"{where}:{name or _DEFAULT_NAME} is not a Chute but a {type(found).__name__}")
+        raise LoadError(f"{where}:{source.name} is not a Chute but a {type(found).__name__}")
     return found
 
 
-def _is_path(where: str) -> bool:
-    return where.endswith(".py") or "/" in where or "\\" in where
-
-
-def _from_file(where: str) -> ModuleType:
-    path = Path(where).expanduser()
-    if not path.suffix:
-        path = path.with_suffix(".py")
+def _from_file(where: str, path: Path) -> ModuleType:
     if not path.is_file():
         raise LoadError(f"There is no file {where}")
-    path = path.resolve()
     _make_importable(path.parent)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:

@@ -37,7 +37,7 @@ def find(source: str) -> tuple[Path, Origin]:
     if (folder / "model_index.json").is_file():
         return folder, "bundled" if folder == BUNDLED else "folder"
     if folder.exists() or source.count("/") != 1 or source.startswith(("/", "~", ".")):
-        raise LoadError(f"IMAGEGEN_MODEL={source}: no model_index.json there, so it is no pipeline folder")
+        raise LoadError(f"{source!r} is not a pipeline folder: it has no model_index.json")
     return _cached(source), "hub"
 
 
@@ -48,7 +48,7 @@ def _cached(repository: str) -> Path:
     try:
         folder = Path(snapshot_download(repository, local_files_only=True))
     except HFValidationError:
-        raise LoadError(f"IMAGEGEN_MODEL={repository} is neither a folder nor a hub id") from None
+        raise LoadError(f"{repository!r} is neither a folder nor a hub id") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
         raise _missing(repository, "are not on this machine") from None
     if not (folder / "model_index.json").is_file():

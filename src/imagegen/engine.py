@@ -79,6 +79,7 @@ class Engine:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="imagegen-engine", daemon=True)
         self._stopping = threading.Event()
+        self._door = threading.Lock()  # nothing is queued behind the end
 
     def start(self) -> None:
         """Start the thread."""
@@ -86,13 +87,14 @@ class Engine:
 
     def stop(self) -> None:
         """Stop within one step; pictures that wait or are being drawn get `EngineStopped`."""
-        self._stopping.set()
-        self._jobs.put(None)
+        with self._door:
+            self._stopping.set()
+            self._jobs.put(None)
         if self._thread.is_alive():
             self._thread.join(self._patience)
 
     async def generate(self, params: GenerationInput, *, on_step: OnStep | None = None) -> Picture:
-        """Text to image."""
+        """Text to image. Raises Unsupported, OutOfMemory, EngineStopped, EngineFailed; so do the others."""
         order = Order("text2image", params, (params.width, params.height), _seed(params))
         return await self._picture(order, on_step)
 
@@ -109,14 +111,14 @@ class Engine:
         ]
 
     async def img2img(self, params: Img2ImgInput, *, on_step: OnStep | None = None) -> Picture:
-        """Image to image, at the image's size unless another is asked for."""
+        """Image to image, at the image's size unless another is asked for. Raises InputError, ImageTooLarge as well."""
         image = await asyncio.to_thread(codec.decode_image, params.image_b64, field="image_b64")
         size = size_like(image.size, params.width, params.height)
         image = await asyncio.to_thread(cover, image, size)
         return await self._picture(Order("img2img", params, size, _seed(params), image), on_step)
 
     async def inpaint(self, params: InpaintInput, *, on_step: OnStep | None = None) -> Picture:
-        """Repaint what is white in the mask; what is black comes back bit for bit."""
+        """Repaint what is white in the mask; what is black comes back bit for bit. Raises as `img2img` does."""
         image = await asyncio.to_thread(codec.decode_image, params.image_b64, field="image_b64")
         mask = await asyncio.to_thread(codec.decode_mask, params.mask_b64, size=image.size, field="mask_b64")
         order = Order("inpaint", params, image.size, _seed(params), image, mask)
@@ -149,9 +151,10 @@ class Engine:
 
     async def _submit(self, job: _Job) -> _Drawn:
         """Queue a job and await it; leaving takes it out of the queue, or stops it."""
-        self._check()
-        metrics.queue.inc()
-        self._jobs.put(job)
+        with self._door:
+            self._check()
+            metrics.queue.inc()
+            self._jobs.put(job)
         try:
             return await asyncio.wrap_future(job.result)
         except asyncio.CancelledError:
@@ -187,18 +190,21 @@ class Engine:
         """Draw one job after the other until told to stop."""
         with metrics.threads.track_inprogress():
             while (job := self._jobs.get()) is not None:
-                if not job.result.set_running_or_notify_cancel():
-                    continue
-                metrics.queue.dec()
-                began = time.perf_counter()
-                try:
-                    with metrics.busy.track_inprogress():
-                        job.result.set_result(self._draw(job))
-                except Exception as error:  # noqa: BLE001 - whatever it is belongs to who asked for the picture
-                    job.result.set_exception(self._explain(error))
-                finally:
-                    metrics.busy_seconds.inc(time.perf_counter() - began)
+                if job.result.set_running_or_notify_cancel():
+                    metrics.queue.dec()
+                    self._serve(job)
                 del job  # or its images would live until the next one
+
+    def _serve(self, job: _Job) -> None:
+        """Draw a job for who asked for it, whatever becomes of it."""
+        began = time.perf_counter()
+        try:
+            with metrics.busy.track_inprogress():
+                job.result.set_result(self._draw(job))
+        except Exception as error:  # noqa: BLE001 - whatever it is belongs to who asked for the picture
+            job.result.set_exception(self._explain(error))
+        finally:
+            metrics.busy_seconds.inc(time.perf_counter() - began)
 
     def _explain(self, error: Exception) -> Exception:
         """Turn what a pipeline raised into what a client may see; log it, unless it was asked for."""

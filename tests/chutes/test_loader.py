@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from chutes.exception import LoadError
-from chutes.loader import load_chute
+from chutes.loader import load_chute, locate
 
 MODULE = """
 from chutes.chute import Chute, ChutePack
@@ -51,6 +51,27 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 )
 def test_what_a_reference_may_be(ref: str, name: str) -> None:
     assert load_chute(ref).name == name
+
+
+@pytest.mark.parametrize(
+    ("ref", "root", "module", "name"),
+    [
+        ("a.b", ".", "a.b", "chute"),
+        ("a.b:other.one", ".", "a.b", "other.one"),
+        ("a/b", "a", "b", "chute"),
+        ("../x/b:other", "../x", "b", "other"),
+        ("b.py", ".", "b", "chute"),
+        ("~/b.py", "~", "b", "chute"),
+    ],
+)
+def test_where_a_reference_points(
+    ref: str, root: str, module: str, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    source = locate(ref)
+    assert (source.root, source.module, source.name) == (Path(root).expanduser().resolve(), module, name)
+    assert source.file == (None if ref.startswith("a.b") else source.root / "b.py")
+    assert source.entry == f"{module}:{name}"
 
 
 def test_an_absolute_path_from_another_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

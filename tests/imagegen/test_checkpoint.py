@@ -36,7 +36,7 @@ def test_a_folder(tiny_model):
 @pytest.mark.parametrize("source", ["/no/such/folder", "./here", "no-slash", "a/b/c", ""])
 def test_what_is_neither_a_folder_nor_a_hub_id(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(LoadError, match="no pipeline folder"):
+    with pytest.raises(LoadError, match="is not a pipeline folder"):
         checkpoint.find(source)
 
 

@@ -326,6 +326,24 @@ def test_stop_ends_within_a_step_and_answers_who_waits(model):
     assert not engine._thread.is_alive()
 
 
+def test_nothing_waits_behind_the_end(model, monkeypatch):
+    engine = Engine(model)
+    engine.start()
+    check, stops = engine._check, []
+
+    def stopped_in_between():
+        check()
+        if not stops:
+            stops.append(threading.Thread(target=engine.stop))
+            stops[0].start()
+            time.sleep(0.2)
+
+    monkeypatch.setattr(engine, "_check", stopped_in_between)
+    with pytest.raises(EngineStopped):
+        asyncio.run(asyncio.wait_for(engine.generate(ask()), 30))
+    stops[0].join()
+
+
 def test_bad_input_never_reaches_the_thread(engine):
     from imagegen.requests import Img2ImgInput
 

@@ -115,7 +115,7 @@ class Chute(FastAPI):
         self._jobs: list[Job] = []
         self._startup_hooks: list[Hook] = []
         self._shutdown_hooks: list[Hook] = []
-        self._on_fail: list[Callable[[str], object]] = []
+        self._on_fail: Callable[[str], object] = lambda reason: None
         self._executor = UserLoop(concurrency, self._on_fatal)
         self._initialized = False
         self.router.lifespan_context = self._with_hooks(self.router.lifespan_context)
@@ -264,8 +264,7 @@ class Chute(FastAPI):
     def fail(self, reason: str) -> None:
         """Say, from any thread, that only a new process will recover (a poisoned GPU); who runs this one ends it."""
         self.failure = reason
-        for callback in self._on_fail:
-            callback(reason)
+        self._on_fail(reason)
 
     def _on_fatal(self, reason: str) -> None:
         """The author's code raised Fatal, wherever: in a stream or a job no request is left to answer it."""
@@ -273,8 +272,8 @@ class Chute(FastAPI):
             self.fail(reason)
 
     def on_fail(self, callback: Callable[[str], object]) -> None:
-        """Have this called with the reason when the chute fails; by whoever runs it."""
-        self._on_fail.append(callback)
+        """Have whoever runs it called with the reason when the chute fails, in place of who ran it before."""
+        self._on_fail = callback
 
     def _with_hooks(self, inner: Callable[..., Any]) -> Callable[..., Any]:
         @asynccontextmanager

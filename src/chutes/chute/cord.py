@@ -240,14 +240,14 @@ def _path(path: str | None) -> str | None:
     normal = "/" + path.strip("/")
     if not PATH_RE.fullmatch(normal):
         raise InvalidPath(
-            f"{path!r} is no path for a cord: lower-case letters, digits, '_' and '-', in parts that begin with no '-'"
+            f"{path!r} is not a cord's path: use lower-case letters, digits, '_' and '-', and begin no part with '-'"
         )
     return normal
 
 
 def _verb(method: str) -> str:
     if method.upper() not in HTTPMethod.__members__:
-        raise ValueError(f"{method!r} is no HTTP method")
+        raise ValueError(f"{method!r} is not an HTTP method")
     return method.upper()
 
 

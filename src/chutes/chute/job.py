@@ -32,6 +32,10 @@ _OUTPUT_DIR = "output_dir"
 _cancel_event: ContextVar[threading.Event | None] = ContextVar("cancel_event", default=None)
 
 
+class JobTimeout(TimeoutError):
+    """A job was not done in its time. What the author's own code waits for in vain is another TimeoutError."""
+
+
 class Port(BaseModel):
     """A port that a job listens on."""
 
@@ -105,8 +109,8 @@ class Job:
     def arguments(self, data: dict[str, Any]) -> dict[str, Any]:
         """The function's keyword arguments for a run with this data.
 
-        One parameter that is a model takes all of it; others take it by name. RequestValidationError (422) names what
-        is missing, unknown, or of the wrong type.
+        One parameter that is a model takes all of it, or its default where there is none; others take it by name.
+        RequestValidationError (422) names what is missing, unknown, or of the wrong type.
         """
         parameters = [p for p in self._parameters() if p.name != _OUTPUT_DIR]
         open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
@@ -118,6 +122,8 @@ class Job:
                 fields[p.name] = hint if p.default is p.empty else NotRequired[hint]
         try:
             if len(fields) == 1 and _signature.is_model(hint):
+                if not data and parameters[0].default is not inspect.Parameter.empty:
+                    return {}
                 return {next(iter(fields)): TypeAdapter(hint).validate_python(data)}
             named = cast("Any", TypedDict)(self.name, fields)
             config = ConfigDict(extra="allow" if open_ended else "forbid", arbitrary_types_allowed=True)
@@ -129,7 +135,7 @@ class Job:
     async def call(self, data: dict[str, Any], *, output_dir: str) -> Any:
         """Run it once, on the author's loop, and wait for what it returns or raises.
 
-        A parameter `output_dir` gets the folder given. TimeoutError after `timeout` seconds. When that happens, or
+        A parameter `output_dir` gets the folder given. JobTimeout after `timeout` seconds. When that happens, or
         the caller is cancelled, `cancel_event` is set, a coroutine is cancelled, and the end of either kind of
         function is waited for.
         """
@@ -149,7 +155,7 @@ class Job:
                 work.cancel()
                 await asyncio.wait([work])
         if cancel.is_set():
-            raise TimeoutError(f"Job {self.name!r} took longer than {self.timeout} seconds")
+            raise JobTimeout(f"Job {self.name!r} took longer than {self.timeout} seconds")
         return work.result()
 
     async def run(self, job_status_url: str | None = None, **job_data: Any) -> dict[str, Any]:
@@ -160,7 +166,7 @@ class Job:
         output = tempfile.mkdtemp(prefix=f"{self.name}-")
         try:
             return {"status": "complete", "result": await self.call(job_data, output_dir=output)}
-        except TimeoutError:
+        except JobTimeout:
             raise
         except Exception as error:
             log.exception("Job %s failed", self.name)

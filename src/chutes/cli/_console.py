@@ -1,9 +1,12 @@
 """What the commands say: results on stdout, everything else on stderr, errors in one line with what to do."""
 
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from chutes.server.settings import Settings
 
 
 def say(message: str) -> None:
@@ -17,6 +20,21 @@ def fail(message: str, code: int = 1) -> NoReturn:
     label = typer.style("Error:", fg=typer.colors.RED, bold=True) if sys.stderr.isatty() else "Error:"
     typer.echo(f"{label} {line}", err=True)
     raise typer.Exit(code)
+
+
+def settings(**given: Any) -> "Settings":
+    """The server's settings, from options and the environment; a wrong one ends the command."""
+    from pydantic import ValidationError
+
+    from chutes.server.settings import Settings
+
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        name = str(wrong["loc"][0]) if wrong["loc"] else ""
+        where = f"--{name.replace('_', '-')}" if name in given else f"CHUTES_{name.upper()}"
+        fail(f"{where} is {wrong['input']!r}: {wrong['msg']}.")
 
 
 def size(count: float) -> str:

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,19 +37,6 @@ class Author:
         """Whether any of the files uses imagegen, which brings torch along."""
         texts = (file.read_text("utf-8", "replace") for file in self.files if file.suffix == ".py")
         return any(_DRAWS.search(text) for text in texts)
-
-
-def imported_from(root: Path) -> list[Path]:
-    """The Python files under a folder that have been imported so far, environments and this package aside."""
-    found = set()
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if file and name.partition(".")[0] not in _wheel.PACKAGES:
-            path = Path(file).resolve()
-            inside = path.is_relative_to(root) and not path.is_relative_to(sys.prefix)
-            if inside and not _HIDDEN.intersection(path.relative_to(root).parts):
-                found.add(path)
-    return sorted(found)
 
 
 def all_of(root: Path) -> list[Path]:

@@ -61,16 +61,12 @@ def build(
 def _author(ref: str, *, include_cwd: bool) -> "Author":
     """The author's files, after the chute has been loaded from them."""
     from chutes.cli import _context
-    from chutes.deploy.package import named_in_imports
+    from chutes.deploy import package
+    from chutes.loader import locate
 
-    where, _, name = ref.partition(":")
-    path = Path(where).expanduser()
-    is_file = where.endswith(".py") or "/" in where
-    root = path.parent.resolve() if is_file else Path.cwd().resolve()
-    module = path.stem if is_file else where
-    # What hooks will import comes along, as with `chutes deploy`.
-    files = _context.all_of(root) if include_cwd else {*_context.imported_from(root), *named_in_imports(root, module)}
-    return _context.Author(root, tuple(sorted(files)), f"{module}:{name or 'chute'}")
+    source = locate(ref)
+    files = _context.all_of(source.root) if include_cwd else package.files_of(source)
+    return _context.Author(source.root, tuple(sorted(files)), source.entry)
 
 
 def _run_docker(folder: Path, tag: str) -> None:

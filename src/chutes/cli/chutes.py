@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 
 from chutes.cli import chutes_tables as tables
-from chutes.cli._console import fail, say
+from chutes.cli._console import fail, say, settings
 
 if TYPE_CHECKING:
     from chutes.deploy.deployed import Deployed
@@ -42,6 +42,7 @@ def _connected(address: str | None) -> Iterator[_Cluster]:
     from chutes.deploy import cluster
     from chutes.exception import ChutesError
 
+    settings()  # Ray Serve may have to be started with them
     try:
         with cluster.connected(address):
             yield _Cluster(cluster.serve_http(), cluster.head_labels())
@@ -59,7 +60,7 @@ def list_chutes(*, address: Address = None, as_json: Json = False) -> None:
     """List the chutes on the cluster."""
     from chutes.deploy import cluster, deployed
 
-    if address is None and cluster.find() is None:
+    if cluster.named(address) is None and cluster.find() is None:
         if as_json:
             typer.echo("[]")
         else:

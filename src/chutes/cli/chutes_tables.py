@@ -45,13 +45,16 @@ def in_words(key: str, value: Any) -> str:
 
 def status(told: dict[str, Any]) -> Group:
     """Replicas, queue, and the last minutes."""
-    latency = "  ".join(f"{key} {value:g} s" for key, value in told["latency_seconds"].items()) or "-"
     facts = Table(show_header=False, box=None)
     facts.add_row("status", Text(f"{told['name']} is ").append(_colored(told["status"])))
-    facts.add_row("running", f"{told['running']}, {told['queued']} waiting")
-    facts.add_row("requests", f"{told['per_minute']:g} per minute")
-    facts.add_row("latency", latency)
-    facts.add_row("last minutes", f"{told['errors']} errors, {told['rejected']} turned away, {told['left']} left")
+    if told["queued"] is None:
+        facts.add_row("running", str(told["running"]))
+        facts.add_row("requests", _UNKNOWN)
+    else:
+        facts.add_row("running", f"{told['running']}, {told['queued']} waiting")
+        facts.add_row("requests", f"{told['per_minute']:g} per minute")
+        facts.add_row("latency", _latency(told))
+        facts.add_row("last minutes", f"{told['errors']} errors, {told['rejected']} turned away, {told['left']} left")
     replicas = Table("replica", "state", "running", "node", "pid", "since", box=None)
     for each in told["replicas"]:
         running = "" if each["running"] is None else f"{each['running']}/{each['concurrency']}"
@@ -63,7 +66,6 @@ def status(told: dict[str, Any]) -> Group:
 
 def metrics(told: dict[str, Any]) -> Group:
     """The GPUs of each replica, and what it draws."""
-    latency = "  ".join(f"{key} {value:g} s" for key, value in told["latency_seconds"].items()) or "-"
     table = Table("replica", "GPU", "busy", "memory", "images", "images/s", "steps/s", box=None)
     for replica, each in told["replicas"].items():
         cards = each["gpus"] or [{}]
@@ -78,8 +80,19 @@ def metrics(told: dict[str, Any]) -> Group:
                 f"{each['images_per_second']:g}",
                 f"{each['steps_per_second']:g}",
             )
-    heading = f"{told['running']} running, {told['queued']} waiting; {told['per_minute']:g} per minute; {latency}"
+    heading = f"{told['running']} running; {_UNKNOWN}"
+    if told["queued"] is not None:
+        heading = (
+            f"{told['running']} running, {told['queued']} waiting; {told['per_minute']:g} per minute; {_latency(told)}"
+        )
     return Group(heading, table)
+
+
+_UNKNOWN = "unknown, the cluster's proxy does not answer"
+
+
+def _latency(told: dict[str, Any]) -> str:
+    return "  ".join(f"{key} {value:g} s" for key, value in told["latency_seconds"].items()) or "-"
 
 
 class Lines:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 import typer
 from rich.console import Console
 
-from chutes.cli._console import fail, say
+from chutes.cli._console import fail, say, settings
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -37,15 +37,15 @@ def deploy(
 
     Without a cluster one is started on this machine; it goes on after this command, until the last chute is deleted.
 
-    Deploying again replaces the replicas one version by the other; if the new one fails to load, the old one serves on.
+    Deploying again replaces the old version's replicas by new ones; if those fail to load, the old version serves on.
     """
     from chutes.deploy import application, cluster, package, placement, rollout
     from chutes.exception import ChutesError
     from chutes.loader import load_chute
-    from chutes.server import Settings
     from chutes.server.auth import Exposed, check_exposure
 
     environment = _environment(env or [])
+    settings()  # replicas get those of the environment: a wrong one is told now
     labels: dict[str, str] = {}
     try:
         chute = load_chute(ref)
@@ -56,7 +56,7 @@ def deploy(
             with cluster.connected(address, start=True) as started:
                 try:
                     http = cluster.serve_http()
-                    check_exposure(Settings(host=http[0], no_auth=no_auth))
+                    check_exposure(settings(host=http[0], no_auth=no_auth))
                     nodes = cluster.ray_nodes()
                     ray_options = placement.place(chute.node_selector, nodes)
                     if chute.node_selector and "num_gpus" not in ray_options:

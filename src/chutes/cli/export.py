@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from chutes.cli._console import fail, say
+from chutes.cli._console import fail, say, settings
 
 app = typer.Typer(add_completion=False)
 
@@ -31,16 +31,22 @@ def export(
     from chutes.exception import LoadError
     from chutes.loader import load_chute
 
+    settings()  # replicas get those of the environment: a wrong one is told now
     try:
         chute = load_chute(ref)
         spec = application.spec_for(chute, package.pack(ref), ray_options={})
     except LoadError as error:
         fail(f"{error}.")
+    except (OSError, ValueError) as error:
+        fail(f"The API keys cannot be read: {error}.")
     text = kuberay.manifest(chute, spec, image=image)
     if output is None:
         typer.echo(text, nl=False)
         return
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "rayservice.yaml").write_text(text, encoding="utf-8")
-    (output / "Dockerfile").write_text(kuberay.dockerfile(chute), encoding="utf-8")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "rayservice.yaml").write_text(text, encoding="utf-8")
+        (output / "Dockerfile").write_text(kuberay.dockerfile(chute), encoding="utf-8")
+    except OSError as error:
+        fail(f"{error.filename or output} cannot be written: {error.strerror}.")
     say(f"Wrote rayservice.yaml and Dockerfile into {output}")

@@ -5,14 +5,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from chutes.cli._console import fail
-
-if TYPE_CHECKING:
-    from chutes.server import Settings
+from chutes.cli._console import fail, settings
 
 app = typer.Typer(add_completion=False)
 
@@ -55,41 +52,23 @@ def run(
     """
     if reload:
         command = [argument for argument in sys.argv[1:] if argument != "--reload"]
-        _run_again_on_changes([sys.executable, "-m", "chutes", *command], _folder(ref), _settings({}).drain_grace)
+        from chutes.loader import locate
+
+        _run_again_on_changes([sys.executable, "-m", "chutes", *command], locate(ref).root, settings().drain_grace)
         return
     given: dict[str, Any] = {"host": host, "port": port, "log_level": "debug" if debug else log_level}
     given = {name: value for name, value in given.items() if value is not None}
     if no_auth:
         given["no_auth"] = True
-    settings = _settings(given)
+    wanted = settings(**given)
     if dev:
         os.environ["CHUTES_DEV_MODE"] = "true"
-        settings.queue_size = _DEV_QUEUE
-        settings.no_auth |= settings.is_loopback
+        wanted.queue_size = _DEV_QUEUE
+        wanted.no_auth |= wanted.is_loopback
     os.environ.setdefault("CHUTES_EXECUTION_CONTEXT", "REMOTE")  # `is_remote()`: here is where the model runs
     from chutes.server import serve
 
-    raise typer.Exit(serve(ref, settings))
-
-
-def _settings(given: dict[str, Any]) -> "Settings":
-    from pydantic import ValidationError
-
-    from chutes.server.settings import Settings
-
-    try:
-        return Settings(**given)
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        name = str(wrong["loc"][0]) if wrong["loc"] else ""
-        where = f"--{name.replace('_', '-')}" if name in given else f"CHUTES_{name.upper()}"
-        fail(f"{where} is {wrong['input']!r}: {wrong['msg']}.")
-
-
-def _folder(ref: str) -> Path:
-    """Where the author's files are: the folder of a file, else the current one."""
-    where = ref.partition(":")[0]
-    return Path(where).parent if where.endswith(".py") else Path()
+    raise typer.Exit(serve(ref, wanted))
 
 
 def _run_again_on_changes(command: list[str], folder: Path, grace: float) -> None:
@@ -98,20 +77,29 @@ def _run_again_on_changes(command: list[str], folder: Path, grace: float) -> Non
 
     if not folder.is_dir():
         fail(f"There is no folder {folder}.")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    passed_on = signal.SIGTERM
+
+    def told(*_: object) -> None:
+        nonlocal passed_on
+        passed_on = signal.SIGINT
+        raise KeyboardInterrupt
+
+    # What is sent to the whole group, as a terminal's Ctrl-C is, reaches the server by itself; the same signal again
+    # would cut its requests off, so that it is the other one that is passed on.
+    signal.signal(signal.SIGTERM, told)
     process = subprocess.Popen(command)  # noqa: S603 - our own words
     try:
         for _ in watch(folder, watch_filter=PythonFilter(), raise_interrupt=False):
             _end(process, grace)
             process = subprocess.Popen(command)  # noqa: S603 - as above
     finally:
-        _end(process, grace)
+        _end(process, grace, passed_on)
 
 
-def _end(process: subprocess.Popen[bytes], grace: float) -> None:
+def _end(process: subprocess.Popen[bytes], grace: float, say: signal.Signals = signal.SIGTERM) -> None:
     """Let a server drain; one that has not ended by itself after its grace is killed."""
     if process.poll() is None:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(say)
     try:
         process.wait(grace + _LAST_WORDS)
     except (subprocess.TimeoutExpired, KeyboardInterrupt):

@@ -2,7 +2,7 @@
 
 A node is a `ray start` in the foreground, so that whatever supervises processes can supervise it; on SIGTERM it
 takes everything that it started along. The cluster that `chutes deploy` starts on its own is just such a node in
-the background, on the loopback address, and says in its label which process it is.
+the background, its HTTP port on the loopback address, and says in its label which process it is.
 """
 
 import contextlib
@@ -124,6 +124,8 @@ def start_local() -> str:
     use_token(create=True)
     folder = Path(tempfile.gettempdir()) / f"chutes-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise NoCluster(f"{folder} belongs to somebody else")
     output = folder / "cluster.log"
     command = [sys.executable, "-m", "chutes", "node", "start", "--head", "--local"]
     with output.open("wb") as file:

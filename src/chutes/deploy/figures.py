@@ -1,11 +1,9 @@
 """What `chutes chutes status` and `metrics` show: from the replicas, and from the proxy that saw the queue."""
 
-import json
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from chutes.deploy.deployed import Deployed, ask_replicas
@@ -23,13 +21,13 @@ _NOTHING = {
 
 
 def traffic(slug: str, http: tuple[str, int]) -> dict[str, Any]:
-    """What went through the proxy in the last minutes; nothing if it does not answer."""
+    """What went through the proxy in the last minutes; all None if it does not answer."""
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(http[0], http[0])  # noqa: S104 - compared only
     try:
-        with urllib.request.urlopen(f"http://{host}:{http[1]}{STATISTICS}", timeout=5) as answer:
-            told = json.load(answer)
-    except (urllib.error.URLError, ValueError, OSError):
-        return dict(_NOTHING)
+        # Not through a proxy of the environment: it could not reach this one.
+        told = httpx.get(f"http://{host}:{http[1]}{STATISTICS}", timeout=5, trust_env=False).json()
+    except (httpx.HTTPError, ValueError):
+        return dict.fromkeys(_NOTHING)
     return {**_NOTHING, **told.get(slug, {})}
 
 
@@ -45,9 +43,13 @@ def status(chute: Deployed, http: tuple[str, int]) -> dict[str, Any]:
         "replicas": [_replica(each, asked.get(each["replica_id"], {})) for each in chute.replicas],
         "target_replicas": chute.deployment.get("target_num_replicas", 0),
         "running": running,
-        "queued": max(0, seen.pop("in_flight") - running),
+        "queued": _queued(seen.pop("in_flight"), running),
         **seen,
     }
+
+
+def _queued(in_flight: int | None, running: int) -> int | None:
+    return None if in_flight is None else max(0, in_flight - running)
 
 
 def _replica(replica: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,7 +73,7 @@ def metrics(chute: Deployed, http: tuple[str, int]) -> dict[str, Any]:
     running = sum(each["running"] for each in asked.values())
     return {
         "name": chute.name,
-        "queued": max(0, seen["in_flight"] - running),
+        "queued": _queued(seen["in_flight"], running),
         "running": running,
         "per_minute": seen["per_minute"],
         "latency_seconds": seen["latency_seconds"],

@@ -1,6 +1,8 @@
 """Where a replica logs: a file of its own beside Ray's, one JSON object per line, what the author prints included."""
 
+import io
 import logging
+import re
 import sys
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -8,27 +10,29 @@ from pathlib import Path
 from chutes.server import logs
 
 _LOG_BYTES = 20_000_000  # and as much again in the file before
+_LONGEST = 10_000  # characters of a line
 
 
-class _Prints:
-    """Stands in for stdout: whole lines go to the log."""
+class _Prints(io.TextIOBase):
+    """Stands in for stdout: whole lines go to the log, each state of a progress bar as one."""
+
+    encoding = "utf-8"
 
     def __init__(self) -> None:
         self._log = logging.getLogger("print")
         self._rest = ""
 
+    def writable(self) -> bool:
+        return True
+
     def write(self, text: str) -> int:
-        *lines, self._rest = (self._rest + text).split("\n")
+        *lines, self._rest = re.split(r"[\r\n]", self._rest + text)
+        if len(self._rest) > _LONGEST:
+            lines, self._rest = [*lines, self._rest], ""
         for line in lines:
             if line.strip():
                 self._log.info("%s", line)
         return len(text)
-
-    def flush(self) -> None:
-        """Nothing is held back but an unfinished line."""
-
-    def isatty(self) -> bool:
-        return False
 
 
 def log_folder() -> Path:

@@ -5,9 +5,9 @@ whether or not the machine that deployed still exists.
 """
 
 import ast
-import hashlib
+import atexit
 import io
-import os
+import shutil
 import sys
 import tempfile
 import zipfile
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chutes.exception import LoadError
+from chutes.loader import Source, locate
 
 MOST = 16 * 1024 * 1024  # bytes; the deployment's description holds them, and that is no place for weights
 
@@ -33,12 +34,9 @@ class Package:
 
 def pack(ref: str) -> Package:
     """The files behind a reference whose chute has been loaded already. LoadError when they are too large."""
-    where, _, name = ref.partition(":")
-    path = Path(where).expanduser()
-    is_file = where.endswith(".py") or "/" in where or "\\" in where
-    root = path.parent.resolve() if is_file else Path.cwd().resolve()
-    module = path.stem if is_file else where
-    files = sorted(_imported(root) | named_in_imports(root, module))
+    source = locate(ref)
+    root = source.root
+    files = sorted(files_of(source))
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in files:
@@ -47,7 +45,12 @@ def pack(ref: str) -> Package:
     if buffer.tell() > MOST:
         raise LoadError(f"The chute's files are {buffer.tell() >> 20} MiB: more than {MOST >> 20} MiB are not shipped")
     names = tuple(file.relative_to(root).as_posix() for file in files)
-    return Package(f"{module}:{name or 'chute'}", names, buffer.getvalue())
+    return Package(source.entry, names, buffer.getvalue())
+
+
+def files_of(source: Source) -> set[Path]:
+    """The chute's module, which has been loaded, and whatever it imports from its folder, now or in a hook later."""
+    return _imported(source.root) | _named_in_imports(source.root, source.module)
 
 
 def _imported(root: Path) -> set[Path]:
@@ -57,19 +60,19 @@ def _imported(root: Path) -> set[Path]:
     return {path for path in (Path(each).resolve() for each in paths if each) if _is_theirs(path, root)}
 
 
-def named_in_imports(root: Path, module: str) -> set[Path]:
+def _named_in_imports(root: Path, module: str) -> set[Path]:
     """What the folder's modules would import later: a startup hook's imports have not happened yet."""
     found: set[Path] = set()
     names = [module]
     while names:
-        for file in _files_of(root, names.pop()):
+        for file in _module_files(root, names.pop()):
             if file not in found and _is_theirs(file, root):
                 found.add(file)
                 names += _imports(file, root)
     return found
 
 
-def _files_of(root: Path, module: str) -> Iterator[Path]:
+def _module_files(root: Path, module: str) -> Iterator[Path]:
     """A module's file and those of the packages around it; none if it is not in the folder."""
     parts = module.split(".")
     for depth in range(1, len(parts) + 1):
@@ -105,17 +108,10 @@ def _is_theirs(path: Path, root: Path) -> bool:
 
 
 def unpack(content: bytes) -> Path:
-    """Put the files where they can be imported from, once per content and machine; the folder."""
-    digest = hashlib.sha256(content).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / f"chutes-{os.getuid()}" / digest
-    if not folder.exists():
-        folder.parent.mkdir(mode=0o700, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(dir=folder.parent))
-        zipfile.ZipFile(io.BytesIO(content)).extractall(fresh)
-        try:
-            fresh.rename(folder)
-        except OSError:  # another replica was faster
-            if not folder.exists():
-                raise
+    """Put the files where this process can import them from, and nobody else can write; the folder."""
+    folder = Path(tempfile.mkdtemp(prefix="chutes-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        archive.extractall(folder)
     sys.path.insert(0, str(folder))
     return folder

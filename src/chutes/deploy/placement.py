@@ -90,7 +90,7 @@ def pretended(text: str) -> list[Gpu]:
     for card in text.split(","):
         kind, _, vram_gb = card.strip().partition(":")
         if not re.fullmatch(r"[a-z0-9_]+", kind) or not vram_gb.isdigit():
-            raise ValueError(f"{card!r} is no card: write kind:memory, as h100:80")
+            raise ValueError(f"{card!r} is not a GPU: write kind:memory, as h100:80")
         cards.append(Gpu(kind, int(vram_gb)))
     return cards
 

@@ -165,7 +165,8 @@ class _Answer:
         self._instead: tuple[int, dict[str, str]] | None = None
         self.status = 499  # the client left before there was an answer
         self.of_a_chute = False
-        self.too_large = False
+        self._left = False
+        self._too_large = False
 
     def limited(self, receive: Receive, most: int) -> Receive:
         """Takes the client for gone once its body is larger than is taken: Ray would collect all of it."""
@@ -174,10 +175,11 @@ class _Answer:
         async def receive_limited() -> Message:
             nonlocal seen
             message = await receive()
+            self._left |= message["type"] == "http.disconnect"
             seen += len(message.get("body", b""))
             if seen <= most:
                 return message
-            self.too_large = True
+            self._too_large = True
             return {"type": "http.disconnect"}
 
         return receive_limited
@@ -200,8 +202,11 @@ class _Answer:
         """Answer in Ray's place if it did not, or not in our words."""
         if self._started:
             return
-        if self.too_large:
+        if self._too_large:
             raise BodyTooLarge(headers={"Connection": "close"})
+        if self._left and self._instead is None:
+            self.of_a_chute = True
+            return
         status, headers = self._instead or (500, {})
         headers["X-Request-ID"] = next(value.decode() for name, value in self._scope["headers"] if name == _ID)
         self.of_a_chute = status != 404

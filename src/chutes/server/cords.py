@@ -20,11 +20,12 @@ from chutes.metrics import last_request_timestamp, request_duration, total_reque
 from chutes.server import metrics
 from chutes.server.access import FACTS
 from chutes.server.admission import Admission
-from chutes.server.body import ClientLeft, check_length, in_time, json_fault, read_rest, refuse
+from chutes.server.body import ClientLeft, check_length, in_time, read_rest, refuse
 from chutes.server.errors import from_chutes_error, from_validation
 from chutes.server.exchange import CLIENT_LEFT, Exchange
 from chutes.server.lifecycle import Lifecycle
 from chutes.server.settings import Settings
+from chutes.server.strict_json import json_fault
 
 if TYPE_CHECKING:
     from prometheus_client import Counter, Gauge, Histogram

@@ -19,8 +19,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from chutes.exception import ChutesError, Fatal
-from chutes.server.body import search
 from chutes.server.logs import request_id
+from chutes.server.strict_json import find_fault
 
 _LONGEST_INPUT = 200  # characters of a refused value that are sent back
 _MOST_FIELDS = 100  # that are told what is wrong with them
@@ -164,7 +164,7 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
     if error.status_code == 400 and isinstance(cause, (ValueError, RecursionError)) and not form:
         # FastAPI could not read the body: bytes that are no UTF-8, a number of 5000 digits, too many brackets.
         unknown = {"type": "json_invalid", "loc": ("body",), "msg": "The body is not valid JSON"}
-        return from_validation(path, [search(await request.body()) or unknown])
+        return from_validation(path, [find_fault(await request.body()) or unknown])
     detail = error.detail
     if error.status_code == 404 and detail == HTTPStatus.NOT_FOUND.phrase:
         detail = f"There is nothing at {path[:_LONGEST_INPUT]}"

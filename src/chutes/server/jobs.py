@@ -22,14 +22,15 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 from chutes.chute import Chute, Job
 from chutes.chute._route import CordRoute
+from chutes.chute.job import JobTimeout
 from chutes.exception import ChutesError
 from chutes.metrics import last_request_timestamp, request_duration, total_requests
 from chutes.server import metrics
 from chutes.server.admission import Admission
-from chutes.server.body import json_fault
 from chutes.server.errors import from_validation, json_safe
 from chutes.server.lifecycle import Lifecycle
 from chutes.server.logs import request_id
+from chutes.server.strict_json import json_fault
 
 log = logging.getLogger(__name__)
 
@@ -62,11 +63,13 @@ class Record:
     finished: datetime | None = None
     result: Any = None
     detail: str | None = None
+    files: list[str] = field(default_factory=list)
+    """What the finished job has written, relative to its `output_dir`."""
     task: "asyncio.Task[None] | None" = None
 
-    def files(self) -> list[str]:
-        """The names, relative to `output_dir`, of what the job has written."""
-        return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
+    def list_files(self) -> None:
+        """Look once, when the job is done: there may be thousands."""
+        self.files = sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
 
     def told(self) -> dict[str, Any]:
         """What a client sees."""
@@ -79,7 +82,7 @@ class Record:
             "finished": _iso(self.finished),
             "result": self.result,
             "detail": self.detail,
-            "files": self.files() if self.status in _OVER else [],
+            "files": self.files if self.status in _OVER else [],
         }
 
 
@@ -130,7 +133,10 @@ class Jobs:
         await turn
         record.status, record.started = Status.RUNNING, datetime.now(UTC)
         log.info("Job %s begins", record.job.name)
-        outcome = await record.job.call(data, output_dir=str(record.folder))
+        try:
+            outcome = await record.job.call(data, output_dir=str(record.folder))
+        finally:
+            await asyncio.to_thread(record.list_files)
         record.result = json_safe(jsonable_encoder(outcome))
 
     def _ended(self, record: Record, turn: "asyncio.Future[None]", task: "asyncio.Task[None]") -> None:
@@ -142,7 +148,7 @@ class Jobs:
             record.status = Status.CANCELLED
         elif error is None:
             record.status = Status.COMPLETE
-        elif isinstance(error, TimeoutError):
+        elif isinstance(error, JobTimeout):
             record.status = Status.TIMEOUT
             record.detail = f"Not done within {record.job.timeout} seconds"
         else:
@@ -175,7 +181,7 @@ class Jobs:
 
     def _forget(self, record: Record) -> None:
         self._records.pop(record.id, None)
-        shutil.rmtree(record.folder, ignore_errors=True)
+        asyncio.get_running_loop().run_in_executor(None, _remove, record.folder)
 
     def cut_off(self) -> None:
         """Cancel all that is not over."""
@@ -185,8 +191,12 @@ class Jobs:
 
     def close(self) -> None:
         """Remove what the jobs have written."""
-        for record in list(self):
-            self._forget(record)
+        for record in self:
+            _remove(record.folder)
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _for_clients(error: BaseException) -> str:
@@ -234,7 +244,7 @@ def router(jobs: Jobs, lifecycle: Lifecycle) -> APIRouter:
     async def file(job_id: str, name: str) -> Response:
         """A file that the job has written."""
         record = jobs.find(job_id)
-        if record.status not in _OVER or name not in record.files():
+        if record.status not in _OVER or name not in record.files or not (record.folder / name).is_file():
             raise HTTPException(404, "The job has written no such file")
         return FileResponse(record.folder / name)
 

@@ -21,7 +21,7 @@ queue_depth = Gauge("chutes_queue_depth", "Requests and jobs waiting for a slot"
 concurrency = Gauge("chutes_concurrency", "Slots of this chute", ["chute_id"])
 ready = Gauge("chutes_ready", "1 when the chute takes requests", ["chute_id"])
 queue_wait = Histogram("chutes_queue_wait_seconds", "Time spent waiting for a slot", ["chute_id"], buckets=SECONDS)
-rejections = Counter("chutes_rejections", "Requests that were not run, by reason", ["chute_id", "reason"])
+rejections = Counter("chutes_rejections", "Requests refused or cut off, by reason", ["chute_id", "reason"])
 disconnects = Counter("chutes_disconnects", "Clients that left before their answer", ["chute_id", "stage"])
 
 

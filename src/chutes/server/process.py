@@ -97,6 +97,7 @@ class Server(uvicorn.Server):
         self._runtime = runtime
         self._settings = settings
         self._ending: asyncio.Task[None] | None = None
+        self._received: set[signal.Signals] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the port, then wait in the background for the chute to say that it is over."""
@@ -164,10 +165,11 @@ class Server(uvicorn.Server):
         if self._ending is None:
             log.info("%s: draining", received.name)
             self._ending = asyncio.create_task(self._drain())
-        else:
+        elif received in self._received:
             log.warning("%s again: stopping at once", received.name)
             self._cut_off()
             self.force_exit = True
+        self._received.add(received)
 
     async def _drain(self) -> None:
         """Let what runs finish, for the grace period at most."""

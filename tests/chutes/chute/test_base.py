@@ -247,6 +247,10 @@ def test_progress_and_failure_can_be_told_from_any_thread() -> None:
     while not reasons:
         pass
     assert (reasons, chute.failure) == (["poisoned"], "poisoned")
+    later: list[str] = []
+    chute.on_fail(later.append)  # who runs it now
+    chute.fail("again")
+    assert (reasons, later) == (["poisoned"], ["again"])
 
 
 def test_progress_without_an_end_has_no_fraction() -> None:

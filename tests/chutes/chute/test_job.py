@@ -58,11 +58,16 @@ def test_arguments_are_checked(chute: Chute) -> None:
     async def model(self: Any, training: Training) -> None: ...
 
     @chute.job()
+    async def by_default(self: Any, training: Training = Training(steps=9)) -> None: ...  # noqa: B008
+
+    @chute.job()
     async def anything(self: Any, **job_data: Any) -> None: ...
 
     assert by_name.arguments({"steps": "2"}) == {"steps": 2}
     assert model.arguments({"steps": 5}) == {"training": Training(steps=5)}
     assert model.arguments({}) == {"training": Training()}
+    assert by_default.arguments({}) == {}
+    assert by_default.arguments({"steps": 5}) == {"training": Training(steps=5)}
     assert anything.arguments({"a": 1}) == {"a": 1}
     for job, data, field in [
         (by_name, {"steps": "two"}, "steps"),

@@ -45,7 +45,12 @@ def running(folder: Path, *arguments: str, **environment: str) -> Iterator[tuple
     command = [sys.executable, "-m", "chutes", "run", *arguments, "--port", str(port)]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
-            command, cwd=folder, env={**env, "HOME": str(folder), **environment}, stderr=log, text=True
+            command,
+            cwd=folder,
+            env={**env, "HOME": str(folder), **environment},
+            stderr=log,
+            text=True,
+            start_new_session=True,
         )
     try:
         yield process, port

@@ -55,6 +55,15 @@ def test_print_shows_the_dockerfile_and_writes_nothing(chutes: Run, folder: Path
     assert (lint.returncode, lint.stdout) == (0, "")
 
 
+def test_a_module_whose_file_is_but_a_name_is_not_looked_for(chutes: Run, folder: Path) -> None:
+    """PyTorch has some."""
+    (folder / "mine_helper.py").write_text(
+        "import sys, types\nsys.modules['odd'] = types.ModuleType('odd')\nsys.modules['odd'].__file__ = '_odd.py'\n"
+    )
+    done = chutes("build", "mine", "--print")
+    assert done.returncode == 0, done.stderr
+
+
 def test_docker_is_called_on_a_folder_with_everything_in_it(chutes: Run, folder: Path) -> None:
     done = chutes("build", "mine", PATH=docker(folder))
     assert (done.returncode, done.stdout) == (0, "me/mine:1.0\n"), done.stderr

@@ -21,6 +21,21 @@ def test_without_a_cluster_nothing_is_deployed():
     assert "nothing is deployed" in done.stderr
 
 
+@pytest.mark.parametrize("named", [["--address", "127.0.0.1:1"], []])
+def test_a_cluster_that_was_named_and_does_not_answer_is_an_error(named, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    done = run.invoke(app, ["chutes", "list", "--json", *named])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == "Error: No cluster answers at 127.0.0.1:1.\n"
+
+
+def test_a_setting_that_makes_no_sense_is_one_line(monkeypatch):
+    monkeypatch.setenv("CHUTES_PORT", "abc")
+    done = run.invoke(app, ["chutes", "status", "some-chute"])
+    assert done.exit_code == 1
+    assert done.stderr.startswith("Error: CHUTES_PORT is 'abc'")
+
+
 @pytest.mark.parametrize("command", ["get", "status", "metrics", "logs", "delete"])
 def test_what_needs_a_cluster_says_so(command):
     done = run.invoke(app, ["chutes", command, "some-chute"])

@@ -36,6 +36,24 @@ def test_writes_the_manifest_and_the_images_dockerfile(exportable):
     assert "FROM flux:1\n" in (exportable / "k8s" / "Dockerfile").read_text()
 
 
+@pytest.mark.parametrize(
+    ("environment", "output", "told"),
+    [
+        ({"CHUTES_PORT": "abc"}, "k8s", "CHUTES_PORT is 'abc'"),
+        ({"CHUTES_KEYS_FILE": "exportable.py"}, "k8s", "The API keys cannot be read"),
+        ({}, "exportable.py/k8s", "cannot be written"),
+    ],
+)
+def test_what_is_wrong_is_one_line(environment, output, told, exportable, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    done = run.invoke(app, ["export", "exportable", "--kuberay", "--output", output])
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit)
+    assert told in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_says_what_it_can_write(exportable):
     done = run.invoke(app, ["export", "exportable"])
     assert done.exit_code == 1

@@ -48,5 +48,5 @@ def test_a_node_joins(became):
 def test_cards_are_written_properly(became):
     done = run.invoke(app, ["node", "start", "--head", "--pretend-gpus", "h100"])
     assert done.exit_code == 1
-    assert done.stderr == "Error: --pretend-gpus: 'h100' is no card: write kind:memory, as h100:80.\n"
+    assert done.stderr == "Error: --pretend-gpus: 'h100' is not a GPU: write kind:memory, as h100:80.\n"
     assert became == []

@@ -2,6 +2,8 @@
 
 import gc
 import json
+import os
+import re
 import signal
 import socket
 import time
@@ -13,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from chutes.cli.run import _folder
 from tests.chutes.cli.conftest import Run
 from tests.chutes.cli.server import eventually, get, running
 
 CHUTE = """
 import os
+import re
 from chutes.chute import Chute
 
 chute = Chute(username="me", name="small", image="me/small:1")
@@ -29,6 +31,17 @@ number = 3
 @chute.cord(public_api_path="/hello", method="POST")
 async def hello(self, name: str = "you"):
     return {"hello": name, "dev": os.environ.get("CHUTES_DEV_MODE"), "where": os.environ["CHUTES_EXECUTION_CONTEXT"]}
+"""
+
+
+SLOW = """
+import asyncio
+from chutes.chute import Chute
+chute = Chute(username="me", name="slow", image="me/slow:1")
+@chute.cord(public_api_path="/hello", method="POST")
+async def hello(self, name: str = "you") -> dict:
+    await asyncio.sleep(4)
+    return {"hello": name}
 """
 
 
@@ -73,7 +86,7 @@ def test_a_reference_may_be_a_module_a_dotted_one_or_a_file(folder: Path, ref: s
     ],
 )
 def test_what_cannot_be_loaded_is_one_line(chutes: Run, folder: Path, ref: str, told: str) -> None:
-    done = chutes("run", ref)
+    done = chutes("run", ref, "--port", "0")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.count("\n") == 1, done.stderr
     assert told in done.stderr
@@ -107,7 +120,7 @@ def test_settings_that_make_no_sense_are_one_line_that_names_them(fails: Callabl
 
 
 def test_reloading_needs_a_folder_to_watch(fails: Callable[..., str], folder: Path) -> None:
-    assert "no folder nowhere" in fails("run", "nowhere/app.py", "--reload")
+    assert re.search(r"no folder \S+/nowhere", fails("run", "nowhere/app.py", "--reload"))
 
 
 def test_options_win_over_the_environment(folder: Path) -> None:
@@ -145,28 +158,36 @@ def test_reload_serves_what_the_file_says_now(folder: Path) -> None:
         post(port)
 
 
-def test_reload_lets_requests_finish(folder: Path) -> None:
-    (folder / "slow.py").write_text(
-        "import asyncio\n"
-        "from chutes.chute import Chute\n"
-        "chute = Chute(username='me', name='slow', image='me/slow:1')\n"
-        "@chute.cord(public_api_path='/hello', method='POST')\n"
-        "async def hello(self, name: str = 'you') -> dict:\n"
-        "    await asyncio.sleep(6)\n"
-        "    return {'hello': name}\n"
-    )
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("to_all", [False, True])  # as a terminal's Ctrl-C is
+def test_reload_lets_requests_finish(sent: signal.Signals, to_all: bool, folder: Path) -> None:
+    (folder / "slow.py").write_text(SLOW)
     with running(folder, "slow.py", "--reload") as (process, port), ThreadPoolExecutor(1) as thread:
         eventually(lambda: get(port, "/ready"), process)
         answer = thread.submit(post, port)
         time.sleep(0.5)
-        process.send_signal(signal.SIGTERM)
+        if to_all:
+            os.killpg(process.pid, sent)
+        else:
+            process.send_signal(sent)
         assert answer.result()["hello"] == "you"
         assert process.wait(30) == 0
 
 
-def test_reload_watches_the_folder_of_a_file_and_else_the_current_one() -> None:
-    assert _folder("a/b.py:chute") == Path("a")
-    assert _folder("a.b:chute") == Path()
+def test_the_same_signal_again_stops_at_once(folder: Path) -> None:
+    (folder / "slow.py").write_text(SLOW)
+    with running(folder, "slow.py") as (process, port), ThreadPoolExecutor(1) as thread:
+        eventually(lambda: get(port, "/ready"), process)
+        answer = thread.submit(post, port)
+        time.sleep(0.5)
+        for sent in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+            process.send_signal(sent)
+            time.sleep(0.2)
+        with pytest.raises(OSError) as left:
+            answer.result()
+        if isinstance(left.value, urllib.error.HTTPError):
+            left.value.close()
+        assert process.wait(5) == 5
 
 
 def test_the_garbage_collector_is_spared_only_while_loading(folder: Path) -> None:

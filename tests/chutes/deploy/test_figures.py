@@ -1,6 +1,13 @@
+import json
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from io import StringIO
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
 
+from chutes.cli import chutes_tables as tables
 from chutes.deploy import figures
 from chutes.deploy.deployed import Deployed
 
@@ -75,7 +82,30 @@ def test_prometheus_reads_the_series_of_all_replicas():
     assert families["chutes_gpu_memory_used_bytes"].samples[0].labels["name"] == 'NVIDIA "H100"'
 
 
-def test_without_a_proxy_there_is_no_traffic():
-    from importlib import reload
+def test_without_a_proxy_nothing_is_known_of_the_traffic(monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(figures, "ask_replicas", lambda chute: {})
+    told = figures.status(CHUTE, ("127.0.0.1", 9))
+    assert {told[name] for name in ("queued", "requests", "errors", "left", "per_minute")} == {None}
+    assert "does not answer" in shown(tables.status(told))
+    assert "does not answer" in shown(tables.metrics(figures.metrics(CHUTE, ("127.0.0.1", 9))))
 
-    assert reload(figures).traffic("slug", ("127.0.0.1", 9)) == figures._NOTHING
+
+def test_a_proxy_of_the_environment_is_not_asked(monkeypatch):
+    class Statistics(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"slug": {"requests": 7}}).encode())
+
+    monkeypatch.undo()
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with HTTPServer(("127.0.0.1", 0), Statistics) as server, ThreadPoolExecutor(1) as thread:
+        thread.submit(server.handle_request)
+        assert figures.traffic("slug", server.server_address)["requests"] == 7
+
+
+def shown(table) -> str:
+    console = Console(record=True, width=200, file=StringIO())
+    console.print(table)
+    return console.export_text()

@@ -181,6 +181,8 @@ def test_the_application_is_built_in_the_cluster(tmp_path, monkeypatch):
     monkeypatch.setenv("CHUTES_KEYS_FILE", str(tmp_path / "keys.json"))
     with pytest.raises(Exposed):
         kuberay.application({"ref": "served_there:chute"})
+    everybody = kuberay.application({"ref": "served_there:chute", "environment": {"CHUTES_NO_AUTH": "true"}})
+    assert everybody._bound_deployment.max_ongoing_requests == 7
     monkeypatch.setenv("CHUTES_API_KEYS", "one")
     built = kuberay.application({"ref": "served_there:chute"})
     assert built._bound_deployment.max_ongoing_requests == 7

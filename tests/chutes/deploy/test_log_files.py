@@ -33,3 +33,15 @@ def test_logs_and_prints_in_one_file(tmp_path, monkeypatch):
         ("another", "print"),
     ]
     assert lines[0]["number"] == 7
+
+
+def test_what_stands_in_for_stdout_holds_nothing_back_for_long(caplog):
+    prints = log_files._Prints()
+    with caplog.at_level("INFO", logger="print"):
+        for done in range(3):
+            prints.write(f"\r{done} of 3")
+        prints.write("x" * 20_000)
+    assert [record.message[:6] for record in caplog.records] == ["0 of 3", "1 of 3", "2 of 3"]
+    assert len(caplog.records[-1].message) > 20_000
+    assert prints.encoding == "utf-8"
+    assert not prints.isatty()

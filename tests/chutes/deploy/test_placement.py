@@ -75,7 +75,7 @@ def test_the_label_survives_its_round_trip():
 
 @pytest.mark.parametrize("text", ["h100", "h100:", ":80", "h100:80,", "H 100:80"])
 def test_pretended_cards_are_written_properly(text):
-    with pytest.raises(ValueError, match="is no card"):
+    with pytest.raises(ValueError, match="is not a GPU"):
         placement.pretended(text)
 
 

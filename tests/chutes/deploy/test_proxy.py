@@ -162,6 +162,26 @@ def test_a_body_that_is_too_large_is_not_collected(monkeypatch: pytest.MonkeyPat
     assert sum(collected) <= 100
 
 
+async def test_a_client_that_leaves_is_counted_as_such():
+    async def ray(scope, receive, send):
+        while (await receive())["type"] != "http.disconnect":
+            pass  # Ray says nothing to nobody
+
+    messages = [{"type": "http.request", "body": b"{}", "more_body": False}, {"type": "http.disconnect"}]
+
+    async def receive():
+        return messages.pop(0)
+
+    async def send(message):
+        raise AssertionError(message)
+
+    door = proxy.Door(ray)
+    scope = {"type": "http", "method": "POST", "path": "/slug/draw", "headers": [], "client": ("10.0.0.9", 1)}
+    await door(scope, receive, send)
+    told = door._statistics()["slug"]
+    assert (told["requests"], told["left"], told["errors"], told["in_flight"]) == (1, 1, 0, 0)
+
+
 def test_counts_what_went_through():
     door = proxy.Door(Serve())
     client = TestClient(door, base_url="http://localhost", client=("127.0.0.1", 1))

@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 from chutes.chute import Chute
 from chutes.exception import Fatal
 from chutes.server import Settings, create_app
+from chutes.server.jobs import Record
 from tests.promises._server import wait_for
 
 COUNTED = {"chute_id": Chute(username="test", name="jobs", image="none").uid, "reason": "queue_full"}
@@ -44,6 +45,8 @@ def chute() -> Chute:
     async def fail(self: Any, how: str) -> None:
         if how == "http":
             raise HTTPException(400, "no such data set")
+        if how == "timeout":
+            raise TimeoutError("a data base that does not answer")  # theirs; the job's own time was not over
         if how == "fatal":
             raise Fatal("poisoned")
         raise RuntimeError("secret of /home/me")
@@ -92,6 +95,9 @@ def test_what_went_wrong_is_told_as_far_as_clients_may_know(
     told = after(client, begin(client, "fail", how="crash"))
     assert (told["status"], "secret" in str(told)) == ("error", False)
     assert "secret of /home/me" in caplog.text
+    told = after(client, begin(client, "fail", how="timeout"))
+    assert (told["status"], told["detail"]) == ("error", "The job failed; its log says why")
+    assert "a data base" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -175,6 +181,20 @@ def test_deleting_one_that_is_over_forgets_it(client: TestClient) -> None:
     assert client.delete(f"/jobs/{job}").status_code == 204
     assert client.get(f"/jobs/{job}").status_code == 404
     assert client.delete(f"/jobs/{job}").status_code == 404
+
+
+def test_files_are_looked_for_once_and_removed_with_their_job(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    job = begin(client, "train", steps=3)
+    after(client, job)
+    monkeypatch.setattr(Record, "list_files", lambda record: pytest.fail("looked again"))
+    assert client.get("/jobs").json()["jobs"][0]["files"] == ["sub/weights.txt"]
+    [written] = tmp_path.glob("chutes-job-*/sub/weights.txt")
+    assert client.get(f"/jobs/{job}/files/sub/weights.txt").status_code == 200
+    assert client.delete(f"/jobs/{job}").status_code == 204
+    wait_for(lambda: not written.parent.parent.exists(), 10)
 
 
 def test_only_so_many_are_kept_the_newest_first(client: TestClient) -> None:
