@@ -1,11 +1,15 @@
 """`chutes node`: this machine as a part of a cluster."""
 
+import ipaddress
 import os
-from typing import Annotated
+import signal
+import socket
+import subprocess
+from typing import Annotated, NoReturn
 
 import typer
 
-from chutes.cli._console import fail, say
+from chutes.cli._console import fail, say, settings
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Make this machine part of a cluster.")
 
@@ -43,17 +47,22 @@ def start(
     if head == (address is not None):
         fail("Say --head to begin a cluster, or --address HOST:PORT to join one.")
     from chutes.deploy import cluster, placement
-    from chutes.server import Settings
 
+    if host is not None:
+        _check_host("--host", host)
+    if node_ip is not None:
+        _check_ip("--node-ip", node_ip)
+    if address is not None and cluster.find(address) is None:
+        fail(f"No cluster answers at {address}: write the head's address as HOST:PORT.")
     try:
         gpus = placement.pretended(pretend_gpus) if pretend_gpus else placement.installed()
     except ValueError as error:
         fail(f"--pretend-gpus: {error}.")
     labels, environment = {}, dict(cluster.ENVIRONMENT)
     if head:
-        settings = Settings()
-        labels[cluster.HTTP_HOST] = host or settings.host
-        labels[cluster.HTTP_PORT] = str(port or settings.port)
+        given = settings()
+        labels[cluster.HTTP_HOST] = host or given.host
+        labels[cluster.HTTP_PORT] = str(port or given.port)
     if local:
         labels[cluster.LOCAL] = str(os.getpid())
         cluster_port = 0
@@ -63,4 +72,40 @@ def start(
     command = cluster.node_command(
         address=address, cluster_port=cluster_port, node_ip=node_ip, gpus=gpus, labels=labels
     )
-    os.execve(command[0], command, {**os.environ, **environment})  # noqa: S606 - this process becomes the node
+    _run(command, {**os.environ, **environment}, group=None if local else 0)
+
+
+def _check_ip(option: str, value: str) -> None:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        fail(f"{option}: {value!r} is not an IP address.")
+
+
+def _check_host(option: str, value: str) -> None:
+    """It has to be an address that this machine can listen on."""
+    try:
+        family, kind, _, _, where = socket.getaddrinfo(value.strip("[]"), 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.bind(where)
+    except (OSError, UnicodeError):
+        fail(f"{option}: {value!r} is not an address of this machine.")
+
+
+def _run(command: list[str], environment: dict[str, str], *, group: int | None) -> NoReturn:
+    """Run the node until it ends, or this process is told to stop: then it leaves in good order, with code 0.
+
+    `group` 0 is one of its own: a terminal's Ctrl-C goes to a whole group, and Ray's processes would just be gone.
+    """
+    node = subprocess.Popen(command, env=environment, process_group=group)  # noqa: S603 - our own words
+    told = False
+
+    def stop(*_: object) -> None:
+        nonlocal told
+        told = True
+        node.terminate()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    code = node.wait()
+    raise typer.Exit(0 if told else code if code >= 0 else 128 - code)

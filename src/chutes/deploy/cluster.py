@@ -1,8 +1,8 @@
 """A Ray cluster: starting a node, finding it, connecting to it, and ending the one that `chutes deploy` started.
 
-A node is a `ray start` in the foreground, so that whatever supervises processes can supervise it; on SIGTERM it
-takes everything that it started along. The cluster that `chutes deploy` starts on its own is just such a node in
-the background, its HTTP port on the loopback address, and says in its label which process it is.
+A node is a `ray start` below a process of ours that stays in the foreground, so that whatever supervises processes can
+supervise it; on SIGTERM it takes everything that it started along. The cluster that `chutes deploy` starts on its own
+is just such a node in the background, its HTTP port on the loopback address; its label says which process it is.
 """
 
 import contextlib

@@ -1,4 +1,5 @@
-import os
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -9,14 +10,18 @@ run = CliRunner()
 
 
 @pytest.fixture
-def became(monkeypatch):
-    """What the process would become."""
+def began(monkeypatch):
+    """What would be started; in its place something that ends at once."""
     calls = []
+    popen = subprocess.Popen
 
-    def execve(file, command, environment):
-        calls.append((command, environment))
+    def start(command, *, env, process_group):
+        calls.append((command, env))
+        return popen([sys.executable, "-c", "raise SystemExit(7)"], process_group=process_group)
 
-    monkeypatch.setattr(os, "execve", execve)
+    monkeypatch.setattr(subprocess, "Popen", start)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("chutes.deploy.cluster.find", lambda address: address)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("CHUTES_PORT", "8123")
     monkeypatch.delenv("CHUTES_HOST", raising=False)
@@ -30,23 +35,39 @@ def test_either_a_head_or_one_that_joins(arguments):
     assert "--head to begin a cluster" in done.stderr
 
 
-def test_a_head_says_where_requests_come_in_and_what_it_has(became):
-    run.invoke(app, ["node", "start", "--head", "--pretend-gpus", "h100:80,h100:80"])
-    [(command, environment)] = became
+def test_a_head_says_where_requests_come_in_and_what_it_has(began):
+    done = run.invoke(app, ["node", "start", "--head", "--pretend-gpus", "h100:80,h100:80"])
+    assert done.exit_code == 7  # as the node ended, which nobody had told to
+    [(command, environment)] = began
     assert {"--head", "--port=6379", "--num-gpus=2", "--block"} <= set(command)
     assert "--labels=chutes-host=127.0.0.1,chutes-port=8123,chutes-gpus=h100-80" in command
     assert environment["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] == "chutes.deploy.proxy:middleware"
 
 
-def test_a_node_joins(became):
+def test_a_node_joins(began):
     run.invoke(app, ["node", "start", "--address", "10.0.0.1:6379", "--node-ip", "10.0.0.2"])
-    [(command, _)] = became
+    [(command, _)] = began
     assert {"--address=10.0.0.1:6379", "--node-ip-address=10.0.0.2"} <= set(command)
     assert "--head" not in command
 
 
-def test_cards_are_written_properly(became):
+def test_cards_are_written_properly(began):
     done = run.invoke(app, ["node", "start", "--head", "--pretend-gpus", "h100"])
     assert done.exit_code == 1
     assert done.stderr == "Error: --pretend-gpus: 'h100' is not a GPU: write kind:memory, as h100:80.\n"
-    assert became == []
+    assert began == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--head", "--host", "what.ever.invalid"], "--host: 'what.ever.invalid' is not an address of this machine"),
+        (["--head", "--host", "192.0.2.77"], "--host: '192.0.2.77' is not an address of this machine"),
+        (["--head", "--node-ip", "999.1.1.1"], "--node-ip: '999.1.1.1' is not an IP address"),
+        (["--address", "nonsense"], "No cluster answers at nonsense: write the head's address as HOST:PORT"),
+        (["--address", "127.0.0.1:1"], "No cluster answers at 127.0.0.1:1: write the head's address as HOST:PORT"),
+    ],
+)
+def test_an_address_that_is_none_is_one_line(arguments, told):
+    done = run.invoke(app, ["node", "start", *arguments])
+    assert (done.exit_code, done.stderr) == (1, f"Error: {told}.\n")
