@@ -10,18 +10,17 @@ import binascii
 import json
 import re
 from io import BytesIO
-from typing import Literal
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from imagegen.errors import ImageTooLarge, InputError
+from imagegen.requests import Format
 
 MAX_SIDE = 2048
 MIN_SIDE = 16  # one patch of the models' grid
 
-Format = Literal["jpeg", "png", "webp"]
 
 _DATA_URL = re.compile(r"\s*data:[^,]{0,200};base64\s*,", re.IGNORECASE)
 _URL_SAFE = str.maketrans("-_", "+/")

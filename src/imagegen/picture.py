@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from imagegen import codec
+from imagegen.requests import Format
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Picture:
         """The seed that, with the same request, draws this picture again."""
         return int(str(self.metadata["seed"]))
 
-    def encode(self, file_format: codec.Format = "jpeg", *, quality: int = 85) -> bytes:
+    def encode(self, file_format: Format = "jpeg", *, quality: int = 85) -> bytes:
         """Write the picture into a file, its metadata inside. Takes a while: keep it off the event loop."""
         return codec.encode_image(self.image, file_format, self.metadata, quality=quality)
 

@@ -76,7 +76,7 @@ def test_deploy_ask_and_delete(bundled: Path, tmp_path: Path):
         assert "saying beside" in cluster.chutes("chutes", "logs", "small-one", "--tail", "20").stdout
         wrong = cluster.chutes("chutes", "get", "smal-one", check=False)
         assert wrong.returncode == 1
-        assert "did you mean small-one?" in wrong.stderr
+        assert "Did you mean 'small-one'?" in wrong.stderr
 
         cluster.chutes("deploy", "chutes_app:chute", "--env", f"IMAGEGEN_MODEL={bundled}", cwd=ROOT)
         body = {"prompt": "a lighthouse", "width": 128, "height": 128, "num_inference_steps": 2, "seed": 7}

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from chutes._warn import did_you_mean, warn, warn_unknown
-from chutes.chute._gpus import GPUS, gpu_id, nearest_gpu
+from chutes.chute._gpus import ECC, GPUS, gpu_id, nearest_gpu
 
 __all__ = ["NodeSelector", "gpu_id"]
 
@@ -46,15 +46,12 @@ class NodeSelector(BaseModel):
         return [name for name, gpu in GPUS.items() if self.accepts(name, gpu.vram_gb)]
 
     def accepts(self, gpu: str | None, vram_gb: float) -> bool:
-        """Whether one card will do: its name in the table (None if unknown there) and its memory in GB.
-
-        A card that checks its memory for errors reports up to 6.3 % less than it is sold with, so 7 % are let pass.
-        """
+        """Whether one card will do: its name in the table (None if unknown there) and its memory in GB."""
         if self.include is not None and not _is_one_of(gpu, self.include):
             return False
         if self.exclude is not None and _is_one_of(gpu, self.exclude):
             return False
-        return vram_gb >= 0.93 * self.min_vram_gb_per_gpu
+        return vram_gb >= ECC * self.min_vram_gb_per_gpu
 
 
 def _is_one_of(gpu: str | None, names: list[str]) -> bool:

@@ -46,11 +46,3 @@ def size(count: float) -> str:
         if count < 1000:
             return f"{count:.1f} {unit}"
     return f"{count / 1000:.1f} TB"
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """` (did you mean 'x'?)`, or nothing when no known name is near."""
-    from difflib import get_close_matches
-
-    match = get_close_matches(name, known, n=1)
-    return f" (did you mean {match[0]!r}?)" if match else ""

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from chutes.cli._console import fail, nearest, say
+from chutes._warn import did_you_mean
+from chutes.cli._console import fail, say
 from chutes.server.keys import Key, KeyStore
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Make, list and delete API keys.")
@@ -72,5 +73,7 @@ def delete(name: Name) -> None:
     except OSError as error:
         fail(f"{store.path} cannot be changed ({error.strerror}).")
     if not deleted:
-        fail(f"There is no key named {name!r}{nearest(name, known)}. `chutes keys list` shows what there is.")
+        fail(
+            f"There is no key named {name!r}{did_you_mean(name, known) or '.'} `chutes keys list` shows what there is."
+        )
     say(f"Deleted {name!r}.")

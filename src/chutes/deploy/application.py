@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
-from uuid import NAMESPACE_OID, uuid4, uuid5
+from uuid import uuid4
 
 from chutes.chute import Chute
 from chutes.deploy.package import Package
@@ -57,7 +57,7 @@ def spec_for(
     return Spec(
         name=called.name,
         username=called.username,
-        uid=str(uuid5(NAMESPACE_OID, f"{called.username}::chute::{called.name}")),
+        uid=called.uid,
         slug=called.slug,
         module=package.entry.partition(":")[0],
         version=uuid4().hex[:8],

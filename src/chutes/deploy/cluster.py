@@ -208,7 +208,7 @@ def url(slug: str, http: tuple[str, int]) -> str:
     host, port = http
     everywhere = {"0.0.0.0", "::"}  # noqa: S104 - compared only
     shown = socket.gethostname() if host in everywhere else "localhost" if host == "127.0.0.1" else host
-    return f"http://{shown}:{port}/{slug}"
+    return f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/{slug}"
 
 
 def stop_local(labels: dict[str, str]) -> bool:

@@ -6,9 +6,9 @@ keeps for us in its key-value store.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
+from chutes._warn import did_you_mean
 from chutes.deploy.application import DEPLOYMENT, Spec, from_json, to_json
 from chutes.exception import ChutesError
 
@@ -72,8 +72,7 @@ def _word(value: Any) -> str:
 
 def everything() -> list[Deployed]:
     """All chutes in the cluster, by name."""
-    applications = _serve_details().get("applications", {})
-    found = [Deployed(slug, recall(slug), details) for slug, details in applications.items()]
+    found = [Deployed(slug, recall(slug), details) for slug, details in serve_details().items()]
     return sorted(found, key=lambda each: each.name.lower())
 
 
@@ -88,14 +87,12 @@ def find(name: str, known: Sequence[Deployed] | None = None) -> Deployed:
         if found:
             raise UnknownChute(f"{name} is {' and '.join(each.name for each in found)}, name one of them")
     every = [other for each in known for other in (*each.names, *each.modules)]
-    near = get_close_matches(name, every, n=1, cutoff=0.5)
-    if near:
-        raise UnknownChute(f"No chute {name} is deployed, did you mean {near[0]}?")
     there = f": there is {', '.join(each.name for each in known)}" if known else ""
-    raise UnknownChute(f"No chute {name} is deployed{there}")
+    raise UnknownChute(f"No chute {name} is deployed{did_you_mean(name, every) or there}")
 
 
-def _serve_details() -> dict[str, Any]:
+def serve_details() -> dict[str, Any]:
+    """What Ray Serve knows of each chute, by its slug."""
     from ray import serve
     from ray.serve.exceptions import RayServeException
 
@@ -103,7 +100,7 @@ def _serve_details() -> dict[str, Any]:
         client = serve.context._get_global_client()  # noqa: SLF001 - `serve.status()` tells nothing of replicas' actors
     except RayServeException:
         return {}
-    return dict(client.get_serve_details()) if client is not None else {}
+    return dict(client.get_serve_details().get("applications", {})) if client is not None else {}
 
 
 def ask_replicas(chute: Deployed) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ import yaml
 
 from chutes._version import version
 from chutes.chute import Chute
+from chutes.chute._gpus import ECC
 from chutes.deploy import application as applications
 from chutes.deploy.application import DEPLOYMENT, Spec
 from chutes.deploy.cluster import ENVIRONMENT
@@ -23,7 +24,6 @@ from chutes.server.auth import check_exposure
 
 _PORTS = {"gcs-server": 6379, "client": 10001, "serve": 8000}
 _MIB_PER_GB = 1024  # as cards are sold
-_ECC = 0.93  # of the memory that a card is sold with is what it has at least; see NodeSelector.accepts
 _KEYS = "CHUTES_API_KEYS"
 _SHM = "2Gi"  # Ray's object store; the 64 MB that containers have would send it to the disk
 
@@ -123,7 +123,7 @@ def _workers(chute: Chute, image: str, spec: Spec) -> dict[str, Any]:
     selector = chute.node_selector
     template = _pod("ray-worker", image, spec, {"nvidia.com/gpu": selector.gpu_count} if selector else {})
     if selector:
-        least = math.floor(selector.min_vram_gb_per_gpu * _ECC * _MIB_PER_GB)
+        least = math.floor(selector.min_vram_gb_per_gpu * ECC * _MIB_PER_GB)
         wanted = {"key": "nvidia.com/gpu.memory", "operator": "Gt", "values": [str(least)]}
         terms = {"nodeSelectorTerms": [{"matchExpressions": [wanted]}]}
         template["spec"]["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}

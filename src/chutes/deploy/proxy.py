@@ -26,7 +26,7 @@ from chutes.deploy import probes
 from chutes.deploy.replica import BY_HOST, HEADER
 from chutes.exception import BodyTooLarge
 from chutes.server import Settings
-from chutes.server.access import _SANE_ID
+from chutes.server.access import SANE_ID
 from chutes.server.body import check_length, refuse
 from chutes.server.errors import error_response, from_chutes_error
 
@@ -275,7 +275,7 @@ def _by_host(scope: Scope, slug: str) -> Scope:
 def _with_id(scope: Scope) -> Scope:
     """The client's own request id if it is short and plain, else a new one: the one that the replica will log."""
     given = [value for name, value in scope["headers"] if name == _ID]
-    if len(given) == 1 and _SANE_ID.fullmatch(given[0]):
+    if len(given) == 1 and SANE_ID.fullmatch(given[0]):
         return scope
     headers = [(name, value) for name, value in scope["headers"] if name != _ID]
     return {**scope, "headers": [*headers, (_ID, uuid4().hex.encode())]}

@@ -65,8 +65,7 @@ def _before(spec: Spec) -> Spec | None:
 
 
 def _look(slug: str) -> deployed.Deployed:
-    found = [each for each in deployed.everything() if each.slug == slug]
-    return found[0] if found else deployed.Deployed(slug, None, {})
+    return deployed.Deployed(slug, None, deployed.serve_details().get(slug, {}))
 
 
 def _follow(slug: str, old: set[str], tell: Tell) -> str | None:

@@ -34,15 +34,13 @@ class QueuePolicy:
         return min(max(carried, 1), context.target_num_replicas), {}
 
 
-def autoscaling(chute: Chute, replicas: int | None = None) -> dict[str, Any]:
-    """Ray Serve's `autoscaling_config`; `replicas` fixes the number."""
-    least = chute.min_replicas if replicas is None else replicas
-    most = max(chute.max_instances, least) if replicas is None else replicas
+def autoscaling(chute: Chute) -> dict[str, Any]:
+    """Ray Serve's `autoscaling_config`."""
     concurrency = max(1, chute.concurrency)
     config: dict[str, Any] = {
-        "min_replicas": least,
-        "max_replicas": max(1, most),
-        "initial_replicas": max(1, least),
+        "min_replicas": chute.min_replicas,
+        "max_replicas": max(1, chute.max_instances, chute.min_replicas),
+        "initial_replicas": max(1, chute.min_replicas),
         # Above what a replica takes at once it would never scale.
         "target_ongoing_requests": concurrency * min(chute.scaling_threshold, 1.0),
         "upscale_delay_s": _UP_AFTER,

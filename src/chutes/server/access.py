@@ -14,7 +14,7 @@ from chutes.server.logs import request_id
 
 log = logging.getLogger("chutes.access")
 
-_SANE_ID = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
+SANE_ID = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
 _PROBES = {"/health", "/ready", "/metrics", "/_metrics", "/_ping", "/_conn_stats"}
 
 FACTS = "chutes.facts"  # where in the scope the inner layers leave what the line should also say
@@ -67,7 +67,7 @@ def _incoming_id(scope: Scope) -> str | None:
     """The id that the client, or a proxy in front, chose; None unless it is short and plain."""
     for name, value in scope["headers"]:
         if name == b"x-request-id":
-            return value.decode() if _SANE_ID.fullmatch(value) else None
+            return value.decode() if SANE_ID.fullmatch(value) else None
     return None
 
 

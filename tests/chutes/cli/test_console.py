@@ -1,7 +1,7 @@
 import pytest
 import typer
 
-from chutes.cli._console import fail, nearest, size
+from chutes.cli._console import fail, size
 
 
 @pytest.mark.parametrize(
@@ -10,11 +10,6 @@ from chutes.cli._console import fail, nearest, size
 )
 def test_sizes_as_people_read_them(count: float, text: str) -> None:
     assert size(count) == text
-
-
-def test_the_nearest_name_is_suggested_and_no_far_one() -> None:
-    assert nearest("fone", ["phone", "tv"]) == " (did you mean 'phone'?)"
-    assert nearest("fone", ["tv"]) == ""
 
 
 def test_a_failure_is_one_line_whatever_it_says(capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,7 +40,7 @@ def test_the_file_can_be_named(chutes: Run, tmp_path: Path) -> None:
 def test_what_cannot_be_done_is_one_line(chutes: Run, fails: Callable[..., str], tmp_path: Path) -> None:
     chutes("keys", "create", "phone")
     assert "already" in fails("keys", "create", "phone")
-    assert "did you mean 'phone'" in fails("keys", "delete", "fone")
+    assert "Did you mean 'phone'" in fails("keys", "delete", "fone")
     (tmp_path / "bad.json").write_text("{")
     for command in (["list"], ["create", "a"], ["delete", "a"]):
         assert "CHUTES_KEYS_FILE" in fails("keys", *command, CHUTES_KEYS_FILE="bad.json")

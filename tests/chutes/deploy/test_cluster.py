@@ -84,6 +84,7 @@ def test_nodes_publish_their_cards():
     [
         (("127.0.0.1", 8000), "http://localhost:8000/slug"),
         (("10.0.0.1", 80), "http://10.0.0.1:80/slug"),
+        (("::1", 80), "http://[::1]:80/slug"),
         (("0.0.0.0", 80), f"http://{socket.gethostname()}:80/slug"),
     ],
 )
