@@ -56,16 +56,6 @@ class Modulation(NamedTuple):
     shift: int
 
 
-@triton.jit
-def _store_row(out, scale_out, row, cols, values, mask, D: tl.constexpr, QUANTIZE: tl.constexpr):
-    """Store one row, as it is or in fp8 with the row's scale beside it."""
-    if QUANTIZE:
-        peak = tl.maximum(tl.max(tl.abs(values), axis=0), 448.0e-12)
-        tl.store(scale_out + row, peak / 448.0)
-        values = values * (448.0 / peak)
-    tl.store(out + row * D + cols, values.to(out.dtype.element_ty), mask=mask)
-
-
 @triton.jit(do_not_specialize=["length", "text_length"])
 def _gate_residual_norm(
     x,
@@ -84,7 +74,7 @@ def _gate_residual_norm(
     shift,
     EPS: tl.constexpr,
     D: tl.constexpr,
-    BLOCK: tl.constexpr,
+    CHUNK: tl.constexpr,
     GATED: tl.constexpr,
     QUANTIZE: tl.constexpr,
 ):
@@ -93,22 +83,42 @@ def _gate_residual_norm(
     if row % length < text_length:
         gate, scale, shift = text_gate, text_scale, text_shift
     table += item * table_stride
-    cols = tl.arange(0, BLOCK)
-    mask = cols < D
-    values = tl.load(x + row * D + cols, mask=mask, other=0.0).to(tl.float32)
-    if GATED:
-        gates = tl.load(table + gate + cols, mask=mask, other=0.0).to(tl.float32)
-        values += gates * tl.load(y + row * D + cols, mask=mask, other=0.0).to(tl.float32)
-        rounded = values.to(x.dtype.element_ty)
-        tl.store(x + row * D + cols, rounded, mask=mask)
-        values = rounded.to(tl.float32)
-    mean = tl.sum(values, axis=0) / D
-    centred = tl.where(mask, values - mean, 0.0)
-    variance = tl.sum(centred * centred, axis=0) / D
-    scales = tl.load(table + scale + cols, mask=mask, other=0.0).to(tl.float32)
-    shifts = tl.load(table + shift + cols, mask=mask, other=0.0).to(tl.float32)
-    normed = centred * tl.rsqrt(variance + EPS) * (1.0 + scales) + shifts
-    _store_row(out, scale_out, row, cols, normed, mask, D, QUANTIZE)
+    cols = tl.arange(0, CHUNK)
+    total = tl.zeros((CHUNK,), tl.float32)
+    chunks, scales, shifts = (), (), ()
+    for at in tl.static_range(0, D, CHUNK):  # all loads first: none is to wait for a store, or for a sum over the row
+        values = tl.load(x + row * D + at + cols).to(tl.float32)
+        if GATED:
+            gates = tl.load(table + gate + at + cols).to(tl.float32)
+            values += gates * tl.load(y + row * D + at + cols).to(tl.float32)
+            values = values.to(x.dtype.element_ty).to(tl.float32)
+        total += values
+        chunks = chunks + (values,)  # type: ignore[assignment]  # noqa: RUF005  # Triton has no unpacking
+        scales = scales + (tl.load(table + scale + at + cols),)  # type: ignore[assignment]  # noqa: RUF005
+        shifts = shifts + (tl.load(table + shift + at + cols),)  # type: ignore[assignment]  # noqa: RUF005
+    mean = tl.sum(total, axis=0) / D
+    squares = tl.zeros((CHUNK,), tl.float32)
+    for i in tl.static_range(D // CHUNK):
+        squares += (chunks[i] - mean) * (chunks[i] - mean)
+        if GATED:
+            tl.store(x + row * D + i * CHUNK + cols, chunks[i].to(x.dtype.element_ty))
+    root = tl.rsqrt(tl.sum(squares, axis=0) / D + EPS)
+    normed = ()
+    peaks = tl.zeros((CHUNK,), tl.float32)
+    for i in tl.static_range(D // CHUNK):
+        values = (chunks[i] - mean) * root * (1.0 + scales[i].to(tl.float32)) + shifts[i].to(tl.float32)
+        peaks = tl.maximum(peaks, tl.abs(values))
+        normed = normed + (values,)  # noqa: RUF005
+    inverse = 1.0
+    if QUANTIZE:
+        peak = tl.maximum(tl.max(peaks, axis=0), 448.0e-12)
+        tl.store(scale_out + row, peak / 448.0)
+        inverse = 448.0 / peak
+    for i in tl.static_range(D // CHUNK):
+        values = normed[i]
+        if QUANTIZE:
+            values = values * inverse
+        tl.store(out + row * D + i * CHUNK + cols, values.to(out.dtype.element_ty))
 
 
 def gate_residual_norm(
@@ -128,7 +138,6 @@ def gate_residual_norm(
     """
     batch, length, width = x.shape
     values, scale = out if isinstance(out, Quantized) else (out, out)
-    block = triton.next_power_of_2(width)
     _gate_residual_norm[(batch * length,)](
         x,
         x if y is None else y,
@@ -146,10 +155,10 @@ def gate_residual_norm(
         image.shift,
         EPS=eps,
         D=width,
-        BLOCK=block,
+        CHUNK=_chunk(width),
         GATED=y is not None,
         QUANTIZE=isinstance(out, Quantized),
-        num_warps=8 if block >= 2048 else 4,
+        num_warps=4,
     )
 
 
@@ -185,12 +194,11 @@ def _norm_rope(
     if which < 2:
         if position < text_length:
             q_weight, k_weight = text_q_weight, text_k_weight
-        weight = q_weight if which == 0 else k_weight
-        root = tl.rsqrt(tl.sum(x * x, axis=1) / DIM + EPS)
-        x = x * root[:, None] * tl.load(weight + lane).to(tl.float32)[None, :]
-        even, odd = tl.split(tl.reshape(x, (BLOCK, DIM // 2, 2)))
+        weight = tl.load((q_weight if which == 0 else k_weight) + lane).to(tl.float32)[None, :]
         c = tl.load(cos + position * (DIM // 2) + pair)[None, :]
         s = tl.load(sin + position * (DIM // 2) + pair)[None, :]
+        x = x * tl.rsqrt(tl.sum(x * x, axis=1) / DIM + EPS)[:, None] * weight
+        even, odd = tl.split(tl.reshape(x, (BLOCK, DIM // 2, 2)))
         x = tl.reshape(tl.join(even * c - odd * s, odd * c + even * s), (BLOCK, DIM))
     if FP8_OUT:
         x = tl.clamp(x, -448.0, 448.0)
@@ -232,7 +240,7 @@ def norm_rope(
         DIM=dim,
         BLOCK=block,
         FP8_OUT=fp8,
-        num_warps=4,
+        num_warps=1,
     )
     return out
 
