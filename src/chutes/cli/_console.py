@@ -1,6 +1,7 @@
 """What the commands say: results on stdout, everything else on stderr, errors in one line with what to do."""
 
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
@@ -22,14 +23,14 @@ def fail(message: str, code: int = 1) -> NoReturn:
     raise typer.Exit(code)
 
 
-def settings(**given: Any) -> "Settings":
-    """The server's settings, from options and the environment; a wrong one ends the command."""
+def settings(environment: Mapping[str, str] | None = None, **given: Any) -> "Settings":
+    """The server's settings, from options, a replica's environment, and this one; a wrong one ends the command."""
     from pydantic import ValidationError
 
-    from chutes.server.settings import Settings
+    from chutes.server.settings import Settings, settings_in
 
     try:
-        return Settings(**given)
+        return Settings(**{**settings_in(environment or {}), **given})
     except ValidationError as error:
         wrong = error.errors()[0]
         name = str(wrong["loc"][0]) if wrong["loc"] else ""

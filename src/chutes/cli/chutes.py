@@ -122,7 +122,7 @@ def _describe(chute: "Deployed", known: _Cluster) -> dict[str, Any]:
             **spec.shown,
             "cords": spec.cords,
         }
-    told["deployed_at"] = tables.when(chute.details.get("last_deployed_time_s"))
+    told["deployed_at"] = tables.when(spec.made_at if spec else chute.details.get("last_deployed_time_s"))
     told["replicas"] = [
         {"id": each["replica_id"], "state": each["state"], "node": each.get("node_ip"), "pid": each.get("pid")}
         for each in chute.replicas
@@ -222,11 +222,13 @@ def logs(
 @app.command()
 def delete(name: Name, *, address: Address = None) -> None:
     """Delete a chute; what it runs is finished first. With the last one goes the cluster that `deploy` started."""
+    from chutes.cli.deploy import Phases
     from chutes.deploy import cluster, deployed, rollout
 
     with _connected(address) as known:
         chute = deployed.find(name)
-        rollout.delete(chute.slug)
+        with Phases() as phases:
+            rollout.delete(chute.slug, phases.tell)
         last = not deployed.everything()
     say(f"Deleted {chute.name}")
     if last and cluster.stop_local(known.labels):

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ _LEVELS = {"error": "red", "critical": "red", "warning": "yellow"}
 
 def chutes(rows: list[dict[str, Any]]) -> Table:
     """What is deployed."""
-    table = Table("name", "status", "replicas", "URL", box=None)
+    table = Table("name", "status", "replicas", Column("URL", overflow="fold"), box=None)  # whole, to be copied
     for row in rows:
         table.add_row(row["name"], _colored(row["status"]), str(row["replicas"]), row["url"])
     return table

@@ -1,5 +1,6 @@
 """`chutes deploy`: a chute on a cluster; on one of its own on this machine if there is none."""
 
+import re
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Self
@@ -45,7 +46,9 @@ def deploy(
     from chutes.server.auth import Exposed, check_exposure
 
     environment = _environment(env or [])
-    settings()  # replicas get those of the environment: a wrong one is told now
+    if name is not None and not re.search(r"[A-Za-z0-9]", name):
+        fail(f"--name {name!r}: a name has a letter or a digit.")
+    settings(environment)  # replicas get those of the environment: a wrong one is told now
     labels: dict[str, str] = {}
     try:
         chute = load_chute(ref)

@@ -3,7 +3,6 @@
 import ipaddress
 import os
 import signal
-import socket
 import subprocess
 from typing import Annotated, NoReturn
 
@@ -48,8 +47,6 @@ def start(
         fail("Say --head to begin a cluster, or --address HOST:PORT to join one.")
     from chutes.deploy import cluster, placement
 
-    if host is not None:
-        _check_host("--host", host)
     if node_ip is not None:
         _check_ip("--node-ip", node_ip)
     if address is not None and cluster.find(address) is None:
@@ -60,14 +57,21 @@ def start(
         fail(f"--pretend-gpus: {error}.")
     labels, environment = {}, dict(cluster.ENVIRONMENT)
     if head:
+        environment |= cluster.HEAD_ENVIRONMENT
         given = settings()
-        labels[cluster.HTTP_HOST] = host or given.host
-        labels[cluster.HTTP_PORT] = str(port or given.port)
+        http = host or given.host, port or given.port
+        labels[cluster.HTTP_HOST], labels[cluster.HTTP_PORT] = http[0], str(http[1])
+        _check_free(*http)
+        _check_free("0.0.0.0", 0 if local else cluster_port)  # noqa: S104 - as Ray does
     if local:
         labels[cluster.LOCAL] = str(os.getpid())
         cluster_port = 0
-        environment |= cluster.LOCAL_ENVIRONMENT
     cluster.use_token(create=head)
+    if address is not None:
+        try:
+            cluster.check_access(address)
+        except cluster.NoCluster as error:
+            fail(f"{error}.")
     say(f"This node has {', '.join(str(gpu) for gpu in gpus) or 'no GPU'}")
     command = cluster.node_command(
         address=address, cluster_port=cluster_port, node_ip=node_ip, gpus=gpus, labels=labels
@@ -82,14 +86,13 @@ def _check_ip(option: str, value: str) -> None:
         fail(f"{option}: {value!r} is not an IP address.")
 
 
-def _check_host(option: str, value: str) -> None:
-    """It has to be an address that this machine can listen on."""
+def _check_free(host: str, port: int) -> None:
+    from chutes.server.process import PortInUse, bind
+
     try:
-        family, kind, _, _, where = socket.getaddrinfo(value.strip("[]"), 0, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.bind(where)
-    except (OSError, UnicodeError):
-        fail(f"{option}: {value!r} is not an address of this machine.")
+        bind(host, port).close()
+    except PortInUse as error:
+        fail(f"{error}.")
 
 
 def _run(command: list[str], environment: dict[str, str], *, group: int | None) -> NoReturn:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -12,6 +13,7 @@ from chutes.deploy.replica import Description, Replica
 from chutes.deploy.scaling import autoscaling
 from chutes.server import Settings
 from chutes.server.auth import key_store
+from chutes.server.settings import settings_in
 
 DEPLOYMENT = "chute"  # the one deployment of each application
 _RETRY_AFTER = 5  # seconds, as while loading
@@ -39,6 +41,7 @@ class Spec:
     surge: bool
     cords: list[dict[str, Any]]
     shown: dict[str, Any] = field(default_factory=dict)
+    made_at: float = field(default_factory=time.time)
 
 
 def spec_for(
@@ -52,7 +55,8 @@ def spec_for(
     no_auth: bool = False,
 ) -> Spec:
     """Describe this version. `surge`: there is room for the new replica beside the old one."""
-    settings = Settings()
+    environment = {**own_settings(), **(environment or {})}
+    settings = Settings(**settings_in(environment))
     called = chute if name is None else Chute(chute.username, name, chute.image)
     return Spec(
         name=called.name,
@@ -62,7 +66,7 @@ def spec_for(
         module=package.entry.partition(":")[0],
         version=uuid4().hex[:8],
         package=package,
-        environment={**own_settings(), **(environment or {})},
+        environment=environment,
         # A replica on another machine does not see the file of keys; it must not take that for there being none.
         settings={"no_auth": True} if no_auth else {"require_key": bool(key_store(settings))},
         ray_options=ray_options,

@@ -20,6 +20,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from chutes.deploy import placement
 from chutes.exception import ChutesError
 from chutes.server import Settings
@@ -39,12 +41,14 @@ ENVIRONMENT = {
 }
 """What a node needs in its environment. On clusters that something else starts it has to be set there."""
 
-LOCAL_ENVIRONMENT = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "2"}
-"""A node that is told to stop waits so long for Ray Serve's own processes, half a minute otherwise."""
+HEAD_ENVIRONMENT = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "2"}
+"""A node that is told to stop waits half a minute for its replicas to go elsewhere; without its head nothing can."""
 
 _OBJECT_STORE = 200_000_000  # bytes; pictures pass through it, nothing stays
-_START_WITHIN = 90.0  # seconds
+_ANSWERS_WITHIN = 3.0  # seconds
+_START_WITHIN = 90.0
 _STOP_WITHIN = 30.0
+_PROXY_WITHIN = 10.0  # a proxy that was killed is back by then
 
 
 class NoCluster(ChutesError):
@@ -108,10 +112,36 @@ def find(address: str | None = None) -> str | None:
         return None
     host, _, port = wanted.rpartition(":")
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=3):
-            return wanted
-    except (OSError, ValueError):
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS_WITHIN).close()
+    except (OSError, ValueError, OverflowError):
         return None
+    return wanted if _speaks_grpc(wanted) else None
+
+
+def _speaks_grpc(address: str) -> bool:
+    """Whether it may be a head: with another server there Ray would try again for minutes."""
+    import grpc  # type: ignore[import-untyped]
+
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=_ANSWERS_WITHIN)
+        except grpc.FutureTimeoutError:
+            return False
+    return True
+
+
+def check_access(address: str) -> None:
+    """NoCluster unless the cluster there lets us in."""
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.exceptions import AuthenticationError
+
+    try:
+        GcsClient(address=address)
+    except AuthenticationError:
+        raise NoCluster(
+            f"The cluster at {address} does not let us in: bring ~/.ray/auth_token here from its head, or set "
+            "RAY_AUTH_TOKEN to what is in it"
+        ) from None
 
 
 def _note() -> Path:
@@ -162,6 +192,7 @@ def connected(address: str | None = None, *, start: bool = False) -> Iterator[bo
     import ray
     import ray.serve
 
+    check_access(found)
     warnings.filterwarnings("ignore", module=r"ray\..*")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
@@ -198,9 +229,34 @@ def serve_http() -> tuple[str, int]:
         # Nothing waits without a bound, whatever becomes of its replica.
         "request_timeout_s": given.queue_timeout + given.request_timeout,
     }
-    serve.start(http_options=wanted)
+    try:
+        serve.start(http_options=wanted)
+    except RuntimeError as error:
+        raise NoCluster(f"The cluster cannot listen on {wanted['host']}:{wanted['port']}: is it in use?") from error
     options = serve.context._get_global_client().http_config  # noqa: SLF001 - no public way
-    return str(options.host), int(options.port)
+    http = str(options.host), int(options.port)
+    _wait_for_proxy(http)
+    return http
+
+
+def _wait_for_proxy(http: tuple[str, int]) -> None:
+    """NoCluster if it is not Ray Serve's proxy that answers there: another server had the port first."""
+    from chutes.deploy.proxy import STATISTICS
+
+    deadline = time.monotonic() + _PROXY_WITHIN
+    while time.monotonic() < deadline:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(f"{near(http)}{STATISTICS}", timeout=_ANSWERS_WITHIN, trust_env=False).is_success:
+                return
+        time.sleep(0.2)
+    raise NoCluster(f"The cluster's proxy does not answer on {http[0]}:{http[1]}: is the port in use?")
+
+
+def near(http: tuple[str, int]) -> str:
+    """Where this machine reaches what listens there."""
+    host, port = http
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared only
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def url(slug: str, http: tuple[str, int]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from chutes.deploy.cluster import near
 from chutes.deploy.deployed import Deployed, ask_replicas
 from chutes.deploy.proxy import STATISTICS
 
@@ -22,10 +23,9 @@ _NOTHING = {
 
 def traffic(slug: str, http: tuple[str, int]) -> dict[str, Any]:
     """What went through the proxy in the last minutes; all None if it does not answer."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(http[0], http[0])  # noqa: S104 - compared only
     try:
         # Not through a proxy of the environment: it could not reach this one.
-        told = httpx.get(f"http://{host}:{http[1]}{STATISTICS}", timeout=5, trust_env=False).json()
+        told = httpx.get(f"{near(http)}{STATISTICS}", timeout=5, trust_env=False).json()
     except (httpx.HTTPError, ValueError):
         return dict.fromkeys(_NOTHING)
     return {**_NOTHING, **told.get(slug, {})}

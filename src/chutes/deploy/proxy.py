@@ -24,10 +24,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chutes.deploy import probes
 from chutes.deploy.replica import BY_HOST, HEADER
-from chutes.exception import BodyTooLarge
+from chutes.exception import BodyTooLarge, UploadTimeout
 from chutes.server import Settings
 from chutes.server.access import SANE_ID
-from chutes.server.body import check_length, refuse
+from chutes.server.body import ClientLeft, check_length, in_time, read_rest, refuse
 from chutes.server.errors import error_response, from_chutes_error
 
 STATISTICS = "/-/chutes"
@@ -66,7 +66,7 @@ class Door:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._most = Settings().max_body_bytes
+        self._settings = Settings()
         self._known: tuple[float, set[str]] = (-math.inf, set())  # when, and what was deployed then
         self._in_flight: Counter[str] = Counter()
         self._recent: defaultdict[str, deque[tuple[float, float, int]]] = defaultdict(
@@ -93,22 +93,33 @@ class Door:
         if scope["method"] == "GET" and (probed := await probes.answer(scope["path"])) is not None:
             await probed(scope, receive, send)
             return
+        if (body := await self._body(scope, receive, send)) is None:
+            return
         slug, began = _slug(scope), time.time()
         self._in_flight[slug] += 1
         answer = _Answer(scope, send)
         try:
-            check_length(scope, self._most)
-            await self._app(scope, answer.limited(receive, self._most), answer.send)
+            await self._app(scope, answer.given(body, receive), answer.send)
             await answer.close(receive)
-        except BodyTooLarge as error:
-            answer.status = error.status
-            await refuse(from_chutes_error(_inner(scope), error), scope, receive, send)
         finally:
             self._in_flight[slug] -= 1
             if not self._in_flight[slug]:
                 del self._in_flight[slug]
             if answer.of_a_chute and scope["path"].rpartition("/")[2] not in _PROBES:
                 self._recent[slug].append((began, time.time() - began, answer.status))
+
+    async def _body(self, scope: Scope, receive: Receive, send: Send) -> bytes | None:
+        """All of the body, before Ray gives the request a slot; None if there is nobody, or no more, to answer."""
+        try:
+            check_length(scope, self._settings.max_body_bytes)
+            timely = in_time(receive, self._settings.upload_timeout)
+            return await read_rest(timely, b"", self._settings.max_body_bytes)
+        except ClientLeft:
+            return None
+        except (BodyTooLarge, UploadTimeout) as error:
+            error.headers = {**error.headers, **_id_header(scope)}
+            await refuse(from_chutes_error(_inner(scope), error), scope, receive, send)
+            return None
 
     async def _slugs(self) -> set[str]:
         """What is deployed, as Ray's own proxy knew it within the last second."""
@@ -166,23 +177,19 @@ class _Answer:
         self.status = 499  # the client left before there was an answer
         self.of_a_chute = False
         self._left = False
-        self._too_large = False
 
-    def limited(self, receive: Receive, most: int) -> Receive:
-        """Takes the client for gone once its body is larger than is taken: Ray would collect all of it."""
-        seen = 0
+    def given(self, body: bytes, receive: Receive) -> Receive:
+        """A `receive` of the body, which has come, and then of the client's leaving."""
+        come: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-        async def receive_limited() -> Message:
-            nonlocal seen
+        async def receive_again() -> Message:
+            if come:
+                return come.pop()
             message = await receive()
             self._left |= message["type"] == "http.disconnect"
-            seen += len(message.get("body", b""))
-            if seen <= most:
-                return message
-            self._too_large = True
-            return {"type": "http.disconnect"}
+            return message
 
-        return receive_limited
+        return receive_again
 
     async def send(self, message: Message) -> None:
         """Pass a message on, or hold it back when it is Ray's own error."""
@@ -202,13 +209,11 @@ class _Answer:
         """Answer in Ray's place if it did not, or not in our words."""
         if self._started:
             return
-        if self._too_large:
-            raise BodyTooLarge(headers={"Connection": "close"})
         if self._left and self._instead is None:
             self.of_a_chute = True
             return
         status, headers = self._instead or (500, {})
-        headers["X-Request-ID"] = next(value.decode() for name, value in self._scope["headers"] if name == _ID)
+        headers |= _id_header(self._scope)
         self.of_a_chute = status != 404
         status, code, text = _in_our_words(status)
         if status == 503:
@@ -279,6 +284,10 @@ def _with_id(scope: Scope) -> Scope:
         return scope
     headers = [(name, value) for name, value in scope["headers"] if name != _ID]
     return {**scope, "headers": [*headers, (_ID, uuid4().hex.encode())]}
+
+
+def _id_header(scope: Scope) -> dict[str, str]:
+    return {"X-Request-ID": next(value.decode() for name, value in scope["headers"] if name == _ID)}
 
 
 def _once(headers: Any) -> list[tuple[bytes, bytes]]:

@@ -128,6 +128,10 @@ class Site:
         await send({"type": "lifespan.startup.complete"})
         await receive()
         watch.cancel()
+        # Ray has waited for the requests; jobs are none to it.
+        runtime.lifecycle.drain()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(runtime.admission.wait_idle(), runtime.settings.drain_grace)
         runtime.jobs.close()
         await runtime.lifecycle.close(within=runtime.settings.drain_grace)
         await send({"type": "lifespan.shutdown.complete"})

@@ -20,7 +20,14 @@ Tell = Callable[[str, float | None], None]
 
 _POLL = 0.2  # seconds
 _GOES_BACK_WITHIN = 60.0
+_PLACED_WITHIN = 5.0  # where a node has room
 _OVER = {"deploy_failed", "unhealthy"}
+
+
+class BadName(ChutesError):
+    """The chute cannot be deployed under this name."""
+
+    code = "bad_name"
 
 
 class RolloutFailed(ChutesError):
@@ -42,7 +49,9 @@ def roll_out(spec: Spec, tell: Tell) -> None:
     before = _before(spec)
     old = {replica["replica_id"] for replica in _look(spec.slug).replicas}
     start(spec)
-    failure = _follow(spec.slug, old, tell)
+    if before is None:
+        deployed.remember(spec)  # so that it has a name, whatever becomes of this
+    failure = _follow(spec, old, tell)
     if failure is None:
         deployed.remember(spec)
         return
@@ -55,12 +64,12 @@ def roll_out(spec: Spec, tell: Tell) -> None:
 
 
 def _before(spec: Spec) -> Spec | None:
-    """The version that this one replaces. RolloutFailed where that is another chute, whose name makes the same slug."""
+    """The version that this one replaces. BadName where that is another chute, or where there is no slug."""
     if not spec.slug:
-        raise RolloutFailed("Its username and name have no letter or digit for its address: choose another --name")
+        raise BadName("Its username and name have no letter or digit for its address: choose another --name")
     before = deployed.recall(spec.slug)
     if before is not None and before.uid != spec.uid:
-        raise RolloutFailed(f"{before.name} is deployed at /{spec.slug} already: choose another --name")
+        raise BadName(f"{before.name} is deployed at /{spec.slug} already: choose another --name")
     return before
 
 
@@ -68,12 +77,13 @@ def _look(slug: str) -> deployed.Deployed:
     return deployed.Deployed(slug, None, deployed.serve_details().get(slug, {}))
 
 
-def _follow(slug: str, old: set[str], tell: Tell) -> str | None:
+def _follow(spec: Spec, old: set[str], tell: Tell) -> str | None:
     """Tell how it goes until it serves, or why it does not."""
-    reader = logs.Reader(slug)
+    reader = logs.Reader(spec.slug)
     progress: dict[str, Any] | None = None
+    patient_until = time.monotonic() + _PLACED_WITHIN
     while True:
-        chute = _look(slug)
+        chute = _look(spec.slug)
         if chute.status == "running":
             tell("warm", 1.0)
             return None
@@ -90,6 +100,8 @@ def _follow(slug: str, old: set[str], tell: Tell) -> str | None:
             tell("starting", None)
         elif any(replica["state"] == "running" for replica in fresh):
             tell("draining the version before", None)
+        elif time.monotonic() > patient_until and (gpus := spec.ray_options.get("num_gpus")):
+            tell(f"waiting until a node has {gpus} GPU{'s' if gpus > 1 else ''} free", None)
         else:
             tell("placing", None)
         time.sleep(_POLL)
@@ -101,6 +113,8 @@ def why(chute: deployed.Deployed) -> str:
     said = re.findall(r"LoadFailed: (.+)", message)
     if said:
         return str(said[-1]).strip()
+    if "ActorDiedError" in message:
+        return "The replica's process ended while it was loading; `chutes chutes logs` has its last words"
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return lines[-1] if lines else "The replica ended without a word"
 
@@ -111,11 +125,18 @@ def _wait_until_running(slug: str) -> None:
         time.sleep(_POLL)
 
 
-def delete(slug: str) -> None:
-    """Take a chute out of the cluster; what it runs is finished first."""
+def delete(slug: str, tell: Tell = lambda phase, fraction: None) -> None:
+    """Take a chute out of the cluster; what it runs is finished first, within its grace. RolloutFailed."""
     from ray import serve
 
-    serve.delete(slug)
+    spec = deployed.recall(slug)
+    deadline = time.monotonic() + (spec.drain_grace if spec else 0) + _GOES_BACK_WITHIN
+    serve.delete(slug, _blocking=False)
+    while slug in deployed.serve_details():
+        if time.monotonic() > deadline:
+            raise RolloutFailed("It has not ended in its time: Ray Serve goes on stopping it")
+        tell("finishing what runs", None)
+        time.sleep(_POLL)
     deployed.forget(slug)
 
 

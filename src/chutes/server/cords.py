@@ -23,7 +23,7 @@ from chutes.server.admission import Admission
 from chutes.server.body import ClientLeft, check_length, in_time, read_rest, refuse
 from chutes.server.errors import from_chutes_error, from_validation
 from chutes.server.exchange import CLIENT_LEFT, Exchange
-from chutes.server.lifecycle import Lifecycle
+from chutes.server.lifecycle import Lifecycle, State
 from chutes.server.settings import Settings
 from chutes.server.strict_json import json_fault
 
@@ -80,6 +80,9 @@ class Cords:
             await refuse(from_chutes_error(scope["path"], error), scope, receive, send)
         except ClientLeft:
             scope[FACTS]["status"] = CLIENT_LEFT
+        except asyncio.CancelledError:
+            scope[FACTS]["status"] = self._given_up
+            raise
 
     async def _serve(self, cord: Cord, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = None
@@ -162,8 +165,8 @@ class Cords:
         deadline = loop.call_later(self._settings.request_timeout, exchange.end, RequestTimeout.status)
         try:
             await exchange.over
-        except asyncio.CancelledError:  # the server gives this request up
-            exchange.cut = Draining.status
+        except asyncio.CancelledError:
+            exchange.cut = self._given_up
             raise
         finally:
             watch.cancel()
@@ -179,6 +182,11 @@ class Cords:
         if exchange.cut:
             raise Draining(headers={"Connection": "close"})
         task.result()
+
+    @property
+    def _given_up(self) -> int:
+        """Why the server cancels a request: it ends; or, as Ray Serve's does, because its client has left."""
+        return Draining.status if self._lifecycle.state is State.DRAINING else CLIENT_LEFT
 
     def _ended(self, function: str, exchange: Exchange, task: asyncio.Task[None]) -> None:
         """The handler has really ended: free its slot and count it."""

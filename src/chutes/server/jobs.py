@@ -221,7 +221,7 @@ def router(jobs: Jobs, lifecycle: Lifecycle) -> APIRouter:
         except ChutesError as error:
             jobs.count_refused(error)
             raise
-        return JSONResponse(record.told(), 202, {"Location": f"/jobs/{record.id}"})
+        return JSONResponse(record.told(), 202, {"Location": f"{request.scope['root_path']}/jobs/{record.id}"})
 
     @routes.get("")
     async def every() -> Response:

@@ -68,15 +68,15 @@ def bind(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         if listener is not None:
             listener.close()
         raise _in_use(host, port, error) from error
     return listener
 
 
-def _in_use(host: str, port: int, error: OSError) -> PortInUse:
-    return PortInUse(f"Cannot listen on {host}:{port}: {error.strerror or error}")
+def _in_use(host: str, port: int, error: Exception) -> PortInUse:
+    return PortInUse(f"Cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}")
 
 
 class Server(uvicorn.Server):

@@ -4,9 +4,10 @@ Each is also an environment variable, `CHUTES_` and the name in capitals. Argume
 environment.
 """
 
+from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -14,12 +15,13 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 MIB = 1024 * 1024
+_PREFIX = "CHUTES_"
 
 
 class Settings(BaseSettings):
     """How a chute is served; times in seconds, sizes in bytes."""
 
-    model_config = SettingsConfigDict(env_prefix="CHUTES_", extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="ignore", env_ignore_empty=True)
 
     # Where
     host: str = "127.0.0.1"
@@ -68,3 +70,8 @@ class Settings(BaseSettings):
             return ip_address(self.host.strip("[]")).is_loopback
         except ValueError:
             return False
+
+
+def settings_in(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The settings in somebody else's environment, a replica's for one, by their names."""
+    return {name.removeprefix(_PREFIX).lower(): told for name, told in environment.items() if name.startswith(_PREFIX)}

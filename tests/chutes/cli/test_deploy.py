@@ -29,6 +29,22 @@ def test_an_environment_is_written_as_pairs():
     assert done.stderr == "Error: --env NOPE: write it as KEY=VALUE.\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "environment", "told"),
+    [
+        (["--env", "CHUTES_QUEUE_SIZE=lots"], {}, "CHUTES_QUEUE_SIZE is 'lots'"),
+        ([], {"CHUTES_PORT": "abc"}, "CHUTES_PORT is 'abc'"),
+        (["--name", ""], {}, "--name ''"),
+        (["--name", "///"], {}, "--name '///'"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line(arguments, environment, told):
+    done = run.invoke(app, ["deploy", "x", *arguments], env=environment)
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"Error: {told}")
+    assert done.stderr.count("\n") == 1
+
+
 def test_an_address_where_nothing_answers(tmp_path):
     (tmp_path / "deployable.py").write_text(
         'from chutes.chute import Chute\nchute = Chute(username="a", name="b", image="c")\n'

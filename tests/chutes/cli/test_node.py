@@ -1,3 +1,5 @@
+import os
+import socket
 import subprocess
 import sys
 
@@ -5,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from chutes.cli import app
+from tests.chutes.cli.server import free_port
 
 run = CliRunner()
 
@@ -22,8 +25,9 @@ def began(monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", start)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr("chutes.deploy.cluster.find", lambda address: address)
+    monkeypatch.setattr("chutes.deploy.cluster.check_access", lambda address: None)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.setenv("CHUTES_PORT", "8123")
+    monkeypatch.setenv("CHUTES_PORT", str(free_port()))
     monkeypatch.delenv("CHUTES_HOST", raising=False)
     return calls
 
@@ -36,11 +40,13 @@ def test_either_a_head_or_one_that_joins(arguments):
 
 
 def test_a_head_says_where_requests_come_in_and_what_it_has(began):
-    done = run.invoke(app, ["node", "start", "--head", "--pretend-gpus", "h100:80,h100:80"])
+    joined_at, asked_at = free_port(), os.environ["CHUTES_PORT"]
+    given = ["--cluster-port", str(joined_at), "--pretend-gpus", "h100:80,h100:80"]
+    done = run.invoke(app, ["node", "start", "--head", *given])
     assert done.exit_code == 7  # as the node ended, which nobody had told to
     [(command, environment)] = began
-    assert {"--head", "--port=6379", "--num-gpus=2", "--block"} <= set(command)
-    assert "--labels=chutes-host=127.0.0.1,chutes-port=8123,chutes-gpus=h100-80" in command
+    assert {"--head", f"--port={joined_at}", "--num-gpus=2", "--block"} <= set(command)
+    assert f"--labels=chutes-host=127.0.0.1,chutes-port={asked_at},chutes-gpus=h100-80" in command
     assert environment["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] == "chutes.deploy.proxy:middleware"
 
 
@@ -61,13 +67,22 @@ def test_cards_are_written_properly(began):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--head", "--host", "what.ever.invalid"], "--host: 'what.ever.invalid' is not an address of this machine"),
-        (["--head", "--host", "192.0.2.77"], "--host: '192.0.2.77' is not an address of this machine"),
+        (["--head", "--host", "203.0.113.7"], "Cannot listen on 203.0.113.7:8123: Cannot assign requested address"),
         (["--head", "--node-ip", "999.1.1.1"], "--node-ip: '999.1.1.1' is not an IP address"),
         (["--address", "nonsense"], "No cluster answers at nonsense: write the head's address as HOST:PORT"),
         (["--address", "127.0.0.1:1"], "No cluster answers at 127.0.0.1:1: write the head's address as HOST:PORT"),
     ],
 )
 def test_an_address_that_is_none_is_one_line(arguments, told):
-    done = run.invoke(app, ["node", "start", *arguments])
+    done = run.invoke(app, ["node", "start", *arguments], env={"CHUTES_PORT": "8123"})
     assert (done.exit_code, done.stderr) == (1, f"Error: {told}.\n")
+
+
+@pytest.mark.parametrize("option", ["--port", "--cluster-port"])
+def test_a_port_that_is_taken_is_told_before_anything_starts(option, began):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = run.invoke(app, ["node", "start", "--head", option, port])
+    assert done.exit_code == 1
+    assert f":{port}: Address already in use" in done.stderr
+    assert began == []

@@ -22,6 +22,7 @@ def test_settings_under_ray_serves_names():
 def test_the_runtimes_settings_travel_and_env_wins():
     spec = make_spec(environment={"CHUTES_QUEUE_SIZE": "9", "MODEL": "m"})
     assert spec.environment == {"CHUTES_QUEUE_SIZE": "9", "CHUTES_API_KEYS": "one", "MODEL": "m"}
+    assert options(spec)["max_queued_requests"] == 9
 
 
 def test_who_has_keys_deploys_nothing_that_is_open(monkeypatch, tmp_path):

@@ -4,7 +4,10 @@ import stat
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
+import grpc
 import pytest
 
 from chutes.deploy import cluster
@@ -25,16 +28,37 @@ def note(tmp_path, address):
     (tmp_path / "ray" / "ray_current_cluster").write_text(address)
 
 
+@contextmanager
+def head():
+    """What a head is at its port, as far as it has to be one here."""
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield port
+    finally:
+        server.stop(None).wait()
+
+
 def test_finds_the_cluster_of_this_machine_and_others_by_their_address(tmp_path, monkeypatch):
     assert cluster.find() is None
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    with head() as port:
+        address = f"127.0.0.1:{port}"
         note(tmp_path, address)
         assert cluster.find() == address
         assert cluster.find(address) == address
         monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
         assert cluster.find() is None
         assert cluster.find(address) == address
+
+
+def test_another_server_is_no_cluster(monkeypatch):
+    monkeypatch.setattr(cluster, "_ANSWERS_WITHIN", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        assert cluster.find(address) is None
+    for nonsense in ("nonsense", ":", ":6379", "127.0.0.1:", "127.0.0.1:99999", "127.0.0.1:-1"):
+        assert cluster.find(nonsense) is None
 
 
 def test_a_cluster_that_is_gone_is_not_waited_for(tmp_path):

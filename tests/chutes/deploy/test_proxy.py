@@ -1,3 +1,4 @@
+import asyncio
 import json
 from typing import Any
 
@@ -159,6 +160,7 @@ def test_a_body_that_is_too_large_is_not_collected(monkeypatch: pytest.MonkeyPat
     collected.clear()
     answer = client.post("/slug/draw", content=b"x" * 150 if declared else iter([b"x" * 50] * 9))
     assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+    assert answer.headers["x-request-id"]
     assert sum(collected) <= 100
 
 
@@ -180,6 +182,31 @@ async def test_a_client_that_leaves_is_counted_as_such():
     await door(scope, receive, send)
     told = door._statistics()["slug"]
     assert (told["requests"], told["left"], told["errors"], told["in_flight"]) == (1, 1, 0, 0)
+
+
+async def test_ray_is_asked_when_all_of_the_body_has_come(monkeypatch):
+    monkeypatch.setenv("CHUTES_UPLOAD_TIMEOUT", "0.1")
+    serve, sent = Serve(), []
+    door = proxy.Door(serve)
+    scope = {"type": "http", "method": "POST", "path": "/slug/draw", "headers": [(b"x-request-id", b"mine")]}
+
+    async def send(message):
+        sent.append(message)
+
+    async def slowly():
+        if not sent:
+            await asyncio.sleep(0.01)
+            return {"type": "http.request", "body": b"{", "more_body": True}
+        return {"type": "http.disconnect"}
+
+    async def leaving():
+        return {"type": "http.disconnect"}
+
+    await door({**scope, "client": ("10.0.0.9", 1)}, slowly, send)
+    assert (sent[0]["status"], dict(sent[0]["headers"])[b"x-request-id"]) == (408, b"mine")
+    sent.clear()
+    await door({**scope, "client": ("10.0.0.9", 1)}, leaving, send)
+    assert (serve.scopes, sent, door._statistics()) == ([], [], {})
 
 
 def test_counts_what_went_through():

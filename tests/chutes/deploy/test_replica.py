@@ -9,6 +9,7 @@ from chutes.deploy.replica import BY_HOST, Description, LoadFailed, Replica, Sit
 from chutes.loader import load_chute
 
 SOURCE = """
+import asyncio
 from chutes.chute import Chute
 chute = Chute(username="a", name="b", image="c")
 
@@ -23,6 +24,11 @@ async def leave(self):
 @chute.cord(public_api_path="/say")
 async def say(self) -> str:
     return self.word
+
+@chute.job()
+async def work(self):
+    await asyncio.sleep(0.5)
+    open("worked", "w").close()
 """
 
 
@@ -66,7 +72,7 @@ async def lifespan(site: Site, over: asyncio.Event) -> list[str]:
     return sent
 
 
-async def get(site: Site, path: str) -> tuple[int, dict[bytes, bytes], bytes]:
+async def get(site: Site, path: str, method: str = "GET") -> tuple[int, dict[bytes, bytes], bytes]:
     sent = []
 
     async def send(message):
@@ -75,7 +81,7 @@ async def get(site: Site, path: str) -> tuple[int, dict[bytes, bytes], bytes]:
     async def receive():
         return {"type": "http.request", "body": b""}
 
-    scope = {"type": "http", "method": "GET", "path": path, "root_path": "/slug", "headers": [], "query_string": b""}
+    scope = {"type": "http", "method": method, "path": path, "root_path": "/slug", "headers": [], "query_string": b""}
     await site({**scope, "client": ("127.0.0.1", 1)}, receive, send)
     return sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"]
 
@@ -99,8 +105,26 @@ def test_ready_once_the_hooks_have_run():
     assert "chutes_concurrency" in said["metrics"]
 
 
+def test_a_job_is_finished_before_the_replica_ends():
+    async def live():
+        _, site = await build(packed("self.word = ''"))
+        over = asyncio.Event()
+        life = asyncio.create_task(lifespan(site, over))
+        status, headers, _ = await get(site, "/slug/jobs/work", "POST")
+        await asyncio.sleep(0.1)
+        over.set()
+        await life
+        return status, headers[b"location"]
+
+    status, location = asyncio.run(live())
+    assert status == 202
+    assert location.startswith(b"/slug/jobs/")
+    assert Path("worked").exists()
+    assert Path("left").exists()
+
+
 def test_a_hook_that_raises_is_what_the_failure_says():
-    with pytest.raises(LoadFailed, match=r"^RuntimeError: no weights \(replicated\.py:7\)$"):
+    with pytest.raises(LoadFailed, match=r"^RuntimeError: no weights \(replicated\.py:8\)$"):
         asyncio.run(build(packed("raise RuntimeError('no weights')")))
 
 

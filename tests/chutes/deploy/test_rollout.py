@@ -30,12 +30,12 @@ def test_another_chute_with_the_same_slug_is_left_alone(monkeypatch, deploy):
     there = make_spec(name="Foo.bar")
     monkeypatch.setattr(deployed, "recall", {there.slug: there}.get)
     monkeypatch.setattr(rollout, "start", lambda _: pytest.fail("it was replaced"))
-    with pytest.raises(rollout.RolloutFailed, match=r"Foo\.bar is deployed at /myuser-foo-bar already"):
+    with pytest.raises(rollout.BadName, match=r"Foo\.bar is deployed at /myuser-foo-bar already"):
         deploy(make_spec(name="foo-bar"), lambda *_: None)
 
 
 @pytest.mark.parametrize("deploy", [rollout.roll_out, rollout.start_unwatched])
 def test_a_chute_without_an_address_is_refused(monkeypatch, deploy):
     monkeypatch.setattr(deployed, "recall", lambda _: pytest.fail("it was looked for"))
-    with pytest.raises(rollout.RolloutFailed, match="choose another --name"):
+    with pytest.raises(rollout.BadName, match="choose another --name"):
         deploy(replace(make_spec(), slug=""), lambda *_: None)

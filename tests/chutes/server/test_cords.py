@@ -14,6 +14,7 @@ from starlette.websockets import WebSocket
 from chutes.chute import Chute
 from chutes.exception import Fatal
 from chutes.server import Settings, create_app
+from chutes.server.access import FACTS
 from chutes.server.app import Runtime
 from chutes.server.lifecycle import ExitCode
 from tests.chutes.server.asgi import Call, until
@@ -316,6 +317,12 @@ async def test_requests_that_are_cancelled_from_outside_free_their_slot(chute: C
                 await asyncio.sleep(0)
             call.task.cancel()
             await asyncio.wait([call.task])
+        await until(lambda: not app.admission.running)
+        call = Call(app, "/wait").send()
+        await until(lambda: app.admission.running)
+        call.task.cancel()
+        await asyncio.wait([call.task])
+        assert call.scope[FACTS]["status"] == 499  # that is how Ray says that a client has left
         await until(lambda: not app.admission.running)
         assert (await Call(app, "/echo").send(b"{}").end()).status == 200
 
