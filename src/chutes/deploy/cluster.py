@@ -170,9 +170,8 @@ def start_local() -> str:
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
     lines = output.read_text("utf-8", "replace").splitlines()
-    raise NoCluster(
-        f"The cluster did not start: {lines[-1] if lines else 'it said nothing'} (all of it is in {output})"
-    )
+    last = lines[-1].removeprefix("Error: ").removesuffix(".") if lines else "it said nothing"
+    raise NoCluster(f"The cluster did not start: {last} (all of it is in {output})")
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ has then never taken a request, and the old replicas still stand; but Ray Serve 
 a replica is lost, so it is told to want the old one again, which restarts nothing.
 """
 
+import contextlib
 import re
 import time
 from collections.abc import Callable
@@ -127,11 +128,16 @@ def _wait_until_running(slug: str) -> None:
 
 def delete(slug: str, tell: Tell = lambda phase, fraction: None) -> None:
     """Take a chute out of the cluster; what it runs is finished first, within its grace. RolloutFailed."""
+    import ray
     from ray import serve
 
     spec = deployed.recall(slug)
     deadline = time.monotonic() + (spec.drain_grace if spec else 0) + _GOES_BACK_WITHIN
+    starting = [replica["actor_name"] for replica in _look(slug).replicas if replica["state"] == "starting"]
     serve.delete(slug, _blocking=False)
+    for name in starting:  # Ray Serve would give them their grace as well, though they run nothing
+        with contextlib.suppress(ValueError):
+            ray.kill(ray.get_actor(name, namespace="serve"))
     while slug in deployed.serve_details():
         if time.monotonic() > deadline:
             raise RolloutFailed("It has not ended in its time: Ray Serve goes on stopping it")
