@@ -80,6 +80,8 @@ class Chute(FastAPI):
             "scale_up_threshold": scale_up_threshold,
             "shutdown_after_seconds": shutdown_after_seconds,
         }
+        if not name:
+            raise ValueError("name= is empty: a chute goes by it")
         parameters = inspect.signature(Chute.__init__).parameters
         _settings.take_aliases(kwargs, settings, {key: parameters[key].default for key in settings})
         fastapis, extra = _settings.split(kwargs, parameters.keys() - {"self", "kwargs"})

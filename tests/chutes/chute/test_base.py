@@ -253,6 +253,11 @@ def test_progress_and_failure_can_be_told_from_any_thread() -> None:
     assert (reasons, later) == (["poisoned"], ["again"])
 
 
+def test_a_chute_has_a_name() -> None:
+    with pytest.raises(ValueError, match="name= is empty"):
+        Chute(username="test", name="", image="none")
+
+
 def test_progress_without_an_end_has_no_fraction() -> None:
     chute = make()
     chute.progress.update("compiling")
