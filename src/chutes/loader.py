@@ -46,7 +46,7 @@ def locate(ref: str) -> Source:
     if not (where.endswith(".py") or "/" in where or "\\" in where):
         return Source(Path.cwd().resolve(), where, name or _DEFAULT_NAME, None)
     path = Path(where).expanduser()
-    file = (path if path.suffix else path.with_suffix(".py")).resolve()
+    file = (path if path.suffix else Path(f"{path}.py")).resolve()
     return Source(file.parent, file.stem, name or _DEFAULT_NAME, file)
 
 

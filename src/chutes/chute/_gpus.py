@@ -11,7 +11,7 @@ class Gpu(NamedTuple):
     device_name: str
 
 
-ECC = 0.93
+LEAST_REPORTED = 0.93
 """A card reports at least this part of the memory that it is sold with; one that checks it for errors, 6.3 % less."""
 
 # Order matters where one pattern would match another's card: the first match wins.

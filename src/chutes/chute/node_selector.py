@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from chutes._warn import did_you_mean, warn, warn_unknown
-from chutes.chute._gpus import ECC, GPUS, gpu_id, nearest_gpu
+from chutes.chute._gpus import GPUS, LEAST_REPORTED, gpu_id, nearest_gpu
 
 __all__ = ["NodeSelector", "gpu_id"]
 
@@ -51,7 +51,7 @@ class NodeSelector(BaseModel):
             return False
         if self.exclude is not None and _is_one_of(gpu, self.exclude):
             return False
-        return vram_gb >= ECC * self.min_vram_gb_per_gpu
+        return vram_gb >= LEAST_REPORTED * self.min_vram_gb_per_gpu
 
 
 def _is_one_of(gpu: str | None, names: list[str]) -> bool:

@@ -59,6 +59,7 @@ def deploy(
             with cluster.connected(address, start=True) as started:
                 try:
                     http = cluster.serve_http()
+                    cluster.check_proxy(http)
                     check_exposure(settings(host=http[0], no_auth=no_auth))
                     nodes = cluster.ray_nodes()
                     ray_options = placement.place(chute.node_selector, nodes)

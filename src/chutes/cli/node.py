@@ -100,15 +100,20 @@ def _run(command: list[str], environment: dict[str, str], *, group: int | None) 
 
     `group` 0 is one of its own: a terminal's Ctrl-C goes to a whole group, and Ray's processes would just be gone.
     """
-    node = subprocess.Popen(command, env=environment, process_group=group)  # noqa: S603 - our own words
+    node: subprocess.Popen[bytes] | None = None
     told = False
 
     def stop(*_: object) -> None:
         nonlocal told
         told = True
-        node.terminate()
+        if node is not None:
+            node.terminate()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the last when a terminal closes
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, stop)
+    node = subprocess.Popen(command, env=environment, process_group=group)  # noqa: S603 - our own words
+    if told:
+        node.terminate()
     code = node.wait()
     raise typer.Exit(0 if told else code if code >= 0 else 128 - code)

@@ -1,5 +1,6 @@
 """`chutes run`: a chute on this machine, over HTTP, until it is told to stop."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -88,20 +89,23 @@ def _run_again_on_changes(command: list[str], folder: Path, grace: float) -> Non
     # would cut its requests off, so that it is the other one that is passed on.
     signal.signal(signal.SIGTERM, told)
     process = subprocess.Popen(command)  # noqa: S603 - our own words
-    try:
-        for _ in watch(folder, watch_filter=PythonFilter(), raise_interrupt=False):
-            _end(process, grace)
-            process = subprocess.Popen(command)  # noqa: S603 - as above
-    finally:
-        _end(process, grace, passed_on)
+    with contextlib.suppress(KeyboardInterrupt):
+        try:
+            for _ in watch(folder, watch_filter=PythonFilter(), raise_interrupt=False):
+                _end(process, grace, signal.SIGTERM)
+                process = subprocess.Popen(command)  # noqa: S603 - as above
+        finally:
+            _end(process, grace, passed_on)
 
 
-def _end(process: subprocess.Popen[bytes], grace: float, say: signal.Signals = signal.SIGTERM) -> None:
-    """Let a server drain; one that has not ended by itself after its grace is killed."""
+def _end(process: subprocess.Popen[bytes], grace: float, by: signal.Signals) -> None:
+    """Let a server drain; one that has not ended after its grace, or when this process is told to end, is killed."""
     if process.poll() is None:
-        process.send_signal(say)
+        process.send_signal(by)
     try:
         process.wait(grace + _LAST_WORDS)
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
         process.kill()
         process.wait()

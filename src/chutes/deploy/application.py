@@ -17,12 +17,13 @@ from chutes.server.settings import settings_in
 
 DEPLOYMENT = "chute"  # the one deployment of each application
 _RETRY_AFTER = 5  # seconds, as while loading
+_LAST_WORDS = 20  # seconds for the shutdown hooks, after the grace
 _NOT_THEIRS = {"CHUTES_HOST", "CHUTES_PORT", "CHUTES_EXECUTION_CONTEXT", "CHUTES_KEYS_FILE"}
 
 
 @dataclass(frozen=True)
 class Spec:
-    """Everything that makes one version of a deployed chute; the cluster keeps the last good one."""
+    """Everything that makes one version of a deployed chute; the cluster keeps the last one, and whether it served."""
 
     name: str
     username: str
@@ -42,6 +43,7 @@ class Spec:
     cords: list[dict[str, Any]]
     shown: dict[str, Any] = field(default_factory=dict)
     made_at: float = field(default_factory=time.time)
+    served: bool = False
 
 
 def spec_for(
@@ -100,7 +102,7 @@ def options(spec: Spec) -> dict[str, Any]:
         "max_queued_requests": spec.queue_size if spec.queue_size > 0 else 1,
         "autoscaling_config": spec.autoscaling,
         "ray_actor_options": spec.ray_options,
-        "graceful_shutdown_timeout_s": spec.drain_grace,
+        "graceful_shutdown_timeout_s": spec.drain_grace + _LAST_WORDS,
         "graceful_shutdown_wait_loop_s": 0.5,
         "health_check_period_s": 1,  # how soon a lost replica is missed
         "health_check_timeout_s": 30,

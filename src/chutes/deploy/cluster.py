@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from typing import Any
 import httpx
 
 from chutes.deploy import placement
+from chutes.deploy.package import own_folder
 from chutes.exception import ChutesError
 from chutes.server import Settings
 
@@ -133,7 +133,7 @@ def _speaks_grpc(address: str) -> bool:
 def check_access(address: str) -> None:
     """NoCluster unless the cluster there lets us in."""
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
-    from ray.exceptions import AuthenticationError
+    from ray.exceptions import AuthenticationError, RayError
 
     try:
         GcsClient(address=address)
@@ -142,6 +142,8 @@ def check_access(address: str) -> None:
             f"The cluster at {address} does not let us in: bring ~/.ray/auth_token here from its head, or set "
             "RAY_AUTH_TOKEN to what is in it"
         ) from None
+    except RayError as error:
+        raise NoCluster(f"No cluster answers at {address}") from error
 
 
 def _note() -> Path:
@@ -152,10 +154,7 @@ def _note() -> Path:
 def start_local() -> str:
     """Start a cluster on this machine that outlives this process; its address. NoCluster says why it did not start."""
     use_token(create=True)
-    folder = Path(tempfile.gettempdir()) / f"chutes-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise NoCluster(f"{folder} belongs to somebody else")
+    folder = own_folder()
     output = folder / "cluster.log"
     command = [sys.executable, "-m", "chutes", "node", "start", "--head", "--local"]
     with output.open("wb") as file:
@@ -207,12 +206,15 @@ def connected(address: str | None = None, *, start: bool = False) -> Iterator[bo
         ray.shutdown()
 
 
-def head_labels() -> dict[str, str]:
-    """The labels of the head node."""
+def _head() -> dict[str, Any]:
     import ray
 
-    heads = [node for node in ray.nodes() if node["Alive"] and "node:__internal_head__" in node["Resources"]]
-    return dict(heads[0]["Labels"]) if heads else {}
+    return next(node for node in ray.nodes() if node["Alive"] and "node:__internal_head__" in node["Resources"])
+
+
+def head_labels() -> dict[str, str]:
+    """The labels of the head node."""
+    return dict(_head()["Labels"])
 
 
 def serve_http() -> tuple[str, int]:
@@ -233,19 +235,22 @@ def serve_http() -> tuple[str, int]:
     except RuntimeError as error:
         raise NoCluster(f"The cluster cannot listen on {wanted['host']}:{wanted['port']}: is it in use?") from error
     options = serve.context._get_global_client().http_config  # noqa: SLF001 - no public way
-    http = str(options.host), int(options.port)
-    _wait_for_proxy(http)
-    return http
+    return str(options.host), int(options.port)
 
 
-def _wait_for_proxy(http: tuple[str, int]) -> None:
-    """NoCluster if it is not Ray Serve's proxy that answers there: another server had the port first."""
+def check_proxy(http: tuple[str, int]) -> None:
+    """NoCluster if, on the head, not Ray Serve's proxy answers there but a server that had the port before."""
+    import ray
+
     from chutes.deploy.proxy import STATISTICS
 
+    if _head()["NodeID"] != ray.get_runtime_context().get_node_id():
+        return
     deadline = time.monotonic() + _PROXY_WITHIN
     while time.monotonic() < deadline:
         with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"{near(http)}{STATISTICS}", timeout=_ANSWERS_WITHIN, trust_env=False).is_success:
+            answer = httpx.get(f"{near(http)}{STATISTICS}", timeout=_ANSWERS_WITHIN, trust_env=False)
+            if answer.is_success or "x-request-id" in answer.headers:  # the latter at an address that is no node's
                 return
         time.sleep(0.2)
     raise NoCluster(f"The cluster's proxy does not answer on {http[0]}:{http[1]}: is the port in use?")

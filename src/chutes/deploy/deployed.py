@@ -1,7 +1,7 @@
 """What runs in the cluster, and the names it goes by.
 
-Ray Serve knows the replicas; what a chute is called, and what its last good version was made from, the cluster
-keeps for us in its key-value store.
+Ray Serve knows the replicas; what a chute is called, and what it was last made from, the cluster keeps for us in its
+key-value store.
 """
 
 from collections.abc import Sequence
@@ -126,7 +126,7 @@ def ask_replicas(chute: Deployed) -> dict[str, dict[str, Any]]:
 
 
 def remember(spec: Spec) -> None:
-    """Keep what the last good version was made from."""
+    """Keep what the chute is made from."""
     from ray.experimental import internal_kv
 
     internal_kv._internal_kv_put(spec.slug, to_json(spec), overwrite=True, namespace=_NAMESPACE)  # noqa: SLF001

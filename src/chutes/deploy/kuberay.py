@@ -12,7 +12,7 @@ import yaml
 
 from chutes._version import version
 from chutes.chute import Chute
-from chutes.chute._gpus import ECC
+from chutes.chute._gpus import LEAST_REPORTED
 from chutes.deploy import application as applications
 from chutes.deploy.application import DEPLOYMENT, Spec
 from chutes.deploy.cluster import ENVIRONMENT
@@ -123,7 +123,7 @@ def _workers(chute: Chute, image: str, spec: Spec) -> dict[str, Any]:
     selector = chute.node_selector
     template = _pod("ray-worker", image, spec, {"nvidia.com/gpu": selector.gpu_count} if selector else {})
     if selector:
-        least = math.floor(selector.min_vram_gb_per_gpu * ECC * _MIB_PER_GB)
+        least = math.floor(selector.min_vram_gb_per_gpu * LEAST_REPORTED * _MIB_PER_GB)
         wanted = {"key": "nvidia.com/gpu.memory", "operator": "Gt", "values": [str(least)]}
         terms = {"nodeSelectorTerms": [{"matchExpressions": [wanted]}]}
         template["spec"]["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}

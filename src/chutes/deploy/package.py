@@ -5,8 +5,9 @@ whether or not the machine that deployed still exists.
 """
 
 import ast
-import atexit
+import hashlib
 import io
+import os
 import shutil
 import sys
 import tempfile
@@ -107,11 +108,27 @@ def _is_theirs(path: Path, root: Path) -> bool:
     return not _HIDDEN.intersection(inside) and not path.is_relative_to(ours)
 
 
+def own_folder() -> Path:
+    """A folder of this user's for what all their chutes on this machine share. LoadError if others can write there."""
+    folder = Path(tempfile.gettempdir()) / f"chutes-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.stat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise LoadError(f"{folder} is not this user's alone: remove it")
+    return folder
+
+
 def unpack(content: bytes) -> Path:
-    """Put the files where this process can import them from, and nobody else can write; the folder."""
-    folder = Path(tempfile.mkdtemp(prefix="chutes-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    """Put the files where they can be imported from, once per content and machine; the folder. LoadError."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        archive.extractall(folder)
+        folder = own_folder() / hashlib.sha256(content).hexdigest()[:16]
+        if not all((folder / name).is_file() for name in archive.namelist()):  # or no more, after a clean-up
+            fresh = Path(tempfile.mkdtemp(dir=folder.parent))
+            archive.extractall(fresh)
+            shutil.rmtree(folder, ignore_errors=True)
+            try:
+                fresh.rename(folder)
+            except OSError:  # another replica was faster
+                shutil.rmtree(fresh)
     sys.path.insert(0, str(folder))
     return folder

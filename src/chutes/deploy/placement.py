@@ -14,7 +14,7 @@ from typing import Any
 import pynvml
 
 from chutes.chute import NodeSelector
-from chutes.chute._gpus import ECC, GPUS, gpu_id
+from chutes.chute._gpus import GPUS, LEAST_REPORTED, gpu_id
 from chutes.exception import ChutesError
 
 LABEL = "chutes-gpus"
@@ -77,7 +77,7 @@ def installed() -> list[Gpu]:
 def _card(name: str, total: int) -> Gpu:
     """A card from the driver's name for it and its bytes; of a known kind as it is sold, unless it is but a slice."""
     kind = gpu_id(name)
-    if kind is not None and total >= ECC * GPUS[kind].vram_gb * _GIB:
+    if kind is not None and total >= LEAST_REPORTED * GPUS[kind].vram_gb * _GIB:
         return Gpu(kind, GPUS[kind].vram_gb)
     unknown = re.sub(r"[^a-z0-9]+", "_", name.lower().removeprefix("nvidia ")).strip("_")
     return Gpu(kind or unknown, math.ceil(total / _GIB))

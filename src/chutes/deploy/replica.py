@@ -130,8 +130,13 @@ class Site:
         watch.cancel()
         # Ray has waited for the requests; jobs are none to it.
         runtime.lifecycle.drain()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(runtime.admission.wait_idle(), runtime.settings.drain_grace)
+        idle = runtime.admission.wait_idle
+        try:
+            await asyncio.wait_for(idle(), runtime.settings.drain_grace)
+        except TimeoutError:
+            runtime.cut_off()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(idle(), _LAST_WORDS)
         runtime.jobs.close()
         await runtime.lifecycle.close(within=runtime.settings.drain_grace)
         await send({"type": "lifespan.shutdown.complete"})

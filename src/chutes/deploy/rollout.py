@@ -48,13 +48,15 @@ def start(spec: Spec) -> None:
 def roll_out(spec: Spec, tell: Tell) -> None:
     """Deploy and wait until it serves. RolloutFailed, after which whatever was there before still is."""
     before = _before(spec)
-    old = {replica["replica_id"] for replica in _look(spec.slug).replicas}
+    there = _look(spec.slug)
+    if before is not None and not before.served and there.status != "running":
+        before = None  # it was interrupted, or failed
     start(spec)
     if before is None:
         deployed.remember(spec)  # so that it has a name, whatever becomes of this
-    failure = _follow(spec, old, tell)
+    failure = _follow(spec, {replica["replica_id"] for replica in there.replicas}, tell)
     if failure is None:
-        deployed.remember(spec)
+        deployed.remember(replace(spec, served=True))
         return
     if before is None:
         delete(spec.slug)
@@ -68,7 +70,7 @@ def _before(spec: Spec) -> Spec | None:
     """The version that this one replaces. BadName where that is another chute, or where there is no slug."""
     if not spec.slug:
         raise BadName("Its username and name have no letter or digit for its address: choose another --name")
-    before = deployed.recall(spec.slug)
+    before = deployed.recall(spec.slug) if spec.slug in deployed.serve_details() else None
     if before is not None and before.uid != spec.uid:
         raise BadName(f"{before.name} is deployed at /{spec.slug} already: choose another --name")
     return before
@@ -135,6 +137,7 @@ def delete(slug: str, tell: Tell = lambda phase, fraction: None) -> None:
     deadline = time.monotonic() + (spec.drain_grace if spec else 0) + _GOES_BACK_WITHIN
     starting = [replica["actor_name"] for replica in _look(slug).replicas if replica["state"] == "starting"]
     serve.delete(slug, _blocking=False)
+    deployed.forget(slug)
     for name in starting:  # Ray Serve would give them their grace as well, though they run nothing
         with contextlib.suppress(ValueError):
             ray.kill(ray.get_actor(name, namespace="serve"))
@@ -143,7 +146,6 @@ def delete(slug: str, tell: Tell = lambda phase, fraction: None) -> None:
             raise RolloutFailed("It has not ended in its time: Ray Serve goes on stopping it")
         tell("finishing what runs", None)
         time.sleep(_POLL)
-    deployed.forget(slug)
 
 
 def start_unwatched(spec: Spec, tell: Tell) -> None:

@@ -73,5 +73,6 @@ class Settings(BaseSettings):
 
 
 def settings_in(environment: Mapping[str, str]) -> dict[str, Any]:
-    """The settings in somebody else's environment, a replica's for one, by their names."""
-    return {name.removeprefix(_PREFIX).lower(): told for name, told in environment.items() if name.startswith(_PREFIX)}
+    """The settings in somebody else's environment, a replica's for one, by their names; an empty one is none."""
+    told = {name: value for name, value in environment.items() if name.startswith(_PREFIX) and value}
+    return {name.removeprefix(_PREFIX).lower(): value for name, value in told.items()}

@@ -131,7 +131,7 @@ def gate_residual_norm(
     text_length: int,
     eps: float = 1e-6,
 ) -> None:
-    """Compute x += gate * y (unless `y` is None), then out = LayerNorm(x) * (1 + scale) + shift.
+    """Compute x += gate * y (unless `y` is None), then out = LayerNorm(x) * (1 + scale) + shift, by chunks (`_chunk`).
 
     x, y, out: (B, S, D) contiguous; x is updated in place. table: (B, M), one row of vectors per item, in which
     `text` and `image` say where the streams' vectors begin. The first `text_length` rows are text.

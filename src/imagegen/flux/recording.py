@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     Run = Callable[..., tuple[Tensor, ...]]
 
 _KEPT = 16  # shapes
-_PLACES = 16  # at which a graph might have ended before it does: each costs the GPU a pause of 12 µs at every replay
+_FLUSHES = 16  # that a graph is worth: each further graph costs the GPU a pause of 12 µs at every replay
 
 
 class _Recording(NamedTuple):
@@ -37,7 +38,7 @@ class Recorder:
     def __init__(self) -> None:
         self.recordings: dict[tuple[torch.Size, ...], _Recording] = {}  # the one used last is the last
         self._open: list[torch.cuda.CUDAGraph] = []  # of the recording under way
-        self._places = 0
+        self._flushes = 0
 
     @torch.inference_mode()
     def __call__(self, run: Run, *given: Tensor) -> tuple[Tensor, ...]:
@@ -46,26 +47,26 @@ class Recorder:
             return run(*given)
         shapes = tuple(value.shape for value in given)
         recording = self.recordings.pop(shapes, None)
-        if recording is None:
-            while len(self.recordings) >= _KEPT:
-                self.recordings.pop(next(iter(self.recordings)))
-            try:
-                recording = self._record(run, given)
-            except torch.OutOfMemoryError:
-                self.recordings.clear()  # what they hold may be what it takes to run
-                return run(*given)
-        else:
+        if recording is not None:
             for buffer, value in zip(recording.given, given, strict=True):
                 buffer.copy_(value)
             for graph in recording.graphs:
                 graph.replay()
+        else:
+            while len(self.recordings) >= _KEPT:
+                self.recordings.pop(next(iter(self.recordings)))
+            with suppress(torch.OutOfMemoryError):
+                recording = self._record(run, given)
+        if recording is None:  # and the exception is gone, with all that its traceback held
+            self.recordings.clear()  # what they hold may be what it takes to run
+            return run(*given)
         self.recordings[shapes] = recording
         return tuple(value.clone() for value in recording.out)
 
     def flush(self) -> None:
         """Let the GPU have what is recorded so far, now and then: recording takes longer than running."""
-        self._places += 1
-        if self._open and self._places % _PLACES == 0:
+        self._flushes += 1
+        if self._open and self._flushes % _FLUSHES == 0:
             self._end()
             self._begin(self._open[0].pool())
 
@@ -80,7 +81,7 @@ class Recorder:
         # Not `torch.cuda.graph`, which would first wait for the GPU to finish what it has.
         side = _side()
         side.wait_stream(torch.cuda.current_stream())
-        self._places = 0
+        self._flushes = 0
         try:
             with torch.cuda.stream(side):
                 self._begin(pool)

@@ -20,7 +20,6 @@ from tests.chutes.cli.server import eventually, get, running
 
 CHUTE = """
 import os
-import re
 from chutes.chute import Chute
 
 chute = Chute(username="me", name="small", image="me/small:1")

@@ -15,7 +15,7 @@ def test_settings_under_ray_serves_names():
     translated = options(make_spec())
     assert translated["max_ongoing_requests"] == 2
     assert translated["max_queued_requests"] == 5
-    assert translated["graceful_shutdown_timeout_s"] == 120
+    assert translated["graceful_shutdown_timeout_s"] == 140  # with 20 for the shutdown hooks
     assert translated["autoscaling_config"]["target_ongoing_requests"] == 1.5
 
 

@@ -100,7 +100,10 @@ def test_a_proxy_of_the_environment_is_not_asked(monkeypatch):
 
     monkeypatch.undo()
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     with HTTPServer(("127.0.0.1", 0), Statistics) as server, ThreadPoolExecutor(1) as thread:
+        server.timeout = 5
         thread.submit(server.handle_request)
         assert figures.traffic("slug", server.server_address)["requests"] == 7
 

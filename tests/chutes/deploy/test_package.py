@@ -76,5 +76,11 @@ def test_unpacks_to_where_it_is_imported_from(folder: Path, monkeypatch: pytest.
     where = package.unpack(packed.content)
     assert sys.path[0] == str(where)
     assert (where / "inside" / "cousin.py").read_text() == "value = 2\n"
-    assert where.stat().st_mode & 0o077 == 0
-    assert package.unpack(packed.content) != where  # what others left there is nobody's code
+    assert package.unpack(packed.content) == where
+    assert [each.name for each in where.parent.iterdir()] == [where.name]
+    (where / "eager.py").unlink()  # as what cleans /tmp does
+    package.unpack(packed.content)
+    assert (where / "eager.py").is_file()
+    where.parent.chmod(0o777)
+    with pytest.raises(LoadError, match="not this user's alone"):
+        package.unpack(packed.content)

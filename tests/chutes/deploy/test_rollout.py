@@ -29,6 +29,7 @@ def test_says_what_the_replica_said(message, line):
 def test_another_chute_with_the_same_slug_is_left_alone(monkeypatch, deploy):
     there = make_spec(name="Foo.bar")
     monkeypatch.setattr(deployed, "recall", {there.slug: there}.get)
+    monkeypatch.setattr(deployed, "serve_details", lambda: {there.slug: {"status": "RUNNING"}})
     monkeypatch.setattr(rollout, "start", lambda _: pytest.fail("it was replaced"))
     with pytest.raises(rollout.BadName, match=r"Foo\.bar is deployed at /myuser-foo-bar already"):
         deploy(make_spec(name="foo-bar"), lambda *_: None)
@@ -39,3 +40,28 @@ def test_a_chute_without_an_address_is_refused(monkeypatch, deploy):
     monkeypatch.setattr(deployed, "recall", lambda _: pytest.fail("it was looked for"))
     with pytest.raises(rollout.BadName, match="choose another --name"):
         deploy(replace(make_spec(), slug=""), lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("status", "served", "wanted"),
+    [
+        ("RUNNING", True, ["new", "old"]),
+        ("RUNNING", False, ["new", "old"]),  # deployed without waiting for it
+        ("UNHEALTHY", True, ["new", "old"]),
+        ("DEPLOYING", False, ["new", "deleted"]),  # interrupted: it has never served
+        (None, True, ["new", "deleted"]),  # deleted, in part
+    ],
+)
+def test_a_version_that_fails_makes_way_for_one_that_served(monkeypatch, status, served, wanted):
+    old, new = replace(make_spec(), served=served), make_spec()
+    did = []
+    monkeypatch.setattr(deployed, "recall", {old.slug: old}.get)
+    monkeypatch.setattr(deployed, "serve_details", lambda: {old.slug: {"status": status}} if status else {})
+    monkeypatch.setattr(deployed, "remember", lambda _: None)
+    monkeypatch.setattr(rollout, "start", lambda spec: did.append("new" if spec is new else "old"))
+    monkeypatch.setattr(rollout, "delete", lambda _: did.append("deleted"))
+    monkeypatch.setattr(rollout, "_follow", lambda *_: "it does not load")
+    monkeypatch.setattr(rollout, "_wait_until_running", lambda _: None)
+    with pytest.raises(rollout.RolloutFailed, match="it does not load"):
+        rollout.roll_out(new, lambda *_: None)
+    assert did == wanted

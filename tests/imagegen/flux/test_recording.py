@@ -1,6 +1,7 @@
 """What is replayed is what would have been computed; on a CPU, where nothing is recorded, it is computed."""
 
 import os
+import weakref
 
 import pytest
 import torch
@@ -50,9 +51,9 @@ def test_recordings_share_their_memory():
     assert held_after(*range(50, 60)) < largest + 2**26
 
 
-@pytest.mark.parametrize(("places", "graphs"), [(1, 4), (2, 2), (3, 2), (4, 1)])
-def test_a_recording_in_parts_is_one(places, graphs, monkeypatch):
-    monkeypatch.setattr(recording, "_PLACES", places)
+@pytest.mark.parametrize(("flushes", "graphs"), [(1, 4), (2, 2), (3, 2), (4, 1)])
+def test_a_recording_in_parts_is_one(flushes, graphs, monkeypatch):
+    monkeypatch.setattr(recording, "_FLUSHES", flushes)
     recorder = recording.Recorder()
 
     def run(x):
@@ -72,6 +73,29 @@ def test_a_recording_in_parts_is_one(places, graphs, monkeypatch):
         assert torch.equal(kept, x * 2)
     if DEVICE == "cuda":
         assert [len(each.graphs) for each in recorder.recordings.values()] == [graphs, graphs]
+
+
+def test_what_could_not_be_recorded_is_run_with_nothing_of_the_attempt_left(monkeypatch):
+    class Large:
+        """Stands for the memory that a recording took."""
+
+    recorder, held = recording.Recorder(), []
+
+    def record(run, given):
+        large = Large()
+        held.append(weakref.ref(large))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def run(x):
+        return (x + (held[0]() is None),)
+
+    class OnTheGpu(torch.Tensor):
+        is_cuda = True
+
+    monkeypatch.setattr(recorder, "_record", record)
+    (out,) = recorder(run, torch.zeros(3).as_subclass(OnTheGpu))
+    assert out.tolist() == [1, 1, 1]
+    assert not recorder.recordings
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="nothing is recorded without a GPU")
