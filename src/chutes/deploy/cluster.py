@@ -209,12 +209,13 @@ def connected(address: str | None = None, *, start: bool = False) -> Iterator[bo
 def _head() -> dict[str, Any]:
     import ray
 
-    return next(node for node in ray.nodes() if node["Alive"] and "node:__internal_head__" in node["Resources"])
+    heads = (node for node in ray.nodes() if node["Alive"] and "node:__internal_head__" in node["Resources"])
+    return next(heads, {})
 
 
 def head_labels() -> dict[str, str]:
     """The labels of the head node."""
-    return dict(_head()["Labels"])
+    return dict(_head().get("Labels", {}))
 
 
 def serve_http() -> tuple[str, int]:
@@ -244,7 +245,7 @@ def check_proxy(http: tuple[str, int]) -> None:
 
     from chutes.deploy.proxy import STATISTICS
 
-    if _head()["NodeID"] != ray.get_runtime_context().get_node_id():
+    if _head().get("NodeID") != ray.get_runtime_context().get_node_id():
         return
     deadline = time.monotonic() + _PROXY_WITHIN
     while time.monotonic() < deadline:
