@@ -9,6 +9,8 @@
     ├── Fatal (503)                        only a new process recovers from this: liveness fails
     ├── Unauthorized (401)                 no API key, or a wrong one
     ├── BodyTooLarge (413)
+    ├── BodyTooComplex (413)               the JSON body has too many values
+    ├── UnsupportedMediaType (415)         the body's type or encoding is not accepted here
     ├── UploadTimeout (408)                the body did not arrive in time
     ├── QueueFull (429)                    all slots taken, and the line is full
     ├── Unavailable (503)                  try again later
@@ -104,6 +106,22 @@ class BodyTooLarge(ChutesError):
     status = 413
     code = "body_too_large"
     message = "The request body is too large"
+
+
+class BodyTooComplex(ChutesError):
+    """The request's JSON body has more values than are accepted."""
+
+    status = 413
+    code = "body_too_complex"
+    message = "The JSON body has too many values"
+
+
+class UnsupportedMediaType(ChutesError):
+    """The request's body has a media type or a content encoding that is not accepted."""
+
+    status = 415
+    code = "unsupported_media_type"
+    message = "The body's media type is not supported"
 
 
 class UploadTimeout(ChutesError):

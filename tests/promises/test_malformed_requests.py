@@ -65,7 +65,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> "object":
         (b'{"prompt": "x", "width": NaN}', "width"),
         (b'{"prompt": "x", "scale": -Infinity}', "scale"),
         (b'{"prompt": "x", "scale": 1e999}', "scale"),
-        (b"[" * 100_000, ""),
+        (b"[" * 40_000, ""),
         (b'{"prompt": ' + b'{"a":' * 2000 + b"1" + b"}" * 2000 + b"}", ""),
     ],
 )

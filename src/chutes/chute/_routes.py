@@ -113,7 +113,10 @@ class Routes:
             raise
         except Exception as error:
             raise TypeError(f"Cord {cord.name!r} cannot be served: {error}") from error
-        return self._router.routes[-1]
+        route = self._router.routes[-1]
+        if isinstance(route, CordRoute):
+            cord.body_kind = route.body_kind
+        return route
 
 
 async def _unresolved(_: object) -> Response:

@@ -20,6 +20,7 @@ from chutes.exception import InvalidPath
 from chutes.util.schema import Schema, SchemaExtractor
 
 if TYPE_CHECKING:
+    from chutes.chute._media import BodyKind
     from chutes.chute.base import Chute
 
 PATH_RE = re.compile(r"^(/[a-z0-9_]+[a-z0-9-_]*)+$")
@@ -42,6 +43,8 @@ class Cord:
     - `output_content_type`: the content type of bytes, text and streams.
     - `stream`: the function yields the answer piece by piece.
     - `passthrough`: the request goes to `passthrough_path` at `passthrough_port` of this machine instead.
+    - `max_body_bytes`: the largest body that is accepted, up to `CHUTES_MAX_BODY_BYTES`, which is the default.
+    - `max_json_values`: the most values of a JSON body, in place of `CHUTES_MAX_JSON_VALUES`.
     """
 
     def __init__(
@@ -61,6 +64,9 @@ class Cord:
         output_content_type: str | None = None,
         output_schema: InputSchema | None = None,
         sglang_passthrough: bool = False,
+        *,
+        max_body_bytes: int | None = None,
+        max_json_values: int | None = None,
         **session_kwargs: Any,
     ) -> None:
         self._app = app
@@ -69,6 +75,9 @@ class Cord:
         self.passthrough_port = passthrough_port
         self.provision_timeout = provision_timeout
         self.sglang_passthrough = sglang_passthrough
+        self.max_body_bytes = positive("max_body_bytes", max_body_bytes)
+        self.max_json_values = positive("max_json_values", max_json_values)
+        self.body_kind: BodyKind | None = None  # known once there is a route
         self.session_kwargs = session_kwargs
         self.method = _verb(method)
         self.public_api_method = _verb(public_api_method or ("POST" if passthrough else method))
@@ -223,6 +232,13 @@ class Cord:
 
         endpoint.__signature__ = handler.signature  # type: ignore[attr-defined]  # what inspect.signature() reads
         return endpoint
+
+
+def positive(name: str, value: int | None) -> int | None:
+    """Return a limit; ValueError unless it is None or a positive integer."""
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        return value
+    raise ValueError(f"{name} must be None or a positive integer; got {value!r}.")
 
 
 def _empty_body(adapter: TypeAdapter[Any]) -> Any:

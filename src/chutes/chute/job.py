@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 
 from chutes._warn import warn_unknown
 from chutes.chute import _signature
+from chutes.chute.cord import positive
 from chutes.exception import ChutesError
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Job:
     - `timeout`: 30 to 86400 seconds, or None for no limit.
     - `ports`: what it listens on; `ssh` adds one for that.
     - `upload`: kept for upstream's sake; results stay on this machine.
+    - `max_body_bytes`, `max_json_values`: limits of its arguments, as for a cord.
     """
 
     def __init__(
@@ -66,6 +68,9 @@ class Job:
         timeout: int | None = None,
         upload: bool = True,
         ssh: bool = False,
+        *,
+        max_body_bytes: int | None = None,
+        max_json_values: int | None = None,
         **unknown: Any,
     ) -> None:
         if timeout is not None and not (isinstance(timeout, int) and _SHORTEST <= timeout <= _LONGEST):
@@ -79,6 +84,8 @@ class Job:
         self.timeout = timeout
         self.upload = upload
         self.ssh = ssh
+        self.max_body_bytes = positive("max_body_bytes", max_body_bytes)
+        self.max_json_values = positive("max_json_values", max_json_values)
         self.name = ""
         self._func: Callable[..., Any] | None = None
         self._idle_event = threading.Event()

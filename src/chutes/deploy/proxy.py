@@ -24,10 +24,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chutes.deploy import probes
 from chutes.deploy.replica import BY_HOST, HEADER
-from chutes.exception import BodyTooLarge, UploadTimeout
+from chutes.exception import ChutesError
 from chutes.server import Settings
 from chutes.server.access import SANE_ID
-from chutes.server.body import ClientLeft, check_length, in_time, read_rest, refuse
+from chutes.server.body import ClientLeft, Upload, Uploads, read_body, refuse
 from chutes.server.errors import error_response, from_chutes_error
 
 STATISTICS = "/-/chutes"
@@ -66,7 +66,12 @@ class Door:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._settings = Settings()
+        self._settings = settings = Settings()
+        self._uploads = Uploads(
+            max_body_bytes=settings.max_body_bytes,
+            timeout=settings.upload_timeout,
+            min_rate=settings.min_upload_rate,
+        )
         self._known: tuple[float, set[str]] = (-math.inf, set())  # when, and what was deployed then
         self._in_flight: Counter[str] = Counter()
         self._recent: defaultdict[str, deque[tuple[float, float, int]]] = defaultdict(
@@ -110,16 +115,17 @@ class Door:
 
     async def _body(self, scope: Scope, receive: Receive, send: Send) -> bytes | None:
         """All of the body, before Ray gives the request a slot; None if there is nobody, or no more, to answer."""
+        upload = Upload(self._uploads, scope, receive, self._settings.max_body_bytes)
         try:
-            check_length(scope, self._settings.max_body_bytes)
-            timely = in_time(receive, self._settings.upload_timeout)
-            return await read_rest(timely, b"", self._settings.max_body_bytes)
+            return await read_body(upload.receive)
         except ClientLeft:
             return None
-        except (BodyTooLarge, UploadTimeout) as error:
+        except ChutesError as error:
             error.headers = {**error.headers, **_id_header(scope)}
             await refuse(from_chutes_error(_inner(scope), error), scope, receive, send)
             return None
+        finally:
+            upload.release()
 
     async def _slugs(self) -> set[str]:
         """What is deployed, as Ray's own proxy knew it within the last second."""

@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chutes.chute import Chute
+from chutes.exception import Draining
 from chutes.server import errors, jobs, metrics, probes
 from chutes.server.access import Access
 from chutes.server.admission import Admission
@@ -55,6 +56,11 @@ class Runtime:
         self.jobs.close()
         await self.lifecycle.close()
         await send({"type": "lifespan.shutdown.complete"})
+
+    def drain(self) -> None:
+        """Take no more requests: those that run go on, those that wait or still send their body get 503."""
+        self.lifecycle.drain()
+        self._cords.uploads.abort_all(Draining(headers={"Connection": "close"}))
 
     def cut_off(self) -> None:
         """Cancel every request and job that still runs."""

@@ -1,83 +1,176 @@
-"""Request bodies: how much is read, and for how long."""
+"""Receive request bodies within limits: of size, of time, and of the memory that all of them take together."""
 
 import asyncio
-from typing import NoReturn
+import zlib
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from chutes.exception import BodyTooLarge, UploadTimeout
+from chutes.exception import BodyTooLarge, ChutesError, QueueFull, UnsupportedMediaType, UploadTimeout
 
 _LINGER = 1.0  # seconds that a refused upload is still read, so that its sender gets to see the answer
+_SLOW_START = 5.0  # seconds before the minimum rate holds
+_SHARE = 4  # the bodies received at the same time may take so many times the size of the largest one
+_GZIP_WINDOW = 31  # zlib's number for a gzip header and the largest window
 
 
 class ClientLeft(Exception):
     """The client closed the connection before its request was complete."""
 
 
-def check_length(scope: Scope, limit: int) -> None:
-    """Refuse a body from its Content-Length, before anything of it is read."""
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            if int(value) > limit:
-                _too_large(limit)
-            return
+class Uploads:
+    """The bodies that are being received, and those that are complete and wait for a slot.
+
+    - `max_body_bytes`: the size of the largest one; all of them together may take four times as much.
+    - `timeout`: seconds that the client may take for one.
+    - `min_rate`: bytes per second that it must send on average, after the first five seconds.
+    """
+
+    def __init__(self, *, max_body_bytes: int, timeout: float, min_rate: float) -> None:
+        self.max_held = _SHARE * max_body_bytes
+        self.timeout = timeout
+        self.min_rate = min_rate
+        self.held = 0
+        self.open: set[Upload] = set()
+
+    def abort_all(self, error: ChutesError) -> None:
+        """Raise this error wherever a body is being received."""
+        for upload in list(self.open):
+            upload.abort(error)
 
 
-def in_time(receive: Receive, within: float) -> Receive:
-    """A `receive` that raises UploadTimeout unless the whole body came `within` so many seconds from now."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + within
-    complete = False
+class Upload:
+    """One request's body, of at most `limit` bytes. Call `release` when its bytes are no longer held."""
 
-    async def receive_in_time() -> Message:
-        nonlocal complete
-        if complete:  # now it waits for the client to leave
-            return await receive()
-        # What `asyncio.timeout` does, with less around it: this is on every request's way.
-        task, late = asyncio.current_task(), False
-        assert task is not None  # noqa: S101 - a server calls it from one
+    def __init__(self, uploads: Uploads, scope: Scope, receive: Receive, limit: int) -> None:
+        self._uploads = uploads
+        self._receive = receive
+        self._limit = limit
+        self._complete = False
+        self._held = 0
+        self._waited = 0.0
+        self._error: ChutesError | None = None
+        self._task: asyncio.Task[object] | None = None  # that waits in `receive`
+        uploads.open.add(self)
+        if _content_length(scope) > limit:
+            self._error = _too_large(limit)
 
-        def expire() -> None:
-            nonlocal late
-            late = True
-            task.cancel()
-
-        timer = loop.call_at(deadline, expire)
-        try:
-            message = await receive()
-        except asyncio.CancelledError:
-            if not late or task.uncancel():
-                raise
-            why = f"The body did not arrive within {within:g} seconds"
-            raise UploadTimeout(why, headers={"Connection": "close"}) from None
-        finally:
-            timer.cancel()
-        complete = not message.get("more_body", False)
+    async def receive(self) -> Message:
+        """Receive an ASGI message. Raise BodyTooLarge, UploadTimeout, QueueFull, or what `abort` was given."""
+        if self._complete:  # what comes now is the client's leaving
+            return await self._receive()
+        message: Message = {}
+        if self._error is None:
+            message = await self._receive_in_time()
+        if self._error is None:
+            self._hold(len(message.get("body", b"")))
+        if self._error is not None:
+            raise self._error
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            self._complete = True
+            self._uploads.open.discard(self)
         return message
 
-    return receive_in_time
+    async def _receive_in_time(self) -> Message:
+        # What `asyncio.timeout` does, with less around it: this runs for every body.
+        task = self._task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a server calls it from one
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        at_min_rate = max(_SLOW_START, self._held / self._uploads.min_rate)
+        allowed = min(self._uploads.timeout, at_min_rate)
+        timer = loop.call_at(began + allowed - self._waited, self._expire, at_min_rate < self._uploads.timeout)
+        try:
+            return await self._receive()
+        except asyncio.CancelledError:
+            if self._error is None or task.uncancel():
+                raise
+            return {}
+        finally:
+            self._task = None
+            timer.cancel()
+            self._waited += loop.time() - began  # without the time that the application takes between two messages
+
+    def _expire(self, slow: bool) -> None:
+        too_slow = f"The body arrives at less than {self._uploads.min_rate:g} bytes per second"
+        too_late = f"The body did not arrive within {self._uploads.timeout:g} seconds"
+        self.abort(UploadTimeout(too_slow if slow else too_late, headers={"Connection": "close"}))
+
+    def _hold(self, size: int) -> None:
+        self._held += size
+        self._uploads.held += size
+        if self._held > self._limit:
+            self._error = _too_large(self._limit)
+        elif self._uploads.held > self._uploads.max_held:
+            self._error = QueueFull(
+                "Too many request bodies are being received, try again later",
+                headers={"Retry-After": "1", "Connection": "close"},
+            )
+
+    def abort(self, error: ChutesError) -> None:
+        """Raise this error in `receive`, now or when it is called next; do nothing once the body is complete."""
+        if self._complete or self._error is not None:
+            return
+        self._error = error
+        if self._task is not None:
+            self._task.cancel()
+
+    def release(self) -> None:
+        """Say that the body's bytes are no longer held."""
+        self._uploads.open.discard(self)
+        self._uploads.held -= self._held
+        self._held = 0
 
 
-async def read_rest(receive: Receive, first: bytes, limit: int) -> bytes:
-    """The whole body, of which `first` has come. BodyTooLarge, ClientLeft, and what `receive` raises."""
-    body = bytearray(first)
-    more = True
-    while more:
-        if len(body) > limit:
-            _too_large(limit)
+def _content_length(scope: Scope) -> int:
+    return next((int(value) for name, value in scope["headers"] if name == b"content-length"), 0)
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body is larger than {limit} bytes", headers={"Connection": "close"})
+
+
+async def read_body(receive: Receive) -> bytes:
+    """Return the whole body. Raise ClientLeft, and what `receive` raises."""
+    message = await receive()
+    body = message.get("body", b"")
+    parts = bytearray() if message.get("more_body", False) else None
+    while message["type"] != "http.disconnect":
+        if parts is None:
+            return bytes(body)
+        parts += message.get("body", b"")
+        if not message.get("more_body", False):
+            return bytes(parts)
         message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientLeft
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-    if len(body) > limit:
-        _too_large(limit)
-    return bytes(body)
+    raise ClientLeft
 
 
-def _too_large(limit: int) -> NoReturn:
-    raise BodyTooLarge(f"The body is larger than {limit} bytes", headers={"Connection": "close"})
+def content_encoding(scope: Scope) -> str:
+    """Return the body's content encoding, empty for none. Raise UnsupportedMediaType unless it is gzip."""
+    given = [value for name, value in scope["headers"] if name == b"content-encoding"]
+    encoding = b",".join(given).decode("latin-1").strip().lower()
+    if encoding in {"", "identity"}:
+        return ""
+    if encoding not in {"gzip", "x-gzip"}:
+        raise UnsupportedMediaType(
+            f"Content-Encoding {encoding[:100]!r} is not supported: send the body with gzip, or as it is",
+            headers={"Accept-Encoding": "gzip"},
+        )
+    return "gzip"
+
+
+def gunzip(body: bytes, limit: int) -> bytes:
+    """Decompress a gzip body. Raise BodyTooLarge beyond the limit, UnsupportedMediaType if it is not gzip."""
+    decompress = zlib.decompressobj(_GZIP_WINDOW)
+    try:
+        decoded = decompress.decompress(body, limit + 1)
+    except zlib.error:
+        decoded = b""
+    if len(decoded) > limit:
+        raise _too_large(limit)
+    if not decompress.eof or decompress.unused_data:
+        raise UnsupportedMediaType("The body is not what its Content-Encoding says: gzip")
+    return decoded
 
 
 async def refuse(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
@@ -96,6 +189,6 @@ async def refuse(response: Response, scope: Scope, receive: Receive, send: Send)
             message = await receive()
             while message["type"] == "http.request" and message.get("more_body", False):
                 message = await receive()
-    except (TimeoutError, UploadTimeout):
+    except (TimeoutError, ChutesError):
         pass
     await send({"type": "http.response.body", "body": b"", "more_body": False})

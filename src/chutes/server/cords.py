@@ -9,23 +9,25 @@ import asyncio
 import logging
 import time
 from functools import partial
+from http.client import INTERNAL_SERVER_ERROR
 from typing import TYPE_CHECKING
 
-from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from chutes.chute import Chute, Cord
-from chutes.exception import BodyTooLarge, ChutesError, Draining, QueueFull, QueueTimeout, RequestTimeout
+from chutes.chute import Chute, Cord, Job
+from chutes.chute._media import check_media_type, has_body, is_json, media_type
+from chutes.chute._route import PARSED_JSON
+from chutes.exception import ChutesError, Draining, QueueTimeout, RequestTimeout
 from chutes.metrics import last_request_timestamp, request_duration, total_requests
 from chutes.server import metrics
 from chutes.server.access import FACTS
 from chutes.server.admission import Admission
-from chutes.server.body import ClientLeft, check_length, in_time, read_rest, refuse
+from chutes.server.body import ClientLeft, Upload, Uploads, content_encoding, gunzip, read_body, refuse
 from chutes.server.errors import from_chutes_error, from_validation
 from chutes.server.exchange import CLIENT_LEFT, Exchange
 from chutes.server.lifecycle import Lifecycle, State
 from chutes.server.settings import Settings
-from chutes.server.strict_json import json_fault
+from chutes.server.strict_json import InvalidJson, parse_json
 
 if TYPE_CHECKING:
     from prometheus_client import Counter, Gauge, Histogram
@@ -46,7 +48,7 @@ class Cords:
         self, chute: Chute, others: ASGIApp, lifecycle: Lifecycle, admission: Admission, settings: Settings
     ) -> None:
         self._chute = chute
-        self._others = RequestBodyLimitMiddleware(others, settings.max_body_bytes)
+        self._others = others
         self._chute_id = chute.uid
         self._lifecycle = lifecycle
         self._admission = admission
@@ -57,7 +59,12 @@ class Cords:
             for method in cord.route_methods
             if (method, cord.route_path) not in _PROBES
         }
-        self._uploads = 0
+        self._jobs = {f"/jobs/{job.name}": job for job in chute.jobs}
+        self.uploads = Uploads(
+            max_body_bytes=settings.max_body_bytes,
+            timeout=settings.upload_timeout,
+            min_rate=settings.min_upload_rate,
+        )
         self._running: dict[asyncio.Task[None], Exchange] = {}
         self._series: dict[tuple[str, int], _Series] = {}  # looking them up by label is slow
         self._queue_wait = metrics.queue_wait.labels(chute.uid)
@@ -67,64 +74,92 @@ class Cords:
         if scope["type"] != "http":
             await self._chute(scope, receive, send)
             return
-        cord = self._cords.get((scope["method"], _route_path(scope, self._chute.root_path)))
-        timely = in_time(receive, self._settings.upload_timeout)
+        path = _route_path(scope, self._chute.root_path)
+        cord = self._cords.get((scope["method"], path))
+        target = cord or (self._jobs.get(path) if scope["method"] == "POST" else None)
+        upload = Upload(self.uploads, scope, receive, self._max_body_bytes(target))
+        exchange: Exchange | None = None
         try:
-            check_length(scope, self._settings.max_body_bytes)
             if cord is None:
-                await self._others(scope, timely, send)
+                await self._pass_on(target, scope, upload, send)
             else:
-                await self._serve(cord, scope, timely, self._with_load(send))
-        except BodyTooLarge as error:
-            metrics.rejections.labels(self._chute_id, error.code).inc()
-            await refuse(from_chutes_error(scope["path"], error), scope, receive, send)
+                send = self._with_load(send)
+                exchange = await self._accept(cord, scope, upload, send)
+                await self._wait_turn(scope, exchange)
+                upload.release()
+                await self._run(cord, scope, exchange)
+        except (ChutesError, InvalidJson) as error:
+            await self._refuse(error, exchange, scope, receive, send)
         except ClientLeft:
             scope[FACTS]["status"] = CLIENT_LEFT
         except asyncio.CancelledError:
             scope[FACTS]["status"] = self._given_up
             raise
-
-    async def _serve(self, cord: Cord, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = None
-        try:
-            self._lifecycle.check()
-            self._admission.check()
-            body = await self._read(receive)
-            if not cord.passthrough and _claims_json(scope) and (fault := await json_fault(body)):
-                await from_validation(scope["path"], [fault])(scope, receive, send)
-                return
-            exchange = Exchange(receive, send, body)
-            await self._wait_turn(scope, exchange)
-            await self._run(cord, scope, exchange)
-        except BodyTooLarge:
-            raise
-        except ChutesError as error:
-            metrics.rejections.labels(self._chute_id, error.code).inc()
-            answer = from_chutes_error(scope["path"], error)
-            if exchange is None:  # the body has not come, or not all of it
-                await refuse(answer, scope, receive, send)
-            elif not exchange.started:  # else the connection is closed in the middle of the answer
-                await answer(scope, receive, send)
         finally:
+            upload.release()
             if exchange is not None:
                 exchange.close()
 
-    async def _read(self, receive: Receive) -> bytes:
-        """The body. Whoever is slow to send one holds no slot; how many do so at once is bounded like the queue."""
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientLeft
-        first: bytes = message.get("body", b"")
+    def _max_body_bytes(self, target: Cord | Job | None) -> int:
         limit = self._settings.max_body_bytes
-        if not message.get("more_body", False) and len(first) <= limit:
-            return first
-        if self._uploads >= self._admission.concurrency + self._admission.queue_size:
-            raise QueueFull(headers={"Retry-After": str(self._admission.retry_after)})
-        self._uploads += 1
-        try:
-            return await read_rest(receive, first, limit)
-        finally:
-            self._uploads -= 1
+        return min(limit, target.max_body_bytes or limit) if target is not None else limit
+
+    async def _accept(self, cord: Cord, scope: Scope, upload: Upload, send: Send) -> Exchange:
+        """Check a request of a cord, and read its body."""
+        self._lifecycle.check()
+        if not cord.passthrough:
+            check_media_type(scope["headers"], cord.body_kind)
+            content_encoding(scope)
+        self._admission.check()
+        if cord.passthrough:
+            return Exchange(upload.receive, send, await read_body(upload.receive))
+        return Exchange(upload.receive, send, await self._read(cord, scope, upload))
+
+    async def _pass_on(self, target: Cord | Job | None, scope: Scope, upload: Upload, send: Send) -> None:
+        """Send a request to the runtime's own routes and the author's others; they get JSON checked and parsed."""
+        receive = upload.receive
+        if has_body(scope["headers"]) and is_json(media_type(scope["headers"])):
+            body: bytes | None = await self._read(target, scope, upload)
+
+            async def receive_again() -> Message:
+                nonlocal body
+                if body is None:
+                    return await upload.receive()
+                message = {"type": "http.request", "body": body, "more_body": False}
+                body = None
+                return message
+
+            receive = receive_again
+        await self._others(scope, receive, send)
+
+    async def _read(self, target: Cord | Job | None, scope: Scope, upload: Upload) -> bytes:
+        """Return the body without its content encoding; what is JSON is parsed into the scope."""
+        encoding = content_encoding(scope)
+        body = await read_body(upload.receive)
+        if encoding and body:
+            body = await asyncio.to_thread(gunzip, body, self._max_body_bytes(target))
+            others = [pair for pair in scope["headers"] if pair[0] not in {b"content-encoding", b"content-length"}]
+            scope["headers"] = [*others, (b"content-length", b"%d" % len(body))]
+        if body and is_json(media_type(scope["headers"])):
+            most = (target.max_json_values if target is not None else None) or self._settings.max_json_values
+            scope[PARSED_JSON] = await parse_json(body, most)
+        return body
+
+    async def _refuse(
+        self, error: ChutesError | InvalidJson, exchange: Exchange | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answer a request that failed in here, unless its answer has begun: then the connection is closed."""
+        if isinstance(error, InvalidJson):
+            await from_validation(scope["path"], [error.error])(scope, receive, send)
+            return
+        metrics.rejections.labels(self._chute_id, error.code).inc()
+        answer = from_chutes_error(scope["path"], error)
+        if exchange is None:  # the body has not come, or not all of it
+            await refuse(answer, scope, receive, send)
+        elif exchange.started:
+            scope[FACTS]["status"] = error.status
+        else:
+            await answer(scope, receive, send)
 
     async def _wait_turn(self, scope: Scope, exchange: Exchange) -> None:
         """Take a slot; a client that leaves, or waits too long, is out of the line."""
@@ -193,7 +228,9 @@ class Cords:
         del self._running[task]
         self._admission.leave(exchange.began)
         exchange.end()
-        key = function, exchange.cut or exchange.status
+        error = None if task.cancelled() else task.exception()
+        status = exchange.status if error is None else INTERNAL_SERVER_ERROR
+        key = function, exchange.cut or status
         series = self._series.get(key)
         if series is None:
             labels = {"chute_id": self._chute_id, "function": function}
@@ -206,7 +243,7 @@ class Cords:
         calls.inc()
         durations.observe(time.monotonic() - exchange.began)
         latest.set(time.time())
-        if exchange.cut and not task.cancelled() and (error := task.exception()):
+        if exchange.cut and error is not None:
             log.warning("%s failed after its request was over", function, exc_info=error)
 
     def cut_off(self) -> None:
@@ -235,7 +272,3 @@ def _route_path(scope: Scope, own_root: str) -> str:
     """The path that the chute's router will look for: without the root path, if it begins with that."""
     path, root = str(scope["path"]), own_root or str(scope.get("root_path", ""))
     return path[len(root) :] if path == root or path.startswith(f"{root}/") else path
-
-
-def _claims_json(scope: Scope) -> bool:
-    return any(name == b"content-type" and b"json" in value.lower() for name, value in scope["headers"])

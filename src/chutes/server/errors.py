@@ -20,7 +20,6 @@ from starlette.responses import Response
 
 from chutes.exception import ChutesError, Fatal
 from chutes.server.logs import request_id
-from chutes.server.strict_json import find_fault
 
 _LONGEST_INPUT = 200  # characters of a refused value that are sent back
 _MOST_FIELDS = 100  # that are told what is wrong with them
@@ -162,9 +161,8 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
         return from_chutes_error(path, cause)
     form = request.headers.get("content-type", "").lower().startswith(_FORMS)
     if error.status_code == 400 and isinstance(cause, (ValueError, RecursionError)) and not form:
-        # FastAPI could not read the body: bytes that are no UTF-8, a number of 5000 digits, too many brackets.
-        unknown = {"type": "json_invalid", "loc": ("body",), "msg": "The body is not valid JSON"}
-        return from_validation(path, [find_fault(await request.body()) or unknown])
+        # FastAPI could not read the body; what declares itself as JSON was parsed before it came here.
+        return from_validation(path, [{"type": "json_invalid", "loc": ("body",), "msg": "The body is not valid JSON"}])
     detail = error.detail
     if error.status_code == 404 and detail == HTTPStatus.NOT_FOUND.phrase:
         detail = f"There is nothing at {path[:_LONGEST_INPUT]}"

@@ -27,10 +27,9 @@ from chutes.exception import ChutesError
 from chutes.metrics import last_request_timestamp, request_duration, total_requests
 from chutes.server import metrics
 from chutes.server.admission import Admission
-from chutes.server.errors import from_validation, json_safe
+from chutes.server.errors import json_safe
 from chutes.server.lifecycle import Lifecycle
 from chutes.server.logs import request_id
-from chutes.server.strict_json import json_fault
 
 log = logging.getLogger(__name__)
 
@@ -213,8 +212,6 @@ def router(jobs: Jobs, lifecycle: Lifecycle) -> APIRouter:
     @routes.post("/{name}", status_code=202)
     async def begin(name: str, request: Request, data: Annotated[dict[str, Any] | None, Body()] = None) -> Response:
         """Begin a job with these arguments."""
-        if fault := await json_fault(await request.body()):
-            return from_validation(request.url.path, [fault])
         try:
             lifecycle.check()
             record = jobs.begin(name, data or {})

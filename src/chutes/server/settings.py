@@ -38,8 +38,12 @@ class Settings(BaseSettings):
     queue_size: int = Field(default=16, ge=0)
     queue_timeout: Seconds = 300.0
     request_timeout: Seconds = 600.0
+    header_timeout: Seconds = 20.0
     upload_timeout: Seconds = 120.0
+    min_upload_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1024.0  # bytes per second
+    send_timeout: Seconds = 30.0
     max_body_bytes: int = Field(default=64 * MIB, ge=1)
+    max_json_values: int = Field(default=50_000, ge=1)
     drain_grace: Seconds = 120.0
     keep_alive: Seconds = 75.0
     jobs_kept: int = Field(default=100, ge=1)

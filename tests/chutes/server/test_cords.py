@@ -184,16 +184,32 @@ async def test_fatal_in_a_stream_fails_the_chute(chute: Chute) -> None:
         assert (await Call(app, "/health", method="GET").send().end()).status == 503
 
 
-async def test_whoever_is_slow_to_send_holds_no_slot(chute: Chute) -> None:
-    async with running(chute, queue_size=0) as app:
-        slow = Call(app, "/echo").send(b'{"a"', more=True)
+async def test_slow_uploads_hold_no_slot_and_refuse_nobody(chute: Chute) -> None:
+    async with running(chute, queue_size=0, max_body_bytes=1000) as app:
+        slow = [Call(app, "/echo").send(b'{"a"', more=True) for _ in range(20)]
         await asyncio.sleep(0.02)
         assert app.admission.running == 0
         assert (await Call(app, "/echo").send(b"{}").end()).status == 200
-        too_many = await Call(app, "/echo").send(b"{", more=True).end()
-        assert too_many.status == 429  # those who send slowly are bounded too
-        slow.send(b": 1}")
-        assert (await slow.end()).json() == {"a": 1}
+        large = [Call(app, "/echo").send(b" " * 990, more=True) for _ in range(3)]
+        await asyncio.sleep(0.02)
+        too_many = await Call(app, "/echo").send(b" " * 990).end()  # beyond four times the limit
+        assert (too_many.status, too_many.json()["code"]) == (429, "queue_full")
+        for call in [*slow[1:], *large]:
+            call.leave()
+            await call.end()
+        slow[0].send(b": 1}")
+        assert (await slow[0].end()).json() == {"a": 1}
+        assert (await Call(app, "/echo").send(b" " * 990 + b"{}").end()).status == 200
+
+
+async def test_draining_ends_uploads(chute: Chute) -> None:
+    async with running(chute) as app:
+        calls = [Call(app, path).send(b"{", more=True) for path in ("/echo", "/native", "/_ping")]
+        await asyncio.sleep(0.02)
+        app.drain()
+        for call in calls:
+            await call.end()
+            assert (call.status, call.headers["connection"]) == (503, "close")
 
 
 async def test_an_upload_that_stalls_or_is_broken_off(chute: Chute) -> None:

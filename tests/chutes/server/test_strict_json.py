@@ -1,12 +1,29 @@
 import asyncio
+import json
 import time
 import tracemalloc
+from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from chutes.server.strict_json import json_fault
+from chutes.exception import BodyTooComplex
+from chutes.server.strict_json import InvalidJson, parse_json
 
 pytestmark = pytest.mark.anyio
+
+MAX_VALUES = 50_000
+MIB = 1 << 20
+
+
+async def fault(body: bytes) -> tuple[str | int, ...] | None:
+    """Return where a body is not JSON, or None if it is."""
+    try:
+        await parse_json(body, MAX_VALUES)
+    except InvalidJson as error:
+        return tuple(error.error["loc"])
+    return None
 
 
 @pytest.mark.parametrize(
@@ -16,9 +33,9 @@ pytestmark = pytest.mark.anyio
         (b'{"a": NaN}', ("a",)),
         (b'{"a": [1, {"b": -Infinity}]}', ("a", 1, "b")),
         (b'{"a": "NaN and Infinity"}', None),
-        (b"{NaN", None),
-        (b"[" * 10_000 + b"NaN", None),
-        (b"", None),
+        (b"{NaN", (1,)),
+        (b"[" * 10_000 + b"NaN", ()),
+        (b"", (0,)),
         (b'"\\ud83d\\ude00"', None),
         (b'["\\ud83d"]', (0,)),
         (b'{"a": "\\uDE00"}', ("a",)),
@@ -26,34 +43,109 @@ pytestmark = pytest.mark.anyio
         (b'"\\\\ud83d"', None),
         (b'{"a": {"b": {"\\uDE00": 1}}}', ("a", "b")),
         (b'[[1, 2], {"a": [], "b": {}}, [3, NaN]]', (2, 1)),
-        ("\u00fc".encode(), None),
+        ("\u00fc".encode(), (0,)),
+        ('"\u00fc"'.encode(), None),
         (b"\xed\xa0\x80", ()),
+        (b'"' + b"a" * (MIB - 2) + "\u20ac".encode() + b'"', None),
+        (b'"' + b"a" * (MIB - 2) + b'\xe2\x82"', ()),
+        ('{"a": NaN}'.encode("utf-16-le"), ()),
+        ('{"a": 1}'.encode("utf-32-be"), ()),
+        (b'"a\x00b"', ()),
+        (b'{"a": ' + b"9" * 640 + b"}", None),
+        (b'{"a": ' + b"9" * 641 + b"}", ("a",)),
+        (b'{"a": "' + b"9" * 641 + b'"}', None),
+        (b'{"a": "' + b"9" * 641 + b'", "b": 1, "c": 1.5}', None),
+        (b'{"a": [0.' + b"3" * 641 + b"]}", ("a", 0)),
+        (b'{"a": 1e' + b"3" * 641 + b"}", ("a",)),
+        (b" " * (MIB - 100) + b'{"a": ' + b"9" * 641 + b"}", ("a",)),
+        (b'{"a": "\\"', (6,)),
+        (b'{"a": 1', (7,)),
     ],
 )
-async def test_what_pythons_parser_lets_pass(body: bytes, where: tuple[str | int, ...] | None) -> None:
-    found = await json_fault(body)
-    assert (found and found["loc"]) == (None if where is None else ("body", *where))
+async def test_what_is_not_json_is_located(body: bytes, where: tuple[str | int, ...] | None) -> None:
+    assert await fault(body) == (None if where is None else ("body", *where))
 
 
-async def test_a_long_body_is_looked_through_while_others_are_answered() -> None:
-    body = b"[" + b"[]," * 1_000_000 + b"NaN]"
-    looking = asyncio.create_task(json_fault(body))
-    waits = []
-    while not looking.done():
-        began = time.perf_counter()
-        await asyncio.sleep(0.01)
-        waits.append(time.perf_counter() - began)
-    found = await looking
-    assert found is not None
-    assert found["loc"] == ("body", 1_000_000)
-    assert len(waits) > 3
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=20))
+async def test_the_value_is_what_pythons_parser_reads(value: object) -> None:
+    text = json.dumps(value)
+    if any(word in text for word in ("NaN", "Infinity")):
+        return
+    try:
+        parsed = await parse_json(text.encode(), MAX_VALUES)
+    except InvalidJson:
+        assert "\\ud" in text
+    else:
+        assert parsed == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" + b"1," * MAX_VALUES + b"1]",
+        b"[" * 900 + b"]" * 900 + (b"," + b"[" * 900 + b"]" * 900) * 9000,
+        b'{"k":1,' * 3_000_000,
+        b'"' + b"\\n" * (MAX_VALUES * 20 + 1) + b'"',
+        b'"' + b"\\u0041" * (8 * MIB),
+        b'{"a":"NaN' + b'\\"' * (16 * MIB),
+        b'{"a":"' + b":" * (16 * MIB),
+    ],
+)
+async def test_a_body_with_too_many_values_is_refused_before_it_is_parsed(body: bytes) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(BodyTooComplex, match="50000"):
+            await parse_json(body, MAX_VALUES)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * MIB
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: b'{"a":"NaN' + b'\\"' * (n // 64) + b"x" * n,
+        lambda n: b'{"a":"' + b"NaN" * (n // 3) + b'"}',
+        lambda n: b'{"a":"' + b"N" * n + b'"}',
+        lambda n: b'{"a":"' + (b"9" * 640 + b" ") * (n // 641) + b'"}',
+        lambda n: b'{"a":"' + b"9" * n + b'"}',
+        lambda n: b'{"a":' + b"9" * n + b"}",
+        lambda n: b'{"a":' + b" " * n + b"NaN}",
+        lambda n: b'{"a":"' + b"\\ud800" * (n // 64) + b'"}',
+        lambda n: b'{"a":"' + b"\\" * (n // 64),
+        lambda n: b'{"a":"' + "\u8a9e".encode() * (n // 3) + b'"}',
+    ],
+    ids=range(10),
+)
+async def test_time_is_linear_in_the_length(make: Callable[[int], bytes]) -> None:
+    # What grows with the square of the length would take hours here.
+    body = make(32 * MIB)
+    began = time.process_time()
+    await asyncio.gather(parse_json(body, MAX_VALUES), return_exceptions=True)
+    assert time.process_time() - began < 30
+
+
+async def test_others_run_while_a_long_body_is_scanned() -> None:
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    await parse_json(b'"' + b"a" * (16 * MIB) + b'"', MAX_VALUES)
+    counting.cancel()
+    assert turns >= 16
 
 
 async def test_many_values_deep_down_take_little_memory() -> None:
-    body = b"[" * 900 + b"1," * 20_000 + b'"NaN"' + b"]" * 900
+    body = b"[" * 900 + b"1," * 20_000 + b'"\\ud83d\\ude00"' + b"]" * 900
     tracemalloc.start()
     try:
-        assert await json_fault(body) is None
+        await parse_json(body, MAX_VALUES)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
