@@ -1,7 +1,11 @@
 """On SIGTERM readiness falls, what runs is delivered, the rest is told to go elsewhere, and the exit code is 0."""
 
+import signal
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import pytest
 
 from tests.promises._server import serving, wait_for
 
@@ -71,3 +75,29 @@ def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
         server.signal()
         assert server.wait(5) == 5
         assert running.exception(10) or running.result().status_code == 503
+
+
+def test_uploads_in_progress_are_refused_at_once(tmp_path: Path) -> None:
+    head = b"POST /draw HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+    unfinished = [head + b"{", head, head[:30], b""]
+    with serving(tmp_path, GATED, drain_grace=600) as server:
+        peers = [socket.create_connection(("127.0.0.1", server.port), timeout=60) for _ in unfinished]
+        for peer, sent in zip(peers, unfinished, strict=True):
+            peer.sendall(sent)
+        assert server.get("/health").status_code == 200  # what was sent before has been read
+        server.signal()
+        answers = [b"".join(iter(lambda peer=peer: peer.recv(4096), b"")) for peer in peers]
+        assert server.wait(60) == 0
+        for peer in peers:
+            peer.close()
+    assert all(answer.startswith(b"HTTP/1.1 503") and b'"draining"' in answer for answer in answers[:2])
+    assert answers[2:] == [b"", b""]  # these had not asked for anything yet
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_the_import_ends_it_with_zero(tmp_path: Path, number: signal.Signals) -> None:
+    slow = "open('importing', 'w').close()\ntry:\n    time.sleep(600)\nexcept Exception:\n    pass\n"
+    with serving(tmp_path, slow, wait=False) as server:
+        wait_for((tmp_path / "importing").exists, 60)
+        server.signal(number)
+        assert server.wait(60) == 0

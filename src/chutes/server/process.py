@@ -9,10 +9,13 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
-from collections.abc import Generator
+import time
+from collections.abc import Generator, Iterator
+from types import FrameType
 
 import uvicorn
 from uvicorn.server import HANDLED_SIGNALS
@@ -23,6 +26,7 @@ from chutes.loader import load_chute
 from chutes.server import logs
 from chutes.server.app import Runtime, create_app
 from chutes.server.auth import Exposed, check_exposure
+from chutes.server.http_protocol import HttpProtocol
 from chutes.server.lifecycle import ExitCode
 from chutes.server.settings import Settings
 
@@ -30,10 +34,18 @@ log = logging.getLogger(__name__)
 
 _LOADING = 50_000, 50, 1000  # thresholds while imports make much and free little, so that it is looked through seldom
 _LAST_WORDS = 2.0  # seconds that running requests get to answer after the chute said that it cannot go on
+_SWEEP_EVERY = 1.0  # seconds between looks at all connections
+_COUNT_DESCRIPTORS_EVERY = 60  # sweeps
+_NEARLY_ALL = 0.9  # of the file descriptors
+_DESCRIPTORS = "/dev/fd"
 
 
 class PortInUse(Exception):
     """The address cannot be listened on."""
+
+
+class _StoppedError(KeyboardInterrupt):
+    """A signal came while the chute's module was being imported."""
 
 
 def serve(target: str | Chute, settings: Settings | None = None) -> int:
@@ -47,10 +59,35 @@ def serve(target: str | Chute, settings: Settings | None = None) -> int:
     try:
         check_exposure(settings)
         with bind(settings.host, settings.port) as listener:
-            return _serve(load_chute(target) if isinstance(target, str) else target, settings, listener)
+            with _stop_on_signal():
+                chute = load_chute(target) if isinstance(target, str) else target
+            return _serve(chute, settings, listener)
+    except _StoppedError:
+        return ExitCode.OK
     except (Exposed, LoadError, PortInUse) as error:
         log.error("%s", error)  # noqa: TRY400 - a mistake of the caller, told in one line
         return ExitCode.USAGE
+
+
+@contextlib.contextmanager
+def _stop_on_signal() -> Iterator[None]:
+    """Raise _StoppedError when a signal asks the process to end; a second one ends it at once."""
+
+    def stop(received: int, _: FrameType | None) -> None:
+        log.info("%s: stopping while the chute is imported", signal.Signals(received).name)
+        for each in HANDLED_SIGNALS:
+            signal.signal(each, end)
+        raise _StoppedError
+
+    def end(*_: object) -> None:
+        os._exit(ExitCode.OK)
+
+    before = {each: signal.signal(each, stop) for each in HANDLED_SIGNALS}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _serve(chute: Chute, settings: Settings, listener: socket.socket) -> ExitCode:
@@ -85,6 +122,7 @@ class Server(uvicorn.Server):
     def __init__(self, runtime: Runtime, settings: Settings) -> None:
         config = uvicorn.Config(
             runtime,
+            http=HttpProtocol,
             log_config=None,
             access_log=False,
             lifespan="on",
@@ -111,7 +149,9 @@ class Server(uvicorn.Server):
         for listener in sockets or []:
             host, port = listener.getsockname()[:2]
             log.info("Listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
-        self._watching = asyncio.create_task(self._wait_for_the_end()), asyncio.create_task(self._settle())
+        self._watching = [
+            asyncio.create_task(each) for each in (self._wait_for_the_end(), self._settle(), self._sweep())
+        ]
 
     async def _settle(self) -> None:
         """Spare the garbage collector the load, and afterwards what was made until then, which stays."""
@@ -123,6 +163,19 @@ class Server(uvicorn.Server):
             gc.freeze()
         finally:
             gc.set_threshold(*usual)
+
+    async def _sweep(self) -> None:
+        """Close the connections of clients that have stalled, and warn when file descriptors run out."""
+        sweeps = 0
+        while True:
+            now = time.monotonic()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, HttpProtocol):
+                    connection.close_if_stalled(now, self._settings.header_timeout, self._settings.send_timeout)
+            if sweeps % _COUNT_DESCRIPTORS_EVERY == 0:
+                _warn_of_few_descriptors()
+            sweeps += 1
+            await asyncio.sleep(_SWEEP_EVERY)
 
     async def _wait_for_the_end(self) -> None:
         """A failed load or a fatal error ends the process, with its code."""
@@ -173,13 +226,16 @@ class Server(uvicorn.Server):
 
     async def _drain(self) -> None:
         """Let what runs finish, for the grace period at most."""
-        self._runtime.lifecycle.drain()
+        ends = time.monotonic() + self._settings.drain_grace
+        self._runtime.drain()
         try:
             async with asyncio.timeout(self._settings.drain_grace):
                 await self._runtime.admission.wait_idle()
         except TimeoutError:
             log.warning("Still running after %g seconds: cut off", self._settings.drain_grace)
             self._cut_off()
+        # What is left of it is for answers that have not been read yet.
+        self.config.timeout_graceful_shutdown = max(1, int(ends - time.monotonic()))
         self.should_exit = True
 
     def _cut_off(self) -> None:
@@ -187,3 +243,10 @@ class Server(uvicorn.Server):
             self.code = ExitCode.CUT_OFF
             self._runtime.cut_off()
         self.should_exit = True
+
+
+def _warn_of_few_descriptors() -> None:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    used = len(os.listdir(_DESCRIPTORS))  # noqa: PTH208 - names are enough
+    if used > _NEARLY_ALL * limit:
+        log.warning("%d of %d file descriptors are in use: raise the limit (ulimit -n)", used, limit)

@@ -1,0 +1,221 @@
+"""uvicorn's HTTP/1.1 protocol with bounds on what a client may send and on how long it may take.
+
+- The head of a request has limits, checked as bytes arrive: 414 beyond a request line of 16 KiB, 431 beyond 64 KiB or
+  100 headers, 408 if it is not complete in time.
+- An offer to upgrade that the server does not honour is ignored, as RFC 9110 (section 7.8) asks: httptools would drop
+  the body of such a request and take what follows for another request.
+- A connection whose peer stops reading is closed.
+"""
+
+import logging
+import time
+from typing import Any
+
+import httptools
+from typing_extensions import override
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from chutes.chute._media import has_body
+from chutes.server.errors import error_response
+
+log = logging.getLogger(__name__)
+
+_MAX_REQUEST_LINE = 16 * 1024
+_MAX_HEADER_BYTES = 64 * 1024
+_MAX_HEADERS = 100
+_MAX_PIPELINED = 64  # requests of one connection that wait for those before them
+_LINGER = 1.0  # seconds that a refused client is still read from, so that it gets to see the answer
+_LOG_EVERY = 10.0  # seconds between lines about invalid requests
+
+_REFUSALS = {  # by status: code and message
+    400: ("bad_request", "Invalid HTTP request"),
+    408: ("request_timeout", "The request's headers did not arrive in time"),
+    414: ("uri_too_long", f"The request line is longer than {_MAX_REQUEST_LINE} bytes"),
+    431: (
+        "headers_too_large",
+        f"More than {_MAX_HEADERS} headers, or {_MAX_HEADER_BYTES} bytes of them",
+    ),
+}
+
+
+class _RefusedError(Exception):
+    """Raised in a parser's callback to stop it. The argument is the status."""
+
+
+class _InvalidRequests:
+    """Logs invalid requests: the first at once, then at most one line every ten seconds with the number of others."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+        self._suppressed = 0
+
+    def log(self, status: int, client: Any) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            self._suppressed += 1
+            return
+        peer = f"{client[0]}:{client[1]}" if client else "an unknown peer"
+        others = f" ({self._suppressed} more since the last such line)" if self._suppressed else ""
+        log.warning("%s from %s%s", _REFUSALS[status][1], peer, others, extra={"status": status})
+        self._next, self._suppressed = now + _LOG_EVERY, 0
+
+
+_invalid_requests = _InvalidRequests()
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One connection. Call `close_if_stalled` about every second."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._refused = False
+        self._in_head = False
+        self._in_body = False
+        self._url_bytes = 0
+        self._head_bytes = 0
+        self._events = 0  # of the parser
+        self._unparsed = 0  # bytes since its last event
+        self._waiting_since = self._sent_since = time.monotonic()
+        self._unsent = 0
+
+    # What the parser calls.
+
+    @override
+    def on_message_begin(self) -> None:
+        self._unset_keepalive_if_required()
+        self._in_head, self._in_body = True, False
+        self._url_bytes = self._head_bytes = 0
+        self._waiting_since = time.monotonic()
+        super().on_message_begin()
+
+    @override
+    def on_url(self, url: bytes) -> None:
+        self._events += 1
+        self._url_bytes += len(url)
+        if self._url_bytes > _MAX_REQUEST_LINE:
+            raise _RefusedError(414)
+        super().on_url(url)
+
+    @override
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._events += 1
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > _MAX_HEADER_BYTES or len(self.headers) >= _MAX_HEADERS:
+            raise _RefusedError(431)
+        if self._in_head:  # trailers are dropped
+            super().on_header(name, value)
+
+    @override
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        if self._ignores_offer():
+            return
+        if len(self.pipeline) >= _MAX_PIPELINED:
+            raise _RefusedError(400)
+        self._in_body = True
+        super().on_headers_complete()
+
+    @override
+    def on_body(self, body: bytes) -> None:
+        self._events += 1
+        super().on_body(body)
+
+    @override
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        if not self._ignores_offer():
+            super().on_message_complete()
+
+    @override
+    def _should_upgrade(self) -> bool:
+        """Return whether the request becomes a WebSocket: RFC 6455 asks for a GET, which has no body."""
+        busy = self.cycle is not None and not self.cycle.response_complete
+        return not busy and self.scope["method"] == "GET" and not has_body(self.headers) and super()._should_upgrade()
+
+    def _ignores_offer(self) -> bool:
+        """Return whether the client offers an upgrade that is not honoured."""
+        return self.parser.should_upgrade() and not self._should_upgrade()
+
+    # What the transport calls.
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        events = self._events
+        try:
+            self._feed(data)
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            self._refuse(cause.args[0] if isinstance(cause, _RefusedError) else 400)
+            return
+        self._unparsed = self._unparsed + len(data) if events == self._events else 0
+        if self._unparsed > _MAX_HEADER_BYTES:  # one endless header, trailer or chunk extension
+            self._refuse(431)
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._should_upgrade():
+                self.handle_websocket_upgrade()
+            elif self.scope["method"] == "CONNECT":
+                self._refuse(400)
+            else:  # the parser has left HTTP: a new one reads this head again, without the offer, and what follows
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+                self._feed(self._head_without_offer() + data[upgrade.args[0] :])
+
+    def _head_without_offer(self) -> bytes:
+        version = self.scope["http_version"]
+        lines = [b"%s %s HTTP/%s" % (self.scope["method"].encode(), self.url, version.encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                tokens = [token for token in value.split(b",") if token.strip().lower() != b"upgrade"]
+                lines.append(b"connection: " + b",".join(tokens))
+            elif name != b"upgrade":
+                lines.append(b"%s: %s" % (name, value))
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _refuse(self, status: int) -> None:
+        """Answer a request that is not taken, and close the connection."""
+        self._refused = True
+        _invalid_requests.log(status, self.client)
+        cycle = self.cycle
+        answered = cycle is None or cycle.response_complete
+        if not answered and not self._in_body:
+            cycle.keep_alive = False  # the requests before this one are answered; then uvicorn closes the connection
+            return
+        if answered or not cycle.response_started:
+            path = self.url.decode("latin-1") if self.url else ""
+            code, message = _REFUSALS[status]
+            answer = error_response(path, status, message, code=code, headers={"Connection": "close"})
+            fields = [b"%s: %s\r\n" % field for field in answer.raw_headers]
+            self.transport.write(b"".join([STATUS_LINE[status], *fields, b"\r\n", bytes(answer.body)]))
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+        if not answered:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        # Closing with unread bytes resets the connection, and the answer is lost with it.
+        self.loop.call_later(_LINGER, self.transport.close)
+
+    def close_if_stalled(self, now: float, header_timeout: float, send_timeout: float) -> None:
+        """Close the connection if its client is late with a request's head, or has stopped reading.
+
+        Times are in seconds, `now` is monotonic.
+        """
+        unsent = self.transport.get_write_buffer_size()
+        if unsent != self._unsent or not unsent:
+            self._unsent, self._sent_since = unsent, now
+        elif now - self._sent_since > send_timeout:
+            self.transport.abort()
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._waiting_since = now
+        elif now - self._waiting_since > header_timeout and not self._refused:
+            if self._in_head:
+                self._refuse(408)
+            elif self._in_body or self.timeout_keep_alive_task is None:
+                self.transport.close()  # the rest of a body that was answered already does not come, or nothing at all
