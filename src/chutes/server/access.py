@@ -15,6 +15,8 @@ from chutes.server.logs import request_id
 log = logging.getLogger("chutes.access")
 
 SANE_ID = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110, section 5.6.2
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _PROBES = {"/health", "/ready", "/metrics", "/_metrics", "/_ping", "/_conn_stats"}
 
 FACTS = "chutes.facts"  # where in the scope the inner layers leave what the line should also say
@@ -40,8 +42,9 @@ class Access:
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", current.encode())]
+                _check_sendable(message)
+                status = message["status"]
             await send(message)
 
         began = time.perf_counter()
@@ -53,7 +56,9 @@ class Access:
             else:
                 log.exception("Unhandled error in %s %s", scope["method"], scope["path"])
                 response = internal_error(scope["path"])
-            if not status:
+            if status:
+                facts["status"] = response.status_code  # the connection is closed in the middle of the answer
+            else:
                 await response(scope, receive, send_with_id)
         finally:
             level = logging.DEBUG if scope["path"] in _PROBES else logging.INFO
@@ -61,6 +66,15 @@ class Access:
                 facts.setdefault("status", status)
                 facts.update(method=scope["method"], path=scope["path"], ms=_ms(time.perf_counter() - began))
                 log.log(level, "%s %s %s", scope["method"], scope["path"], facts["status"], extra=facts)
+
+
+def _check_sendable(message: Message) -> None:
+    """Raise ValueError for the start of an answer that uvicorn would fail to send, after it took it for sent."""
+    if not 200 <= message["status"] < 600:
+        raise ValueError(f"The answer's status must be from 200 to 599; got {message['status']}.")
+    for name, value in message["headers"]:
+        if not _NAME.fullmatch(name) or _CONTROL.search(value) or (name == b"content-length" and not value.isdigit()):
+            raise ValueError(f"The answer's header {name!r} cannot be sent; its value is {value[:200]!r}.")
 
 
 def _incoming_id(scope: Scope) -> str | None:

@@ -1,0 +1,427 @@
+"""A body is served whatever the client offers or encodes it with, and a connection's bounds are answered as such."""
+
+import contextlib
+import gzip
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from tests.promises._server import Server, serving, wait_for
+
+CHUTE = """
+from fastapi import Request, Response, WebSocket
+from pydantic import BaseModel
+
+class Echo(BaseModel):
+    text: str = "default"
+
+@chute.cord(public_api_path="/echo")
+async def echo(self, body: Echo) -> dict:
+    return {"text": body.text}
+
+@chute.cord(public_api_path="/headers", method="GET")
+async def headers(self, request: Request) -> dict:
+    return dict(request.headers)
+
+@chute.cord(public_api_path="/small", max_body_bytes=100, max_json_values=10)
+async def small(self, args: dict) -> dict:
+    return {"keys": len(args)}
+
+@chute.job(max_body_bytes=100)
+async def work(self, text: str = "") -> str:
+    return text
+
+@chute.job()
+async def task(self, text: str = "") -> str:
+    return text
+
+@chute.cord(public_api_path="/split")
+async def split(self) -> Response:
+    response = Response("x")
+    response.raw_headers.append((b"x-note", b"a\\r\\nset-cookie: b=c"))
+    return response
+
+@chute.cord(public_api_path="/endless", output_content_type="text/plain", stream=True)
+async def endless(self):
+    while True:
+        yield "x" * 65536
+
+@chute.cord(public_api_path="/breaks", output_content_type="text/plain", stream=True)
+async def breaks(self):
+    yield "x"
+    raise RuntimeError("broken")
+
+@chute.websocket("/socket")
+async def socket(socket: WebSocket):
+    await socket.accept()
+    await socket.send_text("hello")
+    await socket.close()
+"""
+
+JSON = b"Content-Type: application/json\r\n"
+LIMIT = 60.0
+"""Seconds for what takes one or two on an idle machine."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("http")
+    with serving(folder, CHUTE, concurrency=4, header_timeout=2, send_timeout=2) as running:
+        yield running
+        assert running.post("/echo", json={"text": "x"}).json() == {"text": "x"}
+
+
+class Peer:
+    """A client that sends bytes as they are."""
+
+    def __init__(self, server: Server, *, buffer: int = 0) -> None:
+        self.socket = socket.socket()
+        if buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        self.socket.settimeout(LIMIT)
+        self.socket.connect(("127.0.0.1", server.port))
+        self.received = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def send(self, *parts: bytes, pause: float = 0) -> "Peer":
+        """Send these, each in a packet of its own; a server that hangs up meanwhile ends it."""
+        try:
+            for part in parts:
+                self.socket.sendall(part)
+                time.sleep(pause)
+        except OSError:
+            pass
+        return self
+
+    def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """The next answer: status, headers, body."""
+        while b"\r\n\r\n" not in self.received:
+            self._more()
+        head, _, self.received = self.received.partition(b"\r\n\r\n")
+        status, *lines = head.decode("latin-1").split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        length = int(headers.get("content-length", 0))
+        while len(self.received) < length:
+            self._more()
+        body, self.received = self.received[:length], self.received[length:]
+        return int(status.split()[1]), headers, body
+
+    def _more(self) -> None:
+        if not (part := self.socket.recv(65536)):
+            raise ConnectionError(f"closed after {self.received!r}")
+        self.received += part
+
+    def rest(self) -> bytes:
+        """Everything until the server closes the connection."""
+        try:
+            while True:
+                self._more()
+        except ConnectionError:
+            return self.received
+
+
+def post(path: str, body: bytes, *headers: bytes) -> bytes:
+    lines = b"".join(header + b"\r\n" for header in headers)
+    head = b"POST %s HTTP/1.1\r\nHost: localhost\r\n%sContent-Length: %d\r\n%s\r\n"
+    return head % (path.encode(), lines, len(body), JSON) + body
+
+
+# Upgrades
+
+
+@pytest.mark.parametrize(
+    "offer",
+    [
+        (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA"),
+        (b"Upgrade: websocket", b"Connection: Upgrade", b"Sec-WebSocket-Key: eA==", b"Sec-WebSocket-Version: 13"),
+        (b"Connection: keep-alive, UPGRADE", b"Upgrade: TLS/1.0, websocket"),
+        (b"Connection: upgrade", b"Upgrade: something/new"),
+    ],
+)
+@pytest.mark.parametrize("packets", [1, 2, 3])
+def test_an_offer_that_is_not_honoured_is_ignored(server: Server, offer: tuple[bytes, ...], packets: int) -> None:
+    request = post("/echo", b'{"text": "sent"}', *offer)
+    body = len(request) - 16
+    cuts = {1: [request], 2: [request[:body], request[body:]], 3: [request[:30], request[30 : body + 4]]}[packets]
+    cuts += [request[body + 4 :]] if packets == 3 else []
+    with Peer(server) as peer:
+        for _ in range(2):  # the connection goes on
+            status, _, answer = peer.send(*cuts, pause=0.02).answer()
+            assert (status, json.loads(answer)) == (200, {"text": "sent"})
+        status, _, answer = peer.send(post("/echo", b"{}")).answer()
+        assert (status, json.loads(answer)) == (200, {"text": "default"})
+
+
+def test_an_ignored_offer_reaches_no_handler_and_closes_when_asked(server: Server) -> None:
+    with Peer(server) as peer:
+        head = (
+            b"GET /headers HTTP/1.1\r\nHost: localhost\r\nUpgrade: h2c\r\nConnection: close, Upgrade\r\nX-Mine: 1\r\n"
+        )
+        _, headers, body = peer.send(head + b"\r\n").answer()
+        assert headers["connection"] == "close"
+        assert json.loads(body)["x-mine"] == "1"
+        assert "upgrade" not in json.loads(body)
+        assert peer.rest() == b""
+
+
+def test_chunked_bodies_survive_an_offer(server: Server) -> None:
+    head = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n" + JSON
+    offer = b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    with Peer(server) as peer:
+        status, _, body = peer.send(head + offer, b'10\r\n{"text": "sent"}\r\n', b"0\r\n\r\n", pause=0.02).answer()
+        assert (status, json.loads(body)) == (200, {"text": "sent"})
+
+
+def test_a_websocket_is_still_one(server: Server) -> None:
+    with Peer(server) as peer:
+        key = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+        head = b"GET /socket HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" + key
+        status, headers, _ = peer.send(head + b"\r\n").answer()
+        assert (status, headers["upgrade"]) == (101, "websocket")
+        assert b"hello" in peer.rest()
+
+
+def test_connect_is_refused(server: Server) -> None:
+    with Peer(server) as peer:
+        assert peer.send(b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com\r\n\r\n").answer()[0] == 400
+        assert peer.rest() == b""
+
+
+# Limits of the head
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /" + b"a" * 16_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+        (b"GET /" + b"a" * 17_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414),
+        (b"GET /?" + b"a" * 5_000_000, 414),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"A: b\r\n" * 99 + b"\r\n", 200),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"A: b\r\n" * 100 + b"\r\n", 431),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\nA: " + b"b" * 60_000 + b"\r\n\r\n", 200),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\nA: " + b"b" * 66_000 + b"\r\n\r\n", 431),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\nA: " + b"b" * 50_000_000, 431),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"b" * 50_000_000, 431),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"abcdef: 1234\r\n" * 3_000_000, 431),
+        (b"GET /v1/x HTTP/1.1\r\nHost: localhost\r\n" + b"abcdef: 1234\r\n" * 300, 431),
+    ],
+    ids=range(11),
+)
+def test_the_head_has_limits(server: Server, head: bytes, status: int) -> None:
+    with Peer(server) as peer:
+        received, headers, body = peer.send(head).answer()
+        assert received == status
+        if status >= 400:
+            error = json.loads(body)
+            assert error["error"]["message"] if "/v1" in head[:8].decode() else error["detail"]
+        if status in {414, 431}:
+            assert headers["connection"] == "close"
+            assert peer.rest() == b""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"0\r\n" + b"abcdef: 1234\r\n" * 300_000,
+        b"0\r\nA: " + b"b" * 5_000_000,
+        b"1;" + b"x" * 5_000_000,
+    ],
+    ids=["trailers", "trailer", "chunk extension"],
+)
+def test_what_surrounds_chunks_has_limits_too(server: Server, body: bytes) -> None:
+    with Peer(server) as peer:
+        head = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n" + JSON + b"\r\n"
+        assert peer.send(head + body).answer()[0] == 431
+
+
+def test_trailers_are_no_headers_of_this_request_or_the_next(server: Server) -> None:
+    first = b"GET /headers HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Trailer: 1\r\n\r\n"
+    second = b"GET /headers HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with Peer(server) as peer:
+        peer.send(first + second)
+        for _ in range(2):
+            status, _, body = peer.answer()
+            assert status == 200
+            assert "x-trailer" not in json.loads(body)
+
+
+def test_a_bad_request_behind_a_good_one_does_not_break_the_answer(server: Server) -> None:
+    with Peer(server) as peer:
+        peer.send(post("/echo", b'{"text": "good"}') + b"\x00\x01\r\n\r\n")
+        status, _, body = peer.answer()
+        assert (status, json.loads(body)) == (200, {"text": "good"})
+        peer.rest()
+
+
+def test_pipelined_requests_are_bounded_and_answered_in_order(server: Server) -> None:
+    one = b"GET /headers HTTP/1.1\r\nHost: localhost\r\nX-Number: %d\r\n\r\n"
+    with Peer(server) as peer:
+        peer.send(b"".join(one % i for i in range(5000)))
+        numbers = []
+        try:
+            while True:
+                numbers.append(int(json.loads(peer.answer()[2])["x-number"]))
+        except ConnectionError:
+            pass
+        assert 10 <= len(numbers) < 1000
+        assert numbers == list(range(len(numbers)))
+
+
+# Time
+
+
+@pytest.mark.parametrize("head", [b"GET /health HT", b"GET /health HTTP/1.1\r\nHost: loc"])
+def test_headers_that_never_end_are_408(server: Server, head: bytes) -> None:
+    with Peer(server) as peer:
+        status, headers, _ = peer.send(head).answer()
+        assert (status, headers["connection"]) == (408, "close")
+        assert peer.rest() == b""
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n\r\n"])
+def test_a_silent_connection_is_closed(server: Server, sent: bytes) -> None:
+    with Peer(server) as peer:
+        assert peer.send(sent).rest() == b""
+
+
+def test_headers_sent_a_byte_at_a_time_are_408(server: Server) -> None:
+    with Peer(server) as peer:
+        peer.send(b"GET /health HTTP/1.1\r\nA: ")
+        peer.socket.settimeout(0.05)
+        while not peer.received:
+            with contextlib.suppress(TimeoutError):
+                peer.send(b"b")._more()
+        peer.socket.settimeout(LIMIT)
+        assert peer.answer()[0] == 408
+
+
+def test_the_rest_of_a_body_that_was_answered_is_not_waited_for(server: Server) -> None:
+    with Peer(server) as peer:
+        head = b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
+        assert peer.send(head).answer()[0] == 404
+        assert peer.rest() == b""
+
+
+def test_a_reader_that_stops_gives_its_slot_back(server: Server) -> None:
+    before = server.metric("chutes_disconnects_total", stage="running")
+    with Peer(server, buffer=4096) as peer:
+        peer.send(post("/endless", b""))
+        wait_for(lambda: server.metric("chutes_in_flight") == 1, LIMIT)
+        wait_for(lambda: server.metric("chutes_in_flight") == 0, LIMIT)
+    assert server.metric("chutes_disconnects_total", stage="running") == before + 1
+
+
+# Encodings, media types and limits of a body
+
+
+def test_gzip_bodies_are_decoded(server: Server) -> None:
+    body = gzip.compress(b'{"text": "packed"}')
+    for path in ("/echo", "/jobs/work"):
+        with Peer(server) as peer:
+            status, _, answer = peer.send(post(path, body, b"Content-Encoding: gzip")).answer()
+            assert status in {200, 202}, answer
+            assert path != "/echo" or json.loads(answer) == {"text": "packed"}
+
+
+@pytest.mark.parametrize("path", ["/echo", "/jobs/task"])
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "names"),
+    [
+        (b"{}", {"Content-Encoding": "br"}, 415, "br"),
+        (b"{}", {"Content-Encoding": "gzip"}, 415, "gzip"),
+        (gzip.compress(bytes(100_000_000)), {"Content-Encoding": "gzip"}, 413, "bytes"),
+        (b"{}", {"Content-Type": "text/plain;a=json"}, 415, "application/json"),
+        (b"{}", {"Content-Type": "text/json"}, 415, "application/json"),
+        (b"{}", {"Content-Type": ""}, 415, "application/json"),
+        (b"[" + b"1," * 60_000, {}, 413, "50000"),
+        (b'{"text": "' + b"9" * 700 + b'", "x": ' + b"9" * 641 + b"}", {}, 422, "640"),
+    ],
+    ids=range(8),
+)
+def test_a_body_that_is_not_accepted(
+    server: Server, path: str, body: bytes, headers: dict[str, str], status: int, names: str
+) -> None:
+    answer = server.post(path, json=None, content=body, headers={"Content-Type": "application/json", **headers})
+    assert answer.status_code == status, answer.text
+    assert names in answer.text
+    assert len(answer.content) < 2500
+
+
+def test_without_a_body_the_media_type_does_not_matter(server: Server) -> None:
+    for headers in ({}, {"Content-Type": "text/plain"}, {"Content-Type": "text/plain", "Content-Length": "0"}):
+        assert server.post("/echo", json=None, headers=headers).json() == {"text": "default"}
+
+
+def test_a_media_type_is_refused_before_the_body_is_sent(server: Server) -> None:
+    with Peer(server) as peer:
+        head = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 1000000\r\n\r\n"
+        assert peer.send(head).answer()[0] == 415
+
+
+def test_limits_of_one_cord_and_one_job(server: Server) -> None:
+    assert server.post("/small", json={"a": 1}).json() == {"keys": 1}
+    assert server.post("/small", json={"a": "x" * 100}).status_code == 413
+    assert server.post("/small", json=dict.fromkeys("abcdef", 1)).json()["code"] == "body_too_complex"
+    assert server.post("/jobs/work", json={"text": "x" * 100}).json()["code"] == "body_too_large"
+    packed = gzip.compress(b'{"a": "' + b"x" * 1000 + b'"}')
+    answer = server.post(
+        "/small", json=None, content=packed, headers={"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    )
+    assert answer.json()["code"] == "body_too_large"
+
+
+# Answers
+
+
+def test_an_answer_that_cannot_be_sent_is_500(server: Server) -> None:
+    answer = server.post("/split")
+    assert answer.status_code == 500
+    assert "set-cookie" not in answer.headers
+    wait_for(lambda: any(line.get("path") == "/split" for line in server.log))
+    (logged,) = [line for line in server.log if line.get("path") == "/split"]
+    assert logged["status"] == 500
+    assert any("x-note" in line.get("exception", "") for line in server.log)
+    assert server.metric("invocation_total", function="split", status="500") == 1
+
+
+def test_a_broken_stream_is_logged_and_counted_as_failed(server: Server) -> None:
+    with Peer(server) as peer:
+        peer.send(post("/breaks", b""))
+        assert b"200 OK" in peer.rest()
+    wait_for(lambda: any(line.get("path") == "/breaks" for line in server.log))
+    (logged,) = [line for line in server.log if line.get("path") == "/breaks"]
+    assert logged["status"] == 500
+    assert server.metric("invocation_total", function="breaks", status="500") == 1
+
+
+def test_a_stream_that_takes_too_long_is_logged_and_counted_as_timed_out(tmp_path: Path) -> None:
+    with serving(tmp_path, CHUTE, request_timeout=1) as server:
+        with Peer(server) as peer:
+            peer.send(post("/endless", b"")).rest()
+        wait_for(lambda: any(line.get("path") == "/endless" for line in server.log))
+        (logged,) = [line for line in server.log if line.get("path") == "/endless"]
+        assert logged["status"] == 504
+        assert server.metric("invocation_total", function="endless", status="504") == 1
+
+
+def test_invalid_requests_are_logged_with_their_peer_and_seldom(tmp_path: Path) -> None:
+    with serving(tmp_path, "") as server:
+        for _ in range(50):
+            with Peer(server) as peer:
+                port = peer.socket.getsockname()[1]
+                assert peer.send(b"\x00\x01\r\n\r\n").answer()[0] == 400
+        assert server.get("/health").status_code == 200
+        lines = [line for line in server.log if "Invalid HTTP request" in line["message"]]
+        assert 1 <= len(lines) < 5
+        assert "127.0.0.1:" in lines[0]["message"]
+        assert port
