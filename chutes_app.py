@@ -23,6 +23,8 @@ from images.flux import image, readme
 
 log = logging.getLogger(__name__)
 
+MIB = 1024 * 1024
+
 chute = Chute(
     username="myuser",
     name="FLUX.1-dev-generator",
@@ -85,13 +87,14 @@ async def as_file(picture: Any, file_format: str) -> Response:
     input_schema=GenerationInput,
     minimal_input_schema=MinifiedGenerationInput,
     output_content_type="image/jpeg",
+    max_body_bytes=MIB,
 )
 async def generate(self: Any, params: GenerationInput) -> Response:
     """Generate an image from a prompt."""
     return await as_file(await self.engine.generate(params), params.format)
 
 
-@chute.cord(public_api_path="/batch", method="POST", input_schema=BatchGenerationInput)
+@chute.cord(public_api_path="/batch", method="POST", input_schema=BatchGenerationInput, max_body_bytes=MIB)
 async def generate_batch(self: Any, params: BatchGenerationInput) -> JSONResponse:
     """Generate an image for each of up to four prompts: a list of base64 files."""
     pictures = await self.engine.batch(params)

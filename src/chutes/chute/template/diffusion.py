@@ -102,6 +102,7 @@ def build_diffusion_chute(
         public_api_path="/generate",
         minimal_input_schema=MinifiedGenerationInput,
         output_content_type="image/jpeg",
+        max_body_bytes=1024 * 1024,
     )
     async def generate(self: Any, params: GenerationInput) -> Response:
         """Draw what a prompt says."""
