@@ -6,7 +6,6 @@ text chunks, in JPEG and WebP as JSON in EXIF's UserComment; `read_metadata` get
 """
 
 import base64
-import binascii
 import json
 import re
 from io import BytesIO
@@ -23,7 +22,8 @@ MIN_SIDE = 16  # one patch of the models' grid
 
 
 _DATA_URL = re.compile(r"\s*data:[^,]{0,200};base64\s*,", re.IGNORECASE)
-_URL_SAFE = str.maketrans("-_", "+/")
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+_WHITE_SPACE = b" \t\r\n\f\v"
 _WHITE = (255, 255, 255, 255)
 _BLACK = (0, 0, 0, 255)
 _FORMATS = ("JPEG", "PNG", "WEBP")  # nothing else is handed to a decoder
@@ -35,10 +35,10 @@ def decode_base64(text: str, *, field: str) -> bytes:
     """Bytes of a base64 text: data URL, white space, URL-safe alphabet and missing padding are all fine."""
     if prefix := _DATA_URL.match(text[:256]):
         text = text[prefix.end() :]
-    text = "".join(text.split()).translate(_URL_SAFE).rstrip("=")
     try:
-        data = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except (binascii.Error, ValueError):
+        digits = text.encode("ascii").translate(_URL_SAFE, _WHITE_SPACE).rstrip(b"=")
+        data = base64.b64decode(digits + b"=" * (-len(digits) % 4), validate=True)
+    except ValueError:  # binascii.Error and UnicodeEncodeError are of its kind
         raise InputError("is not valid base64", field=field) from None
     if not data:
         raise InputError("is empty", field=field)

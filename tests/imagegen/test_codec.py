@@ -5,6 +5,7 @@ import json
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from contextlib import suppress
 from io import BytesIO
@@ -239,6 +240,18 @@ def test_bombs_are_refused_from_their_header_without_memory():
     assert [answer[:3] for answer in answers[:3]] == ["413"] * 3
     assert [answer[:3] for answer in answers[5:]] == ["413"] * 2
     assert int(peak) < 40
+
+
+@pytest.mark.parametrize("text", ["aaa " * 4_000_000, "a " * 8_000_000, " " * 16_000_000, "\u00a0" * 8_000_000])
+def test_base64_full_of_white_space_takes_memory_in_proportion(text):
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError):
+            codec.decode_image(text, field="image_b64")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * len(text)
 
 
 @given(st.data())
