@@ -33,6 +33,9 @@ _CHUTE_NAMES = ("self", "chute", "app")
 _ANSWER = "chutes_answer"  # a parameter of ours, where the handler has none of its kind
 _EMPTY = inspect.Parameter.empty
 
+MOST_ERRORS = 100  # that a client is told of
+_MOST_CONVERTED = 10_000
+
 
 class UnresolvedError(TypeError):
     """A handler's annotation names something that does not exist (yet)."""
@@ -104,8 +107,16 @@ def resolve(func: Callable[..., Any], annotation: Any, names: Mapping[str, Any])
 
 
 def refused(error: ValidationError) -> RequestValidationError:
-    """What a validation of the body found, as FastAPI would say it: 422, with the fields."""
-    return RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in error.errors(include_url=False)])
+    """What a validation of the body found, as FastAPI would say it: 422, with the first hundred fields.
+
+    pydantic can convert all errors or none, and a million take it seconds and a gigabyte: of so many only the number
+    is reported.
+    """
+    if (count := error.error_count()) > _MOST_CONVERTED:
+        message = f"{count} values in the body are invalid: too many to list"
+        return RequestValidationError([{"type": "too_many_errors", "loc": ("body",), "msg": message}])
+    found = error.errors(include_url=False)[:MOST_ERRORS]
+    return RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in found])
 
 
 def return_hint(func: Callable[..., Any], names: Mapping[str, Any]) -> Any:

@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, cast
 
@@ -117,7 +118,7 @@ class Job:
         """The function's keyword arguments for a run with this data.
 
         One parameter that is a model takes all of it, or its default where there is none; others take it by name.
-        RequestValidationError (422) names what is missing, unknown, or of the wrong type.
+        RequestValidationError (422) names what is missing, unknown, or of the wrong type: a hundred at most.
         """
         parameters = [p for p in self._parameters() if p.name != _OUTPUT_DIR]
         open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
@@ -132,6 +133,9 @@ class Job:
                 if not data and parameters[0].default is not inspect.Parameter.empty:
                     return {}
                 return {next(iter(fields)): TypeAdapter(hint).validate_python(data)}
+            if not open_ended:  # a million unknown names are a million errors for pydantic, and it stops at none
+                unknown = islice((name for name in data if name not in fields), _signature.MOST_ERRORS)
+                data = {name: data[name] for name in (*(name for name in fields if name in data), *unknown)}
             named = cast("Any", TypedDict)(self.name, fields)
             config = ConfigDict(extra="allow" if open_ended else "forbid", arbitrary_types_allowed=True)
             named.__pydantic_config__ = config

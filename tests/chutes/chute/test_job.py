@@ -1,4 +1,6 @@
 import asyncio
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,72 @@ def test_arguments_are_checked(chute: Chute) -> None:
             job.arguments(data)
         assert refused.value.errors()[0]["loc"] == ("body", field)
     assert run(chute, by_name)["detail"] == "steps: Field required"
+
+
+def test_at_most_a_hundred_wrong_names_are_reported_beside_what_else_is_wrong(chute: Chute) -> None:
+    @chute.job()
+    async def by_name(self: Any, steps: int, rate: float, output_dir: str = "") -> None: ...
+
+    with pytest.raises(RequestValidationError) as refused:
+        by_name.arguments({"steps": "two", **{f"k{n}": n for n in range(1000)}})
+    errors = refused.value.errors()
+    assert [(error["loc"], error["type"]) for error in errors[:3]] == [
+        (("body", "steps"), "int_parsing"),
+        (("body", "rate"), "missing"),
+        (("body", "k0"), "extra_forbidden"),
+    ]
+    assert len(errors) == 100
+
+
+HOSTILE = """
+import sys, time
+from pydantic import BaseModel, ConfigDict
+from chutes.chute import Chute
+from fastapi.exceptions import RequestValidationError
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    steps: int = 1
+
+chute = Chute(username="test", name="hostile", image="none")
+
+@chute.job()
+def names(self, steps: int): ...
+
+@chute.job()
+def model(self, training: Strict): ...
+
+@chute.job()
+def items(self, items: list[int]): ...
+
+def peak():
+    return int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0]) // 1024
+
+unknown = {f"k{n}": 1 for n in range(1_700_000)}
+data = {"names": unknown, "model": unknown, "items": {"items": ["x"] * 1_700_000}}[sys.argv[1]]
+before, began = peak(), time.monotonic()
+try:
+    getattr(sys.modules["__main__"], sys.argv[1]).arguments(data)
+except RequestValidationError as error:
+    print(len(error.errors()), time.monotonic() - began, peak() - before)
+"""
+
+
+@pytest.mark.parametrize(
+    ("job", "reported", "limit_mib"),
+    [
+        ("names", 100, 64),
+        ("model", 1, 1024),
+        ("items", 1, 1024),
+    ],  # pydantic's own errors, of which 1.7 million are kept
+)
+def test_millions_of_wrong_values_take_neither_long_nor_much_memory(job: str, reported: int, limit_mib: int) -> None:
+    told = subprocess.run([sys.executable, "-c", HOSTILE, job], capture_output=True, text=True, check=True).stdout
+    errors, seconds, mib = (float(figure) for figure in told.split())
+    print(f"{job}: {seconds:.2f} s, {mib:.0f} MiB")
+    assert errors == reported
+    assert seconds < 30
+    assert mib < limit_mib
 
 
 def test_files_stay_and_empty_folders_go(chute: Chute) -> None:
