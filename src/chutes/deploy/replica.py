@@ -71,6 +71,7 @@ class Replica:
         """Run the startup hooks; how far they are is in the log."""
         lifecycle = self.runtime.lifecycle
         lifecycle.start()
+        self.runtime.jobs.start()
         assert lifecycle.over is not None  # noqa: S101 - `start` has just set it
         ready = asyncio.ensure_future(lifecycle.ready.wait())
         either: set[asyncio.Future[Any]] = {ready, lifecycle.over}
@@ -137,7 +138,7 @@ class Site:
             runtime.cut_off()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(idle(), _LAST_WORDS)
-        runtime.jobs.close()
+        await runtime.jobs.close()
         await runtime.lifecycle.close(within=runtime.settings.drain_grace)
         await send({"type": "lifespan.shutdown.complete"})
 

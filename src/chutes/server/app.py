@@ -25,7 +25,9 @@ class Runtime:
         self.settings = settings
         self.admission = Admission(chute.concurrency, settings.queue_size)
         self.lifecycle = Lifecycle(chute, self.admission)
-        self.jobs = jobs.Jobs(chute, self.admission, kept=settings.jobs_kept)
+        self.jobs = jobs.Jobs(
+            chute, self.admission, kept=settings.jobs_kept, max_result_bytes=settings.max_job_result_bytes
+        )
         metrics.observe(chute.uid, self.admission, lambda: self.lifecycle.state is State.READY)
         errors.install(chute)
         self._cords = Cords(chute, self._services(), self.lifecycle, self.admission, settings)
@@ -37,7 +39,8 @@ class Runtime:
         errors.install(service)
         service.include_router(probes.router(self.chute, self.lifecycle, self.admission))
         if self.chute.jobs:
-            service.include_router(jobs.router(self.jobs, self.lifecycle))
+            # `include_router` would compile the paths anew, and they would match before a newline again.
+            service.router.routes.extend(jobs.router(self.jobs, self.lifecycle).routes)
         return probes.Services(service, self.chute, self.lifecycle)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,9 +54,10 @@ class Runtime:
         """Start to load, and let the server open its port meanwhile."""
         await receive()
         self.lifecycle.start()
+        self.jobs.start()
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        self.jobs.close()
+        await self.jobs.close()
         await self.lifecycle.close()
         await send({"type": "lifespan.shutdown.complete"})
 

@@ -5,20 +5,23 @@ is no request that could time out. What it writes to `output_dir` can be fetched
 """
 
 import asyncio
+import json
 import logging
-import shutil
-import tempfile
-from collections.abc import Iterator
+import mimetypes
+import os
+import threading
+from collections.abc import Awaitable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 from uuid import uuid4
 
 from fastapi import APIRouter, Body, HTTPException, Request
-from fastapi.encoders import jsonable_encoder
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from chutes.chute import Chute, Job
 from chutes.chute._route import CordRoute
@@ -28,6 +31,8 @@ from chutes.metrics import last_request_timestamp, request_duration, total_reque
 from chutes.server import metrics
 from chutes.server.admission import Admission
 from chutes.server.errors import json_safe
+from chutes.server.job_files import JobFolders, list_files, open_file, remove, remove_abandoned
+from chutes.server.job_result import InvalidResult, encode
 from chutes.server.lifecycle import Lifecycle
 from chutes.server.logs import request_id
 
@@ -46,6 +51,9 @@ class Status(StrEnum):
     TIMEOUT = "timeout"
 
 
+_LONGEST_DETAIL = 1000  # characters
+_OUTCOME = "outcome"  # a file in a job's folder
+_CHUNK = 64 * 1024  # bytes
 _OVER = {Status.COMPLETE, Status.ERROR, Status.CANCELLED, Status.TIMEOUT}
 
 
@@ -54,24 +62,52 @@ class Record:
     """One job that was begun, and what became of it."""
 
     job: Job
+    id: str
     folder: Path
-    id: str = field(default_factory=lambda: uuid4().hex)
     status: Status = Status.QUEUED
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
     started: datetime | None = None
     finished: datetime | None = None
-    result: Any = None
     detail: str | None = None
-    files: list[str] = field(default_factory=list)
-    """What the finished job has written, relative to its `output_dir`."""
     task: "asyncio.Task[None] | None" = None
 
-    def list_files(self) -> None:
-        """Look once, when the job is done: there may be thousands."""
-        self.files = sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
+    @property
+    def is_over(self) -> bool:
+        """Whether the job has ended, one way or another."""
+        return self.status in _OVER
+
+    @property
+    def output(self) -> Path:
+        """The job's `output_dir`. Beside it lies the outcome."""
+        return self.folder / "output"
+
+    def keep(self, result: Any, limit: int) -> None:
+        """Write the result and the names of the files down, once, when the job is done. InvalidResult, OSError.
+
+        They may be large, and a hundred jobs are kept: what is on disk takes no memory.
+        """
+        text, refused = b"null", None
+        try:
+            text = encode(result, limit)
+        except InvalidResult as error:
+            refused = error
+        names, more = list_files(self.output)
+        listed = json.dumps({"files": names, "more_files": more}, ensure_ascii=False).encode()
+        with (self.folder / _OUTCOME).open("xb") as file:  # not into what the job may have put there
+            file.write(b'"result":' + text + b"," + listed[1:])
+        if refused is not None:
+            raise refused
+
+    def open_outcome(self) -> BinaryIO | None:
+        """Open what `keep` wrote, if it has."""
+        return open_file(self.folder, _OUTCOME)
 
     def told(self) -> dict[str, Any]:
-        """What a client sees."""
+        """What a client sees of a job without an outcome."""
+        return {**self.summary(), "result": None, "files": [], "more_files": False}
+
+    def summary(self) -> dict[str, Any]:
+        """What a client sees of a job in a list."""
         return {
             "id": self.id,
             "name": self.job.name,
@@ -79,9 +115,7 @@ class Record:
             "created": _iso(self.created),
             "started": _iso(self.started),
             "finished": _iso(self.finished),
-            "result": self.result,
             "detail": self.detail,
-            "files": self.files if self.status in _OVER else [],
         }
 
 
@@ -90,14 +124,25 @@ def _iso(when: datetime | None) -> str | None:
 
 
 class Jobs:
-    """The jobs of one chute: those that wait, those that run, and the last `kept` that ended."""
+    """The jobs of one chute: those that wait, those that run, and the last `kept` that ended.
 
-    def __init__(self, chute: Chute, admission: Admission, *, kept: int) -> None:
+    A result has at most `max_result_bytes`.
+    """
+
+    def __init__(self, chute: Chute, admission: Admission, *, kept: int, max_result_bytes: int) -> None:
         self._chute_id = chute.uid
         self._jobs = {job.name: job for job in chute.jobs}
         self._admission = admission
         self._kept = kept
+        self._max_result_bytes = max_result_bytes
         self._records: dict[str, Record] = {}
+        self._folders = JobFolders()
+        self._remover = ThreadPoolExecutor(1, thread_name_prefix="chutes-jobs")  # apart, so that it delays nobody
+
+    def start(self) -> None:
+        """Begin to remove what killed processes have left behind; nothing waits for that, not even the end."""
+        if self._jobs:
+            threading.Thread(target=remove_abandoned, name="chutes-jobs-abandoned", daemon=True).start()
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self._records.values())
@@ -115,7 +160,9 @@ class Jobs:
         job.arguments(data)  # 422 now, rather than an error when its turn comes
         turn = self._admission.line_up()
         try:
-            record = Record(job, Path(tempfile.mkdtemp(prefix="chutes-job-")))
+            job_id = uuid4().hex
+            record = Record(job, job_id, self._folders.make(job_id))
+            record.output.mkdir()
         except BaseException:  # a full disk, for one
             self._admission.give_up(turn)
             raise
@@ -132,15 +179,16 @@ class Jobs:
         await turn
         record.status, record.started = Status.RUNNING, datetime.now(UTC)
         log.info("Job %s begins", record.job.name)
+        result = None
         try:
-            outcome = await record.job.call(data, output_dir=str(record.folder))
+            result = await record.job.call(data, output_dir=str(record.output))
         finally:
-            await asyncio.to_thread(record.list_files)
-        record.result = json_safe(jsonable_encoder(outcome))
+            await _to_the_end(asyncio.to_thread(record.keep, result, self._max_result_bytes))
 
     def _ended(self, record: Record, turn: "asyncio.Future[None]", task: "asyncio.Task[None]") -> None:
         """It has really ended: free its slot, and keep what became of it."""
         self._admission.give_up(turn)
+        record.task = None  # its exception holds on to all that the job's functions had in their variables
         record.finished = datetime.now(UTC)
         error = None if task.cancelled() else task.exception()
         if task.cancelled() or (error is not None and record.status is Status.CANCELLING):
@@ -167,42 +215,86 @@ class Jobs:
 
     def cancel(self, record: Record) -> None:
         """Ask a job to stop; one that is over is forgotten instead."""
-        if record.status in _OVER:
+        if record.is_over:
             self._forget(record)
         elif record.task is not None and record.status is not Status.CANCELLING:
             record.status = Status.CANCELLING
             record.task.cancel()
 
     def _forget_the_oldest(self) -> None:
-        over = [record for record in self if record.status in _OVER]
+        over = [record for record in self if record.is_over]
         for record in over[: max(0, len(over) - self._kept)]:
             self._forget(record)
 
     def _forget(self, record: Record) -> None:
         self._records.pop(record.id, None)
-        asyncio.get_running_loop().run_in_executor(None, _remove, record.folder)
+        self._remover.submit(remove, record.folder)
 
     def cut_off(self) -> None:
         """Cancel all that is not over."""
         for record in list(self):
-            if record.status not in _OVER:
+            if not record.is_over:
                 self.cancel(record)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Remove what the jobs have written."""
-        for record in self:
-            _remove(record.folder)
+        await asyncio.get_running_loop().run_in_executor(self._remover, self._folders.close)
+        self._remover.shutdown(wait=False)
 
 
-def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+async def _to_the_end(work: Awaitable[None]) -> None:
+    """Wait for work in a thread, which cannot be cancelled: a cancellation is passed on when the work is done."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        task.exception()  # nobody asks for it any more
+        raise
 
 
 def _for_clients(error: BaseException) -> str:
     """What went wrong, if that was meant for clients."""
     if isinstance(error, HTTPException):
-        return str(error.detail)
-    return str(error) if isinstance(error, ChutesError) else "The job failed; its log says why"
+        detail = str(error.detail)
+    else:
+        detail = str(error) if isinstance(error, ChutesError) else "The job failed; its log says why"
+    return str(json_safe(detail[:_LONGEST_DETAIL]))
+
+
+async def _whole(record: Record) -> Response:
+    """All of a job, its result and its files too, which are sent from the disk."""
+    outcome = await asyncio.to_thread(record.open_outcome) if record.is_over else None
+    if outcome is None:
+        return JSONResponse(record.told())
+    start = json.dumps(record.summary()).encode()[:-1] + b","
+
+    def parts() -> Iterator[bytes]:
+        with outcome:
+            yield start
+            while part := outcome.read(_CHUNK):
+                yield part
+
+    length = len(start) + os.fstat(outcome.fileno()).st_size
+    return StreamingResponse(parts(), 200, {"Content-Length": str(length)}, media_type="application/json")
+
+
+class _OpenFileResponse(FileResponse):
+    """A file that is open already: what is sent is what was checked, whatever its name leads to meanwhile."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self._file = file
+        super().__init__(
+            f"/dev/fd/{file.fileno()}",
+            # A job may have written what a client sent: no browser is to run it as a page of this server.
+            headers={"Content-Security-Policy": "sandbox", "X-Content-Type-Options": "nosniff"},
+            media_type=mimetypes.guess_type(name)[0] or "application/octet-stream",
+            stat_result=os.fstat(file.fileno()),
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._file:
+            await super().__call__(scope, receive, send)
 
 
 def router(jobs: Jobs, lifecycle: Lifecycle) -> APIRouter:
@@ -222,27 +314,28 @@ def router(jobs: Jobs, lifecycle: Lifecycle) -> APIRouter:
 
     @routes.get("")
     async def every() -> Response:
-        """All jobs, the newest first."""
-        return JSONResponse({"jobs": [record.told() for record in reversed(list(jobs))]})
+        """All jobs, the newest first, without their results and files."""
+        return JSONResponse({"jobs": [record.summary() for record in reversed(list(jobs))]})
 
     @routes.get("/{job_id}")
     async def one(job_id: str) -> Response:
         """One job, and what became of it."""
-        return JSONResponse(jobs.find(job_id).told())
+        return await _whole(jobs.find(job_id))
 
     @routes.delete("/{job_id}")
     async def cancel(job_id: str) -> Response:
         """Cancel a job, or forget one that is over."""
         record = jobs.find(job_id)
         jobs.cancel(record)
-        return Response(status_code=204) if record.status in _OVER else JSONResponse(record.told(), 202)
+        return Response(status_code=204) if record.is_over else JSONResponse(record.told(), 202)
 
     @routes.get("/{job_id}/files/{name:path}")
     async def file(job_id: str, name: str) -> Response:
         """A file that the job has written."""
         record = jobs.find(job_id)
-        if record.status not in _OVER or name not in record.files or not (record.folder / name).is_file():
+        file = await asyncio.to_thread(open_file, record.output, name) if record.is_over else None
+        if file is None:
             raise HTTPException(404, "The job has written no such file")
-        return FileResponse(record.folder / name)
+        return _OpenFileResponse(file, name)
 
     return routes

@@ -47,6 +47,7 @@ class Settings(BaseSettings):
     drain_grace: Seconds = 120.0
     keep_alive: Seconds = 75.0
     jobs_kept: int = Field(default=100, ge=1)
+    max_job_result_bytes: int = Field(default=10 * MIB, ge=1)
 
     # What is told
     log_level: Literal["debug", "info", "warning", "error"] = "info"

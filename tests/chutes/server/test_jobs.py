@@ -1,6 +1,10 @@
 import asyncio
+import gc
+import os
 import tempfile
+import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +18,15 @@ from starlette.testclient import TestClient
 from chutes.chute import Chute
 from chutes.exception import Fatal
 from chutes.server import Settings, create_app
-from chutes.server.jobs import Record
+from chutes.server import jobs as jobs_module
+from chutes.server.job_files import list_files
 from tests.promises._server import wait_for
 
 COUNTED = {"chute_id": Chute(username="test", name="jobs", image="none").uid, "reason": "queue_full"}
+
+
+class Tensor:
+    """What an author may have in a variable."""
 
 
 class Training(BaseModel):
@@ -51,12 +60,51 @@ def chute() -> Chute:
             raise Fatal("poisoned")
         raise RuntimeError("secret of /home/me")
 
+    add_hostile_jobs(chute)
     return chute
+
+
+def add_hostile_jobs(chute: Chute) -> None:
+    @chute.job()
+    def write(self: Any, size: int, output_dir: str = "") -> str:
+        (Path(output_dir) / "file").write_text("0123456789")
+        return "x" * size
+
+    @chute.job()
+    def block(self: Any, kind: str, target: str, output_dir: str = "") -> None:
+        outcome = Path(output_dir).parent / "outcome"
+        {"pipe": os.mkfifo, "link": lambda path: path.symlink_to(target), "folder": Path.mkdir}[kind](outcome)
+
+    @chute.job()
+    def circle(self: Any) -> list[Any]:
+        result: list[Any] = []
+        result.append(result)
+        return result
+
+    @chute.job()
+    def say(self: Any, what: str = "", half: bool = False) -> None:
+        raise HTTPException(400, "half \ud800" if half else what)
+
+    @chute.job()
+    def hold(self: Any) -> None:
+        tensor = Tensor()
+        self.held = weakref.ref(tensor)
+        raise ValueError(str(tensor))
+
+    @chute.job()
+    def link(self: Any, target: str, output_dir: str = "") -> None:
+        folder = Path(output_dir)
+        (folder / "real").write_text("fine")
+        (folder / "inside").symlink_to("real")
+        (folder / "file").symlink_to(f"{target}/secret")
+        (folder / "folder").symlink_to(target)
+        (folder / "up").symlink_to("..")
+        os.mkfifo(folder / "pipe")
 
 
 @pytest.fixture
 def client(chute: Chute, tmp_path: Path) -> Iterator[TestClient]:
-    settings = Settings(keys_file=tmp_path / "keys.json", queue_size=1, jobs_kept=2)
+    settings = Settings(keys_file=tmp_path / "keys.json", queue_size=1, jobs_kept=2, max_job_result_bytes=1000)
     with TestClient(create_app(chute, settings)) as client:
         wait_for(lambda: client.get("/ready").status_code == 200)
         yield client
@@ -189,12 +237,129 @@ def test_files_are_looked_for_once_and_removed_with_their_job(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     job = begin(client, "train", steps=3)
     after(client, job)
-    monkeypatch.setattr(Record, "list_files", lambda record: pytest.fail("looked again"))
-    assert client.get("/jobs").json()["jobs"][0]["files"] == ["sub/weights.txt"]
-    [written] = tmp_path.glob("chutes-job-*/sub/weights.txt")
+    monkeypatch.setattr(jobs_module, "list_files", lambda folder: pytest.fail("looked again"))
+    assert client.get(f"/jobs/{job}").json()["files"] == ["sub/weights.txt"]
+    [written] = tmp_path.glob("chutes-jobs-*/*/output/sub/weights.txt")
     assert client.get(f"/jobs/{job}/files/sub/weights.txt").status_code == 200
     assert client.delete(f"/jobs/{job}").status_code == 204
-    wait_for(lambda: not written.parent.parent.exists(), 10)
+    wait_for(lambda: not written.parent.parent.parent.exists())
+
+
+def test_the_list_has_neither_results_nor_files(client: TestClient) -> None:
+    job = begin(client, "train", steps=3)
+    told = after(client, job)
+    summary = {key: value for key, value in told.items() if key not in {"result", "files", "more_files"}}
+    assert client.get("/jobs").json() == {"jobs": [summary]}
+    assert summary.keys() == {"id", "name", "status", "created", "started", "finished", "detail"}
+
+
+def test_a_result_that_is_too_large_is_an_error_and_the_files_stay(client: TestClient) -> None:
+    told = after(client, begin(client, "write", size=1001))
+    assert (told["status"], told["result"], told["files"]) == ("error", None, ["file"])
+    assert "larger than 1000 bytes" in told["detail"]
+    assert "CHUTES_MAX_JOB_RESULT_BYTES" in told["detail"]
+    told = after(client, begin(client, "write", size=998))
+    assert (told["status"], told["result"]) == ("complete", "x" * 998)
+
+
+def test_a_result_that_contains_itself_is_an_error(client: TestClient) -> None:
+    told = after(client, begin(client, "circle"))
+    assert (told["status"], told["result"], "contains itself" in told["detail"]) == ("error", None, True)
+
+
+def test_what_a_job_fails_with_is_told_in_a_thousand_characters(client: TestClient) -> None:
+    told = after(client, begin(client, "say", what="ä" * 5000))
+    assert told["detail"] == "ä" * 1000
+    told = after(client, begin(client, "say", half=True))
+    assert told["detail"] == "half ?"
+
+
+def test_a_failed_job_holds_nothing_but_its_record(
+    client: TestClient, chute: Chute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception leads to the variables of all functions that it went through: tensors on the GPU, for one."""
+    monkeypatch.setattr(jobs_module.log, "disabled", True)  # pytest keeps what is logged
+    after(client, begin(client, "hold"))
+
+    def is_gone() -> bool:
+        gc.collect()
+        return chute.held() is None  # type: ignore[attr-defined, no-any-return]
+
+    wait_for(is_gone)
+
+
+def test_cancelling_while_the_result_is_written_waits_for_that(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, go_on = threading.Event(), threading.Event()
+
+    def wait_then_list(folder: Path) -> Any:
+        writing.set()
+        assert go_on.wait(30)
+        return list_files(folder)
+
+    monkeypatch.setattr(jobs_module, "list_files", wait_then_list)
+    job = begin(client, "train", steps=1)
+    assert writing.wait(30)
+    assert client.delete(f"/jobs/{job}").status_code == 202
+    assert client.get(f"/jobs/{job}").json()["status"] == "cancelling"
+    assert client.get("/_conn_stats").json()["in_flight"] == 1
+    go_on.set()
+    assert after(client, job)["status"] == "cancelled"
+    assert client.get("/_conn_stats").json()["in_flight"] == 0
+    assert client.delete(f"/jobs/{job}").status_code == 204
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
+def test_an_outcome_that_cannot_be_written_is_an_error(client: TestClient, tmp_path: Path, kind: str) -> None:
+    """An archive with `../outcome` in it, for one, which the job has unpacked."""
+    (tmp_path / "secret").write_text('"result":"secret"}')
+    told = after(client, begin(client, "block", kind=kind, target=str(tmp_path / "secret")))
+    assert (told["status"], told["detail"]) == ("error", "The job failed; its log says why")
+    assert (told["result"], told["files"], told["more_files"]) == (None, [], False)
+    assert (tmp_path / "secret").read_text() == '"result":"secret"}'
+
+
+def test_a_file_is_sent_whole_or_in_part_and_runs_in_no_browser(client: TestClient) -> None:
+    job = begin(client, "write", size=1)
+    after(client, job)
+    answer = client.get(f"/jobs/{job}/files/page.html")
+    assert answer.status_code == 404
+    answer = client.get(f"/jobs/{job}/files/file")
+    assert (answer.text, answer.headers["content-length"]) == ("0123456789", "10")
+    assert answer.headers["content-security-policy"] == "sandbox"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    answer = client.get(f"/jobs/{job}/files/file", headers={"Range": "bytes=2-4"})
+    assert (answer.status_code, answer.text) == (206, "234")
+    assert client.get(f"/jobs/{job}/files/file", headers={"Range": "bytes=20-"}).status_code == 416
+
+
+def test_links_that_lead_out_are_neither_listed_nor_served(client: TestClient, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    job = begin(client, "link", target=str(tmp_path))
+    assert after(client, job)["files"] == ["inside", "real"]
+    assert client.get(f"/jobs/{job}/files/inside").text == "fine"
+    for name in ("file", "folder/secret", "up/outcome", "output", "up", "pipe"):
+        answer = client.get(f"/jobs/{job}/files/{name}")
+        assert (answer.status_code, answer.json()) == (404, {"detail": "The job has written no such file"})
+
+
+@pytest.mark.parametrize("job", ["nothing", "..", "%2e%2e%2f", "%00", "a%0ab", "x" * 5000, "%ff", "*"])
+def test_ids_that_are_none(client: TestClient, job: str) -> None:
+    for path in (f"/jobs/{job}", f"/jobs/{job}/files/x"):
+        answer = client.get(path)
+        assert (answer.status_code, len(answer.content) < 1000) == (404, True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["%2e%2e/outcome", "..%2foutcome", "%2fetc%2fpasswd", "file%00", "file%0a", "%ff", "x" * 5000, "x%2f" * 3000],
+)
+def test_names_of_files_that_are_none(client: TestClient, name: str) -> None:
+    job = begin(client, "write", size=1)
+    after(client, job)
+    answer = client.get(f"/jobs/{job}/files/{name}")
+    assert (answer.status_code, len(answer.content) < 1000) == (404, True)
 
 
 def test_only_so_many_are_kept_the_newest_first(client: TestClient) -> None:
