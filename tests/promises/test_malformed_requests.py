@@ -26,6 +26,20 @@ async def openai_draw(self, picture: Picture) -> dict:
 async def anything(self, args: dict) -> dict:
     return {"keys": len(args)}
 
+class Eight(BaseModel):
+    a: int; b: int; c: int; d: int; e: int; f: int; g: int; h: int
+
+class Many(BaseModel):
+    items: list[Eight]
+
+@chute.cord(public_api_path="/many")
+async def many(self, body: Many) -> int:
+    return len(body.items)
+
+@chute.post("/native")
+async def native(body: Many) -> int:
+    return len(body.items)
+
 @chute.cord(public_api_path="/fails")
 async def fails(self) -> dict:
     raise RuntimeError("secret detail of /home/author/model.py")
@@ -87,6 +101,22 @@ def test_a_long_value_is_not_sent_back(server: Server) -> None:
     answer = server.post("/draw", json={"prompt": "x", "width": "w" * 100_000})
     assert answer.status_code == 422
     assert len(answer.content) < 1000
+
+
+@pytest.mark.parametrize("path", ["/many", "/native"])
+def test_more_errors_than_can_be_listed_are_counted(server: Server, path: str) -> None:
+    body = b'{"items": [' + b",".join([b"{}"] * 24_990) + b"]}"
+    answer = server.post(path, json=None, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert "199920 values" in answer.text
+    few = server.post(path, json={"items": [{}] * 20})
+    assert len(few.json()["detail"]) == 100
+    assert few.json()["detail"][0]["loc"] == ["body", "items", 0, "a"]
+
+
+def test_a_newline_behind_a_path_is_another_path(server: Server) -> None:
+    for path in ("/health%0A", "/ready%0A", "/draw%0A"):
+        assert server.get(path).status_code == 404
 
 
 def test_odd_values_in_an_open_dict_are_no_server_error(server: Server) -> None:

@@ -1,25 +1,47 @@
-"""The route of a cord: FastAPI's, with a check of the media type before the body is read."""
+"""The routes of a chute: FastAPI's, with bounds on what one body may cost, and a check of the media type for cords."""
 
 import re
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Request, Response, params
 from fastapi.routing import APIRoute
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from chutes.chute._media import BodyKind, check_media_type
+from chutes.chute._signature import MOST_CONVERTED, too_many_errors
+
+if TYPE_CHECKING:
+    from fastapi.dependencies.models import Dependant
 
 PARSED_JSON = "chutes.json"
 """The scope's key for a JSON body that the runtime has checked and parsed."""
 
 
-class CordRoute(APIRoute):
-    """Answers 415 where FastAPI would continue without the body: with defaults, or reporting missing fields."""
+class ChuteRoute(APIRoute):
+    """A route of a chute: what the runtime has parsed is not parsed again, and errors are bounded."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # Starlette's pattern ends with `$`, which also matches before a newline: but `/draw%0A` is not `/draw`.
         self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$") + r"\Z")
+        _bound_errors(self.dependant)
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return FastAPI's handler; it gets the body that the runtime has parsed."""
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            if PARSED_JSON in request.scope:
+                request._json = request.scope[PARSED_JSON]  # noqa: SLF001 - where Starlette keeps it
+            return await handler(request)
+
+        return handle
+
+
+class CordRoute(ChuteRoute):
+    """Answers 415 where FastAPI would continue without the body: with defaults, or reporting missing fields."""
 
     @property
     def body_kind(self) -> BodyKind | None:
@@ -29,14 +51,38 @@ class CordRoute(APIRoute):
         return "form" if isinstance(self.body_field.field_info, params.Form) else "json"
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return FastAPI's handler behind the check; a body that was parsed already is not parsed again."""
+        """Return the handler behind the check."""
         handler = super().get_route_handler()
         expected = self.body_kind
 
         async def handle(request: Request) -> Response:
             check_media_type(request.scope["headers"], expected)
-            if PARSED_JSON in request.scope:
-                request._json = request.scope[PARSED_JSON]  # noqa: SLF001 - where Starlette keeps it
             return await handler(request)
 
         return handle
+
+
+class _BoundedErrors:
+    """A TypeAdapter that reports only the number of errors if there are too many to convert in reasonable time."""
+
+    def __init__(self, adapter: TypeAdapter[Any]) -> None:
+        self._adapter = adapter
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._adapter, name)
+
+    def validate_python(self, value: Any, **options: Any) -> Any:
+        try:
+            return self._adapter.validate_python(value, **options)
+        except ValidationError as error:
+            if (count := error.error_count()) <= MOST_CONVERTED:
+                raise
+        kind = PydanticCustomError("too_many_errors", too_many_errors(count))
+        raise ValidationError.from_exception_data("body", [InitErrorDetails(type=kind, input=None)])
+
+
+def _bound_errors(dependant: "Dependant") -> None:
+    for field in dependant.body_params:
+        field._type_adapter = _BoundedErrors(field._type_adapter)  # type: ignore[assignment]  # noqa: SLF001
+    for dependency in dependant.dependencies:
+        _bound_errors(dependency)

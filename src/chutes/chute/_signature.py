@@ -34,7 +34,7 @@ _ANSWER = "chutes_answer"  # a parameter of ours, where the handler has none of 
 _EMPTY = inspect.Parameter.empty
 
 MOST_ERRORS = 100  # that a client is told of
-_MOST_CONVERTED = 10_000
+MOST_CONVERTED = 10_000
 
 
 class UnresolvedError(TypeError):
@@ -112,11 +112,15 @@ def refused(error: ValidationError) -> RequestValidationError:
     pydantic can convert all errors or none, and a million take it seconds and a gigabyte: of so many only the number
     is reported.
     """
-    if (count := error.error_count()) > _MOST_CONVERTED:
-        message = f"{count} values in the body are invalid: too many to list"
-        return RequestValidationError([{"type": "too_many_errors", "loc": ("body",), "msg": message}])
+    if (count := error.error_count()) > MOST_CONVERTED:
+        return RequestValidationError([{"type": "too_many_errors", "loc": ("body",), "msg": too_many_errors(count)}])
     found = error.errors(include_url=False)[:MOST_ERRORS]
     return RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in found])
+
+
+def too_many_errors(count: int) -> str:
+    """Return the message in place of so many errors."""
+    return f"{count} values in the body are invalid: too many to list"
 
 
 def return_hint(func: Callable[..., Any], names: Mapping[str, Any]) -> Any:

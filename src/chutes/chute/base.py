@@ -20,6 +20,7 @@ from chutes._warn import warn
 from chutes.chute import _settings
 from chutes.chute._hooks import Hook, by_priority, check_parentheses, make_hook
 from chutes.chute._progress import Progress
+from chutes.chute._route import ChuteRoute
 from chutes.chute._routes import Routes
 from chutes.chute._user_loop import UserLoop
 from chutes.chute.cord import Cord, Function
@@ -113,6 +114,7 @@ class Chute(FastAPI):
         self.info: dict[str, object] = {}
         self.failure: str | None = None
         self.lifecycle_managed = False
+        self.router.route_class = ChuteRoute
         self._cords = Routes(self.router)
         self._jobs: list[Job] = []
         self._startup_hooks: list[Hook] = []

@@ -37,9 +37,9 @@ class Runtime:
         """The runtime's own routes in front of the chute's."""
         service = FastAPI(openapi_url=None)
         errors.install(service)
-        service.include_router(probes.router(self.chute, self.lifecycle, self.admission))
+        # `include_router` would compile the paths anew, and they would match before a newline again.
+        service.router.routes.extend(probes.router(self.chute, self.lifecycle, self.admission).routes)
         if self.chute.jobs:
-            # `include_router` would compile the paths anew, and they would match before a newline again.
             service.router.routes.extend(jobs.router(self.jobs, self.lifecycle).routes)
         return probes.Services(service, self.chute, self.lifecycle)
 

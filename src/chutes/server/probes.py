@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from chutes.chute import Chute
+from chutes.chute._route import ChuteRoute
 from chutes.server import metrics
 from chutes.server.admission import Admission
 from chutes.server.errors import json_safe
@@ -26,7 +27,7 @@ _PATIENCE = 1.0  # seconds
 
 def router(chute: Chute, lifecycle: Lifecycle, admission: Admission) -> APIRouter:
     """The routes, for the service app."""
-    routes = APIRouter(include_in_schema=False)
+    routes = APIRouter(include_in_schema=False, route_class=ChuteRoute)
 
     @routes.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> Response:
