@@ -4,6 +4,7 @@ Each is also an environment variable, `CHUTES_` and the name in capitals. Argume
 environment.
 """
 
+import re
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -16,6 +17,7 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 MIB = 1024 * 1024
 _PREFIX = "CHUTES_"
+_SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
 
 
 class Settings(BaseSettings):
@@ -52,6 +54,18 @@ class Settings(BaseSettings):
     # What is told
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"
+
+    @field_validator("port", mode="before")
+    @classmethod
+    def _ignore_service_links(cls, value: object) -> object:
+        """Take the default for `CHUTES_PORT=tcp://10.0.0.1:8000`.
+
+        Kubernetes, and Docker's links, set it in every container beside a service named `chutes`. The others that they
+        set (`CHUTES_SERVICE_HOST`, `CHUTES_PORT_8000_TCP_ADDR`) are no settings, and so are ignored anyway.
+        """
+        if isinstance(value, str) and _SERVICE_LINK.match(value):
+            return cls.model_fields["port"].default
+        return value
 
     @field_validator("api_keys", mode="before")
     @classmethod

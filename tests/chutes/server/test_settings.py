@@ -1,7 +1,19 @@
 import pytest
 from pydantic import ValidationError
 
-from chutes.server.settings import Settings
+from chutes.server.settings import Settings, settings_in
+
+# What Kubernetes sets in every container of a namespace that has a service named `chutes`.
+SERVICE_LINKS = {
+    "CHUTES_SERVICE_HOST": "10.0.0.1",
+    "CHUTES_SERVICE_PORT": "8000",
+    "CHUTES_SERVICE_PORT_HTTP": "8000",
+    "CHUTES_PORT": "tcp://10.0.0.1:8000",
+    "CHUTES_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+    "CHUTES_PORT_8000_TCP_PROTO": "tcp",
+    "CHUTES_PORT_8000_TCP_PORT": "8000",
+    "CHUTES_PORT_8000_TCP_ADDR": "10.0.0.1",
+}
 
 
 def test_the_environment_sets_and_arguments_win(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,6 +36,23 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("CHUTES_PORT", "")
     assert Settings().api_keys == ()
     assert Settings().port == 8000
+
+
+@pytest.mark.parametrize("link", ["tcp://10.0.0.1:8000", "udp://10.0.0.1:53", "sctp://[fd00::1]:80"])
+def test_a_service_named_chutes_sets_nothing(link: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    links = {**SERVICE_LINKS, "CHUTES_PORT": link}
+    assert Settings(**settings_in(links)) == Settings()
+    for name, value in links.items():
+        monkeypatch.setenv(name, value)
+    assert Settings().port == 8000
+    assert Settings(port=9000).port == 9000
+
+
+@pytest.mark.parametrize("wrong", ["tcp", "http://10.0.0.1:8000", "10.0.0.1:8000"])
+def test_a_port_that_no_platform_sets_is_a_mistake(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHUTES_PORT", wrong)
+    with pytest.raises(ValidationError):
+        Settings()
 
 
 @pytest.mark.parametrize(
