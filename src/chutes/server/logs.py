@@ -2,8 +2,12 @@
 
 Everything goes through the standard library's logging (authors, libraries, uvicorn): for people on a terminal as
 structlog renders it, as one JSON object per line otherwise. Values ride along as `extra={...}`.
+
+Messages and values may hold what a client sent. Both formats escape control characters, so that a record is one line
+that no client can break, colour or forge; a traceback follows it, indented.
 """
 
+import io
 import json
 import logging
 import sys
@@ -12,7 +16,9 @@ from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
 import structlog
-from structlog.typing import EventDict, Processor
+from structlog.typing import EventDict, ExcInfo, Processor
+
+from chutes._text import printable, printable_lines
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
@@ -59,8 +65,48 @@ def _add_request_id(_: object, __: str, event: EventDict) -> EventDict:
     return event
 
 
+_COLUMNS = {"timestamp", "level", "event", "logger", "logger_name"}  # what the renderer prints as it is
+_BLOCKS = {"stack", "exception"}  # what it prints below the line
+_INDENT = "    "
+
+
+class _Shown:
+    """A value that the renderer prints as this text, without quotes of its own."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _escape(_: object, __: str, event: EventDict) -> EventDict:
+    """Escape every name, text and value of a record; `exc_info` is left to `_traceback`."""
+    if isinstance(event.get("stack_info"), str):
+        event["stack"] = event.pop("stack_info")
+    return {printable(name): _escape_value(name, value) for name, value in event.items()}
+
+
+def _escape_value(name: str, value: Any) -> Any:
+    if name == "exc_info":
+        return value
+    if name in _COLUMNS:
+        return printable(str(value).rstrip("\r\n"))
+    if name in _BLOCKS:
+        return printable_lines(str(value), _INDENT)
+    if isinstance(value, str) and value.isprintable():
+        return value
+    return _Shown(printable(repr(value)))
+
+
+def _traceback(stream: TextIO, exc_info: ExcInfo) -> None:
+    """Print a traceback below its line. Rich's would print local variables: prompts, keys."""
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    stream.write("\n" + printable_lines(text.getvalue().strip("\n"), _INDENT))
+
+
 def _for_people(*, colors: bool) -> logging.Formatter:
-    plain = structlog.dev.plain_traceback  # the rich one would print local variables: prompts, keys
     steps: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -68,7 +114,8 @@ def _for_people(*, colors: bool) -> logging.Formatter:
         _add_request_id,
         structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-        structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain),
+        _escape,
+        structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=_traceback),
     ]
     return structlog.stdlib.ProcessorFormatter(processors=steps)
 

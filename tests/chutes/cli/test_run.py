@@ -210,3 +210,23 @@ def test_the_garbage_collector_is_spared_only_while_loading(folder: Path) -> Non
     assert seen["loading"][0] > 10_000
     assert tuple(seen["now"]) == gc.get_threshold()
     assert seen["frozen"] > 10_000
+
+
+def test_what_is_sent_breaks_no_line_of_the_console(folder: Path) -> None:
+    with running(folder, "small.py", CHUTES_LOG_FORMAT="console") as (process, port):
+        eventually(lambda: get(port, "/ready"), process)
+        forged = "%0a12:00:00%20[info%20%20%20%20%20]%20forged"
+        paths = [f"/a%0a%1b[31mX%9b%e2%80%ae%e2%80%a8%c2%9b{forged}", f"/hello{forged}"]
+        for path in paths:
+            with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+                client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+                while client.recv(65536):
+                    pass
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    log = (folder / "log").read_text("utf-8")
+    assert r"\n\x1b[31mX" in log
+    assert log.replace("\n", "").isprintable()
+    requests = [line for line in log.splitlines() if "forged" in line]
+    assert len(requests) == len(paths)
+    assert all("GET /" in line for line in requests)

@@ -1,0 +1,24 @@
+"""Text from elsewhere, made safe to print: it can move no cursor, forge no line and change no reading order."""
+
+import unicodedata
+
+_ESCAPED = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (bidi and invisible) and surrogate characters, line breaks
+_JOINERS = "\u200c\u200d"  # within words of many scripts, and within emoji
+
+
+def printable(text: str) -> str:
+    r"""Return the text in one line, its control characters escaped as in Python: `\n`, `\x1b`, `\u202e`."""
+    if text.isprintable():
+        return text
+    return "".join(_escaped(character) for character in text)
+
+
+def printable_lines(text: str, indent: str = "") -> str:
+    """Return a text of several lines, each made printable and indented."""
+    return "\n".join(indent + printable(line) for line in text.split("\n"))
+
+
+def _escaped(character: str) -> str:
+    if unicodedata.category(character) not in _ESCAPED or character in _JOINERS:
+        return character
+    return character.encode("unicode_escape").decode("ascii")
