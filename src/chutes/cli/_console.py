@@ -6,18 +6,20 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from chutes._text import printable, printable_lines
+
 if TYPE_CHECKING:
     from chutes.server.settings import Settings
 
 
 def say(message: str) -> None:
     """A remark for the person at the terminal, on stderr, so that stdout holds results alone."""
-    typer.secho(message, err=True)
+    typer.secho(printable_lines(message), err=True)
 
 
 def fail(message: str, code: int = 1) -> NoReturn:
     """End the command with one line on stderr and an exit code."""
-    line = " ".join(message.split())
+    line = printable(" ".join(message.split()))
     label = typer.style("Error:", fg=typer.colors.RED, bold=True) if sys.stderr.isatty() else "Error:"
     typer.echo(f"{label} {line}", err=True)
     raise typer.Exit(code)

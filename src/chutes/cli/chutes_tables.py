@@ -1,4 +1,8 @@
-"""What `chutes chutes` shows to people: tables, and lines coloured by replica."""
+"""What `chutes chutes` shows to people: tables, and lines coloured by replica.
+
+Names, states and log lines come from the cluster, and may hold what a client or an author wrote: control characters are
+escaped, and nothing is taken for rich's markup.
+"""
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -7,18 +11,21 @@ from rich.console import Group
 from rich.table import Column, Table
 from rich.text import Text
 
+from chutes._text import printable, printable_lines
+
 if TYPE_CHECKING:
     from chutes.deploy.logs import Line
 
 _COLORS = ("cyan", "green", "magenta", "yellow", "blue", "red")
 _LEVELS = {"error": "red", "critical": "red", "warning": "yellow"}
+_INDENT = "    "
 
 
 def chutes(rows: list[dict[str, Any]]) -> Table:
     """What is deployed."""
     table = Table("name", "status", "replicas", Column("URL", overflow="fold"), box=None)  # whole, to be copied
     for row in rows:
-        table.add_row(row["name"], _colored(row["status"]), str(row["replicas"]), row["url"])
+        table.add_row(plain(row["name"]), _colored(row["status"]), str(row["replicas"]), plain(row["url"]))
     return table
 
 
@@ -26,7 +33,7 @@ def description(told: dict[str, Any]) -> Table:
     """One chute, a line for each thing that is known of it."""
     table = Table(show_header=False, box=None)
     for key, value in told.items():
-        table.add_row(key.replace("_", " "), in_words(key, value))
+        table.add_row(plain(key.replace("_", " ")), plain(in_words(key, value)))
     return table
 
 
@@ -46,7 +53,7 @@ def in_words(key: str, value: Any) -> str:
 def status(told: dict[str, Any]) -> Group:
     """Replicas, queue, and the last minutes."""
     facts = Table(show_header=False, box=None)
-    facts.add_row("status", Text(f"{told['name']} is ").append(_colored(told["status"])))
+    facts.add_row("status", plain(f"{told['name']} is ").append(_colored(told["status"])))
     if told["queued"] is None:
         facts.add_row("running", str(told["running"]))
         facts.add_row("requests", _UNKNOWN)
@@ -59,7 +66,12 @@ def status(told: dict[str, Any]) -> Group:
     for each in told["replicas"]:
         running = "" if each["running"] is None else f"{each['running']}/{each['concurrency']}"
         replicas.add_row(
-            each["id"], _colored(each["state"]), running, each["node"], str(each["pid"] or ""), when(each["since"])
+            plain(each["id"]),
+            _colored(each["state"]),
+            running,
+            plain(each["node"]),
+            str(each["pid"] or ""),
+            when(each["since"]),
         )
     return Group(facts, "", replicas)
 
@@ -72,8 +84,8 @@ def metrics(told: dict[str, Any]) -> Group:
         for card in cards:
             used, total = card.get("memory_used_bytes"), card.get("memory_total_bytes")
             table.add_row(
-                replica,
-                card.get("name", "none"),
+                plain(replica),
+                plain(card.get("name", "none")),
                 f"{card['utilization']:.0%}" if "utilization" in card else "",
                 f"{used / 1e9:.1f} of {total / 1e9:.1f} GB" if used is not None and total else "",
                 str(each["images"]),
@@ -104,20 +116,27 @@ class Lines:
     def text(self, line: "Line") -> Text:
         """One line."""
         color = self._colors.setdefault(line.replica, _COLORS[len(self._colors) % len(_COLORS)])
-        text = Text(f"{line.time[11:23]} ").append(line.replica, color)
-        text.append(f" {line.level:7} ", _LEVELS.get(line.level, ""))
-        return text.append(line.message).append(_rest(line.fields), "dim")
+        level = printable(str(line.level))  # an author's structlog may put anything there
+        text = Text(f"{printable(str(line.time)[11:23])} ").append(printable(line.replica), color)
+        text.append(f" {level:7} ", _LEVELS.get(level, ""))
+        return text.append(printable(line.message)).append(_rest(line.fields), "dim")
 
 
 def _rest(fields: dict[str, Any]) -> str:
     exception = fields.get("exception")
     short = " ".join(f"{key}={value}" for key, value in fields.items() if key not in {"exception", "color_message"})
-    return (f"  {short}" if short else "") + (f"\n{exception}" if exception else "")
+    below = f"\n{printable_lines(str(exception), _INDENT)}" if exception else ""  # only a line begins at the margin
+    return (f"  {printable(short)}" if short else "") + below
+
+
+def plain(value: object) -> Text:
+    """A cell with this text as it stands, not as rich's markup."""
+    return Text("" if value is None else printable_lines(str(value)))
 
 
 def _colored(state: str) -> Text:
     color = {"running": "green", "deploy_failed": "red", "unhealthy": "red"}.get(state, "yellow")
-    return Text(state.replace("_", " "), color)
+    return Text(printable(state.replace("_", " ")), color)
 
 
 def when(seconds: float | None) -> str:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
+from chutes._text import printable
 from chutes.cli._console import fail, say, settings
 
 if TYPE_CHECKING:
@@ -125,9 +127,9 @@ class Phases:
     def tell(self, phase: str, fraction: float | None) -> None:
         """Show the phase, and how far it is."""
         percent = f" {fraction:.0%}" if fraction is not None and phase != "warm" else ""
+        line = printable(f"{phase}{percent}")  # a replica's own words
         if self._status is not None:
-            self._status.update(f"{phase}{percent}")
-        line = f"{phase}{percent}"
+            self._status.update(Text(line))
         if line != self._said and (self._status is None or phase == "warm"):
             say(f"{line} ({time.monotonic() - self._began:.1f} s)")
         self._said = line

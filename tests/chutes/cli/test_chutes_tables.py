@@ -65,12 +65,49 @@ def test_lines_in_the_color_of_their_replica():
     lines = tables.Lines()
     fields = {"number": 7, "exception": "Traceback\n  here"}
     first = lines.text(Line("2026-01-01T10:20:30.123456Z", "a1", "error", "author", "oh no", fields))
-    assert first.plain == "10:20:30.123 a1 error   oh no  number=7\nTraceback\n  here"
+    assert first.plain == "10:20:30.123 a1 error   oh no  number=7\n    Traceback\n      here"
     colors = [
         str(lines.text(Line("", replica, "info", "", "", {})).spans[0].style) for replica in ("a1", "b2", "a1", "c3")
     ]
     assert colors[0] == colors[2]
     assert len(set(colors)) == 3
+
+
+HOSTILE = "a\x1b[31m\r\x9b\u202e\u2028[bold]b[/]\x07"
+
+
+def shown(what):
+    console = Console(width=200, highlight=False, soft_wrap=True)
+    with console.capture() as captured:
+        console.print(what)
+    return captured.get()
+
+
+def test_a_log_line_forges_no_other():
+    forged = f"{HOSTILE}\n10:20:30.123 a1 info    forged"
+    fields = {"path": forged, forged: 1, "exception": f"ValueError: {forged}"}
+    text = shown(tables.Lines().text(Line(forged, forged, forged, forged, forged, fields)))
+    assert [line.startswith("    ") for line in text.splitlines()] == [False, True, True]
+    assert text.replace("\n", "").isprintable()
+    assert text.count("[bold]b[/]") == 6  # of the time only the hours to milliseconds are shown
+
+
+def test_what_the_cluster_says_is_shown_as_it_stands():
+    state = {"state": HOSTILE, "running": None, "concurrency": None, "pid": None, "since": None}
+    told = {"name": HOSTILE, "status": HOSTILE, "running": 0, "queued": None, "replicas": []}
+    told["replicas"] = [{"id": HOSTILE, "node": HOSTILE, **state}]
+    row = {"name": HOSTILE, "status": HOSTILE, "replicas": 1, "url": HOSTILE}
+    figures = {"gpus": [{"name": HOSTILE}], "images": 0, "images_per_second": 0, "steps_per_second": 0}
+    metrics = {"running": 0, "queued": None, "replicas": {HOSTILE: figures}}
+    for what, count in (
+        (tables.status(told), 5),
+        (tables.chutes([row]), 3),
+        (tables.description({"tagline": HOSTILE, "files": [HOSTILE]}), 2),
+        (tables.metrics(metrics), 2),
+    ):
+        text = shown(what)
+        assert text.replace("\n", "").isprintable()
+        assert text.count(r"a\x1b[31m\r\x9b\u202e\u2028[bold]b[/]\x07") == count
 
 
 def test_metrics_as_a_table():

@@ -1,7 +1,7 @@
 import pytest
 import typer
 
-from chutes.cli._console import fail, size
+from chutes.cli._console import fail, say, size
 
 
 @pytest.mark.parametrize(
@@ -17,3 +17,12 @@ def test_a_failure_is_one_line_whatever_it_says(capsys: pytest.CaptureFixture[st
         fail("two\nlines\n", code=3)
     assert ended.value.exit_code == 3
     assert capsys.readouterr().err == "Error: two lines\n"
+
+
+def test_what_a_remote_said_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit):
+        fail("the hub answered \x1b]0;title\x07\x9b2J\u202ekcab")
+    say("loading \x1b[2J\rdone\nsecond line")
+    failed, *said = capsys.readouterr().err.splitlines()
+    assert failed == r"Error: the hub answered \x1b]0;title\x07\x9b2J\u202ekcab"
+    assert said == [r"loading \x1b[2J\rdone", "second line"]

@@ -1,6 +1,8 @@
+import io
 import sys
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from chutes.cli import app
@@ -61,3 +63,12 @@ def test_a_line_per_phase_in_a_log(capsys):
         phases.tell("warm", 1.0)
     said = [line.partition(" (")[0] for line in capsys.readouterr().err.splitlines()]
     assert said == ["loading", "loading 50%", "warm"]
+
+
+def test_a_phase_on_a_terminal_is_shown_as_it_stands(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr("chutes.cli.deploy.Console", lambda **_: Console(file=screen, force_terminal=True, width=80))
+    with Phases() as phases:
+        phases.tell("loading [/nope] \x1b]0;title\x07", 0.5)
+    assert r"loading [/nope] \x1b]0;title\x07 50%" in screen.getvalue()
+    assert "\x1b]0" not in screen.getvalue()
