@@ -24,6 +24,11 @@ def _keys(store: KeyStore) -> list[Key]:
         fail(f"{error}. Move it away, or name another with CHUTES_KEYS_FILE.")
 
 
+def _warn_of_risks(store: KeyStore) -> None:
+    for risk in store.risks():
+        say(f"Warning: {risk}.")
+
+
 @app.command()
 def create(name: Name, *, as_json: AsJson = False) -> None:
     """Make a key and print it: the only time that it is shown."""
@@ -35,6 +40,7 @@ def create(name: Name, *, as_json: AsJson = False) -> None:
         fail(f"{error}.")
     except OSError as error:
         fail(f"The key cannot be kept in {store.path} ({error.strerror}): set CHUTES_KEYS_FILE.")
+    _warn_of_risks(store)
     if as_json:
         typer.echo(json.dumps({"name": name, "key": key}))
         return
@@ -47,6 +53,7 @@ def list_(*, as_json: AsJson = False) -> None:
     """List the keys: their names and when they were made, never the keys themselves."""
     store = KeyStore()
     keys = _keys(store)
+    _warn_of_risks(store)
     if as_json:
         shown = [{k: v for k, v in asdict(key).items() if k != "digest"} for key in keys]
         typer.echo(json.dumps(shown, indent=2))
@@ -57,9 +64,11 @@ def list_(*, as_json: AsJson = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from chutes.cli.chutes_tables import plain
+
     table = Table("Name", "Created", box=None, pad_edge=False, header_style="bold")
     for key in keys:
-        table.add_row(key.name, key.created)
+        table.add_row(plain(key.name), plain(key.created))
     Console(file=sys.stdout).print(table)
 
 
@@ -76,4 +85,5 @@ def delete(name: Name) -> None:
         fail(
             f"There is no key named {name!r}{did_you_mean(name, known) or '.'} `chutes keys list` shows what there is."
         )
+    _warn_of_risks(store)
     say(f"Deleted {name!r}.")

@@ -37,6 +37,25 @@ def test_the_file_can_be_named(chutes: Run, tmp_path: Path) -> None:
     assert (tmp_path / "elsewhere/keys.json").stat().st_mode & 0o777 == 0o600
 
 
+def test_a_file_that_others_may_write_is_warned_of(chutes: Run, tmp_path: Path) -> None:
+    assert "Warning" not in chutes("keys", "create", "phone").stderr
+    (tmp_path / ".chutes/keys.json").chmod(0o666)
+    for command in (["list"], ["create", "tablet"], ["list"]):
+        (tmp_path / ".chutes").chmod(0o777)
+        assert f"Warning: Other users may write to {tmp_path}/.chutes " in chutes("keys", *command).stderr
+    (tmp_path / ".chutes/keys.json").chmod(0o620)
+    assert f"Warning: Other users may write to {tmp_path}/.chutes/keys.json " in chutes("keys", "list").stderr
+    assert "Warning" in chutes("keys", "delete", "phone").stderr
+    assert json.loads(chutes("keys", "list", "--json").stdout)[0]["name"] == "tablet"
+
+
+def test_a_name_is_shown_as_it_stands(chutes: Run) -> None:
+    name = "[red]a\x1b[31m[/nope]"
+    chutes("keys", "create", name)
+    assert r"[red]a\x1b[31m[/nope]" in chutes("keys", "list").stdout
+    assert chutes("keys", "delete", name).returncode == 0
+
+
 def test_what_cannot_be_done_is_one_line(chutes: Run, fails: Callable[..., str], tmp_path: Path) -> None:
     chutes("keys", "create", "phone")
     assert "already" in fails("keys", "create", "phone")

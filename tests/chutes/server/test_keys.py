@@ -1,4 +1,7 @@
+import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,3 +94,109 @@ def test_a_file_that_breaks_while_the_server_runs_locks_nobody_out(
     assert store.verify(key)
     assert store.verify(key)
     assert caplog.text.count("cannot be read") == 1
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from chutes.server.keys import KeyStore
+path, me = Path(sys.argv[1]), sys.argv[2]
+store = KeyStore(path)
+sys.stdin.readline()
+for number in range(5):
+    store.create(f"{me}-{number}")
+    assert store.delete(f"old-{me}-{number}")
+"""
+
+
+def test_processes_that_change_the_file_at_once_lose_nothing(store: KeyStore) -> None:
+    for name in range(8):
+        for number in range(5):
+            store.create(f"old-{name}-{number}")
+    command = [sys.executable, "-c", WRITER, str(store.path)]
+    writers = [subprocess.Popen([*command, str(name)], stdin=subprocess.PIPE, text=True) for name in range(8)]
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    assert [writer.communicate(timeout=120) and writer.returncode for writer in writers] == [0] * 8
+    expected = {f"{name}-{number}" for name in range(8) for number in range(5)}
+    assert {key.name for key in store.list()} == expected
+    assert sorted(path.name for path in store.path.parent.iterdir()) == [".keys.json.lock", "keys.json"]
+
+
+def test_a_change_is_on_the_disk_before_it_is_reported(store: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = []
+    sync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(keys.os, "fsync", lambda fd: (steps.append(stat.S_ISDIR(os.fstat(fd).st_mode)), sync(fd)))
+    monkeypatch.setattr(Path, "replace", lambda *names: (steps.append("replaced"), replace(*names))[1])
+    store.create("laptop")
+    assert steps == [False, "replaced", True], "first the new file, then its name in the folder"
+
+
+def test_a_change_that_fails_leaves_the_keys_as_they_were(store: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = store.create("laptop")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(keys.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        store.create("phone")
+    with pytest.raises(OSError, match="No space"):
+        store.delete("laptop")
+    assert [kept.name for kept in store.list()] == ["laptop"]
+    assert store.verify(key)
+    assert not list(store.path.parent.glob(".keys-*"))
+
+
+def test_a_link_to_the_file_stays_one(store: KeyStore, tmp_path: Path) -> None:
+    store.create("laptop")
+    link = tmp_path / "link.json"
+    link.symlink_to(store.path)
+    KeyStore(link).create("phone")
+    assert link.is_symlink()
+    assert [key.name for key in store.list()] == ["laptop", "phone"]
+
+
+def test_deleting_from_a_store_that_is_not_there_makes_nothing(store: KeyStore) -> None:
+    assert not store.delete("laptop")
+    assert not store.path.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("what", "mode", "risky"),
+    [
+        ("file", 0o600, False),
+        ("file", 0o644, False),
+        ("file", 0o620, True),
+        ("file", 0o602, True),
+        ("folder", 0o755, False),
+        ("folder", 0o775, True),
+        ("folder", 0o707, True),
+        ("folder", 0o1777, False),
+    ],
+)
+def test_what_others_may_write_is_warned_of_once(
+    what: str, mode: int, risky: bool, store: KeyStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = store.create("laptop")
+    path = store.path if what == "file" else store.path.parent
+    path.chmod(mode)
+    for _ in range(2):
+        assert KeyStore(store.path).verify(key)
+    assert caplog.text.count(f"may write to {path} ") == risky
+
+
+def test_a_file_of_another_user_is_warned_of(
+    store: KeyStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = store.create("laptop")
+    owner = os.geteuid()
+    if owner == 0:  # root's files are safe; this one can be given away
+        owner = 4711
+        os.chown(store.path, owner, -1)
+    else:
+        monkeypatch.setattr(keys.os, "geteuid", lambda: owner + 1)
+    assert KeyStore(store.path).verify(key)
+    assert f"The user with id {owner} owns {store.path} " in caplog.text
