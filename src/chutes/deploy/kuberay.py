@@ -4,6 +4,7 @@ There the author's files are in the image (`chutes build` puts them into /app), 
 sees to it that the cards have the memory. API keys come from a Secret, never from the manifest.
 """
 
+import hashlib
 import math
 from importlib.metadata import version as distribution_version
 from typing import Any
@@ -22,7 +23,11 @@ from chutes.loader import load_chute
 from chutes.server import Settings
 from chutes.server.auth import check_exposure
 
-_PORTS = {"gcs-server": 6379, "client": 10001, "serve": 8000}
+# All that the operator would give a head without ports. It adds none but `metrics` to a head that has some, and finds
+# the dashboard, to which it sends the configuration, and the proxy by these names.
+_PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "metrics": 8080, "serve": 8000}
+_AGENT_PORT = 52365  # of Ray's agent on each node
+_NAME_LENGTH = 47  # the operator refuses longer ones, to have room for suffixes
 _MIB_PER_GB = 1024  # as cards are sold
 _KEYS = "CHUTES_API_KEYS"
 _SHM = "2Gi"  # Ray's object store; the 64 MB that containers have would send it to the disk
@@ -56,6 +61,15 @@ def dockerfile(chute: Chute) -> str:
     )
 
 
+def resource_name(slug: str) -> str:
+    """Return the slug as a RayService's name, which begins with a letter and is at most 47 characters long."""
+    name = slug if slug[:1].isalpha() else f"chute-{slug}"
+    if len(name) <= _NAME_LENGTH:
+        return name
+    digest = hashlib.sha256(slug.encode()).hexdigest()[:8]  # two long names with the same beginning stay two
+    return f"{name[: _NAME_LENGTH - 9].rstrip('-')}-{digest}"
+
+
 def manifest(chute: Chute, spec: Spec, *, image: str | None = None) -> str:
     """The RayService as YAML."""
     image = image or image_name(chute)
@@ -74,7 +88,7 @@ def manifest(chute: Chute, spec: Spec, *, image: str | None = None) -> str:
     body = {
         "apiVersion": "ray.io/v1",
         "kind": "RayService",
-        "metadata": {"name": spec.slug, "labels": {"app.kubernetes.io/managed-by": "chutes"}},
+        "metadata": {"name": resource_name(spec.slug), "labels": {"app.kubernetes.io/managed-by": "chutes"}},
         "spec": spec_,
     }
     head = f"# Written by `chutes export` {version}; the image is made by the Dockerfile beside it.\n"
@@ -152,6 +166,7 @@ def _pod(name: str, image: str, spec: Spec, limits: dict[str, Any]) -> dict[str,
             },
         ],
         "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],  # noqa: S108 - where Ray keeps its objects
+        **_probes(head=name == "ray-head"),
     }
     if name == "ray-head":
         container["ports"] = [{"name": key, "containerPort": port} for key, port in _PORTS.items()]
@@ -160,7 +175,28 @@ def _pod(name: str, image: str, spec: Spec, limits: dict[str, Any]) -> dict[str,
     return {
         "spec": {
             "terminationGracePeriodSeconds": int(spec.drain_grace) + 30,
+            "enableServiceLinks": False,  # a service named `chutes` would set CHUTES_PORT, one named `ray` RAY_PORT
             "containers": [container],
             "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": _SHM}}],
         }
+    }
+
+
+def _probes(*, head: bool) -> dict[str, Any]:
+    """What the operator would add, with its times, but without the `wget` that few images have.
+
+    A head is ready when Ray is; the operator itself asks whether its proxy takes requests. A worker is ready when its
+    proxy does.
+    """
+    ray = {"httpGet": {"path": "/api/healthz", "port": _AGENT_PORT}}
+    proxy = {"httpGet": {"path": "/-/healthz", "port": _PORTS["serve"]}}
+    times = {"periodSeconds": 5, "timeoutSeconds": 5}
+    return {
+        "livenessProbe": {**ray, "initialDelaySeconds": 30, **times, "failureThreshold": 120},
+        "readinessProbe": {
+            **(ray if head else proxy),
+            "initialDelaySeconds": 10,
+            **times,
+            "failureThreshold": 10 if head else 1,
+        },
     }

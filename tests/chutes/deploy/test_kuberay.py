@@ -1,4 +1,5 @@
-from typing import Any
+import re
+from typing import Any, ClassVar
 
 import jsonschema
 import pytest
@@ -11,6 +12,23 @@ from chutes.server.auth import Exposed
 
 pytest.importorskip("ray")
 
+PROBE = {
+    "type": "object",
+    "required": ["httpGet"],
+    "properties": {
+        "httpGet": {
+            "type": "object",
+            "required": ["port"],
+            "properties": {"path": {"type": "string"}, "port": {"type": "integer"}},
+            "additionalProperties": False,
+        },
+        **{
+            name: {"type": "integer", "minimum": 1}
+            for name in ("initialDelaySeconds", "periodSeconds", "timeoutSeconds", "failureThreshold")
+        },
+    },
+    "additionalProperties": False,
+}
 POD = {
     "type": "object",
     "required": ["spec"],
@@ -55,6 +73,8 @@ POD = {
                             },
                             "resources": {"type": "object"},
                             "volumeMounts": {"type": "array"},
+                            "livenessProbe": PROBE,
+                            "readinessProbe": PROBE,
                         },
                         "additionalProperties": False,
                     },
@@ -62,6 +82,7 @@ POD = {
                 "affinity": {"type": "object"},
                 "volumes": {"type": "array"},
                 "terminationGracePeriodSeconds": {"type": "integer"},
+                "enableServiceLinks": {"type": "boolean"},
             },
             "additionalProperties": False,
         }
@@ -80,7 +101,7 @@ RAY_SERVICE = {
         "metadata": {
             "type": "object",
             "required": ["name"],
-            "properties": {"name": {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"}},
+            "properties": {"name": {"type": "string", "pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$", "maxLength": 47}},
         },
         "spec": {
             "type": "object",
@@ -127,9 +148,112 @@ RAY_SERVICE = {
 
 
 def exported(**settings: Any) -> dict[str, Any]:
-    chute = Chute(username="myuser", name="FLUX.1-dev", image="registry.example.com/flux:1", **settings)
+    named = {"username": "myuser", "name": "FLUX.1-dev", "image": "registry.example.com/flux:1"}
+    chute = Chute(**{**named, **settings})
     package = Package("app:chute", ("app.py",), b"")
     return yaml.safe_load(kuberay.manifest(chute, application.spec_for(chute, package, ray_options={})))
+
+
+class Operator:
+    """What the KubeRay operator makes of a RayService, after its service.go, dashboard client and validation.go."""
+
+    DEFAULT_PORTS: ClassVar = {"client": 10001, "gcs-server": 6379, "dashboard": 8265, "metrics": 8080, "serve": 8000}
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        self.name = told["metadata"]["name"]
+        self.cluster = told["spec"]["rayClusterConfig"]
+        self.head = self.cluster["headGroupSpec"]["template"]["spec"]["containers"][0]
+
+    def validate(self) -> None:
+        """The name, as `ValidateRayServiceMetadata` does."""
+        if len(self.name) > 47:
+            raise ValueError("RayService name should be no more than 47 characters")
+        if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", self.name):
+            raise ValueError("RayService name should be a valid DNS1035 label")
+
+    def service_ports(self) -> dict[str, int]:
+        """The ports of the head's service, as `getServicePorts` has them: the defaults only if the head lists none."""
+        listed = self.head.get("ports", [])
+        ports = {port.get("name", f"{port['containerPort']}-port"): port["containerPort"] for port in listed}
+        return {"metrics": self.DEFAULT_PORTS["metrics"], **(ports or self.DEFAULT_PORTS)}
+
+    def dashboard_url(self) -> str:
+        """Where the configuration is sent, as `FetchHeadServiceURL` finds it."""
+        if "dashboard" not in self.service_ports():
+            raise LookupError("dashboard port is not found")
+        return f"{self.name}-head-svc.default.svc.cluster.local:{self.service_ports()['dashboard']}"
+
+    def serve_service(self) -> list[dict[str, Any]]:
+        """The ports of the service that clients use, as `BuildServeService` makes them."""
+        ports = self.service_ports()
+        if "serve" not in ports:
+            raise LookupError("Please specify the port named 'serve' in the Ray head container")
+        return [{"name": "serve", "port": ports["serve"]}]
+
+    def proxy_port(self, container: dict[str, Any]) -> int:
+        """Where it asks whether a pod's proxy takes requests, as `FindContainerPort` finds it."""
+        ports = {port.get("name"): port["containerPort"] for port in container.get("ports", [])}
+        return ports.get("serve", self.DEFAULT_PORTS["serve"])
+
+
+def test_the_operator_finds_what_it_looks_for():
+    told = exported()
+    operator = Operator(told)
+    operator.validate()
+    assert operator.dashboard_url().endswith(":8265")
+    assert operator.service_ports() == Operator.DEFAULT_PORTS
+    served = yaml.safe_load(told["spec"]["serveConfigV2"])["http_options"]["port"]
+    assert operator.serve_service() == [{"name": "serve", "port": served}]
+    containers = [operator.head, operator.cluster["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]]
+    assert [operator.proxy_port(container) for container in containers] == [served, served]
+    assert operator.cluster["headGroupSpec"]["rayStartParams"]["dashboard-host"] == "0.0.0.0"
+
+
+def test_the_replayed_rules_refuse_what_the_operator_refuses():
+    told = exported()
+    operator = Operator(told)
+    operator.head["ports"] = [port for port in operator.head["ports"] if port["name"] not in {"dashboard", "serve"}]
+    with pytest.raises(LookupError, match="dashboard"):
+        operator.dashboard_url()
+    with pytest.raises(LookupError, match="serve"):
+        operator.serve_service()
+    operator.head["ports"] = []
+    assert operator.dashboard_url().endswith(":8265")
+
+
+@pytest.mark.parametrize("name", ["a" * 63, "x-" * 31, "FLUX.1-dev", "1"])
+@pytest.mark.parametrize("username", ["myuser", "4you"])
+def test_the_operator_takes_every_name(username, name):
+    told = exported(username=username, name=name)
+    Operator(told).validate()
+    [served] = yaml.safe_load(told["spec"]["serveConfigV2"])["applications"]
+    assert served["route_prefix"].endswith(served["name"]), "the path does not change with it"
+
+
+def test_long_names_stay_apart():
+    names = {kuberay.resource_name(f"myuser-{'a' * 45}{end}") for end in ("", "b", "c")}
+    assert len(names) == 3
+
+
+def test_no_service_of_the_namespace_sets_a_variable():
+    cluster = exported()["spec"]["rayClusterConfig"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        assert group["template"]["spec"]["enableServiceLinks"] is False
+
+
+def test_the_probes_ask_what_ray_answers():
+    """Without probes of ours the operator adds some that call `wget`, which the image may lack."""
+    from ray._private import ray_constants
+    from ray.dashboard.http_server_agent import PUBLIC_EXACT_PATHS
+
+    operator = Operator(exported())
+    workers = operator.cluster["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
+    agent = {"path": "/api/healthz", "port": ray_constants.DEFAULT_DASHBOARD_AGENT_LISTEN_PORT}
+    assert agent["path"] in PUBLIC_EXACT_PATHS
+    for container in (operator.head, workers):
+        assert container["livenessProbe"]["httpGet"] == agent
+    assert operator.head["readinessProbe"]["httpGet"] == agent
+    assert workers["readinessProbe"]["httpGet"] == {"path": "/-/healthz", "port": 8000}
 
 
 @pytest.mark.parametrize("selector", [None, NodeSelector(gpu_count=2, min_vram_gb_per_gpu=80)])
