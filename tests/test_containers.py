@@ -1,9 +1,8 @@
 """Dockerfile and compose file: linted, held against the schema, and the Dockerfile's own commands run by hand.
 
-There is no engine where these tests run, so the steps are taken from the Dockerfile's text and run in an empty
-folder in the place of the image's root. `CHUTES_TEST_CLEAN=1` makes the
-environment in it a really clean one, which downloads torch. data/compose-spec.json is the compose specification's own
-schema (Apache-2.0).
+These tests need no engine: the steps are taken from the Dockerfile's text and run in an empty folder in place of the
+image's root. `CHUTES_TEST_CLEAN=1` makes the environment in it a really clean one, which downloads torch.
+data/compose-spec.json is the compose specification's own schema (Apache-2.0).
 """
 
 import json
@@ -164,9 +163,8 @@ def test_its_steps_install_this_version_where_the_command_finds_it(image: Image)
     where = shutil.which("chutes", path=image.env["PATH"])
     assert where == f"{image.root}/opt/chutes/bin/chutes"
     code = "import chutes, imagegen; print(chutes.__file__); print(imagegen.__file__)"
-    told = subprocess.run(
-        [f"{image.root}/opt/chutes/bin/python", "-c", code], capture_output=True, text=True, check=True, cwd="/"
-    )
+    python = f"{image.root}/opt/chutes/bin/python"
+    told = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True, cwd="/", env=image.env)
     assert all(line.startswith(f"{image.root}/opt/chutes/lib") for line in told.stdout.splitlines()), told.stdout
     shown = subprocess.run([where, "--version"], capture_output=True, text=True, check=True, env=image.env)
     assert shown.stdout == f"chutes {version}\n"
@@ -229,14 +227,61 @@ def test_everything_is_published_on_loopback_until_told_otherwise() -> None:
 
 def test_the_model_is_fetched_once_into_the_volume_that_the_server_reads() -> None:
     fetch = compose()["services"]["fetch"]
-    assert fetch["command"][:2] == ["chutes", "download"]
-    assert interpolate(fetch["command"][2], {}) == "black-forest-labs/FLUX.1-dev"
-    assert fetch["command"][2] == server()["environment"]["IMAGEGEN_MODEL"]
+    assert fetch["environment"]["IMAGEGEN_MODEL"] == server()["environment"]["IMAGEGEN_MODEL"]
     assert "HF_TOKEN" in fetch["environment"]
     assert "HF_TOKEN" not in server()["environment"]
     assert fetch["volumes"] == server()["volumes"] == ["cache:/home/chutes/.cache"]
     assert server()["depends_on"]["fetch"] == {"condition": "service_completed_successfully"}
     assert fetch["restart"] == "no"
+
+
+@pytest.mark.parametrize(
+    ("given", "model", "fetched"),
+    [
+        ({}, "black-forest-labs/FLUX.1-dev", True),
+        ({"IMAGEGEN_MODEL": "a/b"}, "a/b", True),
+        ({"CHUTES_MODEL": "a/b"}, "a/b", True),
+        ({"IMAGEGEN_MODEL": "a/b; touch x", "CHUTES_MODEL": "c/d"}, "a/b; touch x", True),
+        ({"IMAGEGEN_MODEL": "bundled"}, "bundled", False),
+        ({"IMAGEGEN_MODEL": "/models/mine"}, "/models/mine", False),
+    ],
+)
+def test_the_model_that_is_named_is_fetched_and_served(
+    given: dict[str, str], model: str, fetched: bool, tmp_path: Path
+) -> None:
+    text = Path("docker-compose.yml").read_text()
+    services = yaml.safe_load(interpolate(text, {"CHUTES_API_KEYS": "a", **given}))["services"]
+    assert services["server"]["environment"]["IMAGEGEN_MODEL"] == model
+    fetch = services["fetch"]
+    (tmp_path / "chutes").write_text('#!/bin/sh\nprintf "%s|" "$@"\n')
+    (tmp_path / "chutes").chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "IMAGEGEN_MODEL": fetch["environment"]["IMAGEGEN_MODEL"]}
+    command = [part.replace("$$", "$") for part in fetch["command"]]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == (f"download|{model}|" if fetched else "")
+
+
+# Settings that the compose file does not pass on, and what stands in their place.
+NOT_PASSED_ON = {
+    "CHUTES_HOST": "all interfaces of the container; CHUTES_PUBLISH says who reaches them",
+    "CHUTES_PORT": "8000 inside of the container; CHUTES_PUBLISH has the one outside",
+    "CHUTES_KEYS_FILE": "CHUTES_API_KEYS has to be set",
+    "CHUTES_NO_AUTH": "CHUTES_API_KEYS has to be set",
+    "HF_HOME": "the volume",
+    "HF_TOKEN": "only what downloads needs it",
+}
+
+
+def test_every_setting_reaches_the_server() -> None:
+    from chutes.server.settings import Settings
+    from imagegen.settings import Settings as ImagegenSettings
+
+    passed_on = {name for name, value in server()["environment"].items() if value is None}
+    known = {f"CHUTES_{name.upper()}" for name in Settings.model_fields}
+    known |= {f"IMAGEGEN_{name.upper()}" for name in ImagegenSettings.model_fields}
+    table = Path("README.md").read_text().partition("## Settings")[2].partition("\n## ")[0]
+    known |= set(re.findall(r"`((?:CHUTES|IMAGEGEN|HF)_[A-Z_]+)`", table))
+    assert known - passed_on == {"CHUTES_API_KEYS", "IMAGEGEN_MODEL", *NOT_PASSED_ON}
 
 
 def test_the_server_has_a_gpu_and_time_to_finish_and_is_started_again() -> None:
@@ -245,7 +290,7 @@ def test_the_server_has_a_gpu_and_time_to_finish_and_is_started_again() -> None:
     (device,) = server()["deploy"]["resources"]["reservations"]["devices"]
     assert (device["count"], device["capabilities"]) == (1, ["gpu"])
     assert server()["shm_size"]
-    assert int(server()["stop_grace_period"].rstrip("s")) > Settings().drain_grace
+    assert int(interpolate(server()["stop_grace_period"], {}).rstrip("s")) > Settings().drain_grace
     assert server()["restart"] == "unless-stopped"
     assert server()["healthcheck"]["start_period"] == "20m"
 
