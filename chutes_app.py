@@ -51,7 +51,7 @@ async def load_model(self: Any) -> None:
     self.engine = Engine(model, oom_fallback=settings.oom_fallback, on_failure=self.fail)
     self.engine.start()
     self.progress.update("drawing a first picture")
-    await self.engine.generate(GenerationInput(prompt="warm-up", num_inference_steps=2, seed=0))
+    await self.engine.warm_up()
     self.info.update(model.info)
     if model.info["origin"] == "bundled":
         log.warning("pictures come from the small bundled model, not from FLUX.1; IMAGEGEN_MODEL names another")

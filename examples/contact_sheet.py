@@ -25,6 +25,7 @@ async def load(self: Any) -> None:
 
     self.engine = Engine(await asyncio.to_thread(models.load), on_failure=self.fail)
     self.engine.start()
+    await self.engine.warm_up()
 
 
 @chute.on_shutdown()

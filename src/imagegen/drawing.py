@@ -3,12 +3,14 @@
 import inspect
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from PIL import Image
 
+from imagegen.errors import NotFinite
 from imagegen.geometry import Canvas, Size, widen
 from imagegen.models import Model
 
@@ -34,7 +36,8 @@ def draw(
 ) -> Image.Image:
     """Draw on the canvas `where`, calling `after_step(done, total)`; what that raises ends the drawing.
 
-    The noise comes from a generator on the CPU, so that a seed means the same on every device.
+    The noise comes from a generator on the CPU, so that a seed means the same on every device. Raises NotFinite if
+    the decoded picture holds NaN or infinite values.
     """
     pipeline = getattr(model, order.task)
     if model.plan == "offload":
@@ -59,10 +62,40 @@ def draw(
     accepted = inspect.signature(pipeline.__call__).parameters
     arguments = {key: value for key, value in arguments.items() if key in accepted}
     try:
-        images = pipeline(**arguments, callback_on_step_end=after, output_type="pt").images
+        with _decoded_extremes(pipeline) as extremes:
+            images = pipeline(**arguments, callback_on_step_end=after, output_type="pt").images
     finally:
         pipeline.maybe_free_model_hooks()  # an exception skips the pipeline's own call
-    return _to_pil(images[0])
+    finite = torch.stack(extremes or [*torch.aminmax(images[0])]).isfinite().all()
+    image = _to_pil(images[0])
+    if not finite:  # read only here, where the GPU has finished anyway
+        width, height = where.size
+        raise NotFinite(f"The model produced NaN or infinite values at {width}x{height} with {steps} steps.")
+    return image
+
+
+@contextmanager
+def _decoded_extremes(pipeline: Any) -> Iterator[list[torch.Tensor]]:
+    """Collect the least and the largest value of what the pipeline decodes; either is NaN if any value is.
+
+    They are taken from the VAE's own output, since postprocessing clamps infinite values into the range of a picture.
+    """
+    extremes: list[torch.Tensor] = []
+    processor = getattr(pipeline, "image_processor", None)
+    if processor is None:
+        yield extremes
+        return
+    postprocess = processor.postprocess
+
+    def observed(image: Any, *args: Any, **options: Any) -> Any:
+        extremes.extend(torch.aminmax(image))
+        return postprocess(image, *args, **options)
+
+    processor.postprocess = observed
+    try:
+        yield extremes
+    finally:
+        del processor.postprocess
 
 
 def _planning(pipeline: Any, size: Size) -> Iterator[None]:

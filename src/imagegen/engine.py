@@ -19,7 +19,15 @@ from PIL import Image
 
 from imagegen import SOFTWARE, codec, metrics
 from imagegen.drawing import Order, draw, finish
-from imagegen.errors import EngineFailed, EngineStopped, ImagegenError, OutOfMemory, Unsupported
+from imagegen.errors import (
+    EngineFailed,
+    EngineStopped,
+    ImagegenError,
+    LoadError,
+    NotFinite,
+    OutOfMemory,
+    Unsupported,
+)
 from imagegen.failures import free_memory, is_fatal, is_out_of_memory
 from imagegen.geometry import Canvas, canvas, cover, size_like
 from imagegen.models import Model
@@ -27,6 +35,8 @@ from imagegen.picture import Picture
 from imagegen.requests import BatchGenerationInput, GenerationInput, Img2ImgInput, InpaintInput
 
 log = logging.getLogger(__name__)
+
+_WARM_UP = GenerationInput(prompt="warm-up", num_inference_steps=2, seed=0)
 
 OnStep = Callable[[int, int], None]
 """Called on the engine's thread after each step, with the steps done and their number."""
@@ -50,7 +60,8 @@ class _Job:
     """An order on its way through the queue."""
 
     order: Order
-    on_step: OnStep | None
+    on_step: OnStep | None = None
+    warm_up: bool = False
     cancelled: threading.Event = field(default_factory=threading.Event)
     result: Future[_Drawn] = field(default_factory=Future)
 
@@ -92,6 +103,19 @@ class Engine:
             self._jobs.put(None)
         if self._thread.is_alive():
             self._thread.join(self._patience)
+
+    async def warm_up(self) -> None:
+        """Draw a picture, so that the first request is fast. Raises LoadError if the model draws none."""
+        try:
+            await self._submit(_warm_up_job())
+        except NotFinite as error:
+            precision = self.model.info.get("precision")
+            raise LoadError(
+                f"{self.model.name} cannot be used in {precision}: {error} "
+                "Check its weights, or choose another IMAGEGEN_PRECISION."
+            ) from error
+        except ImagegenError as error:
+            raise LoadError(f"{self.model.name} cannot draw its warm-up picture: {error}") from error
 
     async def generate(self, params: GenerationInput, *, on_step: OnStep | None = None) -> Picture:
         """Text to image. Raises Unsupported, OutOfMemory, EngineStopped, EngineFailed; so do the others."""
@@ -202,12 +226,17 @@ class Engine:
             with metrics.busy.track_inprogress():
                 job.result.set_result(self._draw(job))
         except Exception as error:  # noqa: BLE001 - whatever it is belongs to who asked for the picture
-            job.result.set_exception(self._explain(error))
+            job.result.set_exception(self._explain(error, job))
         finally:
             metrics.busy_seconds.inc(time.perf_counter() - began)
 
-    def _explain(self, error: Exception) -> Exception:
+    def _explain(self, error: Exception, job: _Job) -> Exception:
         """Turn what a pipeline raised into what a client may see; log it, unless it was asked for."""
+        if isinstance(error, NotFinite) and not job.warm_up:  # the caller reports that of a warm-up
+            metrics.errors.inc()
+            name, precision = self.model.name, self.model.info.get("precision")
+            order = job.order
+            log.error("%s (%s in %s, %s, seed %d)", error, name, precision, order.task, order.seed)
         if isinstance(error, _CancelledError | ImagegenError):
             return error
         metrics.errors.inc()
@@ -251,6 +280,11 @@ class Engine:
         # Only here, with the exception gone, do the tensors that its traceback held go too.
         free_memory()
         return None
+
+
+def _warm_up_job() -> _Job:
+    size = _WARM_UP.width, _WARM_UP.height
+    return _Job(Order("text2image", _WARM_UP, size, _seed(_WARM_UP)), warm_up=True)
 
 
 def _seed(params: Any) -> int:

@@ -4,6 +4,7 @@
     ├── InputError (422)          a field of the request, named in `field`
     │   └── ImageTooLarge (413)
     ├── Unsupported (501)         the loaded model cannot do this
+    ├── NotFinite (500)           the model produced NaN or infinite values
     ├── OutOfMemory (503)         the request does not fit; the next one may
     ├── EngineStopped (503)       shutting down, or not started
     ├── EngineFailed (503)        the GPU is beyond repair: the process must be started again
@@ -45,6 +46,10 @@ class Unsupported(ImagegenError):
 
     status = 501
     code = "unsupported"
+
+
+class NotFinite(ImagegenError):
+    """The decoded picture holds NaN or infinite values: overflow, damaged weights or a faulty GPU."""
 
 
 class OutOfMemory(ImagegenError):

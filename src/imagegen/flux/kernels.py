@@ -201,7 +201,7 @@ def _norm_rope(
         even, odd = tl.split(tl.reshape(x, (BLOCK, DIM // 2, 2)))
         x = tl.reshape(tl.join(even * c - odd * s, odd * c + even * s), (BLOCK, DIM))
     if FP8_OUT:
-        x = tl.clamp(x, -448.0, 448.0)
+        x = tl.clamp(x, -448.0, 448.0, propagate_nan=tl.PropagateNan.ALL)
     tl.store(out + where, x.to(out.dtype.element_ty), mask=mask)
 
 

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import HTTPException, Response
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from chutes._warn import warn
@@ -67,6 +68,8 @@ def build_diffusion_chute(
     for option, value in {"version": version, "pipeline_args": pipeline_args}.items():
         if value:
             warn(f"build_diffusion_chute: {option}= has no effect here")
+    from imagegen.errors import ImagegenError
+
     chute = Chute(
         username=username,
         name=name,
@@ -92,11 +95,17 @@ def build_diffusion_chute(
         model = await asyncio.to_thread(models.load, model_name_or_url, progress=told)
         self.engine = Engine(model, on_failure=self.fail)
         self.engine.start()
+        self.progress.update("drawing a first picture")
+        await self.engine.warm_up()
         self.info.update(model.info)
 
     @chute.on_shutdown()
     async def stop(self: Any) -> None:
         await asyncio.to_thread(self.engine.stop)
+
+    @chute.exception_handler(ImagegenError)
+    async def explain(request: Request, error: ImagegenError) -> JSONResponse:
+        return JSONResponse({"detail": str(error), "code": error.code}, error.status)
 
     @chute.cord(
         public_api_path="/generate",
@@ -107,15 +116,11 @@ def build_diffusion_chute(
     async def generate(self: Any, params: GenerationInput) -> Response:
         """Draw what a prompt says."""
         from imagegen import requests
-        from imagegen.errors import ImagegenError
 
         wanted = params.model_dump(exclude={"negative_prompt"})
         # Not validated again: its steps go further than those of imagegen's own route.
         order = requests.GenerationInput.model_construct(**wanted, negative_prompt=params.negative_prompt or None)
-        try:
-            picture = await self.engine.generate(order)
-        except ImagegenError as error:
-            raise HTTPException(error.status, str(error)) from error
+        picture = await self.engine.generate(order)
         content = await asyncio.to_thread(picture.encode, "jpeg")
         return Response(content, media_type="image/jpeg", headers=picture.headers)
 

@@ -10,7 +10,7 @@ from chutes.chute import NodeSelector
 from chutes.chute.template.diffusion import build_diffusion_chute
 from chutes.exception import ChutesWarning
 from imagegen import engine, models
-from imagegen.errors import Unsupported
+from imagegen.errors import NotFinite, Unsupported
 
 asked: list[Any] = []
 
@@ -40,9 +40,14 @@ class Engine:
     def stop(self) -> None:
         self.running = False
 
+    async def warm_up(self) -> None:
+        assert self.running
+
     async def generate(self, order: Any) -> Picture:
         if order.prompt == "impossible":
             raise Unsupported("this model cannot")
+        if order.prompt == "overflow":
+            raise NotFinite("NaN at 128x128")
         asked.append(order)
         return Picture()
 
@@ -87,9 +92,18 @@ def test_a_prompt_may_have_lines(client: TestClient) -> None:
     assert asked[-1].prompt == "a cat,\n\ta \U0001f408"
 
 
-def test_what_the_engine_refuses_keeps_its_status(client: TestClient) -> None:
-    response = client.post("/generate", json={"prompt": "impossible"})
-    assert (response.status_code, response.json()["detail"]) == (501, "this model cannot")
+@pytest.mark.parametrize(
+    ("prompt", "status", "answer"),
+    [
+        ("impossible", 501, {"detail": "this model cannot", "code": "unsupported"}),
+        ("overflow", 500, {"detail": "NaN at 128x128", "code": "generation_failed"}),
+    ],
+)
+def test_an_engine_error_keeps_its_status_and_code(
+    client: TestClient, prompt: str, status: int, answer: dict[str, str]
+) -> None:
+    response = client.post("/generate", json={"prompt": prompt})
+    assert (response.status_code, response.json()) == (status, answer)
 
 
 def test_options_without_effect_are_warned_of() -> None:

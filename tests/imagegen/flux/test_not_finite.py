@@ -1,0 +1,97 @@
+"""The fast path's kernels and fp8 products pass NaN and infinite values on, so that the picture is refused."""
+
+import os
+
+import diffusers
+import pytest
+import torch
+
+from imagegen import checkpoint, models
+from imagegen.drawing import Order, draw
+from imagegen.errors import NotFinite
+from imagegen.flux import kernels
+from imagegen.flux import pipeline as fast
+from imagegen.flux.attention import flash_attention_3
+from imagegen.geometry import Canvas
+from imagegen.requests import GenerationInput
+from imagegen.settings import Settings
+from tests.imagegen import tiny
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::FutureWarning",
+    "ignore::UserWarning",
+    "ignore::RuntimeWarning",  # numpy's, of Triton's interpreter
+)
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+SIDE, STEPS = (32, 1) if INTERPRETED else (256, 2)
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.fixture(scope="module", params=["bf16", "fp8", "fp8+attention"])
+def model(request, tmp_path_factory):
+    """A model on the fast path; what a test damages it repairs."""
+    precision = request.param
+    if precision != "bf16" and (INTERPRETED or torch.cuda.get_device_capability() < (8, 9)):
+        pytest.skip("needs the GPU's fp8 product")
+    if precision == "fp8+attention" and flash_attention_3() is None:
+        pytest.skip("needs FlashAttention-3")
+    folder = tiny.write(tmp_path_factory.mktemp("flux") / "tiny") if INTERPRETED else checkpoint.BUNDLED
+    kind = diffusers.FluxPipeline
+    pipeline, _ = fast.load(kind, folder, precision=precision, progress=lambda *_: None, device=DEVICE)
+    pipeline.set_progress_bar_config(disable=True)
+    return models._assemble(pipeline, "flux", {}, Settings(), None if INTERPRETED else "resident")
+
+
+def picture(model):
+    params = GenerationInput(prompt="a cat", num_inference_steps=STEPS, seed=1)
+    size = SIDE, SIDE
+    where = Canvas(size, size, size)
+    return draw(model, Order("text2image", params, size, 1), where, steps=STEPS, after_step=lambda *_: None).tobytes()
+
+
+WEIGHTS = [
+    ("transformer.image_in.weight", NAN),
+    ("transformer.double_blocks.0.image.qkv.bias", NAN),  # its end is v's
+    ("vae.decoder.conv_out.bias", INF),
+]
+if not INTERPRETED:
+    WEIGHTS += [
+        ("transformer.double_blocks.0.text.down.bias", INF),
+        ("transformer.single_blocks.0.qkv.bias", NAN),
+        ("transformer.single_blocks.0.up.bias", INF),
+        ("transformer.image_out.bias", INF),
+        ("text_encoder_2.encoder.final_layer_norm.weight", NAN),
+        ("vae.decoder.conv_in.bias", NAN),
+    ]
+
+
+@pytest.mark.parametrize(("weight", "value"), WEIGHTS)
+def test_damaged_weights_draw_nothing(model, weight, value):
+    component, _, name = weight.partition(".")
+    last = getattr(model.text2image, component).get_parameter(name).detach().view(-1)[-1:]
+    kept = last.clone()
+    last.fill_(value)
+    with pytest.raises(NotFinite):
+        picture(model)
+    last.copy_(kept)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="takes long without a GPU")
+def test_the_repaired_model_draws_as_before(model):
+    before = picture(model)
+    test_damaged_weights_draw_nothing(model, *WEIGHTS[0])
+    assert picture(model) == before
+
+
+@pytest.mark.parametrize(
+    "fp8",
+    [False, pytest.param(True, marks=pytest.mark.skipif(INTERPRETED, reason="the interpreter's e4m3 has no NaN"))],
+)
+def test_nan_in_v_is_not_clamped_away(fp8):
+    qkv = torch.ones(1, 4, 3, 2, 32, device=DEVICE, dtype=torch.bfloat16)
+    qkv[0, 1, 2, 1, 5] = NAN
+    angles = torch.zeros(4, 16, device=DEVICE)
+    norms = (torch.ones(32, device=DEVICE, dtype=torch.bfloat16),) * 2
+    out = kernels.norm_rope(qkv, angles.cos(), angles.sin(), norms, norms, 0, fp8=fp8)
+    assert out.float().isnan().nonzero().tolist() == [[0, 1, 2, 1, 5]]
