@@ -33,6 +33,7 @@ from imagegen.geometry import Canvas, canvas, cover, size_like
 from imagegen.models import Model
 from imagegen.picture import Picture
 from imagegen.requests import BatchGenerationInput, GenerationInput, Img2ImgInput, InpaintInput
+from imagegen.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +71,8 @@ class Engine:
     """Draws with a `Model`, which nothing else may use meanwhile.
 
     `oom_fallback`: draw again at half the size and half the steps when memory runs out. `on_failure` is
-    called once, with the reason, when only a new process can help: the GPU is poisoned, or has not answered
-    for `patience` seconds after a request left.
+    called once, with the reason, from any thread, when only a new process can help: the GPU is poisoned, or it hangs
+    (see `Watchdog` for `hang_after` and `patience`, in seconds).
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Engine:
         *,
         oom_fallback: bool = True,
         on_failure: Callable[[str], object] = lambda reason: None,
+        hang_after: float = 60,
         patience: float = 120,
     ) -> None:
         self.model = model
@@ -89,12 +91,16 @@ class Engine:
         self._patience = patience
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="imagegen-engine", daemon=True)
+        self._watchdog = Watchdog(
+            self._fail, hang_after=hang_after, patience=patience, exempt=lambda: self.model.recording
+        )
         self._stopping = threading.Event()
         self._door = threading.Lock()  # nothing is queued behind the end
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread, and its watchdog."""
         self._thread.start()
+        self._watchdog.start()
 
     def stop(self) -> None:
         """Stop within one step; pictures that wait or are being drawn get `EngineStopped`."""
@@ -103,6 +109,7 @@ class Engine:
             self._jobs.put(None)
         if self._thread.is_alive():
             self._thread.join(self._patience)
+        self._watchdog.stop()
 
     async def warm_up(self) -> None:
         """Draw a picture, so that the first request is fast. Raises LoadError if the model draws none."""
@@ -187,7 +194,6 @@ class Engine:
                 metrics.queue.dec()
             else:
                 job.cancelled.set()
-                self._watch(job)
             raise
 
     def _check(self) -> None:
@@ -197,18 +203,13 @@ class Engine:
         if self._stopping.is_set() or not self._thread.is_alive():
             raise EngineStopped("nothing can be drawn now: the server is starting or stopping")
 
-    def _watch(self, job: _Job) -> None:
-        """See that a job which was told to stop does; a GPU that hangs is reported as failed."""
-        timer = threading.Timer(self._patience, self._fail, ["the GPU does not answer"])
-        timer.daemon = True
-        timer.start()
-        job.result.add_done_callback(lambda _: timer.cancel())
-
     def _fail(self, reason: str) -> None:
-        if self.failure is None:
+        with self._door:
+            if self.failure is not None:
+                return
             self.failure = reason
-            log.critical("engine failed: %s", reason)
-            self._on_failure(reason)
+        log.critical("engine failed: %s", reason)
+        self._on_failure(reason)
 
     def _run(self) -> None:
         """Draw one job after the other until told to stop."""
@@ -228,6 +229,7 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - whatever it is belongs to who asked for the picture
             job.result.set_exception(self._explain(error, job))
         finally:
+            self._watchdog.abort()
             metrics.busy_seconds.inc(time.perf_counter() - began)
 
     def _explain(self, error: Exception, job: _Job) -> Exception:
@@ -263,6 +265,7 @@ class Engine:
         where = canvas(job.order.size, self.model.sizes, shrink=shrink)
 
         def after_step(done: int, total: int) -> None:
+            self._begin(job, where, "step" if done < total else "decode")
             metrics.steps.inc()
             self._check()
             if job.cancelled.is_set():
@@ -270,8 +273,10 @@ class Engine:
             if job.on_step:
                 job.on_step(done, total)
 
+        self._begin(job, where, "prepare")  # and the first step
         try:
             image = draw(self.model, job.order, where, steps=steps, after_step=after_step)
+            self._watchdog.complete()
             return _Drawn(image, where, steps, fallback)
         except Exception as error:
             if not is_out_of_memory(error):
@@ -280,6 +285,12 @@ class Engine:
         # Only here, with the exception gone, do the tensors that its traceback held go too.
         free_memory()
         return None
+
+    def _begin(self, job: _Job, where: Canvas, phase: str) -> None:
+        """Tell the watchdog what comes next, and what it has in common with other work that takes as long."""
+        guided = bool(job.order.params.negative_prompt)  # a second forward pass per step
+        moving = self.model.plan in {"offload", "stream"}  # weights, as fast as the machine's other work lets them
+        self._watchdog.begin(None if moving else (job.order.task, where.size, guided, phase), job.cancelled)
 
 
 def _warm_up_job() -> _Job:

@@ -44,6 +44,14 @@ class Model:
     info: dict[str, object]
     """What `/ready` tells: model, origin, device, precision, memory plan, native size, ..."""
 
+    @property
+    def recording(self) -> bool:
+        """Whether a component of the fast path is recording a CUDA graph; may be read from any thread."""
+        return any(part.recorder.recording for part in self._components() if hasattr(part, "recorder"))
+
+    def _components(self) -> list[Any]:
+        return [*self.text2image.components.values()]
+
 
 def load(
     source: str | None = None,

@@ -7,12 +7,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from PIL import Image
 from prometheus_client import REGISTRY
 
-from imagegen import engine as engine_module
 from imagegen.engine import Engine
-from imagegen.errors import EngineFailed, EngineStopped, ImagegenError, InputError, OutOfMemory, Unsupported
+from imagegen.errors import EngineStopped, ImagegenError, InputError, Unsupported
 from imagegen.picture import Picture
 from imagegen.requests import BatchGenerationInput, GenerationInput
 
@@ -215,94 +213,6 @@ def test_it_can_be_awaited_on_several_loops(engine):
         thread.join()
     assert len({picture.encode() for picture in pictures}) == 1
     assert len(pictures) == 3
-
-
-@pytest.mark.parametrize("at", [1, 3, 10])
-@pytest.mark.parametrize(
-    "error",
-    [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED")],
-    ids=["torch", "cublas"],
-)
-def test_out_of_memory_is_drawn_again_at_half(engine, monkeypatch, at, error):
-    whole = asyncio.run(engine.generate(ask(steps=10)))
-    with monkeypatch.context() as patch:
-        fault(patch, engine, error, at=at)
-        picture = asyncio.run(engine.generate(ask(steps=10)))
-    assert picture.image.size == whole.image.size
-    assert (picture.headers["X-Fallback"], picture.headers["X-Steps"]) == ("out-of-memory", "5")
-    assert (whole.drawn, picture.drawn) == ((128, 128), (64, 64))
-    assert asyncio.run(engine.generate(ask(steps=10))).encode() == whole.encode()
-
-
-def test_out_of_memory_twice_is_an_error_and_the_next_is_drawn(engine, monkeypatch):
-    with monkeypatch.context() as patch:
-        fault(patch, engine, torch.OutOfMemoryError("CUDA out of memory."), at=1, times=2)
-        with pytest.raises(OutOfMemory, match="smaller"):
-            asyncio.run(engine.generate(ask()))
-    assert asyncio.run(engine.generate(ask())).fallback is None
-
-
-def test_the_fallback_can_be_turned_off(start, monkeypatch):
-    engine = start(oom_fallback=False)
-    fault(monkeypatch, engine, torch.OutOfMemoryError("CUDA out of memory."), at=2)
-    with pytest.raises(OutOfMemory):
-        asyncio.run(engine.generate(ask()))
-    asyncio.run(engine.generate(ask()))
-
-
-def test_out_of_memory_holds_no_tensors_while_drawing_again(engine, monkeypatch):
-    """A retry with the first attempt's activations still alive would run out again."""
-    alive: list[bool] = []
-
-    class Tensor:
-        pass
-
-    held: list[object] = []
-
-    def draw(*args: object, **kwargs: object) -> Image.Image:
-        import weakref
-
-        if held:
-            alive.append(held[0]() is not None)
-            return Image.new("RGB", (64, 64))
-        activation = Tensor()
-        held.append(weakref.ref(activation))
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-
-    monkeypatch.setattr(engine_module, "draw", draw)
-    asyncio.run(engine.generate(ask()))
-    assert alive == [False]
-
-
-def test_a_poisoned_gpu_is_told_once_and_nothing_more_is_drawn(start, monkeypatch):
-    reasons: list[str] = []
-    engine = start(on_failure=reasons.append)
-    fault(monkeypatch, engine, RuntimeError("CUDA error: device-side assert triggered"), at=2)
-
-    async def run() -> None:
-        answers = await asyncio.gather(*(engine.generate(ask(seed)) for seed in range(3)), return_exceptions=True)
-        assert [type(answer) for answer in answers] == [EngineFailed] * 3
-        with pytest.raises(EngineFailed):
-            await engine.generate(ask())
-
-    asyncio.run(run())
-    assert reasons == ["RuntimeError on the GPU"]
-
-
-def test_a_gpu_that_hangs_is_told(start):
-    reasons: list[str] = []
-    engine = start(on_failure=reasons.append, patience=0.05)
-    gate = Gate()
-
-    async def run() -> None:
-        task = asyncio.create_task(engine.generate(ask(), on_step=gate))
-        await until(gate.reached.is_set)
-        task.cancel()
-        await until(lambda: bool(reasons))
-        gate.go.set()
-
-    asyncio.run(run())
-    assert reasons == ["the GPU does not answer"]
 
 
 def test_stop_ends_within_a_step_and_answers_who_waits(model):

@@ -58,10 +58,19 @@ class Recorder:
             with suppress(torch.OutOfMemoryError):
                 recording = self._record(run, given)
         if recording is None:  # and the exception is gone, with all that its traceback held
-            self.recordings.clear()  # what they hold may be what it takes to run
+            self.clear()  # what they hold may be what it takes to run
             return run(*given)
         self.recordings[shapes] = recording
         return tuple(value.clone() for value in recording.out)
+
+    @property
+    def recording(self) -> bool:
+        """Whether a recording is under way."""
+        return bool(self._open)
+
+    def clear(self) -> None:
+        """Forget all recordings, with the memory that they hold."""
+        self.recordings.clear()
 
     def flush(self) -> None:
         """Let the GPU have what is recorded so far, now and then: recording takes longer than running."""

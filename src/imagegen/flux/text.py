@@ -89,3 +89,4 @@ def record(encoder: Any) -> None:
         return BaseModelOutputWithPooling(*encoded)
 
     encoder.forward = replayed
+    encoder.recorder = recorder

@@ -1,0 +1,189 @@
+"""Out of memory, a hung GPU, a lost GPU: what the engine survives, and what it reports as its failure."""
+
+import asyncio
+import dataclasses
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+from PIL import Image
+
+from imagegen import drawing, watchdog
+from imagegen import engine as engine_module
+from imagegen.engine import Engine
+from imagegen.errors import EngineFailed, OutOfMemory
+from imagegen.models import Model
+from imagegen.picture import Picture
+from imagegen.requests import GenerationInput
+from tests.imagegen.test_engine import Gate, ask, fault, until
+
+
+@pytest.mark.parametrize("at", [1, 3, 10])
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED")],
+    ids=["torch", "cublas"],
+)
+def test_out_of_memory_is_drawn_again_at_half(engine, monkeypatch, at, error):
+    whole = asyncio.run(engine.generate(ask(steps=10)))
+    with monkeypatch.context() as patch:
+        fault(patch, engine, error, at=at)
+        picture = asyncio.run(engine.generate(ask(steps=10)))
+    assert picture.image.size == whole.image.size
+    assert (picture.headers["X-Fallback"], picture.headers["X-Steps"]) == ("out-of-memory", "5")
+    assert (whole.drawn, picture.drawn) == ((128, 128), (64, 64))
+    assert asyncio.run(engine.generate(ask(steps=10))).encode() == whole.encode()
+
+
+def test_out_of_memory_twice_is_an_error_and_the_next_is_drawn(engine, monkeypatch):
+    with monkeypatch.context() as patch:
+        fault(patch, engine, torch.OutOfMemoryError("CUDA out of memory."), at=1, times=2)
+        with pytest.raises(OutOfMemory, match="smaller"):
+            asyncio.run(engine.generate(ask()))
+    assert asyncio.run(engine.generate(ask())).fallback is None
+
+
+def test_the_fallback_can_be_turned_off(start, monkeypatch):
+    engine = start(oom_fallback=False)
+    fault(monkeypatch, engine, torch.OutOfMemoryError("CUDA out of memory."), at=2)
+    with pytest.raises(OutOfMemory):
+        asyncio.run(engine.generate(ask()))
+    asyncio.run(engine.generate(ask()))
+
+
+def test_out_of_memory_holds_no_tensors_while_drawing_again(engine, monkeypatch):
+    """A retry with the first attempt's activations still alive would run out again."""
+    alive: list[bool] = []
+
+    class Tensor:
+        pass
+
+    held: list[object] = []
+
+    def draw(*args: object, **kwargs: object) -> Image.Image:
+        import weakref
+
+        if held:
+            alive.append(held[0]() is not None)
+            return Image.new("RGB", (64, 64))
+        activation = Tensor()
+        held.append(weakref.ref(activation))
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(engine_module, "draw", draw)
+    asyncio.run(engine.generate(ask()))
+    assert alive == [False]
+
+
+def test_a_poisoned_gpu_is_told_once_and_nothing_more_is_drawn(start, monkeypatch):
+    reasons: list[str] = []
+    engine = start(on_failure=reasons.append)
+    fault(monkeypatch, engine, RuntimeError("CUDA error: device-side assert triggered"), at=2)
+
+    async def run() -> None:
+        answers = await asyncio.gather(*(engine.generate(ask(seed)) for seed in range(3)), return_exceptions=True)
+        assert [type(answer) for answer in answers] == [EngineFailed] * 3
+        with pytest.raises(EngineFailed):
+            await engine.generate(ask())
+
+    asyncio.run(run())
+    assert reasons == ["RuntimeError on the GPU"]
+
+
+def test_a_cancelled_picture_that_does_not_end_is_a_hang(start):
+    reasons: list[str] = []
+    engine = start(on_failure=reasons.append, patience=0.5)
+    gate = Gate()
+
+    async def run() -> None:
+        task = asyncio.create_task(engine.generate(ask(), on_step=gate))
+        await until(gate.reached.is_set)
+        task.cancel()
+        await until(lambda: bool(reasons))
+        gate.go.set()
+
+    asyncio.run(run())
+    assert len(reasons) == 1
+    assert "has not responded" in reasons[0]
+
+
+def known(engine: Engine, **fields: object) -> None:
+    """Draw a picture, so that the watchdog knows how long its steps take."""
+    asyncio.run(engine.generate(ask(**fields)))
+
+
+class Block:
+    """A GPU that does not finish until the test lets it; while it blocks, `hang_after` alone is the limit."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, engine: Engine, component: str, *, at: int) -> None:
+        self.engine, self.entered, self.go = engine, threading.Event(), threading.Event()
+        module = getattr(engine.model.text2image, component)
+        method = "decode" if component == "vae" else "forward"
+        run, calls = getattr(module, method), []
+
+        def blocking(*args: object, **kwargs: object) -> object:
+            calls.append(1)
+            if len(calls) == at:
+                monkeypatch.setattr(watchdog, "_FACTOR", 0)  # a loaded machine's usual step takes long
+                self.entered.set()
+                self.go.wait(150)
+            return run(*args, **kwargs)
+
+        monkeypatch.setattr(module, method, blocking)
+
+    async def outcome(self, request: GenerationInput, until_true: Callable[[], bool]) -> object:
+        """Ask for a picture, and let the GPU go on once the condition holds."""
+        task = asyncio.create_task(self.engine.generate(request))
+        await until(self.entered.is_set)
+        await until(until_true, 60)
+        self.go.set()
+        (outcome,) = await asyncio.gather(task, return_exceptions=True)
+        return outcome
+
+
+@pytest.mark.parametrize(
+    ("component", "at"), [("text_encoder_2", 1), ("transformer", 1), ("transformer", 3), ("vae", 1)]
+)
+def test_a_gpu_that_hangs_in_any_phase_is_a_failure(start, monkeypatch, component, at):
+    reasons: list[str] = []
+    engine = start(on_failure=reasons.append, hang_after=1)
+    known(engine)
+    block = Block(monkeypatch, engine, component, at=at)
+    outcome = asyncio.run(block.outcome(ask(), lambda: bool(reasons)))
+    assert len(reasons) == 1
+    assert "The GPU hangs" in reasons[0]
+    assert engine.failure == reasons[0]
+    if component != "vae":  # after the last step nothing is left to stop
+        assert isinstance(outcome, EngineFailed)
+    with pytest.raises(EngineFailed):
+        asyncio.run(engine.generate(ask()))
+
+
+@pytest.mark.parametrize("case", ["first of its shape", "offload", "stream", "recording"])
+def test_a_step_of_unknown_duration_may_take_long(start, monkeypatch, case):
+    reasons: list[str] = []
+    engine = start(on_failure=reasons.append, hang_after=1)
+    if case in {"offload", "stream"}:
+        # The plan only changes what the watchdog does here: its hooks and events need a GPU.
+        monkeypatch.setattr(engine_module, "draw", without_plan(engine.model))
+        monkeypatch.setattr(engine.model, "plan", case)
+    known(engine)
+    if case == "recording":
+        recorder = type("Recorder", (), {"recording": True})()
+        monkeypatch.setattr(engine.model.text2image.transformer, "recorder", recorder, raising=False)
+    first = case == "first of its shape"
+    block = Block(monkeypatch, engine, "transformer", at=1 if first else 3)
+    request = ask(width=256, height=192) if first else ask()
+    began = time.monotonic()
+    outcome = asyncio.run(block.outcome(request, lambda: time.monotonic() > began + 4))
+    assert isinstance(outcome, Picture)
+    assert not reasons
+
+
+def without_plan(model: Model) -> Callable[..., Image.Image]:
+    def draw(given: Model, *args: object, **options: object) -> Image.Image:
+        return drawing.draw(dataclasses.replace(model, plan=None), *args, **options)
+
+    return draw
