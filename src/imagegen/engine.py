@@ -38,6 +38,7 @@ from imagegen.watchdog import Watchdog
 log = logging.getLogger(__name__)
 
 _WARM_UP = GenerationInput(prompt="warm-up", num_inference_steps=2, seed=0)
+_MOST_OUT_OF_MEMORY = 3  # requests in a row, before the caches are freed
 
 OnStep = Callable[[int, int], None]
 """Called on the engine's thread after each step, with the steps done and their number."""
@@ -71,8 +72,8 @@ class Engine:
     """Draws with a `Model`, which nothing else may use meanwhile.
 
     `oom_fallback`: draw again at half the size and half the steps when memory runs out. `on_failure` is
-    called once, with the reason, from any thread, when only a new process can help: the GPU is poisoned, or it hangs
-    (see `Watchdog` for `hang_after` and `patience`, in seconds).
+    called once, with the reason, from any thread, when only a new process can help: the GPU is poisoned, it hangs
+    (see `Watchdog` for `hang_after` and `patience`, in seconds), or its memory stays full.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Engine:
         self._watchdog = Watchdog(
             self._fail, hang_after=hang_after, patience=patience, exempt=lambda: self.model.recording
         )
+        self._out_of_memory = 0  # requests in a row
         self._stopping = threading.Event()
         self._door = threading.Lock()  # nothing is queued behind the end
 
@@ -219,6 +221,8 @@ class Engine:
                     metrics.queue.dec()
                     self._serve(job)
                 del job  # or its images would live until the next one
+                if self._out_of_memory >= _MOST_OUT_OF_MEMORY:
+                    self._recover()
 
     def _serve(self, job: _Job) -> None:
         """Draw a job for who asked for it, whatever becomes of it."""
@@ -231,6 +235,24 @@ class Engine:
         finally:
             self._watchdog.abort()
             metrics.busy_seconds.inc(time.perf_counter() - began)
+
+    def _recover(self) -> None:
+        """Free all caches, and draw the warm-up picture; the engine has failed if it cannot be drawn."""
+        self._out_of_memory = 0
+        log.warning("Out of memory %d times in a row: freeing the caches", _MOST_OUT_OF_MEMORY)
+        job = _warm_up_job()
+        try:
+            self.model.free_caches()
+            free_memory()
+        except Exception as error:  # noqa: BLE001 - the GPU may be lost by now
+            job.result.set_exception(error)
+        else:
+            self._serve(job)
+        failure = job.result.exception()
+        if failure is None:
+            log.info("The warm-up picture was drawn after the caches were freed")
+        elif not isinstance(failure, EngineStopped):
+            self._fail(f"Out of memory {_MOST_OUT_OF_MEMORY} times in a row, and the warm-up picture failed: {failure}")
 
     def _explain(self, error: Exception, job: _Job) -> Exception:
         """Turn what a pipeline raised into what a client may see; log it, unless it was asked for."""
@@ -257,7 +279,9 @@ class Engine:
             log.warning("out of memory: drawing again at half the size and half the steps")
             drawn = self._attempt(job, steps=max(1, steps // 2), shrink=0.5, fallback="out-of-memory")
         if drawn is None:
+            self._out_of_memory += 1
             raise OutOfMemory("the picture does not fit into the GPU's memory; ask for a smaller one")
+        self._out_of_memory = 0
         return drawn
 
     def _attempt(self, job: _Job, *, steps: int, shrink: float = 1.0, fallback: str | None = None) -> _Drawn | None:

@@ -49,6 +49,12 @@ class Model:
         """Whether a component of the fast path is recording a CUDA graph; may be read from any thread."""
         return any(part.recorder.recording for part in self._components() if hasattr(part, "recorder"))
 
+    def free_caches(self) -> None:
+        """Free the GPU memory that the fast path's components keep between pictures."""
+        for part in self._components():
+            if free := getattr(part, "free_caches", None):
+                free()
+
     def _components(self) -> list[Any]:
         return [*self.text2image.components.values()]
 

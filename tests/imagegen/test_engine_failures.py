@@ -17,7 +17,7 @@ from imagegen.errors import EngineFailed, OutOfMemory
 from imagegen.models import Model
 from imagegen.picture import Picture
 from imagegen.requests import GenerationInput
-from tests.imagegen.test_engine import Gate, ask, fault, until
+from tests.imagegen.test_engine import Gate, ask, count, fault, until
 
 
 @pytest.mark.parametrize("at", [1, 3, 10])
@@ -43,6 +43,74 @@ def test_out_of_memory_twice_is_an_error_and_the_next_is_drawn(engine, monkeypat
         with pytest.raises(OutOfMemory, match="smaller"):
             asyncio.run(engine.generate(ask()))
     assert asyncio.run(engine.generate(ask())).fallback is None
+
+
+class Caches:
+    """Counts how often the caches of a model are freed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
+        self.freed = 0
+        monkeypatch.setattr(engine.model.text2image.vae, "free_caches", self, raising=False)
+
+    def __call__(self) -> None:
+        self.freed += 1
+
+
+def attempts(engine: Engine, number: int) -> list[type]:
+    """Ask for so many pictures at once; return the types of what comes of them."""
+
+    async def run() -> list[type]:
+        asked = [engine.generate(ask(steps=1)) for _ in range(number)]
+        return [type(each) for each in await asyncio.gather(*asked, return_exceptions=True)]
+
+    return asyncio.run(run())
+
+
+def test_three_times_out_of_memory_frees_the_caches_before_the_next_is_drawn(start, monkeypatch):
+    reasons: list[str] = []
+    engine = start(on_failure=reasons.append)
+    caches = Caches(monkeypatch, engine)
+    fault(monkeypatch, engine, torch.OutOfMemoryError("CUDA out of memory."), at=1, times=6)
+    steps = count("steps_total")
+    assert attempts(engine, 4) == [OutOfMemory] * 3 + [Picture]
+    assert caches.freed == 1
+    assert count("steps_total") == steps + 2 + 1  # those of the warm-up picture, then that of the fourth
+    assert not reasons
+    assert attempts(engine, 2) == [Picture] * 2
+
+
+def test_memory_that_stays_full_is_a_failure(start, monkeypatch):
+    reasons: list[str] = []
+    engine = start(on_failure=reasons.append, oom_fallback=False)
+    caches = Caches(monkeypatch, engine)
+    fault(monkeypatch, engine, torch.OutOfMemoryError("CUDA out of memory."), at=1, times=1000)
+    assert attempts(engine, 5) == [OutOfMemory] * 3 + [EngineFailed] * 2
+    assert caches.freed == 1
+    assert len(reasons) == 1
+    assert "Out of memory 3 times in a row, and the warm-up picture failed" in reasons[0]
+
+
+def test_only_failures_in_a_row_free_the_caches(start, monkeypatch):
+    engine = start()
+    caches = Caches(monkeypatch, engine)
+    for _ in range(2):
+        with monkeypatch.context() as patch:  # two that fail, then one that the fallback saves
+            fault(patch, engine, torch.OutOfMemoryError("CUDA out of memory."), at=1, times=5)
+            assert attempts(engine, 3) == [OutOfMemory] * 2 + [Picture]
+    assert caches.freed == 0
+
+
+def test_a_gpu_lost_while_freeing_is_a_failure(start, monkeypatch):
+    reasons: list[str] = []
+    engine = start(on_failure=reasons.append)
+
+    def lost() -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(engine.model.text2image.vae, "free_caches", lost, raising=False)
+    fault(monkeypatch, engine, torch.OutOfMemoryError("CUDA out of memory."), at=1, times=6)
+    assert attempts(engine, 4) == [OutOfMemory] * 3 + [EngineFailed]
+    assert len(reasons) == 1
 
 
 def test_the_fallback_can_be_turned_off(start, monkeypatch):
@@ -103,6 +171,7 @@ def test_a_cancelled_picture_that_does_not_end_is_a_hang(start):
         task.cancel()
         await until(lambda: bool(reasons))
         gate.go.set()
+        await until(lambda: count("busy") == 0)  # the model is shared with the next test
 
     asyncio.run(run())
     assert len(reasons) == 1

@@ -1,6 +1,7 @@
 """What only a GPU shows: the memory plans draw the same pictures, and real failures are told apart."""
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import torch
 
 from imagegen import flux, models
 from imagegen.engine import Engine
+from imagegen.errors import EngineFailed, OutOfMemory
 from imagegen.requests import GenerationInput
 from imagegen.settings import Settings
 from tests.imagegen.test_drawing import img2img
@@ -64,6 +66,82 @@ def test_memory_that_runs_out_is_survived(tiny_model, monkeypatch):
     assert asyncio.run(engine.generate(REQUEST)).fallback == "out-of-memory"
     assert asyncio.run(engine.generate(REQUEST)).encode() == before
     engine.stop()
+
+
+@pytest.fixture
+def fast():
+    """Start an engine on the fast path, with the model that ships."""
+    engines = []
+
+    def fast(**options) -> Engine:
+        engine = Engine(models.load("bundled", settings=Settings(memory="resident")), **options)
+        assert engine.model.info["transformer"] == "imagegen.flux"
+        engine.start()
+        engines.append(engine)
+        return engine
+
+    yield fast
+    for engine in engines:
+        engine.stop()
+
+
+def held(engine: Engine) -> int:
+    """Return the number of recordings that the fast path's components hold."""
+    pipeline = engine.model.text2image
+    return sum(
+        len(part.recorder.recordings) for part in (pipeline.transformer, pipeline.text_encoder, pipeline.text_encoder_2)
+    )
+
+
+def test_three_times_out_of_memory_frees_the_recordings(fast, monkeypatch):
+    reasons = []
+    engine = fast(oom_fallback=False, on_failure=reasons.append)
+    for width in range(128, 1025, 128):
+        asyncio.run(engine.generate(REQUEST.model_copy(update={"width": width})))
+    before, recorded = asyncio.run(engine.generate(REQUEST)).encode(), held(engine)
+    assert recorded > 8
+    reserved = torch.cuda.memory_reserved()
+    pipeline = engine.model.text2image
+    forward, calls = pipeline.transformer.forward, []
+
+    def hungry(**kwargs):
+        calls.append(1)
+        if len(calls) <= 3:
+            torch.empty(1 << 45, dtype=torch.uint8, device="cuda")
+        return forward(**kwargs)
+
+    monkeypatch.setattr(pipeline.transformer, "forward", hungry)
+    for _ in range(3):
+        with pytest.raises(OutOfMemory):
+            asyncio.run(engine.generate(REQUEST))
+    assert asyncio.run(engine.generate(REQUEST)).encode() == before
+    now = torch.cuda.memory_reserved()
+    print(f"recordings {recorded} -> {held(engine)}, reserved {reserved >> 20} -> {now >> 20} MiB")
+    assert held(engine) == 3  # one of each component
+    assert not reasons
+
+
+@pytest.mark.parametrize("at", [1, 3, 4])
+def test_a_gpu_that_does_not_finish_is_noticed_while_the_cpu_waits(fast, monkeypatch, at):
+    """At the first step, at one between, and at the last, which the decoder waits for."""
+    reasons = []
+    engine = fast(hang_after=1, on_failure=reasons.append)
+    for _ in range(2):
+        asyncio.run(engine.generate(REQUEST))
+    transformer = engine.model.text2image.transformer
+    forward, calls = transformer.forward, []
+
+    def slow(**kwargs):
+        calls.append(1)
+        if len(calls) == at:
+            torch.cuda._sleep(20_000_000_000)  # clock cycles: some ten seconds
+        return forward(**kwargs)
+
+    monkeypatch.setattr(transformer, "forward", slow)
+    with contextlib.suppress(EngineFailed):
+        asyncio.run(engine.generate(REQUEST))
+    assert len(reasons) == 1
+    assert "The GPU hangs" in reasons[0]
 
 
 POISON = """

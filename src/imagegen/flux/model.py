@@ -152,6 +152,11 @@ class FluxTransformer(nn.Module):
         """Pipelines name their guided and unguided calls; here each finds its constants by its tensors."""
         return nullcontext()
 
+    def free_caches(self) -> None:
+        """Free what is kept between images: their constants and the CUDA graphs."""
+        self._images.clear()
+        self.recorder.clear()
+
     @torch.inference_mode()
     def forward(
         self,

@@ -89,4 +89,4 @@ def record(encoder: Any) -> None:
         return BaseModelOutputWithPooling(*encoded)
 
     encoder.forward = replayed
-    encoder.recorder = recorder
+    encoder.recorder, encoder.free_caches = recorder, recorder.clear

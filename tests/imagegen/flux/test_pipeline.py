@@ -150,6 +150,21 @@ def test_warming_up_leaves_the_pictures_as_they_were(folder):
     assert torch.equal(draw(pipeline, "FluxPipeline"), before)
 
 
+def test_freed_caches_are_made_again(folder):
+    pipeline = ours(folder)
+    model = models._assemble(pipeline, "flux", {}, Settings(), None)
+    before = draw(pipeline, "FluxPipeline")
+    transformer = pipeline.transformer
+    recorders = [part.recorder for part in (transformer, pipeline.text_encoder, pipeline.text_encoder_2)]
+    assert transformer._images
+    assert INTERPRETED or all(recorder.recordings for recorder in recorders)
+    assert not model.recording
+    model.free_caches()
+    assert not transformer._images
+    assert not any(recorder.recordings for recorder in recorders)
+    assert torch.equal(draw(pipeline, "FluxPipeline"), before)
+
+
 def test_what_a_config_leaves_out_is_what_diffusers_takes():
     theirs_takes = inspect.signature(diffusers.FluxTransformer2DModel.__init__).parameters
     assert {name: theirs_takes[name].default for name in fast.DEFAULTS} == fast.DEFAULTS

@@ -35,6 +35,25 @@ def test_each_call_gets_its_own_result_at_any_shape(monkeypatch):
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="nothing is recorded without a GPU")
+def test_clearing_gives_the_memory_back():
+    recorder, seen = recording.Recorder(), []
+
+    def run(x):
+        seen.append(recorder.recording)
+        return ((x.expand(-1, 2**20) * 2).exp().sum(),)
+
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    recorder(run, torch.zeros(64, 1, device=DEVICE))
+    assert seen == [True]
+    assert not recorder.recording
+    assert torch.cuda.memory_reserved() > before + 2**27
+    recorder.clear()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() < before + 2**24
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="nothing is recorded without a GPU")
 def test_recordings_share_their_memory():
     recorder = recording.Recorder()
 
