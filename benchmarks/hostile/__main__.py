@@ -1,0 +1,63 @@
+"""Attack a real `chutes run` process, and print what that does to it.
+
+    python -m benchmarks.hostile                 # each hostile input, on a server of its own (10 minutes)
+    python -m benchmarks.hostile overload        # ten times the capacity for 60 s
+    python -m benchmarks.hostile disconnects     # 1 000 clients of the image service that leave in all stages
+    python -m benchmarks.hostile soak            # 30 minutes of mixed traffic on the image service
+
+Each writes its result to `results/hostile-*.json`; `--write docs/reliability.md` also puts it into that page. The exit
+code is 1 if a target was missed. Needs Linux: memory, threads and descriptors are read from /proc.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.hostile import disconnects, inputs, overload, page, soak
+
+
+def arguments() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser("benchmarks.hostile", description=__doc__.partition("\n")[0])
+    parser.add_argument("what", nargs="?", default="inputs", choices=list(page.RENDERERS))
+    parser.add_argument("--only", nargs="+", default=[], help="inputs: sections (A1) or parts of names")
+    parser.add_argument("--skip", nargs="+", default=[], help="inputs: likewise, what is left out")
+    parser.add_argument("--list", action="store_true", help="inputs: print their names")
+    parser.add_argument("--seconds", type=float, default=60, help="overload: how long")
+    parser.add_argument("--count", type=int, default=1000, help="disconnects: how many")
+    parser.add_argument("--seed", type=int, default=15, help="disconnects and soak: of the random choices")
+    parser.add_argument("--minutes", type=float, default=30, help="soak: how long")
+    parser.add_argument("--output", type=Path, help="the result as JSON")
+    parser.add_argument("--write", type=Path, help="the page that shows the result")
+    return parser.parse_args()
+
+
+def measure(given: argparse.Namespace) -> dict[str, Any]:
+    """Run what was asked for."""
+    if given.what == "overload":
+        return overload.run(given.seconds)
+    if given.what == "disconnects":
+        return disconnects.run(given.count, given.seed)
+    if given.what == "soak":
+        return soak.run(given.minutes, given.seed)
+    return inputs.run(inputs.select(given.only, given.skip))
+
+
+def main() -> int:
+    """Measure, print, keep; 1 when a target is missed."""
+    given = arguments()
+    if given.list:
+        for row in inputs.select(given.only, given.skip):
+            print(f"{row.section:2}  {row.name}")
+        return 0
+    result = measure(given)
+    if given.output is not None or not (given.only or given.skip):  # a part is not the result
+        page.keep(given.what, result, given.output)
+    if given.write is not None:
+        given.write.write_text(page.render(given.write.read_text("utf-8"), {given.what: result}), encoding="utf-8")
+    return 0 if result["met"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""Clients that leave in every stage of a request, and what they leave behind: it should be nothing."""
+
+import asyncio
+import hashlib
+import json
+import random
+import socket
+import struct
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from benchmarks.hostile.report import report
+from benchmarks.hostile.server import MIB, PICTURES, Server, serving, wait_for
+from benchmarks.hostile.wire import connect, post
+
+STAGES = ("connecting", "headers", "body", "waiting", "picture", "stream")
+"""`waiting`: queued or running, whichever the moment brings. `picture` and `stream`: while an answer is being sent."""
+AT_ONCE = 6
+MEMORY_MARGIN = 64 * MIB
+_REFERENCE = {"prompt": "a red apple", "seed": 15, "width": 256, "height": 256, "num_inference_steps": 4}
+_SMALL = {"prompt": "a lighthouse", "seed": 1, "width": 128, "height": 128, "num_inference_steps": 3}
+_LARGE = {"prompt": "a lighthouse", "seed": 1, "width": 1024, "height": 1024, "num_inference_steps": 1, "format": "png"}
+_FIRST_BYTE = 60.0  # seconds
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a server holds while nothing runs."""
+
+    threads: int
+    descriptors: int
+    memory: int
+
+    @classmethod
+    def by(cls, server: Server) -> "Held":
+        """Look at a server."""
+        return cls(server.threads(), server.descriptors(), server.memory())
+
+
+async def leave(port: int, stage: str, chance: random.Random) -> None:
+    """Open a connection, bring its request to a stage, and leave, by FIN or by RST."""
+    request = post("/generate", json.dumps(_SMALL).encode())
+    neck = request.index(b"\r\n\r\n") + 4
+    sock = await connect(port, receive_buffer=4096)
+    try:
+        loop = asyncio.get_running_loop()
+        if stage == "headers":
+            await loop.sock_sendall(sock, request[: chance.randrange(1, neck)])
+        elif stage == "body":
+            await loop.sock_sendall(sock, request[: chance.randrange(neck, len(request))])
+        elif stage == "waiting":
+            await loop.sock_sendall(sock, request)
+        elif stage in {"picture", "stream"}:
+            large = post("/generate", json.dumps(_LARGE).encode()) if stage == "picture" else post("/stream", b"")
+            await loop.sock_sendall(sock, large)
+            await asyncio.wait_for(loop.sock_recv(sock, chance.randrange(1, 2000)), _FIRST_BYTE)
+        if stage != "connecting":
+            await asyncio.sleep(chance.random() * 0.3)
+    finally:
+        if chance.random() < 0.5:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+
+
+async def disconnect(port: int, count: int, seed: int) -> Counter[str]:
+    """Let so many clients leave, some at once; how many left in which stage."""
+    chance = random.Random(seed)
+    left: Counter[str] = Counter()
+    stages = iter([chance.choice(STAGES) for _ in range(count)])
+
+    async def keep_leaving(own: random.Random) -> None:
+        for stage in stages:
+            await leave(port, stage, own)
+            left[stage] += 1
+
+    await asyncio.gather(*(keep_leaving(random.Random(chance.random())) for _ in range(AT_ONCE)))
+    return left
+
+
+def reference(server: Server) -> str:
+    """Draw the reference picture; the hash of its bytes."""
+    answer = httpx.post(f"{server.url}/generate", json=_REFERENCE, timeout=120, trust_env=False)
+    answer.raise_for_status()
+    return hashlib.sha256(answer.content).hexdigest()
+
+
+def settle(server: Server, before: Held | None = None) -> Held:
+    """Wait until nothing runs, and for idle threads and sockets to be gone; what is held then."""
+    wait_for(server.is_idle, 60)
+    if before is None:
+        time.sleep(2)
+    else:
+        wait_for(lambda: server.threads() <= before.threads and server.descriptors() <= before.descriptors, 60)
+    return Held.by(server)
+
+
+def run(count: int, seed: int) -> dict[str, Any]:
+    """Measure, print; the result as it is kept."""
+    with serving(PICTURES) as server:
+        first = reference(server)
+        asyncio.run(disconnect(server.port, max(60, count // 10), seed + 1))  # pools and caches fill up
+        before = settle(server)
+        queued, running = (server.metric("chutes_disconnects_total", stage=stage) for stage in ("queued", "running"))
+        began = time.monotonic()
+        left = asyncio.run(disconnect(server.port, count, seed))
+        took = time.monotonic() - began
+        after = settle(server, before)
+        queued = server.metric("chutes_disconnects_total", stage="queued") - queued
+        running = server.metric("chutes_disconnects_total", stage="running") - running
+        idle, last = server.is_idle(), reference(server)
+    figures = {
+        "disconnects": left.total(),
+        **{f"while {stage}" if stage != "waiting" else "while queued or running": left[stage] for stage in STAGES},
+        "seen by the server: queued": int(queued),
+        "seen by the server: running": int(running),
+        "seconds": round(took, 1),
+        "threads before": before.threads,
+        "threads after": after.threads,
+        "descriptors before": before.descriptors,
+        "descriptors after": after.descriptors,
+        "memory before, MiB": round(before.memory / MIB, 1),
+        "memory after, MiB": round(after.memory / MIB, 1),
+    }
+    targets = {
+        "nothing runs or waits": idle,
+        "some left the queue, and some a handler that ran": queued > 0 and running > 0,
+        "no more threads than before": after.threads <= before.threads,
+        "no more descriptors than before": after.descriptors <= before.descriptors,
+        f"memory within {MEMORY_MARGIN // MIB} MiB of before": after.memory - before.memory <= MEMORY_MARGIN,
+        "the same bytes for the same seed": first == last,
+    }
+    return report("Disconnects", figures, targets)

@@ -1,0 +1,126 @@
+"""Send each hostile input to a server of its own, and measure what it does to everybody else."""
+
+import asyncio
+import time
+from collections import Counter
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.hostile import page
+from benchmarks.hostile.attack import Outcome, Row, once
+from benchmarks.hostile.probe import probing
+from benchmarks.hostile.rows import ROWS
+from benchmarks.hostile.rows.bodies import LIMIT
+from benchmarks.hostile.server import MIB, Server, serving, wait_for
+from benchmarks.hostile.wire import Reply, exchange, post
+
+HEALTH_MS = 250
+GROWTH = 4 * LIMIT
+_SETTLED = 0.3  # seconds of probing before and after an attack
+_HONEST = post("/generate", b'{"prompt": "x"}', "Authorization: Bearer a-key")
+
+
+def measure(row: Row) -> dict[str, Any]:
+    """Send one row to a new server; its figures, and which targets were missed."""
+    parts = row.build()
+    with serving(settings=row.settings) as server:
+        asyncio.run(exchange(server.port, [_HONEST]))  # imports and caches are not the attack's
+        server.reset_peak()
+        before = server.memory()
+        with probing(server.port) as probe:
+            time.sleep(_SETTLED)
+            replies = asyncio.run((row.attack or once)(server, row, parts))
+            if not row.ends:
+                time.sleep(_SETTLED)
+        ended = server.process.poll() is not None
+        growth = 0 if ended else server.peak_memory() - before
+        goes_on = ended if row.ends else not ended and _goes_on(server)
+        log = server.log()
+    return {
+        "section": row.section,
+        "input": row.name,
+        "answer": _counted(replies),
+        "seconds": round(max(reply.seconds for reply in replies), 3),
+        "health_ms": probe.figures["/health"]["worst_ms"],
+        "ready_ms": probe.figures["/ready"]["worst_ms"],
+        "prober_late_ms": probe.figures["late_ms"],
+        "growth_mib": round(growth / MIB, 1),
+        "missed": _missed(row, replies, probe.figures, growth, goes_on=goes_on, log=log),
+    }
+
+
+def _goes_on(server: Server) -> bool:
+    """Whether an honest request is served within ten seconds, and nothing runs or waits soon after."""
+    reply = asyncio.run(exchange(server.port, [_HONEST], limit=10))
+    return reply.status == 200 and wait_for(server.is_idle, 10)
+
+
+def _outcomes(reply: Reply) -> list[Outcome]:
+    return [*reply.statuses, reply.ended] if reply.ended == "silent" else [*reply.statuses] or [reply.ended]
+
+
+def _counted(replies: list[Reply]) -> str:
+    counts = Counter(str(outcome) for reply in replies for outcome in _outcomes(reply))
+    return ", ".join(
+        f"{outcome} ({count:,} times)" if count > 1 else outcome for outcome, count in counts.most_common()
+    )
+
+
+def _missed(
+    row: Row, replies: list[Reply], probes: dict[str, Any], growth: int, *, goes_on: bool, log: str
+) -> list[str]:
+    """Say which targets a row missed; none if it met them all."""
+    missed = []
+    outcomes = {outcome for reply in replies for outcome in _outcomes(reply)}
+    if not outcomes <= row.expects:
+        missed.append(f"expected {' or '.join(sorted(map(str, row.expects)))}")
+    if any(0 < len(reply.statuses) < row.answers for reply in replies) and outcomes != {"closed"}:
+        missed.append(f"expected {row.answers:,} answers")
+    if row.contains and not all(row.contains in reply.received.lower() for reply in replies):
+        missed.append(f"expected {row.contains.decode()!r} in the answer")
+    if row.log_lacks and row.log_lacks in log:
+        missed.append("control characters in the log")
+    missed += [
+        f"{path} took {probes[path]['worst_ms']:,.0f} ms"
+        for path in ("/health", "/ready")
+        if probes[path]["worst_ms"] > HEALTH_MS
+    ]
+    if growth > GROWTH:
+        missed.append(f"memory grew by {growth / MIB:,.0f} MiB")
+    if not goes_on:
+        missed.append("no honest request afterwards" if not row.ends else "did not end")
+    return missed
+
+
+def select(only: list[str], skip: list[str]) -> list[Row]:
+    """Return the rows whose section is named, or whose name contains a text, unless they are skipped."""
+
+    def named(row: Row, texts: list[str]) -> bool:
+        return any(text == row.section if text in page.HEADINGS else text in row.name for text in texts)
+
+    return [row for row in ROWS if (not only or named(row, only)) and not named(row, skip)]
+
+
+def run(rows: list[Row]) -> dict[str, Any]:
+    """Measure and print each row; the run as it is kept."""
+    console = Console()
+    measured = []
+    for number, row in enumerate(rows, 1):
+        result = measure(row)
+        measured.append(result)
+        state = "[red]MISSED[/]" if result["missed"] else "[green]met[/]   "
+        figures = "{answer:>12}  {seconds:8.3f} s  /health {health_ms:8,.1f} ms  {growth_mib:+8.1f} MiB".format(
+            **result
+        )
+        console.print(f"{number:3}/{len(rows)} {state} {figures}  {row.section:2} ", end="", highlight=False)
+        missed = f"  [{'; '.join(result['missed'])}]" if result["missed"] else ""
+        console.print(row.name + missed, markup=False, highlight=False, soft_wrap=True)
+    bad = [result for result in measured if result["missed"]]
+    table = Table("rows", "met", "missed", "worst /health, ms", "most growth, MiB", title="Hostile input")
+    worst, most = max(each["health_ms"] for each in measured), max(each["growth_mib"] for each in measured)
+    table.add_row(str(len(measured)), str(len(measured) - len(bad)), str(len(bad)), f"{worst:,.1f}", f"{most:,.1f}")
+    console.print(table)
+    targets = {"health_ms": HEALTH_MS, "growth_mib": GROWTH // MIB}
+    return page.stamped({"targets": targets, "met": not bad, "rows": measured})

@@ -1,0 +1,121 @@
+"""The documentation page's tables, generated from the results that are kept."""
+
+import json
+import os
+import platform
+import re
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.hostile.server import ROOT
+
+PAGE = ROOT / "docs" / "reliability.md"
+RESULTS = ROOT / "benchmarks" / "results"
+HEADINGS = {
+    "-": "Control",
+    "A1": "Super-linear parsing",
+    "A2": "Media types",
+    "A3": "Parsing that stalls the probes",
+    "A4": "Body limits and framing",
+    "A5": "Request lines and headers",
+    "A6": "Jobs",
+    "A7": "Slow clients",
+    "A8": "Draining",
+    "B1": "Requests from other sites",
+    "B2": "CORS",
+    "B3": "Trust by address",
+    "B4": "Keys",
+    "C1": "Upgrade offers",
+    "C2": "Content-Encoding",
+    "C3": "Answers that cannot be sent",
+    "C4": "Control characters and invalid HTTP",
+    "C5": "Half-closed connections",
+}
+
+
+def stamped(result: dict[str, Any]) -> dict[str, Any]:
+    """Say when and where a result was measured."""
+    versions = {name: version(name) for name in ("fastapi", "starlette", "uvicorn", "httptools")}
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return {"when": when, "python": platform.python_version(), "cpus": os.cpu_count(), "versions": versions, **result}
+
+
+def result_file(what: str) -> Path:
+    """Return where a command's result is kept."""
+    return RESULTS / f"hostile-{what}.json"
+
+
+def inputs_table(result: dict[str, Any]) -> str:
+    """Render a table for each section: what was sent, what came back, what it did to others."""
+    rows = result["rows"]
+    missed = sum(bool(row["missed"]) for row in rows)
+    lines = [_when(result), "", f"{len(rows)} inputs, {len(rows) - missed} within every target, {missed} not."]
+    for section in dict.fromkeys(sorted((row["section"] for row in rows), key=list(HEADINGS).index)):
+        lines += [
+            "",
+            f"### {HEADINGS[section]}",
+            "",
+            "| input | answer | time, s | worst `/health`, ms | memory, MiB | |",
+        ]
+        lines += ["| --- | --- | ---: | ---: | ---: | --- |"]
+        lines += [_input_row(row) for row in rows if row["section"] == section]
+    return "\n".join(lines)
+
+
+def _input_row(row: dict[str, Any]) -> str:
+    cells = [
+        row["input"].replace("|", r"\|"),
+        row["answer"],
+        f"{row['seconds']:.2f}",
+        f"{row['health_ms']:,.0f}",
+        f"{row['growth_mib']:+,.0f}",
+        "**" + "; ".join(row["missed"]) + "**" if row["missed"] else "",
+    ]
+    return "| " + " | ".join(cells).rstrip() + " |"
+
+
+def figures_table(result: dict[str, Any]) -> str:
+    """Render a result's figures, then its targets."""
+    lines = [_when(result), "", "| | |", "| --- | ---: |"]
+    lines += [f"| {name} | {value:,} |" for name, value in result["figures"].items()]
+    lines += ["", "| target | |", "| --- | --- |"]
+    lines += [f"| {target} | {'met' if met else '**missed**'} |" for target, met in result["targets"].items()]
+    return "\n".join(lines)
+
+
+def _when(result: dict[str, Any]) -> str:
+    return f"Measured on {result['when'][:10]} with Python {result['python']} on {result['cpus']} CPUs."
+
+
+RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "inputs": inputs_table,
+    "overload": figures_table,
+    "disconnects": figures_table,
+    "soak": figures_table,
+}
+
+
+def keep(what: str, result: dict[str, Any], output: Path | None) -> None:
+    """Write a result as JSON."""
+    path = output or result_file(what)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def render(text: str, results: dict[str, dict[str, Any]]) -> str:
+    """Replace what stands between the markers of each result."""
+    for what, result in results.items():
+        marked = re.compile(rf"(<!-- begin {what} -->\n).*?(<!-- end {what} -->)", re.DOTALL)
+        if not marked.search(text):
+            raise ValueError(f"The page has no markers '<!-- begin {what} -->' and '<!-- end {what} -->'.")
+        table = RENDERERS[what](result)
+        text = marked.sub(lambda found, table=table: f"{found[1]}\n{table}\n\n{found[2]}", text)  # type: ignore[misc]
+    return text
+
+
+def kept() -> dict[str, dict[str, Any]]:
+    """Return every result that is kept."""
+    return {what: json.loads(result_file(what).read_text("utf-8")) for what in RENDERERS if result_file(what).exists()}

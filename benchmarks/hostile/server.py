@@ -1,0 +1,121 @@
+"""A `chutes run` process and what it uses: memory, threads, descriptors, its own gauges."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CHUTE = "benchmarks.hostile.served:chute"
+PICTURES = "benchmarks.hostile.pictures:chute"
+MIB = 1024 * 1024
+_LOADED = 180  # seconds
+
+
+class Server:
+    """A running server, observed from outside through /proc (Linux) and /metrics."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+        self.process = process
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self._log = log
+        self._proc = Path(f"/proc/{process.pid}")
+
+    def _status(self, field: str) -> int:
+        text = (self._proc / "status").read_text()
+        found = re.search(rf"^{field}:\s*(\d+)", text, re.MULTILINE)
+        return int(found[1]) if found else 0
+
+    def memory(self) -> int:
+        """Return the resident memory in bytes."""
+        return self._status("VmRSS") * 1024
+
+    def peak_memory(self) -> int:
+        """Return the largest resident memory since `reset_peak`, in bytes."""
+        return self._status("VmHWM") * 1024
+
+    def reset_peak(self) -> None:
+        """Let `peak_memory` count from now on."""
+        (self._proc / "clear_refs").write_text("5")
+
+    def threads(self) -> int:
+        """Return the number of threads."""
+        return self._status("Threads")
+
+    def descriptors(self) -> int:
+        """Return the number of open file descriptors."""
+        return len(list((self._proc / "fd").iterdir()))
+
+    def get(self, path: str, timeout: float = 10) -> bytes | None:
+        """Return the body of a GET if its status is 200, else None."""
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=timeout) as answer:
+                body: bytes = answer.read()
+                return body
+        except (OSError, urllib.error.HTTPError):
+            return None
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Return the sum of a series over the label sets that include these labels."""
+        total = 0.0
+        for line in (self.get("/metrics") or b"").decode().splitlines():
+            series, _, value = line.rpartition(" ")
+            if series.partition("{")[0] == name and all(f'{key}="{text}"' in series for key, text in labels.items()):
+                total += float(value)
+        return total
+
+    def is_idle(self) -> bool:
+        """Whether no request runs or waits."""
+        text = self.get("/metrics")
+        if text is None:
+            return False
+        gauges = re.findall(rb"^chutes_(?:in_flight|queue_depth)\S* (\S+)$", text, re.MULTILINE)
+        return bool(gauges) and not any(float(value) for value in gauges)
+
+    def log(self) -> str:
+        """Return what the server has written to its standard error."""
+        return self._log.read_text("utf-8", "replace")
+
+
+@contextmanager
+def serving(ref: str = CHUTE, settings: Mapping[str, object] | None = None) -> Iterator[Server]:
+    """Serve a chute on a free port until the block is left; each setting is a CHUTES_* variable."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory(prefix="chutes-hostile-") as folder:
+        log = Path(folder) / "stderr"
+        environment = {**os.environ, "CHUTES_API_KEYS": "", "CHUTES_KEYS_FILE": str(Path(folder) / "keys.json")}
+        environment |= {f"CHUTES_{name.upper()}": str(value) for name, value in (settings or {}).items()}
+        command = [sys.executable, "-m", "chutes", "run", ref, "--port", str(port)]
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+        server = Server(process, port, log)
+        try:
+            wait_for(lambda: process.poll() is not None or server.get("/ready") is not None, _LOADED)
+            if process.poll() is not None:
+                raise RuntimeError(f"The server ended with {process.returncode}:\n{server.log()}")
+            yield server
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+            process.wait()
+
+
+def wait_for(condition: Callable[[], object], within: float = 30) -> bool:
+    """Wait until a condition holds, and return whether it did in time."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return bool(condition())
