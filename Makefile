@@ -5,7 +5,7 @@ PORT   ?= 8000
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: serve deploy test check format bench clean
+.PHONY: serve deploy test fuzz soak check format bench hostile clean
 .DEFAULT_GOAL := serve
 
 # Three stamps: what serving, deploying and developing need. Each is made again when the requirements change.
@@ -32,6 +32,12 @@ deploy: $(VENV)/.deploy ## the same on a Ray cluster on this machine
 test: $(VENV)/.dev ## every test that needs no GPU
 	$(BIN)/pytest -m "not gpu"
 
+fuzz: $(VENV)/.dev ## random JSON, HTTP and forms for FUZZ_SECONDS (600)
+	$(BIN)/pytest -m fuzz tests/fuzz -s
+
+soak: $(VENV)/.dev ## mixed traffic on the image service for SOAK_MINUTES (30)
+	$(BIN)/pytest -m soak tests/soak -s
+
 check: $(VENV)/.dev ## lint, format, types, import rules
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -44,6 +50,10 @@ format: $(VENV)/.dev ## put the code into its one format
 
 bench: $(VENV)/.dev ## what the runtime costs per request, beside plain FastAPI and LitServe
 	$(BIN)/python -m benchmarks.overhead
+
+hostile: $(VENV)/.dev ## hostile input, overload and disconnects, into docs/reliability.md
+	status=0; for what in inputs overload disconnects; do \
+	  $(BIN)/python -m benchmarks.hostile $$what --write docs/reliability.md || status=1; done; exit $$status
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -13,6 +13,18 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton, whose interpreter then runs the kernels
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests that run for minutes, unless `-m` names their marker."""
+    left_out = [
+        item
+        for item in items
+        if any(item.get_closest_marker(name) and name not in config.option.markexpr for name in ("soak", "fuzz"))
+    ]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(scope="session")
 def bundled() -> Path:
     """The folder of the model that ships: it draws at 256 pixels, half a second for ten steps on one core."""

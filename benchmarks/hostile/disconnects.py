@@ -17,8 +17,14 @@ from benchmarks.hostile.report import report
 from benchmarks.hostile.server import MIB, PICTURES, Server, serving, wait_for
 from benchmarks.hostile.wire import connect, post
 
-STAGES = ("connecting", "headers", "body", "waiting", "picture", "stream")
-"""`waiting`: queued or running, whichever the moment brings. `picture` and `stream`: while an answer is being sent."""
+STAGES = {
+    "connecting": "after connecting",
+    "headers": "within the headers",
+    "body": "within the body",
+    "waiting": "while queued or running",
+    "picture": "while a picture was sent",
+    "stream": "while a stream was sent",
+}
 AT_ONCE = 6
 MEMORY_MARGIN = 64 * MIB
 _REFERENCE = {"prompt": "a red apple", "seed": 15, "width": 256, "height": 256, "num_inference_steps": 4}
@@ -70,7 +76,7 @@ async def disconnect(port: int, count: int, seed: int) -> Counter[str]:
     """Let so many clients leave, some at once; how many left in which stage."""
     chance = random.Random(seed)
     left: Counter[str] = Counter()
-    stages = iter([chance.choice(STAGES) for _ in range(count)])
+    stages = iter([chance.choice(list(STAGES)) for _ in range(count)])
 
     async def keep_leaving(own: random.Random) -> None:
         for stage in stages:
@@ -114,7 +120,7 @@ def run(count: int, seed: int) -> dict[str, Any]:
         idle, last = server.is_idle(), reference(server)
     figures = {
         "disconnects": left.total(),
-        **{f"while {stage}" if stage != "waiting" else "while queued or running": left[stage] for stage in STAGES},
+        **{f"left {STAGES[stage]}": left[stage] for stage in STAGES},
         "seen by the server: queued": int(queued),
         "seen by the server: running": int(running),
         "seconds": round(took, 1),

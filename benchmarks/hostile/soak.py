@@ -91,7 +91,7 @@ async def _hostile(client: httpx.AsyncClient, port: int, chance: random.Random) 
 
 
 async def _leave(client: httpx.AsyncClient, port: int, chance: random.Random) -> str:
-    await leave(port, chance.choice(STAGES), chance)
+    await leave(port, chance.choice(list(STAGES)), chance)
     return "left"
 
 

@@ -87,11 +87,11 @@ ROWS = [
     Row("A5", "100 MB of headers without a key", many(b"a: bcdefgh\r\n"), HEADERS, settings={"api_keys": "a-key"}),
     # C1: offers to upgrade.
     Row("C1", "`Upgrade: h2c` with a body", offer("h2c"), OK, contains=KEPT),
-    Row("C1", "the same, head and body in two packets", offer("h2c", packets=2), OK, contains=KEPT),
-    Row("C1", "the same, chunked", offer("h2c", framed=True), OK, contains=KEPT),
-    Row("C1", "the same, chunked and in two packets", offer("h2c", packets=2, framed=True), OK, contains=KEPT),
+    Row("C1", "`Upgrade: h2c`, head and body in two packets", offer("h2c", packets=2), OK, contains=KEPT),
+    Row("C1", "`Upgrade: h2c`, chunked", offer("h2c", framed=True), OK, contains=KEPT),
+    Row("C1", "`Upgrade: h2c`, chunked and in two packets", offer("h2c", packets=2, framed=True), OK, contains=KEPT),
     Row("C1", "`Upgrade: websocket` on a POST with a body", offer("websocket"), OK, contains=KEPT),
-    Row("C1", "the same, head and body in two packets", offer("websocket", packets=2), OK, contains=KEPT),
+    Row("C1", "`Upgrade: websocket`, head and body in two packets", offer("websocket", packets=2), OK, contains=KEPT),
     Row("C1", "an unknown upgrade with a body", offer("carrier-pigeon"), OK, contains=KEPT),
     Row(
         "C1",

@@ -1,0 +1,123 @@
+"""Whatever JSON, or almost-JSON, arrives: what is valid is read as `json.loads` reads it, the rest is refused."""
+
+import json
+import math
+import re
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+
+from tests.fuzz.conftest import Fuzz
+from tests.promises._server import Server
+
+pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(3600)]
+
+MOST_DIGITS = 640
+REFUSED = {400, 413, 422}
+JSON = {"Content-Type": "application/json"}
+
+texts = st.text(st.characters(codec="utf-8"), max_size=40)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=6) | st.dictionaries(texts, inner, max_size=6),
+    max_leaves=40,
+)
+objects = st.dictionaries(texts, values, max_size=8)
+tokens = st.sampled_from([
+    "{", "}", "[", "]", ",", ":", '"', "\\", '\\"', "\\u", "\\ud800", "\\ud83d\\ude00", "\\u0000", "NaN", "Infinity",
+    "-Infinity", "null", "true", "1", "-", "1e400", "0.1", "9" * 639, "9" * 641, "9" * 5000, " ", "\n", "\ufeff", "é",
+    "😀", '"a":', "[" * 1000,
+])  # fmt: skip
+almost = st.lists(tokens | texts, max_size=40).map("".join)
+
+
+@st.composite
+def mangled(draw: st.DrawFn) -> bytes:
+    """Take a valid body, and change some of its bytes."""
+    body = bytearray(json.dumps(draw(objects), ensure_ascii=draw(st.booleans())).encode())
+    for _ in range(draw(st.integers(0, 4))):
+        at = draw(st.integers(0, len(body)))
+        body[at : at + draw(st.integers(0, 2))] = draw(st.binary(max_size=3))
+    return bytes(body)
+
+
+bodies = st.one_of(
+    mangled(),
+    almost.map(lambda text: text.encode("utf-8", "surrogatepass")),
+    almost.map(lambda text: b'{"a":' + text.encode("utf-8", "surrogatepass") + b"}"),
+    almost.map(lambda text: b'{"a":"NaN' + text.encode("utf-8", "surrogatepass")),
+    st.tuples(almost, st.sampled_from(["utf-16-le", "utf-16", "utf-32-be", "latin-1"])).map(
+        lambda pair: f'{{"a":{pair[0]}}}'.encode(pair[1], "replace")
+    ),
+    st.binary(max_size=200),
+)
+
+
+class NotJson(ValueError):
+    """What the standard does not allow, or what is longer than anyone needs."""
+
+
+def _no_constant(name: str) -> Any:
+    raise NotJson(name)
+
+
+class Either(Exception):
+    """What a server may take or refuse."""
+
+
+def _number(digits: str) -> float:
+    runs = [len(run) for run in re.findall(r"\d+", digits)]
+    if max(runs) > MOST_DIGITS or not math.isfinite(float(digits)):
+        raise NotJson(digits)
+    if sum(runs) > MOST_DIGITS:
+        raise Either(digits)
+    return float(digits)
+
+
+def _whole(digits: str) -> int:
+    if len(digits.lstrip("-")) > MOST_DIGITS:
+        raise NotJson(digits)
+    return int(digits)
+
+
+def read(body: bytes) -> dict[str, Any]:
+    """Read a body as the standard says; ValueError, RecursionError, or Either."""
+    text = body.decode("utf-8")
+    if text.startswith("\ufeff"):
+        raise Either("a byte-order mark")
+    found = json.loads(text, parse_constant=_no_constant, parse_float=_number, parse_int=_whole)
+    json.dumps(found, ensure_ascii=False).encode("utf-8")  # half of a surrogate pair has no bytes
+    if not isinstance(found, dict):
+        raise NotJson("no object")
+    return found
+
+
+def test_valid_json_is_read_and_the_rest_is_refused(server: Server, fuzz: Fuzz) -> None:
+    def check(body: bytes) -> None:
+        answer = server.post("/any", json=None, content=body, headers=JSON)
+        try:
+            expected = read(body)
+        except Either:
+            assert answer.status_code in {200, *REFUSED}
+            return
+        except (ValueError, RecursionError):
+            expected = None
+        if expected is not None:
+            assert answer.status_code == 200, answer.text
+            assert answer.json() == expected
+        elif body:  # none is an empty object
+            assert answer.status_code in REFUSED, (body, answer.text[:200])
+
+    print(f"{fuzz(bodies, check)} bodies")
+
+
+def test_models_and_jobs_never_fail_with_500(server: Server, fuzz: Fuzz) -> None:
+    def check(body: bytes) -> None:
+        drawn = server.post("/model", json=None, content=body, headers=JSON)
+        assert drawn.status_code in {200, *REFUSED}, drawn.text
+        begun = server.post("/jobs/work", json=None, content=body, headers=JSON)
+        assert begun.status_code in {202, 429, *REFUSED}, begun.text
+
+    named = st.fixed_dictionaries({"prompt": values}, optional={"width": values, "scale": values, "steps": values})
+    print(f"{fuzz(bodies | named.map(lambda each: json.dumps(each).encode()), check)} bodies")

@@ -1,0 +1,27 @@
+"""Clients that leave in any stage of a request, sending of its answer included, leave nothing behind."""
+
+import asyncio
+
+from benchmarks.hostile.disconnects import MEMORY_MARGIN, STAGES, disconnect, reference, settle
+from benchmarks.hostile.server import PICTURES, serving
+
+POOL = 8  # threads by which a pool may still grow; what leaks would leak with every client
+
+
+def test_sixty_clients_of_the_image_service_leave_nothing_behind() -> None:
+    with serving(PICTURES) as server:
+        first = reference(server)
+        asyncio.run(disconnect(server.port, 30, seed=1))
+        before = settle(server)
+        left = asyncio.run(disconnect(server.port, 60, seed=2))
+        after = settle(server, before)
+        print(f"{dict(left)} left; {before} before, {after} after")
+        assert left.total() == 60
+        assert left.keys() == set(STAGES)
+        assert server.is_idle()
+        assert server.metric("chutes_disconnects_total", stage="queued") > 0
+        assert server.metric("chutes_disconnects_total", stage="running") > 0
+        assert after.threads <= before.threads + POOL
+        assert after.descriptors <= before.descriptors + 2
+        assert after.memory - before.memory <= MEMORY_MARGIN
+        assert reference(server) == first
