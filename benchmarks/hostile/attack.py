@@ -12,7 +12,7 @@ from benchmarks.hostile.server import Server, wait_for
 from benchmarks.hostile.wire import Part, Reply, connect, exchange, post, send
 
 Outcome = int | str
-"""An answer's status, or how a connection without one ended: `closed`, `reset` or `silent`."""
+"""An answer's status, or how a connection without one ended, as `closed`."""
 
 CLOSED: frozenset[Outcome] = frozenset({"closed", "reset"})
 

@@ -114,7 +114,9 @@ def run(rows: list[Row]) -> dict[str, Any]:
         figures = "{answer:>12}  {seconds:8.3f} s  /health {health_ms:8,.1f} ms  {growth_mib:+8.1f} MiB".format(
             **result
         )
-        console.print(f"{number:3}/{len(rows)} {state} {figures}  {row.section:2} ", end="", highlight=False)
+        console.print(
+            f"{number:3}/{len(rows)} {state} {figures}  {row.section:2} ", end="", highlight=False, soft_wrap=True
+        )
         missed = f"  [{'; '.join(result['missed'])}]" if result["missed"] else ""
         console.print(row.name + missed, markup=False, highlight=False, soft_wrap=True)
     bad = [result for result in measured if result["missed"]]

@@ -37,10 +37,11 @@ HEADINGS = {
 
 
 def stamped(result: dict[str, Any]) -> dict[str, Any]:
-    """Say when and where a result was measured."""
+    """Say when and where a result was measured, and how busy the machine was at its end."""
     versions = {name: version(name) for name in ("fastapi", "starlette", "uvicorn", "httptools")}
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return {"when": when, "python": platform.python_version(), "cpus": os.cpu_count(), "versions": versions, **result}
+    machine = {"python": platform.python_version(), "cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
+    return {"when": when, **machine, "versions": versions, **result}
 
 
 def result_file(what: str) -> Path:

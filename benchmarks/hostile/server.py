@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,12 +23,22 @@ _LOADED = 180  # seconds
 class Server:
     """A running server, observed from outside through /proc (Linux) and /metrics."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.process = process
-        self.port = port
-        self.url = f"http://127.0.0.1:{port}"
+        self.port = 0
         self._log = log
         self._proc = Path(f"/proc/{process.pid}")
+
+    @property
+    def url(self) -> str:
+        """The address it listens on."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def is_ready(self) -> bool:
+        """Whether it serves; its port is known once it listens."""
+        if not self.port and (found := re.search(r"Listening on http://127\.0\.0\.1:(\d+)", self.log())):
+            self.port = int(found[1])
+        return bool(self.port) and self.get("/ready") is not None
 
     def _status(self, field: str) -> int:
         text = (self._proc / "status").read_text()
@@ -90,20 +99,18 @@ class Server:
 @contextmanager
 def serving(ref: str = CHUTE, settings: Mapping[str, object] | None = None) -> Iterator[Server]:
     """Serve a chute on a free port until the block is left; each setting is a CHUTES_* variable."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     with tempfile.TemporaryDirectory(prefix="chutes-hostile-") as folder:
         log = Path(folder) / "stderr"
         environment = {**os.environ, "CHUTES_API_KEYS": "", "CHUTES_KEYS_FILE": str(Path(folder) / "keys.json")}
         environment |= {f"CHUTES_{name.upper()}": str(value) for name, value in (settings or {}).items()}
-        command = [sys.executable, "-m", "chutes", "run", ref, "--port", str(port)]
+        command = [sys.executable, "-m", "chutes", "run", ref, "--port", "0"]
         with log.open("wb") as output:
             process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
-        server = Server(process, port, log)
+        server = Server(process, log)
         try:
-            wait_for(lambda: process.poll() is not None or server.get("/ready") is not None, _LOADED)
-            if process.poll() is not None:
-                raise RuntimeError(f"The server ended with {process.returncode}:\n{server.log()}")
+            wait_for(lambda: process.poll() is not None or server.is_ready(), _LOADED)
+            if process.poll() is not None or not server.port:
+                raise RuntimeError(f"The server did not start:\n{server.log()}")
             yield server
         finally:
             if process.poll() is None:

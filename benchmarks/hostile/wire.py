@@ -23,7 +23,7 @@ class Reply:
     received: bytes = b""
     """The first 64 KiB of the raw answers."""
     ended: str = "silent"
-    """`answered`, `closed`, `reset`, or `silent`: nothing within the limit."""
+    """`answered`, `closed`, `reset`, `refused`, or `silent`: nothing within the limit."""
     seconds: float = 0.0
 
     @property
@@ -96,7 +96,11 @@ async def exchange(
     """Send parts on a new connection while reading, until so many answers have come, it was closed, or time is up."""
     reply = Reply()
     began = time.perf_counter()
-    sock = await connect(port)
+    try:
+        sock = await connect(port)
+    except OSError:
+        reply.ended = "refused"
+        return reply
     sending = asyncio.create_task(_send_all(sock, parts, half_close=half_close))
     try:
         async with asyncio.timeout(limit):
