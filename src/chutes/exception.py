@@ -7,7 +7,10 @@
     ├── AuthenticationRequired (401)       the configuration holds no account
     ├── LoadError                          a chute could not be loaded from its file
     ├── Fatal (503)                        only a new process recovers from this: liveness fails
+    ├── BadRequest (400)                   ambiguous: which host, or which key, is unclear
     ├── Unauthorized (401)                 no API key, or a wrong one
+    ├── HostNotAllowed (403)               a host name that is not this server's
+    ├── OriginNotAllowed (403)             a web page of another site
     ├── BodyTooLarge (413)
     ├── BodyTooComplex (413)               the JSON body has too many values
     ├── UnsupportedMediaType (415)         the body's type or encoding is not accepted here
@@ -90,6 +93,30 @@ class Fatal(ChutesError):
     status = 503
     code = "fatal"
     message = "The service has failed and is being restarted"
+
+
+class BadRequest(ChutesError):
+    """The request is ambiguous: proxies and servers may disagree about what it says."""
+
+    status = 400
+    code = "bad_request"
+    message = "Bad request"
+
+
+class HostNotAllowed(ChutesError):
+    """The request is for a host name that is not this server's."""
+
+    status = 403
+    code = "host_not_allowed"
+    message = "Host not allowed: see CHUTES_ALLOWED_HOSTS"
+
+
+class OriginNotAllowed(ChutesError):
+    """The request comes from a web page of another site."""
+
+    status = 403
+    code = "origin_not_allowed"
+    message = "Origin not allowed: see CHUTES_CORS_ORIGINS"
 
 
 class Unauthorized(ChutesError):

@@ -65,6 +65,7 @@ def start(
         _check_free("0.0.0.0", 0 if local else cluster_port)  # noqa: S104 - as Ray does
     if local:
         labels[cluster.LOCAL] = str(os.getpid())
+        environment |= cluster.LOOPBACK_ENVIRONMENT
         cluster_port = 0
     cluster.use_token(create=head)
     if address is not None:

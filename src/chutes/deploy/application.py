@@ -11,7 +11,7 @@ from chutes.chute import Chute
 from chutes.deploy.package import Package
 from chutes.deploy.replica import Description, Replica
 from chutes.deploy.scaling import autoscaling
-from chutes.server import Settings
+from chutes.server import Settings, cors
 from chutes.server.auth import key_store
 from chutes.server.settings import settings_in
 
@@ -41,6 +41,8 @@ class Spec:
     drain_grace: float
     surge: bool
     cords: list[dict[str, Any]]
+    cors: dict[str, Any] | None = None
+    """The options of the author's CORSMiddleware."""
     shown: dict[str, Any] = field(default_factory=dict)
     made_at: float = field(default_factory=time.time)
     served: bool = False
@@ -59,6 +61,7 @@ def spec_for(
     """Describe this version. `surge`: there is room for the new replica beside the old one."""
     environment = {**own_settings(), **(environment or {})}
     settings = Settings(**settings_in(environment))
+    author_cors = cors.take_middleware(chute)
     called = chute if name is None else Chute(chute.username, name, chute.image)
     return Spec(
         name=called.name,
@@ -80,6 +83,7 @@ def spec_for(
         cords=[
             {"path": cord.route_path, "methods": sorted(cord.route_methods), "name": cord.name} for cord in chute.cords
         ],
+        cors=cors.options(author_cors) if author_cors else None,
         shown={
             "tagline": chute.tagline,
             "image": chute.image if isinstance(chute.image, str) else f"{chute.image.name}:{chute.image.tag}",

@@ -25,6 +25,7 @@ from chutes.deploy import placement
 from chutes.deploy.package import own_folder
 from chutes.exception import ChutesError
 from chutes.server import Settings
+from chutes.server.settings import is_loopback
 
 LOCAL = "chutes-local"  # label: the process to stop when the last chute is deleted
 HTTP_HOST, HTTP_PORT = "chutes-host", "chutes-port"  # labels of the head: where requests come in
@@ -43,6 +44,12 @@ ENVIRONMENT = {
 
 HEAD_ENVIRONMENT = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "2"}
 """A node that is told to stop waits half a minute for its replicas to go elsewhere; without its head nothing can."""
+
+LOOPBACK_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Has Ray use 127.0.0.1 as the node's address, for all of its ports: nobody can join. Its clients need it as well."""
+
+ITSELF = {"Host": "localhost"}
+"""For questions to the proxy about itself, which it answers under no name of others."""
 
 _OBJECT_STORE = 200_000_000  # bytes; pictures pass through it, nothing stays
 _ANSWERS_WITHIN = 3.0  # seconds
@@ -106,8 +113,7 @@ def find(address: str | None = None) -> str | None:
     """The address of a cluster that answers: the given one, RAY_ADDRESS's, or this machine's; else None."""
     wanted = named(address)
     if wanted is None:
-        with contextlib.suppress(OSError):
-            wanted = _note().read_text().strip()
+        wanted = _noted()
     if not wanted:
         return None
     host, _, port = wanted.rpartition(":")
@@ -151,6 +157,18 @@ def _note() -> Path:
     return Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # noqa: S108 - Ray's choice
 
 
+def _noted() -> str:
+    try:
+        return _note().read_text().strip()
+    except OSError:
+        return ""
+
+
+def _is_on_loopback(address: str) -> bool:
+    """Whether a cluster is on this machine alone: where its nodes have another address, Ray notes that one."""
+    return address == _noted() and is_loopback(address.rpartition(":")[0].strip("[]"))
+
+
 def start_local() -> str:
     """Start a cluster on this machine that outlives this process; its address. NoCluster says why it did not start."""
     use_token(create=True)
@@ -187,6 +205,8 @@ def connected(address: str | None = None, *, start: bool = False) -> Iterator[bo
         started = True
     use_token()
     os.environ.update(ENVIRONMENT)  # Serve reads some of it in this process too
+    if _is_on_loopback(found):
+        os.environ.update(LOOPBACK_ENVIRONMENT)
     import ray
     import ray.serve
 
@@ -250,7 +270,7 @@ def check_proxy(http: tuple[str, int]) -> None:
     deadline = time.monotonic() + _PROXY_WITHIN
     while time.monotonic() < deadline:
         with contextlib.suppress(httpx.HTTPError):
-            answer = httpx.get(f"{near(http)}{STATISTICS}", timeout=_ANSWERS_WITHIN, trust_env=False)
+            answer = httpx.get(f"{near(http)}{STATISTICS}", headers=ITSELF, timeout=_ANSWERS_WITHIN, trust_env=False)
             if answer.is_success or "x-request-id" in answer.headers:  # the latter at an address that is no node's
                 return
         time.sleep(0.2)

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from chutes.deploy.cluster import near
+from chutes.deploy.cluster import ITSELF, near
 from chutes.deploy.deployed import Deployed, ask_replicas
 from chutes.deploy.proxy import STATISTICS
 
@@ -25,7 +25,7 @@ def traffic(slug: str, http: tuple[str, int]) -> dict[str, Any]:
     """What went through the proxy in the last minutes; all None if it does not answer."""
     try:
         # Not through a proxy of the environment: it could not reach this one.
-        told = httpx.get(f"{near(http)}{STATISTICS}", timeout=5, trust_env=False).json()
+        told = httpx.get(f"{near(http)}{STATISTICS}", headers=ITSELF, timeout=5, trust_env=False).json()
     except (httpx.HTTPError, ValueError):
         return dict.fromkeys(_NOTHING)
     return {**_NOTHING, **told.get(slug, {})}

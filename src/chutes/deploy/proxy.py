@@ -22,19 +22,21 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from chutes.deploy import probes
+from chutes.deploy import cluster, probes
 from chutes.deploy.replica import BY_HOST, HEADER
+from chutes.deploy.rules import RuleBook
 from chutes.exception import ChutesError
 from chutes.server import Settings
 from chutes.server.access import SANE_ID
 from chutes.server.body import ClientLeft, Upload, Uploads, read_body, refuse
 from chutes.server.errors import error_response, from_chutes_error
+from chutes.server.guard import Fault, OriginPolicy, deny
+from chutes.server.settings import is_loopback
 
 STATISTICS = "/-/chutes"
 RECENT = 300.0  # seconds for which requests are remembered
 
 _ALIVE = "/-/healthz"  # Ray's own probe of the proxy
-_LOOPBACK = {"127.0.0.1", "::1"}
 _MOST_RECENT = 10_000
 _ERROR = 400
 _RETRY_AFTER = "5"  # seconds
@@ -72,6 +74,9 @@ class Door:
             timeout=settings.upload_timeout,
             min_rate=settings.min_upload_rate,
         )
+        self._policy = OriginPolicy(settings)
+        self._rules = RuleBook(self._serve)
+        self._host: str | None = None  # that the cluster listens on
         self._known: tuple[float, set[str]] = (-math.inf, set())  # when, and what was deployed then
         self._in_flight: Counter[str] = Counter()
         self._recent: defaultdict[str, deque[tuple[float, float, int]]] = defaultdict(
@@ -83,18 +88,42 @@ class Door:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
-        if scope["path"].startswith("/-/") and (scope["path"] == _ALIVE or await _from_inside(scope)):
-            told = JSONResponse(self._statistics()) if scope["path"] == STATISTICS else self._app
-            await told(scope, receive, send)
-            return
         if scope["path"].startswith("/-/"):
+            if scope["path"] == _ALIVE or (self._policy.is_direct(scope) and await _from_inside(scope)):
+                told = JSONResponse(self._statistics()) if scope["path"] == STATISTICS else self._app
+                await told(scope, receive, send)
+                return
             scope = {**scope, "path": "/-/", "raw_path": b"/-/"}  # Ray has nothing there, for whoever asks from outside
         if (slug := _host_label(scope)) and slug in await self._slugs():
             scope = _by_host(scope, slug)
         scope = _with_id(scope)
-        if scope["type"] == "websocket":
+        fault = self._policy.find_fault(scope)
+        if fault is not None and (fault.always or not await self._tolerates(scope, fault)):
+            fault.error.headers = _id_header(scope)
+            await deny(fault.error, _inner(scope), scope, receive, send)
+        elif scope["type"] == "websocket":
             await self._app(scope, receive, send)
-            return
+        elif any(name == b"origin" for name, _ in scope["headers"]):
+            await (await self._rules.find(await self._deployed(scope))).app(scope, receive, send)
+        else:
+            await self._serve(scope, receive, send)
+
+    async def _tolerates(self, scope: Scope, fault: Fault) -> bool:
+        """Whether a request may pass in spite of its origin: it does on an open address, or to a chute with keys."""
+        if self._host is None:
+            with contextlib.suppress(Exception):
+                self._host = (await asyncio.to_thread(cluster.head_labels)).get(cluster.HTTP_HOST)
+        host = self._host or (scope.get("server") or ("",))[0]
+        if not is_loopback(host.strip("[]")):
+            return True
+        return (await self._rules.find(await self._deployed(scope))).tolerates(scope, fault)
+
+    async def _deployed(self, scope: Scope) -> str:
+        """The slug of the chute that is asked; empty if there is none."""
+        slug = _slug(scope)
+        return slug if slug in await self._slugs() else ""
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "GET" and (probed := await probes.answer(scope["path"])) is not None:
             await probed(scope, receive, send)
             return
@@ -234,7 +263,7 @@ async def _from_inside(scope: Scope) -> bool:
     import ray
 
     client = (scope.get("client") or ("",))[0]
-    if client in _LOOPBACK:
+    if is_loopback(client):
         return True
     nodes = await asyncio.to_thread(ray.nodes)
     return client in {node["NodeManagerAddress"] for node in nodes}

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from chutes.exception import ChutesError
 from chutes.server.errors import from_chutes_error, internal_error
 from chutes.server.logs import request_id
+from chutes.server.redirects import make_relative
 
 log = logging.getLogger("chutes.access")
 
@@ -42,6 +43,8 @@ class Access:
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
+                if 300 <= message["status"] < 400:
+                    make_relative(message, scope)
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", current.encode())]
                 _check_sendable(message)
                 status = message["status"]

@@ -1,4 +1,4 @@
-"""A chute as one ASGI application, from the outside in: access log, auth, admission, the chute's own routes.
+"""A chute as one ASGI application, from the outside in: CORS, access log, guard, auth, admission, the chute's routes.
 
 The same application runs under `chutes run` and inside a replica on a cluster.
 """
@@ -8,19 +8,24 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chutes.chute import Chute
 from chutes.exception import Draining
-from chutes.server import errors, jobs, metrics, probes
+from chutes.server import cors, errors, jobs, metrics, probes
 from chutes.server.access import Access
 from chutes.server.admission import Admission
 from chutes.server.auth import Auth
 from chutes.server.cords import Cords
+from chutes.server.guard import Fault, Guard, OriginPolicy
 from chutes.server.lifecycle import Lifecycle, State
 from chutes.server.settings import Settings
 
 
 class Runtime:
-    """The ASGI application around one chute. `lifecycle`, `admission` and `jobs` are for whoever runs the process."""
+    """The ASGI application around one chute. `lifecycle`, `admission` and `jobs` are for whoever runs the process.
 
-    def __init__(self, chute: Chute, settings: Settings) -> None:
+    `guarded`: it is served to clients directly, so that ambiguous hosts are refused, and, on a loopback address and
+    while no API key is demanded, the web pages of other sites.
+    """
+
+    def __init__(self, chute: Chute, settings: Settings, *, guarded: bool = False) -> None:
         self.chute = chute
         self.settings = settings
         self.admission = Admission(chute.concurrency, settings.queue_size)
@@ -31,7 +36,17 @@ class Runtime:
         metrics.observe(chute.uid, self.admission, lambda: self.lifecycle.state is State.READY)
         errors.install(chute)
         self._cords = Cords(chute, self._services(), self.lifecycle, self.admission, settings)
-        self._app: ASGIApp = Access(Auth(self._cords, settings))
+        self._auth = Auth(self._cords, settings)
+        author_cors = cors.take_middleware(chute)
+        policy = OriginPolicy(settings, cors.named_origins(author_cors))
+        inner = Guard(self._auth, policy, self._tolerates) if guarded else self._auth
+        self._app = cors.wrap(Access(inner), author_cors or cors.from_origins(settings.cors_origins))
+
+    async def _tolerates(self, scope: Scope, fault: Fault) -> bool:
+        """Whether a request may pass in spite of its origin: who has a key is trusted, and a link may open a page."""
+        if not self.settings.is_loopback or self._auth.required:
+            return True
+        return fault.page_load and not any(scope["path"].endswith(cord.route_path) for cord in self.chute.cords)
 
     def _services(self) -> ASGIApp:
         """The runtime's own routes in front of the chute's."""

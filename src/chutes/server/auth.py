@@ -1,26 +1,28 @@
 """Who may ask: an API key as `Authorization: Bearer`, `X-API-Key`, or Basic.
 
-`/health` and `/ready` are open, for probes carry no keys and learn nothing; `/metrics` is open to this machine, or to
-all by a setting for when a proxy hides it. Everything else needs a key once there is one.
+`/health` and `/ready` are open, for probes carry no keys and learn nothing; `/metrics` is open to this machine, unless
+a proxy or a web page asks for somebody else, or to all by a setting for when a proxy hides it. Everything else needs a
+key once there is one.
 """
 
 import base64
 import binascii
 import logging
 from collections.abc import Iterable, Iterator
-from ipaddress import ip_address
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from chutes.exception import Unauthorized
+from chutes.exception import BadRequest, Unauthorized
 from chutes.server.body import refuse
 from chutes.server.errors import from_chutes_error
+from chutes.server.guard import OriginPolicy, deny
 from chutes.server.keys import KeyStore
-from chutes.server.settings import Settings
+from chutes.server.settings import Settings, is_loopback
 
 log = logging.getLogger(__name__)
 
 _OPEN = {"/health", "/ready"}
+_KEY_HEADERS = (b"authorization", b"x-api-key")
 
 
 class Exposed(Exception):
@@ -56,9 +58,11 @@ class Auth:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._keys = key_store(settings)
+        self._policy = OriginPolicy(settings)
         self._open_metrics = settings.open_metrics
         self._no_auth = settings.no_auth
-        self._locked = not settings.no_auth and (settings.require_key or bool(self._keys))
+        self._locked = settings.require_key and not settings.no_auth
+        self._locked = self.required
 
     @property
     def required(self) -> bool:
@@ -76,11 +80,16 @@ class Auth:
         if not self.required or self._is_open(scope):
             await self._app(scope, receive, send)
             return
-        given = tuple(_credentials(scope))
+        headers = _key_headers(scope)
+        if headers is None:
+            error = BadRequest("Send Authorization and X-API-Key at most once each")
+            await deny(error, scope["path"], scope, receive, send)
+            return
+        given = tuple(_credentials(headers))
         if self._is_valid(given):
             await self._app(scope, receive, send)
             return
-        error = Unauthorized(
+        unauthorized = Unauthorized(
             "This API key is not valid" if given else "An API key is needed: send it as `Authorization: Bearer <key>`",
             headers={"WWW-Authenticate": _challenge(scope)},
         )
@@ -88,7 +97,7 @@ class Auth:
             await receive()
             await send({"type": "websocket.close", "code": 1008, "reason": "An API key is needed"})
             return
-        await refuse(from_chutes_error(scope["path"], error), scope, receive, send)
+        await refuse(from_chutes_error(scope["path"], unauthorized), scope, receive, send)
 
     def _is_valid(self, given: Iterable[str]) -> bool:
         try:
@@ -103,30 +112,30 @@ class Auth:
         if scope["path"] in _OPEN:
             return True
         if scope["path"] in {"/metrics", "/_metrics"}:
-            return self._open_metrics or _is_local(scope)
-        # A browser asks before it sends anything (CORS), and cannot bring a key along.
-        return scope["method"] == "OPTIONS" and _header(scope, b"access-control-request-method") is not None
-
-
-def _is_local(scope: Scope) -> bool:
-    try:
-        return ip_address((scope.get("client") or ("",))[0]).is_loopback
-    except ValueError:
+            return self._open_metrics or (_is_local(scope) and self._policy.is_direct(scope))
         return False
 
 
-def _header(scope: Scope, wanted: bytes) -> str | None:
+def _is_local(scope: Scope) -> bool:
+    return is_loopback((scope.get("client") or ("",))[0])
+
+
+def _key_headers(scope: Scope) -> dict[bytes, str] | None:
+    """The headers that hold keys; None if one comes twice, since it is unclear which of them counts."""
+    found: dict[bytes, str] = {}
     for name, value in scope["headers"]:
-        if name == wanted:
-            return str(value, "latin-1").strip()
-    return None
+        if name in _KEY_HEADERS:
+            if name in found:
+                return None
+            found[name] = str(value, "latin-1").strip()
+    return found
 
 
-def _credentials(scope: Scope) -> Iterator[str]:
+def _credentials(headers: dict[bytes, str]) -> Iterator[str]:
     """Every string of the request that may be a key."""
-    if key := _header(scope, b"x-api-key"):
+    if key := headers.get(b"x-api-key"):
         yield key
-    scheme, _, rest = (_header(scope, b"authorization") or "").partition(" ")
+    scheme, _, rest = headers.get(b"authorization", "").partition(" ")
     rest = rest.strip()
     if not rest:
         return
@@ -143,4 +152,5 @@ def _credentials(scope: Scope) -> Iterator[str]:
 
 def _challenge(scope: Scope) -> str:
     """What to bring; a browser's page is asked for Basic, so that it opens its dialogue."""
-    return 'Basic realm="chutes"' if "text/html" in (_header(scope, b"accept") or "") else 'Bearer realm="chutes"'
+    is_page = any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
+    return 'Basic realm="chutes"' if is_page else 'Bearer realm="chutes"'

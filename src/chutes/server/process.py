@@ -24,7 +24,7 @@ from chutes.chute import Chute
 from chutes.exception import LoadError
 from chutes.loader import load_chute
 from chutes.server import logs
-from chutes.server.app import Runtime, create_app
+from chutes.server.app import Runtime
 from chutes.server.auth import Exposed, check_exposure
 from chutes.server.http_protocol import HttpProtocol
 from chutes.server.lifecycle import ExitCode
@@ -91,7 +91,7 @@ def _stop_on_signal() -> Iterator[None]:
 
 
 def _serve(chute: Chute, settings: Settings, listener: socket.socket) -> ExitCode:
-    server = Server(create_app(chute, settings), settings)
+    server = Server(Runtime(chute, settings, guarded=True), settings)
     server.run(sockets=[listener])
     return server.code
 

@@ -18,6 +18,9 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 MIB = 1024 * 1024
 _PREFIX = "CHUTES_"
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
+_HOST = re.compile(r"(?:\*\.)?[\w-]+(?:\.[\w-]+)*|[0-9a-f:.]+", re.ASCII)
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[\w.-]+)(?::[0-9]+)?", re.ASCII)
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 class Settings(BaseSettings):
@@ -35,6 +38,8 @@ class Settings(BaseSettings):
     no_auth: bool = False
     require_key: bool = False  # even while there is none: for replicas, whose machines may not have the key file
     open_metrics: bool = False
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
 
     # How much, how long
     queue_size: int = Field(default=16, ge=0)
@@ -67,13 +72,23 @@ class Settings(BaseSettings):
             return cls.model_fields["port"].default
         return value
 
-    @field_validator("api_keys", mode="before")
+    @field_validator("api_keys", "allowed_hosts", "cors_origins", mode="before")
     @classmethod
-    def _split_keys(cls, value: object) -> object:
-        """`CHUTES_API_KEYS` holds any number of keys, separated by commas."""
+    def _split(cls, value: object) -> object:
+        """Variables with several values separate them by commas."""
         if isinstance(value, str):
-            return tuple(key.strip() for key in value.split(",") if key.strip())
+            return tuple(each.strip() for each in value.split(",") if each.strip())
         return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _host_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_host_name(each) for each in value)
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _serialized_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_origin(each) for each in value)
 
     @field_validator("log_level", mode="before")
     @classmethod
@@ -83,12 +98,40 @@ class Settings(BaseSettings):
     @property
     def is_loopback(self) -> bool:
         """Whether nobody but this machine can reach the host that is bound."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ip_address(self.host.strip("[]")).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host.strip("[]"))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is `localhost` or an address of the loopback interface."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _host_name(entry: str) -> str:
+    """A host name as requests are compared with it: in lower case, without port, brackets and trailing dot."""
+    name = entry.lower()
+    if name.startswith("["):
+        name = name[1:].partition("]")[0]
+    elif name.count(":") == 1:
+        name = name.partition(":")[0]
+    name = name.removesuffix(".")
+    if name != "*" and not _HOST.fullmatch(name):
+        raise ValueError(f"{entry!r} is not a host name: write example.com, *.example.com, an IP address, or *")
+    return name
+
+
+def _origin(entry: str) -> str:
+    """An origin as browsers send it: in lower case, without a default port."""
+    origin = entry.lower()
+    if origin == "*":
+        return origin
+    if not _ORIGIN.fullmatch(origin):
+        raise ValueError(f"{entry!r} is not an origin: write https://example.com without a path, or *")
+    return origin.removesuffix(_DEFAULT_PORTS.get(origin.partition(":")[0], ""))
 
 
 def settings_in(environment: Mapping[str, str]) -> dict[str, Any]:

@@ -1,0 +1,70 @@
+"""Who may use each chute of the cluster, as the proxy in front of them has to know it.
+
+Replicas check API keys and add CORS headers themselves. The proxy needs the same rules for what it answers in their
+place: preflights, which must not wait in the queue, errors, and the refusal of foreign web pages.
+"""
+
+import asyncio
+import logging
+import time
+
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Scope
+
+from chutes.deploy import deployed
+from chutes.deploy.application import Spec
+from chutes.server import Settings, cors
+from chutes.server.auth import Auth
+from chutes.server.guard import Fault, OriginPolicy
+from chutes.server.settings import settings_in
+
+log = logging.getLogger(__name__)
+
+_KNOWN_FOR = 1.0  # seconds, as long as a replica may take to see that there is a key
+
+
+class Rules:
+    """The rules of one chute, or those of the proxy's own environment where nothing is known of it.
+
+    `app` is the application that was given, with the chute's CORS headers around it.
+    """
+
+    def __init__(self, app: ASGIApp, spec: Spec | None = None) -> None:
+        given = {**settings_in(spec.environment), **spec.settings} if spec else {}
+        settings = Settings(**given)
+        author_cors = Middleware(CORSMiddleware, **spec.cors) if spec and spec.cors else None
+        self.app = cors.wrap(app, author_cors or cors.from_origins(settings.cors_origins))
+        self._auth = Auth(app, settings)
+        self._policy = OriginPolicy(settings, cors.named_origins(author_cors))
+        self._paths = tuple(cord["path"] for cord in spec.cords) if spec else ()
+
+    def tolerates(self, scope: Scope, fault: Fault) -> bool:
+        """Whether a request may pass although the proxy's own policy finds fault with it."""
+        if self._auth.required or self._policy.find_fault(scope) is None:
+            return True
+        return fault.page_load and not scope["path"].endswith(self._paths)
+
+
+class RuleBook:
+    """The rules of every chute that is deployed."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._rules: dict[str, tuple[float, Rules]] = {}
+
+    async def find(self, slug: str) -> Rules:
+        """Return the rules of a chute as they were within the last second."""
+        read_at, rules = self._rules.get(slug, (0.0, None))
+        if rules is None or time.monotonic() - read_at > _KNOWN_FOR:
+            rules = await asyncio.to_thread(self._read, slug)
+            self._rules[slug] = time.monotonic(), rules
+        return rules
+
+    def _read(self, slug: str) -> Rules:
+        spec = None
+        try:
+            spec = deployed.recall(slug) if slug else None
+        except Exception:
+            log.exception("The settings of %s cannot be read; those of the proxy apply", slug)
+        return Rules(self._app, spec)

@@ -1,0 +1,168 @@
+"""Protect a server without API keys from the web pages of other sites.
+
+Whoever reaches such a server may use it. On a loopback address that is meant to be this machine alone, but its browser
+runs pages of any site: they can send requests to loopback (cross-site request forgery, also over WebSockets), and read
+the answers once their own host name resolves to 127.0.0.1 (DNS rebinding). What gives them away is `Host`, `Origin` and
+`Sec-Fetch-Site`, which no page can forge.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import ip_address
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from chutes.exception import BadRequest, ChutesError, HostNotAllowed, OriginNotAllowed
+from chutes.server.body import refuse
+from chutes.server.errors import from_chutes_error
+from chutes.server.settings import Settings, is_loopback
+
+_AUTHORITY = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|([\w-]+(?:\.[\w-]+)*)\.?)(?::[0-9]*)?")
+_ORIGIN = re.compile(rb"https?://(.+)")
+_WATCHED = frozenset({b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode"})
+_FORWARDING = {b"forwarded", b"via", b"x-real-ip"}
+_LONGEST = 100  # characters of a header that an error repeats
+_POLICY_VIOLATION = 1008  # a WebSocket's close code
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a request is not to be trusted.
+
+    `always`: it is refused also where an API key is demanded. `page_load`: it only opens a page, as following a link
+    does, so that the site that holds the link sees nothing of the answer.
+    """
+
+    error: ChutesError
+    always: bool = False
+    page_load: bool = False
+
+
+class OriginPolicy:
+    """The host names that are this server's own, and the web origins that may use it.
+
+    `origins` are trusted beside those of `CHUTES_CORS_ORIGINS`.
+    """
+
+    def __init__(self, settings: Settings, origins: Iterable[str] = ()) -> None:
+        self._names = {name for name in settings.allowed_hosts if not name.startswith("*")}
+        self._suffixes = (".localhost", *(name[1:] for name in settings.allowed_hosts if name.startswith("*.")))
+        self._every_host = "*" in settings.allowed_hosts
+        self._origins = {origin.encode() for origin in (*settings.cors_origins, *origins)} - {b"*"}
+        self._every_origin = "*" in settings.cors_origins
+        self._is_own = lru_cache(maxsize=256)(self._look_up)
+
+    def _look_up(self, authority: bytes) -> bool:
+        name = _host_name(authority)
+        return name is not None and (is_loopback(name) or name in self._names or name.endswith(self._suffixes))
+
+    def find_fault(self, scope: Scope, *, ip_hosts: bool = False) -> Fault | None:
+        """Find what is wrong with a request's `Host`, `Origin` or `Sec-Fetch-Site`; None if nothing is.
+
+        `ip_hosts` allows any IP address as `Host`: no DNS is involved in reaching it.
+        """
+        seen: dict[bytes, bytes] = {}
+        for name, value in scope["headers"]:
+            if name in _WATCHED:
+                if name == b"host" and name in seen:
+                    return Fault(BadRequest("Send exactly one Host header; got several"), always=True)
+                seen[name] = value if name not in seen else b""
+        host = seen.pop(b"host", None)
+        if host is None and scope.get("http_version") == "1.1":
+            return Fault(BadRequest("Send a Host header: HTTP/1.1 requires it"), always=True)
+        if host is not None and not (self._is_own(host) or self._every_host or (ip_hosts and _is_ip(host))):
+            return Fault(_host_not_allowed(host))
+        return self._find_foreign_page(scope, host, seen) if seen else None
+
+    def _find_foreign_page(self, scope: Scope, host: bytes | None, seen: Mapping[bytes, bytes]) -> Fault | None:
+        origin = seen.get(b"origin")
+        if origin is not None:
+            return None if self._is_trusted(origin, host) else Fault(_origin_not_allowed(origin))
+        if seen.get(b"sec-fetch-site") != b"cross-site" or self._every_origin:
+            return None
+        page_load = seen.get(b"sec-fetch-mode") == b"navigate" and scope.get("method") == "GET"
+        return Fault(_origin_not_allowed(None), page_load=page_load)
+
+    def _is_trusted(self, origin: bytes, host: bytes | None) -> bool:
+        """Whether pages of an origin may use this server, which is reached under an allowed `host`."""
+        if self._every_origin or origin in self._origins:
+            return True
+        found = _ORIGIN.fullmatch(origin)
+        if found is None:
+            return False
+        own = host is not None and _host_name(found[1]) == _host_name(host) is not None
+        return own or self._is_own(found[1])
+
+    def is_direct(self, scope: Scope) -> bool:
+        """Whether nothing stands between the sender and this server: neither a proxy nor a foreign web page.
+
+        Only then does the connection's address say who is asking.
+        """
+        if any(name in _FORWARDING or name.startswith(b"x-forwarded-") for name, _ in scope["headers"]):
+            return False
+        return self.find_fault(scope, ip_hosts=True) is None
+
+
+class Guard:
+    """ASGI layer that refuses what its policy finds fault with, unless `tolerates` says that it may pass."""
+
+    def __init__(
+        self, app: ASGIApp, policy: OriginPolicy, tolerates: Callable[[Scope, Fault], Awaitable[bool]]
+    ) -> None:
+        self._app = app
+        self._policy = policy
+        self._tolerates = tolerates
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer 400 or 403."""
+        fault = self._policy.find_fault(scope)
+        if fault is not None and (fault.always or not await self._tolerates(scope, fault)):
+            await deny(fault.error, scope["path"], scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+async def deny(error: ChutesError, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request, or a WebSocket's handshake, with an error in the shape that clients of this path expect."""
+    if scope["type"] == "http":
+        await refuse(from_chutes_error(path, error), scope, receive, send)
+        return
+    await receive()
+    if "websocket.http.response" in scope.get("extensions", {}):
+        await from_chutes_error(path, error)(scope, receive, send)
+    else:
+        await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": type(error).message})
+
+
+def _host_name(authority: bytes) -> str | None:
+    """The host of `host:port` in lower case, without a trailing dot or brackets; None if it is malformed."""
+    found = _AUTHORITY.fullmatch(authority)
+    return (found[1] or found[2]).decode().lower() if found else None
+
+
+def _is_ip(authority: bytes) -> bool:
+    try:
+        return bool(ip_address(_host_name(authority) or ""))
+    except ValueError:
+        return False
+
+
+def _host_not_allowed(host: bytes) -> HostNotAllowed:
+    return HostNotAllowed(
+        f"Host {_shown(host)} is not allowed: a server without API keys answers only to localhost. "
+        "Add the host to CHUTES_ALLOWED_HOSTS, or create an API key"
+    )
+
+
+def _origin_not_allowed(origin: bytes | None) -> OriginNotAllowed:
+    whose = "of another site" if origin is None else f"from origin {_shown(origin)}"
+    return OriginNotAllowed(
+        f"A web page {whose} may not use a server without API keys. "
+        "Add its origin to CHUTES_CORS_ORIGINS, or create an API key"
+    )
+
+
+def _shown(value: bytes) -> str:
+    return repr(value[:_LONGEST].decode("latin-1"))
