@@ -91,7 +91,8 @@ class Client(asyncio.Protocol):
 
 async def ask(port: int, clients: int, seconds: float, most: int = sys.maxsize) -> tuple[list[float], float]:
     """The time of each answer, and how many came per second."""
-    head = f"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(BODY)}\r\n\r\n"
+    head = "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(BODY)}\r\n\r\n"
     loop = asyncio.get_running_loop()
     began = time.perf_counter()
 

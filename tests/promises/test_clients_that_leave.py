@@ -42,7 +42,8 @@ def connect(server: Server, number: int, path: str = "/draw") -> socket.socket:
     """A client that has sent its request and doesn't read."""
     body = b'{"number": %d}' % number
     client = socket.create_connection(("127.0.0.1", server.port))
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     client.sendall(head.encode() + body)
     return client
 

@@ -159,10 +159,10 @@ def test_an_unforeseen_error_tells_nothing_but_its_id(server: Server) -> None:
         b"\x00\x01\x02\r\n\r\n",
         b"GET\r\n\r\n",
         b"GET / HTTP/9.9\r\n\r\n",
-        b"GET /\x00 HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"POST /draw HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-        b"POST /draw HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"POST /draw HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /\x00 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"POST /draw HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"POST /draw HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /draw HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ],
 )
@@ -175,14 +175,13 @@ def test_bytes_that_are_no_request_are_400(server: Server, sent: bytes) -> None:
 def test_a_request_cut_off_in_its_body_leaves_nothing_behind(server: Server) -> None:
     for _ in range(5):
         with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
-            client.sendall(b"POST /draw HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            client.sendall(b"POST /draw HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
     assert server.metric("chutes_in_flight") == 0
 
 
 def test_two_requests_in_one_packet_get_two_answers(server: Server) -> None:
-    one = (
-        b'POST /draw HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n{"prompt": "x"}'
-    )
+    one = b"POST /draw HTTP/1.1\r\nHost: localhost\r\n"
+    one += b'Content-Type: application/json\r\nContent-Length: 15\r\n\r\n{"prompt": "x"}'
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
         client.sendall(one + one)
         received = b""

@@ -18,7 +18,9 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 MIB = 1024 * 1024
 _PREFIX = "CHUTES_"
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
-_HOST = re.compile(r"(?:\*\.)?[\w-]+(?:\.[\w-]+)*|[0-9a-f:.]+", re.ASCII)
+_HOST = re.compile(
+    r"(?:\[([0-9a-f:.]+)\]|((?:\*\.)?[\w-]+(?:\.[\w-]+)*)\.?)(?::[0-9]+)?|([0-9a-f]*:[0-9a-f]*:[0-9a-f:.]*)", re.ASCII
+)
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[\w.-]+)(?::[0-9]+)?", re.ASCII)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
@@ -113,15 +115,12 @@ def is_loopback(host: str) -> bool:
 
 def _host_name(entry: str) -> str:
     """A host name as requests are compared with it: in lower case, without port, brackets and trailing dot."""
-    name = entry.lower()
-    if name.startswith("["):
-        name = name[1:].partition("]")[0]
-    elif name.count(":") == 1:
-        name = name.partition(":")[0]
-    name = name.removesuffix(".")
-    if name != "*" and not _HOST.fullmatch(name):
+    if entry == "*":
+        return entry
+    found = _HOST.fullmatch(entry.lower())
+    if found is None:
         raise ValueError(f"{entry!r} is not a host name: write example.com, *.example.com, an IP address, or *")
-    return name
+    return next(group for group in found.groups() if group)
 
 
 def _origin(entry: str) -> str:

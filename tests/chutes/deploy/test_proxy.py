@@ -103,7 +103,8 @@ def test_openais_shape_below_v1():
         ("[::1]:8000", "/draw"),
     ],
 )
-def test_the_host_names_the_chute_if_it_is_deployed(host, path):
+def test_the_host_names_the_chute_if_it_is_deployed(monkeypatch, host, path):
+    monkeypatch.setenv("CHUTES_ALLOWED_HOSTS", "*")
     serve = Serve(deployed=("/my-slug", "/another"))
     ask(serve, "/draw", host=host)
     [scope] = serve.scopes

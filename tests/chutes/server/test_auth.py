@@ -35,7 +35,8 @@ def client(given: Settings, **options: Any) -> TestClient:
     paths = ["/x", "/health", "/ready", "/metrics", "/v1/x"]
     methods = ["GET", "OPTIONS"]
     routes = [Route(path, hello, methods=methods) for path in paths]
-    return TestClient(Auth(Starlette(routes=[*routes, WebSocketRoute("/ws", socket)]), given), **options)
+    app = Auth(Starlette(routes=[*routes, WebSocketRoute("/ws", socket)]), given)
+    return TestClient(app, **{"base_url": "http://localhost:8000", **options})
 
 
 def test_without_keys_everybody_is_let_in(tmp_path: Path) -> None:
@@ -95,9 +96,35 @@ def test_what_is_open(tmp_path: Path) -> None:
     assert near.get("/metrics").status_code == 200
     opened = client(settings(tmp_path, api_keys=(KEY,), open_metrics=True), client=("203.0.113.9", 1))
     assert opened.get("/metrics").status_code == 200
-    preflight = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
-    assert far.options("/x", headers=preflight).status_code == 200
     assert far.options("/x").status_code == 401
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Forwarded-For": "127.0.0.1"},
+        {"X-Forwarded-Proto": "https"},
+        {"X-Real-IP": "127.0.0.1"},
+        {"Forwarded": "for=127.0.0.1"},
+        {"Via": "1.1 proxy"},
+        {"Host": "evil.example"},
+        {"Origin": "http://evil.example"},
+        {"Sec-Fetch-Site": "cross-site"},
+    ],
+)
+def test_metrics_are_not_open_to_those_that_this_machine_asks_for(tmp_path: Path, headers: dict[str, str]) -> None:
+    near = client(settings(tmp_path, api_keys=(KEY,)), client=("127.0.0.1", 1))
+    for path in ("/metrics", "/_metrics"):
+        assert near.get(path, headers=headers).status_code == 401
+        assert near.get(path, headers={**headers, "X-API-Key": KEY}).status_code != 401
+
+
+@pytest.mark.parametrize("name", ["Authorization", "X-API-Key"])
+@pytest.mark.parametrize("values", [(f"Bearer {KEY}", "Bearer wrong"), (KEY, KEY), ("", KEY)])
+def test_two_keys_in_one_place_are_ambiguous(tmp_path: Path, name: str, values: tuple[str, str]) -> None:
+    asked = client(settings(tmp_path, api_keys=(KEY,)))
+    answer = asked.get("/x", headers=[(name, value) for value in values])
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
 
 
 def test_a_websocket_needs_a_key_too(tmp_path: Path) -> None:

@@ -1,0 +1,236 @@
+import time
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.testclient import TestClient, WebSocketDenialResponse
+from starlette.types import Scope
+from starlette.websockets import WebSocket
+
+from chutes.server.guard import Fault, Guard, OriginPolicy
+from chutes.server.settings import Settings
+
+EVIL = "http://evil.example"
+
+
+def scope(*headers: tuple[str, str], method: str = "POST", version: str = "1.1", **given: Any) -> Scope:
+    raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
+    return {"type": "http", "http_version": version, "method": method, "path": "/x", "headers": raw, **given}
+
+
+def code(policy: OriginPolicy, *headers: tuple[str, str], **given: Any) -> str:
+    fault = policy.find_fault(scope(*headers, **given))
+    return fault.error.code if fault else ""
+
+
+def policy(**settings: Any) -> OriginPolicy:
+    return OriginPolicy(Settings(**settings))
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "LOCALHOST:8000",
+        "localhost.",
+        "my-slug.localhost:8000",
+        "a.b.localhost.:1",
+        "127.0.0.1",
+        "127.0.0.1:8000",
+        "127.255.3.4:1",
+        "[::1]",
+        "[::1]:8000",
+        "[0:0:0:0:0:0:0:1]:8000",
+    ],
+)
+def test_hosts_of_this_machine(host: str) -> None:
+    assert code(policy(), ("host", host)) == ""
+    assert code(policy(), ("host", "localhost:8000"), ("origin", f"http://{host.lower()}")) == ""
+    assert code(policy(), ("host", "localhost:8000"), ("origin", f"https://{host.lower()}")) == ""
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:8000",
+        "localhost.evil.example",
+        "evillocalhost",
+        "127.0.0.1.evil.example",
+        "127.0.0.1@evil.example",
+        "evil.example#.localhost",
+        "evil.example/.localhost",
+        "evil.example, localhost",
+        "localhost:8000:8000",
+        "localhost:evil",
+        "128.0.0.1",
+        "0.0.0.0:8000",
+        "10.0.0.1",
+        "[::2]",
+        "[::1",
+        "::1",
+        ".localhost",
+        "",
+        " ",
+        "loc\u00e4lhost",
+        "localhost\n",
+    ],
+)
+def test_hosts_of_others(host: str) -> None:
+    assert code(policy(), ("host", host)) == "host_not_allowed"
+    assert code(policy(), ("host", "localhost"), ("origin", f"http://{host}")) == "origin_not_allowed"
+
+
+def test_which_host_is_meant_must_be_clear() -> None:
+    for twice in (("localhost", "localhost"), ("localhost", EVIL), (EVIL, "localhost")):
+        fault = policy().find_fault(scope(*(("host", host) for host in twice)))
+        assert fault is not None
+        assert (fault.error.status, fault.error.code, fault.always) == (400, "bad_request", True)
+    missing = policy().find_fault(scope())
+    assert missing is not None
+    assert (missing.error.status, missing.always) == (400, True)
+    assert code(policy(), version="1.0") == ""  # HTTP/1.0 knows no Host, and no browser speaks it
+    assert code(policy(), ("origin", EVIL), version="1.0") == "origin_not_allowed"
+
+
+def test_allowed_hosts() -> None:
+    given = policy(allowed_hosts="Gpu.Example:8000, *.lan., 10.0.0.1,[fd00::1]:80")
+    allowed = ("gpu.example", "GPU.example.:9", "a.b.lan", "10.0.0.1:8000", "[fd00::1]:8000", "localhost")
+    for host in allowed:
+        assert code(given, ("host", host)) == "", host
+        assert code(given, ("host", host), ("origin", f"https://{host.lower()}")) == "", host
+        assert code(given, ("host", host), ("origin", EVIL)) == "origin_not_allowed", host
+    for host in ("a.gpu.example", "lan", "10.0.0.2", "[fd00::2]"):
+        assert code(given, ("host", host)) == "host_not_allowed", host
+
+
+def test_every_host_is_not_every_page() -> None:
+    given = policy(allowed_hosts="*")
+    assert code(given, ("host", "gpu.example:8000")) == ""
+    assert code(given, ("host", "gpu.example:8000"), ("origin", "https://gpu.example")) == ""
+    assert code(given, ("host", "gpu.example:8000"), ("origin", EVIL)) == "origin_not_allowed"
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [EVIL, "null", "", "http://", "file://", "chrome-extension://abc", "http://localhost/path", "ftp://localhost"],
+)
+def test_origins_of_others(origin: str) -> None:
+    assert code(policy(), ("host", "localhost"), ("origin", origin)) == "origin_not_allowed"
+    assert code(policy(cors_origins="*"), ("host", "localhost"), ("origin", origin)) == ""
+
+
+def test_listed_origins_are_compared_as_a_whole() -> None:
+    given = policy(cors_origins="https://a.example,http://b.example:8080,tauri://localhost")
+    for origin in ("https://a.example", "http://b.example:8080", "tauri://localhost"):
+        assert code(given, ("host", "localhost"), ("origin", origin)) == ""
+    for origin in ("http://a.example", "https://a.example:444", "https://a.example.evil.example", "http://b.example"):
+        assert code(given, ("host", "localhost"), ("origin", origin)) == "origin_not_allowed"
+    twice = (("origin", "https://a.example"), ("origin", EVIL))
+    assert code(given, ("host", "localhost"), *twice) == "origin_not_allowed"
+    assert (
+        code(OriginPolicy(Settings(), ["https://c.example"]), ("host", "localhost"), ("origin", "https://c.example"))
+        == ""
+    )
+
+
+def test_a_foreign_page_that_brings_no_origin() -> None:
+    host = ("host", "localhost:8000")
+    for site in ("same-origin", "same-site", "none"):
+        assert code(policy(), host, ("sec-fetch-site", site)) == ""
+    cross = ("sec-fetch-site", "cross-site")
+    for mode in ("no-cors", "cors", "websocket"):
+        fault = policy().find_fault(scope(host, cross, ("sec-fetch-mode", mode), method="GET"))
+        assert fault is not None
+        assert (fault.error.code, fault.page_load) == ("origin_not_allowed", False)
+    for method, is_load in (("GET", True), ("POST", False), ("HEAD", False)):
+        fault = policy().find_fault(scope(host, cross, ("sec-fetch-mode", "navigate"), method=method))
+        assert fault is not None
+        assert fault.page_load is is_load
+
+
+def test_errors_name_the_setting_and_repeat_little() -> None:
+    host = policy().find_fault(scope(("host", "evil\x1b[31m.example" + "x" * 9999)))
+    origin = policy().find_fault(scope(("host", "localhost"), ("origin", EVIL + "x" * 9999)))
+    assert host is not None
+    assert origin is not None
+    for fault, setting in ((host, "CHUTES_ALLOWED_HOSTS"), (origin, "CHUTES_CORS_ORIGINS")):
+        text = str(fault.error)
+        assert fault.error.status == 403
+        assert setting in text
+        assert "evil" in text
+        assert len(text) < 400
+        assert "\x1b" not in text
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["forwarded", "via", "x-real-ip", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-x"],
+)
+def test_what_is_forwarded_is_not_direct(header: str) -> None:
+    host = ("host", "localhost")
+    assert policy().is_direct(scope(host))
+    assert not policy().is_direct(scope(host, (header, "")))
+
+
+def test_what_a_foreign_page_sends_is_not_direct() -> None:
+    given = policy()
+    assert not given.is_direct(scope(("host", "evil.example")))
+    assert not given.is_direct(scope(("host", "localhost"), ("origin", EVIL)))
+    assert not given.is_direct(scope(("host", "localhost"), ("host", "localhost")))
+    for host in ("10.0.0.1:8000", "[fd00::1]:8000"):  # no DNS is involved, so that none can be rebound
+        assert given.is_direct(scope(("host", host)))
+        assert not given.is_direct(scope(("host", host), ("origin", EVIL)))
+        assert code(given, ("host", host)) == "host_not_allowed"
+
+
+async def hello(request: Request) -> Response:
+    return PlainTextResponse("hello")
+
+
+async def socket(websocket: WebSocket) -> None:
+    await websocket.accept()
+    await websocket.close()
+
+
+def client(*, tolerates: bool = False) -> TestClient:
+    async def decide(scope: Scope, fault: Fault) -> bool:
+        return tolerates
+
+    app = Starlette(routes=[Route("/x", hello, methods=["GET", "POST"]), WebSocketRoute("/ws", socket)])
+    return TestClient(Guard(app, policy(), decide), base_url="http://localhost:8000")
+
+
+def test_requests_and_websockets_of_foreign_pages_are_refused() -> None:
+    asked = client()
+    assert asked.get("/x").text == "hello"
+    refused = asked.post("/x", headers={"Origin": EVIL})
+    assert (refused.status_code, refused.json()["code"]) == (403, "origin_not_allowed")
+    under_v1 = asked.get("/v1/x", headers={"Host": "evil.example"})
+    assert (under_v1.status_code, under_v1.json()["error"]["code"]) == (403, "host_not_allowed")
+    with asked.websocket_connect("ws://localhost/ws"):
+        pass
+    with (
+        pytest.raises(WebSocketDenialResponse) as denied,
+        asked.websocket_connect("ws://localhost/ws", headers={"Origin": EVIL}),
+    ):
+        pass
+    assert denied.value.status_code == 403
+    assert "CHUTES_CORS_ORIGINS" in denied.value.json()["detail"]
+
+
+def test_where_a_key_is_demanded_only_ambiguity_is_refused() -> None:
+    asked = client(tolerates=True)
+    assert asked.post("/x", headers={"Origin": EVIL, "Host": "evil.example"}).text == "hello"
+    assert asked.get("/x", headers=[("Host", "localhost"), ("Host", "localhost")]).status_code == 400
+
+
+def test_hostile_headers_take_no_time() -> None:
+    began = time.monotonic()
+    for host in ("a." * 30_000 + "\n", "[" + ":" * 60_000, "-" * 60_000 + "!", "x.localhost." * 5000 + "/"):
+        assert code(policy(), ("host", host)) == "host_not_allowed"
+        assert code(policy(), ("host", "localhost"), ("origin", f"http://{host}")) == "origin_not_allowed"
+    assert time.monotonic() - began < 5
