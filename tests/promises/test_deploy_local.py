@@ -1,12 +1,14 @@
 """`chutes deploy` needs no cluster: it starts one that outlives the command, and deleting the last chute ends it."""
 
+import contextlib
+import ipaddress
 import json
 import time
 from pathlib import Path
 
 import httpx
 
-from tests.promises._cluster import cluster_folder, wait_for
+from tests.promises._cluster import Cluster, cluster_folder, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,6 +41,49 @@ async def say(self, word: str = "") -> dict:
 """
 
 
+def listening(pids: list[int]) -> set[tuple[int, str]]:
+    """The process and address of every TCP socket on which one of these processes listens."""
+    addresses = {}
+    for table in ("tcp", "tcp6"):
+        for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *rest = row.split()
+            if state == "0A":
+                words = [bytes.fromhex(local[at : at + 8])[::-1] for at in range(0, local.index(":"), 8)]
+                address = ipaddress.ip_address(b"".join(words))
+                addresses[f"socket:[{rest[5]}]"] = str(getattr(address, "ipv4_mapped", None) or address)
+    found = set()
+    for pid in pids:
+        for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
+            with contextlib.suppress(OSError):
+                if (link := str(descriptor.readlink())) in addresses:
+                    found.add((pid, addresses[link]))
+    return found
+
+
+def check_origins(cluster: Cluster) -> None:
+    """The cluster is used by this machine, and by those pages that the settings name."""
+    elsewhere = {pid for pid, address in listening(cluster.processes()) if address != "127.0.0.1"}
+    # Ray Serve has replicas listen on all interfaces, where they ask for the cluster's token.
+    names = {Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0") for pid in elsewhere}
+    assert names <= {"ray::ServeReplica:test-small-one:chute"}
+    foreign = {"Origin": "http://evil.example"}
+    for path, headers in (("test-small-one/say", foreign), ("say", {"Host": "test-small-one.evil.example"})):
+        refused = httpx.post(cluster.url(path), headers=headers)
+        assert (refused.status_code, "_not_allowed" in refused.text) == (403, True)
+    assert httpx.get(cluster.url("-/chutes"), headers=foreign).status_code == 403
+    page = {"Origin": "https://app.example"}
+    asking = {"Access-Control-Request-Method": "POST"}
+    for answer in (
+        httpx.options(cluster.url("test-small-one/say"), headers={**page, **asking}),
+        httpx.get(cluster.url("test-small-one/ready"), headers=page),
+        httpx.post(cluster.url("test-small-one/say"), json={}, headers=page),
+        httpx.post(cluster.url("test-small-one/say"), json={"word": []}, headers=page),
+    ):
+        assert answer.headers.get_list("access-control-allow-origin") == ["https://app.example"]
+    assert httpx.get(cluster.url("test-small-one/say/")).headers["location"] == "/test-small-one/say"
+    assert httpx.get(cluster.url("say/"), headers={"Host": "test-small-one.localhost"}).headers["location"] == "/say"
+
+
 def test_deploy_ask_and_delete(bundled: Path, tmp_path: Path):
     bye = tmp_path / "bye"
     with cluster_folder() as cluster:
@@ -47,7 +92,15 @@ def test_deploy_ask_and_delete(bundled: Path, tmp_path: Path):
         (cluster.folder / "later.py").write_text("NUMBER = 7\n")
 
         began = time.monotonic()
-        done = cluster.deploy("small_one:chute", "--env", "GIVEN=here", "--env", f"BYE={bye}")
+        done = cluster.deploy(
+            "small_one:chute",
+            "--env",
+            "GIVEN=here",
+            "--env",
+            f"BYE={bye}",
+            "--env",
+            "CHUTES_CORS_ORIGINS=https://app.example",
+        )
         took = time.monotonic() - began
         url = done.stdout.strip()
         assert url == f"http://localhost:{cluster.port}/test-small-one"
@@ -64,6 +117,8 @@ def test_deploy_ask_and_delete(bundled: Path, tmp_path: Path):
             arrived = [(json.loads(line)["number"], time.monotonic()) for line in stream.iter_lines()]
         assert [number for number, _ in arrived] == [0, 1, 2]
         assert arrived[2][1] - arrived[0][1] > 0.7  # as they were made, not all at the end
+
+        check_origins(cluster)
 
         nothing = httpx.get(cluster.url("nothing/here"))
         assert nothing.status_code == 404

@@ -1,13 +1,19 @@
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.applications import Starlette
-from starlette.testclient import TestClient
+from starlette.middleware.cors import CORSMiddleware
+from starlette.testclient import TestClient, WebSocketDenialResponse
 
-from chutes.deploy import probes, proxy
+from chutes.chute import Chute
+from chutes.deploy import application, cluster, probes, proxy
+from chutes.deploy.package import Package
 from chutes.deploy.replica import BY_HOST, HEADER
+from chutes.server.keys import KeyStore
+from tests.promises._server import wait_for
 
 pytestmark = pytest.mark.anyio
 
@@ -236,3 +242,129 @@ def test_a_summary_in_figures():
 def test_ray_serve_is_given_one_layer():
     [layer] = proxy.middleware()
     assert Starlette(middleware=[layer])
+
+
+PAGE = "https://app.example"
+EVIL = {"Origin": "http://evil.example"}
+
+
+def deploy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, no_auth: bool = False, author: bool = False, **env: str):
+    """Have the proxy find a chute at /slug that was deployed with these settings."""
+    monkeypatch.setenv("CHUTES_KEYS_FILE", str(tmp_path / "keys.json"))
+    chute = Chute(username="test", name="slug", image="none")
+    if author:
+        chute.add_middleware(CORSMiddleware, allow_origins=(PAGE,), allow_methods={"POST"})
+
+    @chute.cord(public_api_path="/look", method="GET")
+    async def look(self) -> None: ...
+
+    environment = {f"CHUTES_{name.upper()}": value for name, value in env.items()}
+    spec = application.spec_for(
+        chute, Package("m:chute", (), b""), environment=environment, ray_options={}, no_auth=no_auth
+    )
+    kept = application.from_json(application.to_json(spec))
+    monkeypatch.setattr("chutes.deploy.deployed.recall", lambda slug: kept if slug == "slug" else None)
+
+
+def client(serve: Serve | None = None, server: str = "localhost") -> TestClient:
+    door = proxy.Door(serve or Serve(deployed=("/slug",)))
+    return TestClient(door, base_url=f"http://{server}:8000", client=("127.0.0.1", 1))
+
+
+def test_foreign_pages_are_refused_before_ray_sees_them(monkeypatch, tmp_path):
+    deploy(monkeypatch, tmp_path)
+    serve = Serve(deployed=("/slug",))
+    asked = client(serve)
+    for headers in (EVIL, {"Host": "evil.example"}, {"Host": "slug.evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
+        refused = asked.post("/slug/draw", headers=headers)
+        assert refused.status_code == 403
+        assert len(refused.headers["x-request-id"]) == 32
+    assert asked.post("/slug/v1/draw", headers=EVIL).json()["error"]["code"] == "origin_not_allowed"
+    with pytest.raises(WebSocketDenialResponse), asked.websocket_connect("ws://localhost/slug/live", headers=EVIL):
+        pass
+    assert asked.post("/slug/draw", headers=[("Host", "localhost"), ("Host", "localhost")]).status_code == 400
+    assert asked.get("/-/routes", headers=EVIL).status_code == 403
+    assert serve.scopes == []
+    for headers in ({}, {"Host": "slug.localhost:1"}, {"Origin": "http://slug.localhost:8000"}):
+        assert asked.post("/slug/draw", headers=headers).status_code == 200
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert asked.get("/slug/docs", headers=link).status_code == 200
+    assert asked.get("/slug/look", headers=link).status_code == 403
+    assert asked.get("/slug/look", headers=[("Host", "slug.localhost"), *link.items()]).status_code == 403
+
+
+def test_a_chute_with_keys_checks_them_itself(monkeypatch, tmp_path):
+    deploy(monkeypatch, tmp_path, api_keys="right")
+    assert client().post("/slug/draw", headers={**EVIL, "Host": "gpu.example"}).status_code == 200
+    assert client().get(proxy.STATISTICS, headers={"Host": "gpu.example"}).status_code == 403  # it is nobody's
+
+
+def test_the_first_key_that_is_made_ends_the_guard(monkeypatch, tmp_path):
+    deploy(monkeypatch, tmp_path)
+    asked = client()
+    assert asked.post("/slug/draw", headers=EVIL).status_code == 403
+    KeyStore(tmp_path / "keys.json").create("first")
+    wait_for(lambda: asked.post("/slug/draw", headers=EVIL).status_code == 200)
+
+
+@pytest.mark.parametrize("no_auth", [True, False])
+def test_a_cluster_that_others_can_reach_has_no_guard(monkeypatch, tmp_path, no_auth):
+    deploy(monkeypatch, tmp_path, no_auth=no_auth)
+    assert client(server="10.0.0.1").post("/slug/draw", headers={**EVIL, "Host": "gpu.example"}).status_code == 200
+    monkeypatch.setattr(cluster, "head_labels", lambda: {cluster.HTTP_HOST: "0.0.0.0"})
+    assert client().post("/slug/draw", headers=EVIL).status_code == 200
+    monkeypatch.setattr(cluster, "head_labels", lambda: {cluster.HTTP_HOST: "127.0.0.1"})
+    assert client().post("/slug/draw", headers=EVIL).status_code == 403
+
+
+def test_what_a_chute_was_deployed_with_is_allowed(monkeypatch, tmp_path):
+    deploy(monkeypatch, tmp_path, allowed_hosts="*.gpu.example", cors_origins=PAGE)
+    for headers in ({"Host": "slug.gpu.example"}, {"Origin": PAGE}, {"Host": "x.gpu.example", "Origin": PAGE}):
+        assert client().post("/slug/draw", headers=headers).status_code == 200
+    assert client().post("/nothing/draw", headers={"Origin": PAGE}).status_code == 403
+
+
+@pytest.mark.parametrize("author", [True, False])
+def test_what_ray_and_the_proxy_answer_can_be_read_by_pages(monkeypatch, tmp_path, author):
+    deploy(monkeypatch, tmp_path, author=author, **({} if author else {"cors_origins": PAGE}))
+    monkeypatch.setenv("CHUTES_MAX_BODY_BYTES", "100")
+    serve = Serve(429, [(b"retry-after", b"5")], ours=False, deployed=("/slug",))
+    asked = client(serve)
+    too_many, too_large = (asked.post("/slug/draw", content=b"x" * size, headers={"Origin": PAGE}) for size in (1, 101))
+    for answer, status in ((too_many, 429), (too_large, 413)):
+        assert answer.status_code == status
+        assert answer.headers.get_list("access-control-allow-origin") == [PAGE]
+        assert "x-request-id" in answer.headers["access-control-expose-headers"].lower()
+    assert "retry-after" in too_many.headers["access-control-expose-headers"].lower()
+    serve.scopes.clear()
+    asking = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    preflight = asked.options("/slug/draw", headers={"Origin": PAGE, **asking})
+    assert (preflight.status_code, preflight.headers["access-control-allow-origin"]) == (200, PAGE)
+    assert serve.scopes == []  # it does not wait behind pictures
+    assert "access-control-allow-origin" not in asked.post("/slug/draw", headers={"Origin": "http://localhost"}).headers
+
+
+def test_the_headers_of_a_replica_are_not_doubled(monkeypatch, tmp_path):
+    deploy(monkeypatch, tmp_path, cors_origins=PAGE)
+    theirs = {
+        "Access-Control-Allow-Origin": PAGE,
+        "Access-Control-Expose-Headers": "X-Seed",
+        "Vary": "Origin",
+        "X-Seed": "1",
+    }
+    raw = [(name.lower().encode(), value.encode()) for name, value in theirs.items()]
+    answer = client(Serve(200, raw, deployed=("/slug",))).post("/slug/draw", headers={"Origin": PAGE})
+    assert answer.headers.get_list("access-control-allow-origin") == [PAGE]
+    assert answer.headers.get_list("vary") == ["Origin"]
+    assert answer.headers["access-control-expose-headers"].split(", ") == ["X-Seed", "X-Chutes-Replica"]
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "X-Real-IP", "Forwarded", "Via", "Origin", "Host"])
+def test_what_goes_on_is_not_told_to_those_that_a_proxy_or_a_page_asks_for(monkeypatch, tmp_path, header):
+    monkeypatch.setenv("CHUTES_KEYS_FILE", str(tmp_path / "keys.json"))
+    KeyStore(tmp_path / "keys.json").create("first")
+    serve = Serve(404, ours=False, deployed=("/slug",))
+    for path in (proxy.STATISTICS, "/-/routes"):
+        serve.scopes.clear()
+        assert client(serve).get(path, headers={header: "127.0.0.1.evil.example"}).status_code == 404
+        assert [scope["path"] for scope in serve.scopes] == ["/-/"]
