@@ -30,6 +30,7 @@ _AGENT_PORT = 52365  # of Ray's agent on each node
 _NAME_LENGTH = 47  # the operator refuses longer ones, to have room for suffixes
 _MIB_PER_GB = 1024  # as cards are sold
 _KEYS = "CHUTES_API_KEYS"
+_PROXY_SETTINGS = ("CHUTES_ALLOWED_HOSTS", "CHUTES_CORS_ORIGINS", "CHUTES_MAX_BODY_BYTES", "CHUTES_UPLOAD_TIMEOUT")
 _SHM = "2Gi"  # Ray's object store; the 64 MB that containers have would send it to the disk
 
 
@@ -154,12 +155,17 @@ def _workers(chute: Chute, image: str, spec: Spec) -> dict[str, Any]:
 
 
 def _pod(name: str, image: str, spec: Spec, limits: dict[str, Any]) -> dict[str, Any]:
+    # Replicas get the settings from the application, Ray Serve's proxies from their pod.
+    settings = {key: spec.environment[key] for key in _PROXY_SETTINGS if key in spec.environment}
     container: dict[str, Any] = {
         "name": name,
         "image": image,
         "workingDir": "/app",
         "env": [
-            *({"name": key, "value": value} for key, value in {**ENVIRONMENT, "PYTHONPATH": "/app"}.items()),
+            *(
+                {"name": key, "value": value}
+                for key, value in {**ENVIRONMENT, **settings, "PYTHONPATH": "/app"}.items()
+            ),
             {
                 "name": _KEYS,
                 "valueFrom": {"secretKeyRef": {"name": f"{spec.slug}-keys", "key": _KEYS, "optional": True}},

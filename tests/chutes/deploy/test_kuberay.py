@@ -320,6 +320,15 @@ def test_no_key_is_in_the_manifest(monkeypatch):
     assert "CHUTES_QUEUE_SIZE: '3'" in told["spec"]["serveConfigV2"]
 
 
+def test_the_proxies_get_the_settings_that_are_theirs(monkeypatch):
+    monkeypatch.setenv("CHUTES_CORS_ORIGINS", "https://app.example")
+    monkeypatch.setenv("CHUTES_QUEUE_SIZE", "3")
+    pod = exported()["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"][0]
+    given = {each["name"]: each.get("value") for each in pod["env"]}
+    assert given["CHUTES_CORS_ORIGINS"] == "https://app.example"
+    assert "CHUTES_QUEUE_SIZE" not in given
+
+
 def test_the_image_it_needs():
     chute = Chute(username="a", name="b", image="registry.example.com/flux:1")
     assert "FROM registry.example.com/flux:1\n" in kuberay.dockerfile(chute)
