@@ -85,6 +85,9 @@ def _run_again_on_changes(command: list[str], folder: Path, grace: float) -> Non
         passed_on = signal.SIGINT
         raise KeyboardInterrupt
 
+    # A shell that is not interactive has what it puts into the background ignore SIGINT: sent to this process alone, it
+    # ends the server all the same, as it does without --reload.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # What is sent to the whole group, as a terminal's Ctrl-C is, reaches the server by itself; the same signal again
     # would cut its requests off, so that it is the other one that is passed on.
     signal.signal(signal.SIGTERM, told)

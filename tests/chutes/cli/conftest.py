@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import LIMIT
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -24,7 +26,7 @@ def chutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
             env={**inherited, "HOME": str(tmp_path), "COLUMNS": "100", **environment},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=LIMIT,
             check=False,
         )
 

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+
+from tests.waiting import LIMIT
 
 T = TypeVar("T")
 
@@ -22,27 +24,29 @@ def free_port() -> int:
 
 
 def get(port: int, path: str) -> int:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=LIMIT) as response:
         return int(response.status)
 
 
-def eventually(ask: Callable[[], T], process: subprocess.Popen[str], seconds: float = 60) -> T:
+def eventually(ask: Callable[[], T], process: subprocess.Popen[str]) -> T:
     """What `ask` answers as soon as it doesn't raise."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + LIMIT
     while True:
         try:
             return ask()
         except (OSError, AssertionError):
             assert process.poll() is None, "the server has ended"
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline, f"No answer within {LIMIT:g} seconds"
             time.sleep(0.05)
 
 
 @contextmanager
-def running(folder: Path, *arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def running(
+    folder: Path, *arguments: str, prefix: Sequence[str] = (), **environment: str
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
     port = free_port()
     env = {name: value for name, value in os.environ.items() if not name.startswith("CHUTES_")}
-    command = [sys.executable, "-m", "chutes", "run", *arguments, "--port", str(port)]
+    command = [*prefix, sys.executable, "-m", "chutes", "run", *arguments, "--port", str(port)]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             command,
@@ -57,4 +61,4 @@ def running(folder: Path, *arguments: str, **environment: str) -> Iterator[tuple
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-            process.wait(30)
+            process.wait(LIMIT)

@@ -1,10 +1,8 @@
-"""The command itself: how soon it answers, what it lists, and that a mistyped command is told the right one."""
+"""The command itself: what it imports, what it lists, and that a mistyped command is told the right one."""
 
 import json
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,24 +13,6 @@ from tests.chutes.cli.conftest import Run
 
 # pydantic is not among them: typer itself reads its arguments with it.
 HEAVY = ("fastapi", "httpx", "huggingface_hub", "imagegen", "prometheus_client", "ray", "torch", "uvicorn")
-
-
-def seconds(*command: str) -> float:
-    """How long a Python process takes: the median of seven."""
-    took = []
-    for _ in range(7):
-        began = time.perf_counter()
-        subprocess.run([sys.executable, *command], stdout=subprocess.DEVNULL, check=True)
-        took.append(time.perf_counter() - began)
-    return statistics.median(took)
-
-
-def test_help_answers_at_once() -> None:
-    ours = seconds("-m", "chutes", "--help")
-    floor = seconds("-c", "import typer, rich.console")
-    print(f"chutes --help: {ours:.3f} s; importing typer and rich alone: {floor:.3f} s")
-    # 0.3 s is the promise. A busy machine is slower at everything, so there what is measured is held against the floor.
-    assert ours < max(0.3, 4 * floor)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)])

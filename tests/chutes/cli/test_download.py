@@ -12,6 +12,7 @@ import pytest
 
 from tests.chutes.cli import hub
 from tests.chutes.cli.conftest import Run
+from tests.waiting import LIMIT
 
 INDEX = json.dumps({"_class_name": "FluxPipeline", "vae": ["diffusers", "AutoencoderKL"]}).encode()
 FILES = {
@@ -117,6 +118,6 @@ def test_a_terminal_shows_a_bar(the_hub: hub.Hub, tmp_path: Path) -> None:
     except OSError:  # how Linux says that the other side has closed
         pass
     os.close(master)
-    assert process.wait(30) == 0
+    assert process.wait(LIMIT) == 0
     assert b"Fetching" in shown
     assert b"3.0/3.0 MB" in shown

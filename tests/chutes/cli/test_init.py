@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.chutes.cli.conftest import Run
 from tests.chutes.cli.server import eventually, get, running
+from tests.waiting import LIMIT
 
 
 def test_it_writes_a_module_named_after_the_chute(chutes: Run, tmp_path: Path) -> None:
@@ -39,15 +40,15 @@ def test_nothing_is_overwritten_or_hidden(chutes: Run, fails: Callable[..., str]
 def test_what_is_written_draws(chutes: Run, tmp_path: Path, bundled: Path) -> None:
     chutes("init", "my-image-gen")
     with running(tmp_path, "my_image_gen", IMAGEGEN_MODEL=str(bundled)) as (process, port):
-        eventually(lambda: get(port, "/ready"), process, seconds=120)
+        eventually(lambda: get(port, "/ready"), process)
         body = json.dumps({"prompt": "a red apple", "width": 200, "height": 136, "num_inference_steps": 1}).encode()
         request = urllib.request.Request(
             f"http://127.0.0.1:{port}/generate", body, {"Content-Type": "application/json"}
         )
         empty = urllib.request.Request(request.full_url, b'{"prompt": ""}', dict(request.headers))
         with pytest.raises(urllib.error.HTTPError, match="422"):
-            urllib.request.urlopen(empty, timeout=120)
-        with urllib.request.urlopen(request, timeout=120) as response:
+            urllib.request.urlopen(empty, timeout=LIMIT)
+        with urllib.request.urlopen(request, timeout=LIMIT) as response:
             assert response.headers["Content-Type"] == "image/jpeg"
             assert response.headers["X-Seed"]
             (tmp_path / "picture.jpg").write_bytes(response.read())

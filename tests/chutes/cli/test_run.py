@@ -6,17 +6,21 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.chutes.cli.conftest import Run
 from tests.chutes.cli.server import eventually, get, running
+from tests.waiting import LIMIT
 
 CHUTE = """
 import os
@@ -35,11 +39,14 @@ async def hello(self, name: str = "you"):
 
 SLOW = """
 import asyncio
+from pathlib import Path
 from chutes.chute import Chute
 chute = Chute(username="me", name="slow", image="me/slow:1")
 @chute.cord(public_api_path="/hello", method="POST")
 async def hello(self, name: str = "you") -> dict:
-    await asyncio.sleep(4)
+    Path("began").touch()
+    while not Path("go").exists():
+        await asyncio.sleep(0.01)
     return {"hello": name}
 """
 
@@ -48,6 +55,7 @@ async def hello(self, name: str = "you") -> dict:
 def folder(chutes: Run, tmp_path: Path) -> Path:
     """The folder that `chutes` runs in, with a chute in it."""
     (tmp_path / "small.py").write_text(CHUTE)
+    (tmp_path / "slow.py").write_text(SLOW)
     (tmp_path / "broken.py").write_text("x = 1\ndef x(:\n")
     (tmp_path / "package").mkdir()
     (tmp_path / "package/__init__.py").touch()
@@ -59,9 +67,35 @@ def post(port: int, **headers: str) -> dict[str, str]:
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/hello", b"{}", {"Content-Type": "application/json", **headers}
     )
-    with urllib.request.urlopen(request, timeout=10) as response:
+    with urllib.request.urlopen(request, timeout=LIMIT) as response:
         answer: dict[str, str] = json.load(response)
     return answer
+
+
+@contextmanager
+def asked(folder: Path, process: subprocess.Popen[str], port: int) -> Iterator[Future[dict[str, str]]]:
+    """A request that slow.py has begun with, and that lasts until the folder has a file named go."""
+
+    def begun() -> None:
+        assert (folder / "began").exists()
+
+    with ThreadPoolExecutor(1) as thread:
+        eventually(lambda: get(port, "/ready"), process)
+        answer = thread.submit(post, port)
+        eventually(begun, process)
+        try:
+            yield answer
+        finally:
+            (folder / "go").touch()
+
+
+def draining(port: int) -> None:
+    try:
+        status = get(port, "/ready")
+    except urllib.error.HTTPError as refused:
+        refused.close()
+        status = refused.code
+    assert status == 503
 
 
 @pytest.mark.parametrize("ref", ["small:chute", "small", "small.py", "package.inner", "package/inner.py:spare"])
@@ -71,7 +105,7 @@ def test_a_reference_may_be_a_module_a_dotted_one_or_a_file(folder: Path, ref: s
         if "spare" not in ref:
             assert eventually(lambda: post(port), process) == {"hello": "you", "dev": None, "where": "REMOTE"}
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(LIMIT) == 0
 
 
 @pytest.mark.parametrize(
@@ -145,14 +179,16 @@ def test_reload_serves_what_the_file_says_now(folder: Path) -> None:
 
         def changed() -> None:
             nonlocal written
-            if time.monotonic() - written > 5:  # again: the watch begins after the first start, and doesn't say when
+            told = post(port)["hello"]  # raises while the server is started again
+            if told != "changed" and time.monotonic() - written > 5:
+                # Again: the watch begins after the first start, and doesn't say when.
                 (folder / "small.py").write_text(CHUTE.replace('"hello": name', '"hello": "changed"'))
                 written = time.monotonic()
-            assert post(port)["hello"] == "changed"
+            assert told == "changed"
 
         eventually(changed, process)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(LIMIT) == 0
     with pytest.raises(OSError, match="refused"):
         post(port)
 
@@ -160,33 +196,44 @@ def test_reload_serves_what_the_file_says_now(folder: Path) -> None:
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("to_all", [False, True])  # as a terminal's Ctrl-C is
 def test_reload_lets_requests_finish(sent: signal.Signals, to_all: bool, folder: Path) -> None:
-    (folder / "slow.py").write_text(SLOW)
-    with running(folder, "slow.py", "--reload") as (process, port), ThreadPoolExecutor(1) as thread:
-        eventually(lambda: get(port, "/ready"), process)
-        answer = thread.submit(post, port)
-        time.sleep(0.5)
+    with running(folder, "slow.py", "--reload") as (process, port), asked(folder, process, port) as answer:
         if to_all:
             os.killpg(process.pid, sent)
         else:
             process.send_signal(sent)
+        eventually(lambda: draining(port), process)
+        time.sleep(1)  # in which what is passed on reaches the server too
+        (folder / "go").touch()
         assert answer.result()["hello"] == "you"
-        assert process.wait(30) == 0
+        assert process.wait(LIMIT) == 0
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("reload", [(), ("--reload",)])
+def test_a_signal_that_the_parent_ignores_ends_a_server(sent: signal.Signals, reload: tuple[str], folder: Path) -> None:
+    """As a shell that is not interactive starts what it puts into the background."""
+    ignoring = ["sh", "-c", 'trap \'\' INT; exec "$0" "$@"']
+    with running(folder, "small.py", *reload, prefix=ignoring) as (process, port):
+        eventually(lambda: get(port, "/ready"), process)
+        process.send_signal(sent)
+        assert process.wait(LIMIT) == 0
+    with pytest.raises(OSError, match="refused"):
+        get(port, "/health")
 
 
 def test_the_same_signal_again_stops_at_once(folder: Path) -> None:
-    (folder / "slow.py").write_text(SLOW)
-    with running(folder, "slow.py") as (process, port), ThreadPoolExecutor(1) as thread:
-        eventually(lambda: get(port, "/ready"), process)
-        answer = thread.submit(post, port)
-        time.sleep(0.5)
-        for sent in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
-            process.send_signal(sent)
-            time.sleep(0.2)
+    with running(folder, "slow.py") as (process, port), asked(folder, process, port) as answer:
+        process.send_signal(signal.SIGTERM)
+        eventually(lambda: draining(port), process)
+        process.send_signal(signal.SIGINT)
+        for _ in range(3):
+            draining(port)  # another signal is not the same again
+        process.send_signal(signal.SIGTERM)
         with pytest.raises(OSError) as left:
             answer.result()
         if isinstance(left.value, urllib.error.HTTPError):
             left.value.close()
-        assert process.wait(5) == 5
+        assert process.wait(LIMIT) == 5
 
 
 def test_the_garbage_collector_is_spared_only_while_loading(folder: Path) -> None:
@@ -204,11 +251,15 @@ def test_the_garbage_collector_is_spared_only_while_loading(folder: Path) -> Non
     )
     with running(folder, "frugal") as (process, port):
         eventually(lambda: get(port, "/ready"), process)
-        time.sleep(0.5)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/seen", timeout=10) as answer:
-            seen = json.load(answer)
+
+        def settled() -> dict[str, Any]:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/seen", timeout=LIMIT) as answer:
+                seen: dict[str, Any] = json.load(answer)
+            assert tuple(seen["now"]) == gc.get_threshold()
+            return seen
+
+        seen = eventually(settled, process)
     assert seen["loading"][0] > 10_000
-    assert tuple(seen["now"]) == gc.get_threshold()
     assert seen["frozen"] > 10_000
 
 
