@@ -5,12 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 for name in ("XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE"):
     os.environ.pop(name, None)  # so that a test's HOME decides where caches are
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models here are so small that threads only cost
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton, whose interpreter then runs the kernels
+
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")  # an example takes as long as a busy machine needs
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -6,7 +6,6 @@ import collections
 import dataclasses
 import json
 import struct
-import time
 import zlib
 from io import BytesIO
 from types import SimpleNamespace
@@ -22,6 +21,7 @@ from chutes.chute._progress import Progress
 from chutes.server import Settings, create_app
 from imagegen import codec, memory
 from imagegen.requests import BatchGenerationInput, GenerationInput
+from tests.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +42,7 @@ def app(chute, tmp_path_factory):
 @pytest.fixture(scope="module")
 def client(app):
     with TestClient(app) as client:
-        deadline = time.monotonic() + 60
-        while client.get("/ready").status_code != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_for(lambda: client.get("/ready").status_code == 200)
         yield client
 
 

@@ -23,6 +23,7 @@ import pytest
 import yaml
 
 from chutes._version import version
+from tests.waiting import LIMIT
 
 ROOT = Path.cwd()
 CLEAN = bool(os.environ.get("CHUTES_TEST_CLEAN"))
@@ -185,10 +186,10 @@ def test_its_command_serves_its_health_check_passes_and_it_stops_clean(image: Im
             began = time.monotonic()
             while subprocess.run(check, env=env, capture_output=True, check=False).returncode != 0:
                 assert process.poll() is None, process.stderr.read() if process.stderr else ""
-                assert time.monotonic() - began < 60
+                assert time.monotonic() - began < LIMIT
             print(f"healthy after {time.monotonic() - began:.1f} s")
             process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 0
+            assert process.wait(LIMIT) == 0
         finally:
             process.kill()
 

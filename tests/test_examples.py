@@ -16,6 +16,7 @@ from PIL import Image
 
 from chutes.loader import load_chute
 from chutes.server import Settings, create_app
+from tests.waiting import LIMIT
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -51,7 +52,7 @@ def test_contact_sheet(bundled, monkeypatch, tmp_path):
     app = create_app(load("contact_sheet"), Settings(keys_file=tmp_path / "keys.json"))
 
     def until(wanted, ask):
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + LIMIT
         while not wanted(answer := ask()):
             assert time.monotonic() < deadline, answer.text
             time.sleep(0.02)

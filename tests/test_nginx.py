@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import LIMIT, wait_for
+
 CONFIG = Path("deploy/nginx/nginx.conf")
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
 PICTURE = b"p" * 1_500_000
@@ -68,7 +70,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         self.wfile.write(b"5\r\nfirst\r\n")
-        self.state.go_on.wait(30)
+        self.state.go_on.wait(LIMIT)
         self.wfile.write(b"6\r\nsecond\r\n0\r\n\r\n")
 
     def on_slow(self) -> None:
@@ -114,22 +116,23 @@ def proxy(backend: Backend, tmp_path: Path) -> Iterator[int]:
     assert check.returncode == 0, check.stderr
     # As root nginx would hand its files to another user, who cannot enter the test's folder.
     process = subprocess.Popen([*command, "-g", "daemon off; user root;"], stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 10
-    while True:
+
+    def listens() -> bool:
+        assert process.poll() is None, process.stderr
         try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            break
+            socket.create_connection(("127.0.0.1", port), LIMIT).close()
         except OSError:
-            assert process.poll() is None, process.stderr
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+            return False
+        return True
+
+    wait_for(listens)
     yield port
     process.terminate()
-    process.communicate(timeout=10)
+    process.communicate(timeout=LIMIT)
 
 
 def get(port: int, path: str, method: str = "GET", body: bytes | None = None) -> tuple[int, bytes, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT)
     connection.request(method, path, body)
     response = connection.getresponse()
     answer = response.status, response.read(), response.headers.get("Content-Type", "")
@@ -138,16 +141,15 @@ def get(port: int, path: str, method: str = "GET", body: bytes | None = None) ->
 
 
 def test_a_client_that_trickles_its_headers_is_let_go_while_others_are_served(proxy: int) -> None:
-    slow = socket.create_connection(("127.0.0.1", proxy), 10)
+    slow = socket.create_connection(("127.0.0.1", proxy), LIMIT)
     began = time.monotonic()
     slow.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n")
-    took = []
+    others = 0
     closed = False
     while not closed:
-        start = time.monotonic()
         assert get(proxy, "/health")[0] == 200
-        took.append(time.monotonic() - start)
-        assert time.monotonic() - began < 8, "the slow client is still there"
+        others += 1
+        assert time.monotonic() - began < LIMIT, "the slow client is still there"
         try:
             slow.sendall(b"X-Slow: 1\r\n")
             slow.settimeout(0.1)
@@ -157,22 +159,20 @@ def test_a_client_that_trickles_its_headers_is_let_go_while_others_are_served(pr
         except OSError:
             closed = True
     slow.close()
-    gone_after = time.monotonic() - began
-    print(f"slow client closed after {gone_after:.1f} s; {len(took)} others served, slowest {max(took) * 1000:.0f} ms")
-    assert max(took) < 1
+    print(f"the slow client was closed after {time.monotonic() - began:.1f} s; {others} others were served meanwhile")
 
 
 def test_a_slow_reader_does_not_hold_the_chute(proxy: int, backend: Backend) -> None:
-    reader = socket.create_connection(("127.0.0.1", proxy), 10)
+    reader = socket.create_connection(("127.0.0.1", proxy), LIMIT)
     reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     reader.sendall(b"GET /picture HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-    assert backend.written.wait(5), "the backend waits for the reader"
+    assert backend.written.wait(LIMIT), "the backend waits for the reader"
     reader.close()
     assert get(proxy, "/picture")[1] == PICTURE
 
 
 def test_a_stream_passes_as_it_comes(proxy: int, backend: Backend) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", proxy, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", proxy, timeout=LIMIT)
     connection.request("GET", "/stream")
     response = connection.getresponse()
     assert response.read(5) == b"first"  # while the backend waits
@@ -182,11 +182,11 @@ def test_a_stream_passes_as_it_comes(proxy: int, backend: Backend) -> None:
 
 
 def test_a_client_that_leaves_is_noticed_by_the_chute(proxy: int, backend: Backend) -> None:
-    client = socket.create_connection(("127.0.0.1", proxy), 10)
+    client = socket.create_connection(("127.0.0.1", proxy), LIMIT)
     client.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert backend.written.wait(5)
+    assert backend.written.wait(LIMIT)
     client.close()
-    assert backend.gone.wait(5)
+    assert backend.gone.wait(LIMIT)
 
 
 def test_metrics_are_hidden(proxy: int, backend: Backend) -> None:
@@ -195,7 +195,7 @@ def test_metrics_are_hidden(proxy: int, backend: Backend) -> None:
 
 
 def test_a_body_that_is_too_large_is_refused_as_the_chute_would(proxy: int, backend: Backend) -> None:
-    with socket.create_connection(("127.0.0.1", proxy), 10) as client:
+    with socket.create_connection(("127.0.0.1", proxy), LIMIT) as client:
         client.sendall(b"POST /picture HTTP/1.1\r\nHost: x\r\nContent-Length: 80000000\r\n\r\n")
         answer = client.recv(65536).decode()
     assert answer.startswith("HTTP/1.1 413")
@@ -209,10 +209,8 @@ def test_without_the_chute_it_says_to_try_again(proxy: int, backend: Backend, tm
         config = tmp_path / "nginx.conf"
         config.write_text(config.read_text().replace(f":{backend.port}", f":{nobody.getsockname()[1]}"))
         subprocess.run([str(NGINX), "-p", str(tmp_path), "-c", str(config), "-e", "stderr", "-s", "reload"], check=True)
-        deadline = time.monotonic() + 10
-        while (answer := get(proxy, "/health"))[0] == 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for(lambda: get(proxy, "/health")[0] != 200)
+        answer = get(proxy, "/health")
     assert answer[0] == 503
     assert json.loads(answer[1]) == {"detail": "Temporarily unavailable, try again later"}
     assert answer[2] == "application/json"

@@ -13,6 +13,7 @@ from imagegen.engine import Engine
 from imagegen.errors import EngineStopped, ImagegenError, InputError, Unsupported
 from imagegen.picture import Picture
 from imagegen.requests import BatchGenerationInput, GenerationInput
+from tests.waiting import LIMIT
 
 
 def ask(seed: int | None = 1, steps: int = 4, **fields: object) -> GenerationInput:
@@ -27,8 +28,8 @@ def engine_threads() -> int:
     return sum(thread.name == "imagegen-engine" for thread in threading.enumerate())
 
 
-async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
+async def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + LIMIT
     while not condition():
         assert time.monotonic() < end, "did not happen"
         await asyncio.sleep(0.002)
@@ -45,7 +46,7 @@ class Gate:
         self.seen.append(done)
         if done == self.at:
             self.reached.set()
-            assert self.go.wait(20)
+            assert self.go.wait(LIMIT)
 
 
 def fault(monkeypatch: pytest.MonkeyPatch, engine: Engine, error: Exception, *, at: int, times: int = 1) -> None:
@@ -250,7 +251,7 @@ def test_nothing_waits_behind_the_end(model, monkeypatch):
 
     monkeypatch.setattr(engine, "_check", stopped_in_between)
     with pytest.raises(EngineStopped):
-        asyncio.run(asyncio.wait_for(engine.generate(ask()), 30))
+        asyncio.run(asyncio.wait_for(engine.generate(ask()), LIMIT))
     stops[0].join()
 
 

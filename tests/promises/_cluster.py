@@ -11,12 +11,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
+
+from tests.waiting import LIMIT, wait_for
+
+__all__ = ["Cluster", "Load", "cluster_folder", "free_port", "percentile", "wait_for"]
 
 PREAMBLE = """
 import asyncio, os, time
@@ -42,16 +46,14 @@ class Cluster:
             "COLUMNS": "200",
         }
 
-    def chutes(
-        self, *arguments: str, timeout: float = 120, check: bool = True, cwd: Path | None = None
-    ) -> subprocess.CompletedProcess[str]:
+    def chutes(self, *arguments: str, check: bool = True, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "chutes", *arguments],
             cwd=cwd or self.folder,
             env=self.env,
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=LIMIT,
             check=False,
         )
         if check:
@@ -86,7 +88,7 @@ class Cluster:
             assert process.poll() is None, output.read_text()
             return "Ray runtime started" in output.read_text()
 
-        wait_for(up, 90)
+        wait_for(up)
         return (self.folder / "ray" / "ray_current_cluster").read_text().strip()
 
     def write(self, module: str, source: str) -> None:
@@ -100,6 +102,12 @@ class Cluster:
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}/{path}"
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.url(path), timeout=LIMIT)
+
+    def post(self, path: str, body: object = None, **headers: str) -> httpx.Response:
+        return httpx.post(self.url(path), json=body or {}, headers=headers, timeout=LIMIT)
 
     def processes(self) -> list[int]:
         """Every process that has this cluster's folder in its environment or command, this one's own aside."""
@@ -120,7 +128,7 @@ class Cluster:
             process.send_signal(signal.SIGTERM)
         for process in self.nodes:
             try:
-                process.wait(30)
+                process.wait(LIMIT)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -147,14 +155,6 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def wait_for(condition: Callable[[], object], timeout: float = 60) -> None:
-    """Ask until the answer is yes."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-
-
 class Load:
     """Clients that ask again and again, each on its own thread, until told to stop; what they were answered."""
 
@@ -165,7 +165,7 @@ class Load:
         self._threads = [threading.Thread(target=self._ask, args=(url, body or {})) for _ in range(clients)]
 
     def _ask(self, url: str, body: dict[str, Any]) -> None:
-        with httpx.Client(timeout=60) as client:
+        with httpx.Client(timeout=LIMIT) as client:
             while not self._over.is_set():
                 began = time.monotonic()
                 try:

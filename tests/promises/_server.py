@@ -3,16 +3,20 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+
+from tests.waiting import LIMIT, wait_for
+
+__all__ = ["Server", "serving", "wait_for"]
 
 PREAMBLE = """
 import asyncio, threading, time
@@ -27,7 +31,7 @@ class Server:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self.lines: list[str] = []
-        self.client = httpx.Client(timeout=30, verify=False, trust_env=False)
+        self.client = httpx.Client(timeout=LIMIT, verify=False, trust_env=False)
         self.port = 0
         self._listening = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -42,12 +46,12 @@ class Server:
                 self._listening.set()
         self._listening.set()
 
-    def wait_for_port(self, timeout: float = 30) -> None:
-        self._listening.wait(timeout)
+    def wait_for_port(self) -> None:
+        self._listening.wait(LIMIT)
         assert self.port, f"never listened: {self.lines}"
 
-    def wait_until_ready(self, timeout: float = 30) -> None:
-        wait_for(lambda: self.get("/ready").status_code == 200, timeout)
+    def wait_until_ready(self) -> None:
+        wait_for(lambda: self.get("/ready").status_code == 200)
 
     @property
     def url(self) -> str:
@@ -63,6 +67,10 @@ class Server:
     def post(self, path: str, **options: Any) -> httpx.Response:
         return self.client.post(self.url + path, **{"json": {}, **options})
 
+    def connect(self) -> socket.socket:
+        """A connection for bytes that no client library would send."""
+        return socket.create_connection(("127.0.0.1", self.port), LIMIT)
+
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a series over the label sets that hold these labels."""
         total = 0.0
@@ -75,10 +83,10 @@ class Server:
     def signal(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)
 
-    def wait(self, timeout: float = 30) -> int:
+    def wait(self) -> int:
         """The exit code, once it has one."""
-        code = self.process.wait(timeout)
-        self._reader.join(5)
+        code = self.process.wait(LIMIT)
+        self._reader.join(LIMIT)
         return code
 
 
@@ -112,11 +120,3 @@ def serving(
         server.client.close()
         assert process.stderr is not None
         process.stderr.close()
-
-
-def wait_for(condition: Callable[[], object], timeout: float = 30) -> None:
-    """Ask until the answer is yes."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)

@@ -14,7 +14,7 @@ REQUEST = {"prompt": "a cat", "width": 512, "height": 512, "num_inference_steps"
 def connect(service: Server, request: dict[str, object]) -> socket.socket:
     """A client that has asked and waits."""
     body = json.dumps(request).encode()
-    client = socket.create_connection(("127.0.0.1", service.port))
+    client = service.connect()
     head = "POST /generate HTTP/1.1\r\nHost: localhost\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     client.sendall(head.encode() + body)

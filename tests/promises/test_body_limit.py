@@ -1,10 +1,10 @@
 """A body over the limit is refused before it has come."""
 
 import http.client
-import socket
 from pathlib import Path
 
-from tests.promises._server import serving
+from tests.promises._server import Server, serving
+from tests.waiting import LIMIT
 
 ECHO = """
 @chute.cord(public_api_path="/size")
@@ -16,24 +16,24 @@ async def native(text: dict) -> int:
     return len(text["text"])
 """
 
-LIMIT = 100_000
+MOST = 100_000
 
 
-def answer_to(port: int, sent: bytes) -> bytes:
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+def answer_to(server: Server, sent: bytes) -> bytes:
+    with server.connect() as client:
         client.sendall(sent)
         received = b""
-        while not received.endswith(b"}"):
-            received += client.recv(4096)
+        while not received.endswith(b"}") and (piece := client.recv(4096)):
+            received += piece
         return received
 
 
 def test_a_declared_length_is_enough_to_refuse(tmp_path: Path) -> None:
-    with serving(tmp_path, ECHO, max_body_bytes=LIMIT) as server:
+    with serving(tmp_path, ECHO, max_body_bytes=MOST) as server:
         for path in (b"/size", b"/native", b"/v1/nowhere"):
             head = b"POST %s HTTP/1.1\r\nHost: localhost\r\n"
             head += b"Content-Type: application/json\r\nContent-Length: 99999999999\r\n\r\n{"
-            answer = answer_to(server.port, head % path)
+            answer = answer_to(server, head % path)
             assert answer.startswith(b"HTTP/1.1 413"), (path, answer)
             assert b"connection: close" in answer.lower()
             assert b"body_too_large" in answer
@@ -41,27 +41,27 @@ def test_a_declared_length_is_enough_to_refuse(tmp_path: Path) -> None:
 
 def test_a_body_that_does_not_say_its_length_is_counted(tmp_path: Path) -> None:
     chunk = b"2000\r\n" + b"x" * 0x2000 + b"\r\n"
-    with serving(tmp_path, ECHO, max_body_bytes=LIMIT) as server:
+    with serving(tmp_path, ECHO, max_body_bytes=MOST) as server:
         for path in (b"/size", b"/native"):
             head = b"POST %s HTTP/1.1\r\nHost: localhost\r\n"
             head += b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
-            answer = answer_to(server.port, head % path + chunk * 20)
+            answer = answer_to(server, head % path + chunk * 20)
             assert answer.startswith(b"HTTP/1.1 413"), (path, answer)
 
 
 def test_the_limit_is_exact(tmp_path: Path) -> None:
     frame = len('{"text":""}')
-    with serving(tmp_path, ECHO, max_body_bytes=LIMIT) as server:
+    with serving(tmp_path, ECHO, max_body_bytes=MOST) as server:
         for path in ("/size", "/native"):
-            fits = b'{"text":"' + b"x" * (LIMIT - frame) + b'"}'
+            fits = b'{"text":"' + b"x" * (MOST - frame) + b'"}'
             headers = {"Content-Type": "application/json"}
-            assert server.post(path, json=None, content=fits, headers=headers).json() == LIMIT - frame
+            assert server.post(path, json=None, content=fits, headers=headers).json() == MOST - frame
             assert server.post(path, json=None, content=b" " + fits, headers=headers).status_code == 413
 
 
 def test_a_client_without_a_key_that_sends_it_all_still_reads_the_answer(tmp_path: Path) -> None:
     with serving(tmp_path, ECHO, api_keys="a-key") as server:
-        client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=LIMIT)
         headers = {"Content-Type": "application/json", "Connection": "close"}
         client.request("POST", "/size", b"x" * 60_000_000, headers)
         assert client.getresponse().status == 401
@@ -69,9 +69,9 @@ def test_a_client_without_a_key_that_sends_it_all_still_reads_the_answer(tmp_pat
 
 
 def test_a_client_that_sends_it_all_still_reads_the_answer(tmp_path: Path) -> None:
-    with serving(tmp_path, ECHO, max_body_bytes=LIMIT) as server:
-        client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
-        client.request("POST", "/size", b"x" * (20 * LIMIT), {"Content-Type": "application/json"})
+    with serving(tmp_path, ECHO, max_body_bytes=MOST) as server:
+        client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=LIMIT)
+        client.request("POST", "/size", b"x" * (20 * MOST), {"Content-Type": "application/json"})
         assert client.getresponse().status == 413
         client.close()
         assert server.get("/health").status_code == 200

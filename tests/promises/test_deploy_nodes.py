@@ -3,9 +3,8 @@
 import json
 import time
 
-import httpx
-
 from tests.promises._cluster import cluster_folder
+from tests.waiting import LIMIT
 
 SOURCE = """
 chute = Chute(username="test", name="needs-{gb}", image="none", node_selector=NodeSelector(min_vram_gb_per_gpu={gb}))
@@ -35,9 +34,8 @@ def test_placement_by_memory():
         began = time.monotonic()
         cluster.deploy("needs_80")
         took = time.monotonic() - began
-        where = cluster.url("test-needs-80/where")
-        assert httpx.post(where, json={}).status_code == 401
-        assert httpx.post(where, json={}, headers={"x-api-key": "one-key"}).json() == "h100_sxm-80"
+        assert cluster.post("test-needs-80/where").status_code == 401
+        assert cluster.post("test-needs-80/where", **{"x-api-key": "one-key"}).json() == "h100_sxm-80"
         said = cluster.chutes("chutes", "logs", "needs-80").stdout
         assert said.count(" Ready ") == 1
 
@@ -53,7 +51,7 @@ def test_placement_by_memory():
         names = [row["name"] for row in json.loads(cluster.chutes("chutes", "list", "--json").stdout)]
         assert names == ["needs-80"]
         cluster.nodes[1].terminate()  # the node with the large card leaves: nothing else can take its place
-        cluster.nodes[1].wait(60)
+        cluster.nodes[1].wait(LIMIT)
         nowhere = cluster.deploy("needs_80", check=False)
         assert nowhere.returncode == 1
         assert "2 x 4090 24 GB" in nowhere.stderr

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import signal
-import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.promises._cluster import Cluster, Load, cluster_folder, percentile, wait_for
+from tests.promises._cluster import Cluster, Load, cluster_folder, wait_for
 
 SOURCE = """
 chute = Chute(
@@ -30,11 +29,12 @@ async def load(self):
         raise RuntimeError("these weights are for another model")
 
 @chute.cord(public_api_path="/draw")
-async def draw(self, seconds: float = 0.1) -> dict:
+async def draw(self, seconds: float = 0.1, until: str = "") -> dict:
     running.append(1)
     try:
-        for _ in range(round(seconds / 0.05)):
-            await asyncio.sleep(0.05)
+        await asyncio.sleep(seconds)
+        while until and not os.path.exists(until):
+            await asyncio.sleep(0.01)
     finally:
         running.pop()
     return {"version": os.environ.get("VERSION"), "pid": os.getpid()}
@@ -56,7 +56,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def draw(cluster: Cluster, **body: object) -> httpx.Response:
-    return httpx.post(cluster.url("test-draws/draw"), json=body, timeout=60)
+    return cluster.post("test-draws/draw", body)
 
 
 def test_a_new_version_fails_no_request_and_a_broken_one_never_takes_any(cluster: Cluster):
@@ -84,7 +84,7 @@ def test_a_new_version_fails_no_request_and_a_broken_one_never_takes_any(cluster
 def test_a_killed_replica_fails_only_what_it_runs(cluster: Cluster):
     pid = draw(cluster).json()["pid"]
     with ThreadPoolExecutor(4) as pool:
-        first = pool.submit(draw, cluster, seconds=30)
+        first = pool.submit(draw, cluster, seconds=3600)
         wait_for(lambda: in_flight(cluster) == 1)
         queued = [pool.submit(draw, cluster) for _ in range(3)]
         wait_for(lambda: in_flight(cluster) == 4)
@@ -102,7 +102,7 @@ def test_a_killed_replica_fails_only_what_it_runs(cluster: Cluster):
 
 
 def in_flight(cluster: Cluster) -> int:
-    told = httpx.get(cluster.url("-/chutes")).json()
+    told = cluster.get("-/chutes").json()
     return int(told.get("test-draws", {}).get("in_flight", 0))
 
 
@@ -114,18 +114,18 @@ def actor(cluster: Cluster, title: str) -> int:
     raise AssertionError(f"no {title}")
 
 
+def replaced(cluster: Cluster, title: str, before: int) -> bool:
+    try:
+        return actor(cluster, title) != before
+    except (AssertionError, OSError):  # there is none yet, or one of the processes has just ended
+        return False
+
+
 def test_a_killed_controller_fails_nothing(cluster: Cluster):
     before = actor(cluster, "ray::ServeController")
     with Load(cluster.url("test-draws/draw"), clients=2) as load:
         os.kill(before, signal.SIGKILL)
-
-        def back() -> bool:
-            try:
-                return actor(cluster, "ray::ServeController") != before
-            except AssertionError:
-                return False
-
-        wait_for(back)
+        wait_for(lambda: replaced(cluster, "ray::ServeController", before))
         asked = len(load.answers)
         wait_for(lambda: len(load.answers) > asked + 10)
     print(f"{load.count(200)} of {len(load.answers)} requests answered while the controller was replaced")
@@ -134,7 +134,8 @@ def test_a_killed_controller_fails_nothing(cluster: Cluster):
 
 
 def test_a_killed_proxy_is_back_soon(cluster: Cluster):
-    os.kill(actor(cluster, "ray::ProxyActor"), signal.SIGKILL)
+    before = actor(cluster, "ray::ProxyActor")
+    os.kill(before, signal.SIGKILL)
     killed = time.monotonic()
 
     def answers() -> bool:
@@ -143,7 +144,7 @@ def test_a_killed_proxy_is_back_soon(cluster: Cluster):
         except httpx.HTTPError:
             return False
 
-    wait_for(lambda: not answers(), 10)
+    wait_for(lambda: replaced(cluster, "ray::ProxyActor", before))
     wait_for(answers)
     print(f"after the proxy was killed requests were answered again after {time.monotonic() - killed:.1f} s")
 
@@ -153,7 +154,7 @@ def test_clients_that_leave_free_the_replica(cluster: Cluster):
 
     def leave(_: int) -> None:
         try:
-            httpx.post(cluster.url("test-draws/draw"), json={"seconds": 20}, timeout=chance.uniform(0.02, 0.3))
+            httpx.post(cluster.url("test-draws/draw"), json={"seconds": 3600}, timeout=chance.uniform(0.02, 0.3))
         except httpx.TimeoutException:
             return
 
@@ -162,54 +163,25 @@ def test_clients_that_leave_free_the_replica(cluster: Cluster):
     left = time.monotonic()
     assert draw(cluster, seconds=0.05).status_code == 200
     took = time.monotonic() - left
-    assert httpx.get(cluster.url("test-draws/running")).json() == 0
-    assert in_flight(cluster) == 0
-    print(f"100 clients left 20 s requests; the next one was answered {took:.2f} s later, nothing runs")
-    assert took < 5
+    wait_for(lambda: cluster.get("test-draws/running").json() == 0)
+    wait_for(lambda: in_flight(cluster) == 0)
+    print(f"100 clients left requests of an hour; the next one was answered {took:.2f} s later, nothing runs")
 
 
-def test_overload_is_bounded_and_refused_at_once(cluster: Cluster):
-    """Ten times what it can do: 0.1 s each, so 10 a second, and 100 a second are asked."""
-    answers: list[tuple[float, httpx.Response]] = []
-    seconds = float(os.environ.get("OVERLOAD_SECONDS", "5"))
-    over = threading.Event()
-
-    def ask() -> None:
-        with httpx.Client(timeout=60) as client:
-            while not over.is_set():
-                began = time.monotonic()
-                answer = client.post(cluster.url("test-draws/draw"), json={})
-                taken = time.monotonic() - began
-                answers.append((taken, answer))
-                over.wait(max(0.0, 0.2 - taken))
-
-    threads = [threading.Thread(target=ask) for _ in range(20)]
-    for thread in threads:
-        thread.start()
-    probes = []
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        began = time.monotonic()
-        assert httpx.get(cluster.url("test-draws/ready")).status_code == 200
-        probes.append(time.monotonic() - began)
-        over.wait(0.2)
-    over.set()
-    for thread in threads:
-        thread.join()
-    accepted = [taken for taken, answer in answers if answer.status_code == 200]
-    refused = [(taken, answer) for taken, answer in answers if answer.status_code != 200]
-    median, probe = statistics.median(taken for taken, _ in refused), statistics.median(probes)
-    print(
-        f"{len(answers)} requests in {seconds:g} s: {len(accepted)} accepted, p99 {percentile(accepted, 99):.2f} s; "
-        f"{len(refused)} refused, median {median * 1000:.0f} ms; /ready median {probe * 1000:.0f} ms"
-    )
-    assert {answer.status_code for _, answer in refused} == {429}
-    for _, answer in refused:
-        assert int(answer.headers["retry-after"]) >= 1
-        assert answer.json()["code"] == "queue_full"
-    # Eight in the queue and one that runs, 0.1 s each; the rest is what two busy cores add.
-    assert percentile(accepted, 99) < 5
-    assert median < 0.05
+def test_overload_is_bounded_and_refused_while_others_wait(cluster: Cluster, tmp_path: Path):
+    go = tmp_path / "go"
+    with ThreadPoolExecutor(9) as pool:
+        taken = [pool.submit(draw, cluster, until=str(go)) for _ in range(9)]  # one that runs, eight in the queue
+        wait_for(lambda: in_flight(cluster) == 9)
+        for _ in range(20):
+            refused = draw(cluster)
+            assert refused.status_code == 429
+            assert int(refused.headers["retry-after"]) >= 1
+            assert refused.json()["code"] == "queue_full"
+            assert cluster.get("test-draws/ready").status_code == 200
+        assert not any(each.done() for each in taken)
+        go.touch()
+        assert [each.result().status_code for each in taken] == [200] * 9
 
 
 def test_a_burst_brings_three_replicas_and_then_one_again(cluster: Cluster):
@@ -232,10 +204,10 @@ def test_a_burst_brings_three_replicas_and_then_one_again(cluster: Cluster):
     reader.start()
     try:
         wait_for(lambda: timeline)
-        with ThreadPoolExecutor(40) as pool:
-            answers = list(pool.map(lambda _: draw(cluster, seconds=0.5).status_code, range(40)))
-        assert answers == [200] * 40
-        wait_for(lambda: timeline[-1][1] == 1, 60)
+        with Load(cluster.url("test-draws/draw"), clients=40, body={"seconds": 0.5}) as load:
+            wait_for(lambda: timeline[-1][1] == 3)
+        assert load.count(200) == len(load.answers)
+        wait_for(lambda: timeline[-1][1] == 1)
     finally:
         watch.terminate()
         reader.join()

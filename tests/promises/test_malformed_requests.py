@@ -1,7 +1,5 @@
 """Whatever bytes arrive, each gets its status, nothing is a 500, and the server goes on."""
 
-import socket
-
 import pytest
 
 from tests.promises._server import Server, serving, wait_for
@@ -167,14 +165,14 @@ def test_an_unforeseen_error_tells_nothing_but_its_id(server: Server) -> None:
     ],
 )
 def test_bytes_that_are_no_request_are_400(server: Server, sent: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
+    with server.connect() as client:
         client.sendall(sent)
         assert client.recv(1000).startswith(b"HTTP/1.1 4")
 
 
 def test_a_request_cut_off_in_its_body_leaves_nothing_behind(server: Server) -> None:
     for _ in range(5):
-        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
+        with server.connect() as client:
             client.sendall(b"POST /draw HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
     assert server.metric("chutes_in_flight") == 0
 
@@ -182,7 +180,7 @@ def test_a_request_cut_off_in_its_body_leaves_nothing_behind(server: Server) -> 
 def test_two_requests_in_one_packet_get_two_answers(server: Server) -> None:
     one = b"POST /draw HTTP/1.1\r\nHost: localhost\r\n"
     one += b'Content-Type: application/json\r\nContent-Length: 15\r\n\r\n{"prompt": "x"}'
-    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
+    with server.connect() as client:
         client.sendall(one + one)
         received = b""
         while received.count(b'{"width":512}') < 2:

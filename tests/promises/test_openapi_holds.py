@@ -9,6 +9,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.generation import GenerationMode
 
 from tests.promises._server import serving
+from tests.waiting import LIMIT
 
 TYPED = """
 from typing import Any, Literal
@@ -67,7 +68,7 @@ def test_no_answer_is_a_server_error(tmp_path: Path) -> None:
                 suppress_health_check=list(HealthCheck),
             )
             def holds(case: schemathesis.Case) -> None:
-                answer = case.call()
+                answer = case.call(timeout=LIMIT)
                 seen[answer.status_code] = seen.get(answer.status_code, 0) + 1
                 case.validate_response(answer, checks=[not_a_server_error])
 

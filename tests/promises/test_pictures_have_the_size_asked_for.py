@@ -8,6 +8,7 @@ import requests
 from PIL import Image
 
 from tests.promises._server import Server
+from tests.waiting import LIMIT
 
 
 def test_the_documentations_curl(service: Server) -> None:
@@ -23,7 +24,7 @@ def test_the_documentations_curl(service: Server) -> None:
     "guidance_scale": 7.5,
     "seed": 42
   }""",
-        timeout=60,
+        timeout=LIMIT,
     )
     image = Image.open(BytesIO(answer.content))
     print(
@@ -43,7 +44,7 @@ def test_the_documentations_python_client(service: Server) -> None:
             **kwargs,
         }
 
-        response = requests.post(url, json=payload, timeout=60)
+        response = requests.post(url, json=payload, timeout=LIMIT)
 
         if response.status_code == 200:
             return Image.open(BytesIO(response.content))

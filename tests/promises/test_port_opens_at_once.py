@@ -1,6 +1,5 @@
 """The port is open while the model loads: alive at once, ready later, and cords say when to come back."""
 
-import time
 from pathlib import Path
 
 from tests.promises._server import serving, wait_for
@@ -24,15 +23,9 @@ async def hello(self) -> str:
 def test_alive_while_loading_then_ready(tmp_path: Path) -> None:
     with serving(tmp_path, LOADING, wait=False) as server:
         server.wait_for_port()
-        slowest = 0.0
-        for _ in range(20):
-            began = time.perf_counter()
-            assert server.get("/health").status_code == 200
-            slowest = max(slowest, time.perf_counter() - began)
-        print(f"/health while loading: at most {slowest * 1000:.1f} ms")
-        assert slowest < 0.5
-
         wait_for(lambda: server.get("/ready").json().get("stage") == "reading weights")
+        for _ in range(20):  # while the hook blocks its loop
+            assert server.get("/health").status_code == 200
         loading = server.get("/ready")
         assert loading.status_code == 503
         assert loading.json() == {
@@ -60,4 +53,4 @@ def test_a_signal_ends_a_load_that_blocks(tmp_path: Path) -> None:
         server.wait_for_port()
         wait_for(lambda: server.get("/ready").json().get("stage") == "reading weights")
         server.signal()
-        assert server.wait(10) == 0
+        assert server.wait() == 0

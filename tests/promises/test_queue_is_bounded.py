@@ -1,6 +1,5 @@
 """With one slot and a queue of N, N + 1 requests are taken and request N + 2 is refused at once."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -40,12 +39,9 @@ def test_the_request_after_a_full_queue_is_refused_at_once(tmp_path: Path) -> No
                 )
             )
 
-        began = time.perf_counter()
         refused = server.post("/draw", json={"number": 99})
-        took = time.perf_counter() - began
-        print(f"request {QUEUE + 2} was refused in {took * 1000:.1f} ms")
         assert refused.status_code == 429
-        assert took < 0.5
+        assert not any(answer.done() for answer in taken)
         assert int(refused.headers["retry-after"]) >= 1
         assert refused.headers["x-chutes-conn-used"] == "1"
         assert refused.headers["x-chutes-conn-available"] == "0"

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from chutes.chute import Chute, Job, Port
 from chutes.exception import ChutesWarning
+from tests.waiting import LIMIT
 
 
 class Training(BaseModel):
@@ -186,7 +187,7 @@ def test_the_time_limit_cancels_a_coroutine(chute: Chute) -> None:
 def test_the_time_limit_asks_a_plain_function_to_stop(chute: Chute) -> None:
     @chute.job(timeout=30)
     def slow(self: Any) -> None:
-        assert slow.cancel_event.wait(10)
+        assert slow.cancel_event.wait(LIMIT)
 
     slow.timeout = 0.05  # no test waits for 30 seconds
     with pytest.raises(TimeoutError):

@@ -4,6 +4,7 @@ import threading
 import pytest
 
 from chutes.chute._mailbox import Mailbox
+from tests.waiting import LIMIT
 
 
 def test_everything_posted_is_done_once_and_in_order() -> None:
@@ -21,7 +22,7 @@ def test_everything_posted_is_done_once_and_in_order() -> None:
         senders = [threading.Thread(target=post_many, args=(sender,)) for sender in range(4)]
         for sender in senders:
             sender.start()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LIMIT):
             await all_done.wait()
         for sender in senders:
             sender.join()

@@ -10,6 +10,7 @@ from rich.console import Console
 from chutes.cli import chutes_tables as tables
 from chutes.deploy import figures
 from chutes.deploy.deployed import Deployed
+from tests.waiting import LIMIT
 
 TEXT = """\
 # HELP imagegen_images_total Pictures finished.
@@ -103,7 +104,7 @@ def test_a_proxy_of_the_environment_is_not_asked(monkeypatch):
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with HTTPServer(("127.0.0.1", 0), Statistics) as server, ThreadPoolExecutor(1) as thread:
-        server.timeout = 5
+        server.timeout = LIMIT
         thread.submit(server.handle_request)
         assert figures.traffic("slug", server.server_address)["requests"] == 7
 

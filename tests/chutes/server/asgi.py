@@ -7,6 +7,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message
 
 from chutes.server.access import FACTS
+from tests.waiting import LIMIT
 
 
 class Call:
@@ -60,9 +61,9 @@ class Call:
             self.body += message.get("body", b"")
             self.complete = not message.get("more_body", False)
 
-    async def end(self, within: float = 10) -> "Call":
+    async def end(self) -> "Call":
         """Wait until the application has returned."""
-        async with asyncio.timeout(within):
+        async with asyncio.timeout(LIMIT):
             await self.task
         return self
 
@@ -71,8 +72,8 @@ class Call:
         return json.loads(self.body)
 
 
-async def until(condition: Any, within: float = 10) -> None:
+async def until(condition: Any) -> None:
     """Let the loop run until the condition holds."""
-    async with asyncio.timeout(within):
+    async with asyncio.timeout(LIMIT):
         while not condition():  # noqa: ASYNC110 - what is waited for knows no events
             await asyncio.sleep(0.005)

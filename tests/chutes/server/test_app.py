@@ -12,7 +12,7 @@ from chutes.chute import Chute
 from chutes.exception import UpstreamUnavailable
 from chutes.server import Runtime, Settings, create_app
 from chutes.server.logs import request_id
-from tests.promises._server import wait_for
+from tests.waiting import wait_for
 
 
 class Picture(BaseModel):

@@ -1,6 +1,6 @@
 import json
 import math
-import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -137,12 +137,18 @@ def test_a_long_input_is_cut_short(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("value", [[0] * 3_000_000, {str(key): 0 for key in range(300)}, [[0] * 100] * 100])
-def test_what_has_many_parts_is_not_shown_nor_gone_through(client: TestClient, value: Any) -> None:
+def test_what_has_many_parts_is_not_shown(client: TestClient, value: Any) -> None:
     (field,) = client.post("/draw", json={"prompt": value}).json()["detail"]
     assert field["input"] == f"a {type(value).__name__} that is too large to show"
-    began = time.perf_counter()
+
+
+def test_what_has_many_parts_is_not_gone_through() -> None:
+    class Untouched(list[int]):
+        def __iter__(self) -> Iterator[int]:
+            pytest.fail("its length says enough")
+
+    value = Untouched([0] * 1000)
     errors.from_validation("/draw", [{"type": "string_type", "loc": ("body", "prompt"), "msg": "", "input": value}])
-    assert time.perf_counter() - began < 0.1
 
 
 def test_a_form_that_cannot_be_read_is_400(client: TestClient) -> None:

@@ -1,6 +1,5 @@
 import asyncio
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ from chutes.exception import ChutesError, Draining, NotReady, Unavailable
 from chutes.server.admission import Admission
 from chutes.server.lifecycle import ExitCode, Lifecycle, State, describe
 from tests.chutes.server.asgi import until
+from tests.waiting import LIMIT
 
 pytestmark = pytest.mark.anyio
 
@@ -25,12 +25,13 @@ def lifecycle(chute: Chute) -> Lifecycle:
 
 async def test_from_loading_to_ready_to_draining(chute: Chute, caplog: pytest.LogCaptureFixture) -> None:
     told: list[str] = []
+    go_on = threading.Event()
 
     @chute.on_startup()
     async def load(self: Any) -> None:
         self.progress.update("weights", 1, 2)
         self.info |= {"model": "tiny", "name": "kept apart from the record's own", "plan": ["a list"]}
-        await asyncio.sleep(0.05)
+        await until(go_on.is_set)
 
     @chute.on_shutdown()
     async def unload(self: Any) -> None:
@@ -44,6 +45,7 @@ async def test_from_loading_to_ready_to_draining(chute: Chute, caplog: pytest.Lo
     with pytest.raises(NotReady, match="weights"):
         life.check()
 
+    go_on.set()
     await life.ready.wait()
     assert life.state is State.READY
     life.check()
@@ -71,7 +73,7 @@ async def test_the_log_tells_how_far_loading_is(
     @chute.on_startup()
     def load(self: Any) -> None:
         self.progress.update("reading the transformer", 6, 8, "GB")
-        go_on.wait(10)
+        go_on.wait(LIMIT)
 
     caplog.set_level("INFO")
     life = lifecycle(chute)
@@ -111,7 +113,7 @@ async def test_a_chute_that_cannot_go_on(chute: Chute) -> None:
     await life.ready.wait()
     await asyncio.to_thread(chute.fail, "the driver says 79")
     assert life.over is not None
-    assert await asyncio.wait_for(life.over, 5) is ExitCode.FATAL
+    assert await asyncio.wait_for(life.over, LIMIT) is ExitCode.FATAL
     assert life.state is State.FAILED
     await life.close()
 
@@ -139,17 +141,19 @@ async def test_the_authors_own_lifespan_runs_too() -> None:
 async def test_a_load_that_blocks_is_left_behind(chute: Chute, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chutes.server.lifecycle._INTERRUPTED", 0.05)
 
+    began, go_on = threading.Event(), threading.Event()
+
     @chute.on_startup()
     async def load(self: Any) -> None:
-        time.sleep(0.5)  # noqa: ASYNC251 - as loading a model does
+        began.set()
+        go_on.wait(LIMIT)  # as loading a model does
 
     life = lifecycle(chute)
     life.start()
-    await asyncio.sleep(0.05)
-    began = time.monotonic()
+    await until(began.is_set)
     await life.close()
-    assert time.monotonic() - began < 0.4
     assert life.left_behind
+    go_on.set()
     assert life._life is not None
     await until(life._life.done)
 

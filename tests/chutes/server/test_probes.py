@@ -12,7 +12,13 @@ from starlette.testclient import TestClient
 
 from chutes.chute import Chute
 from chutes.server import Settings, create_app
-from tests.promises._server import wait_for
+from tests.waiting import LIMIT, wait_for
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe of the chute's own may take as long as a busy machine needs."""
+    monkeypatch.setattr("chutes.server.probes._PATIENCE", LIMIT)
 
 
 @pytest.fixture
@@ -95,18 +101,16 @@ def test_a_page_mounted_at_the_root_leaves_the_probes_alone(chute: Chute, tmp_pa
 def test_a_probe_of_the_chutes_own_that_does_not_answer(
     chute: Chute, tmp_path: Path, patient: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chutes.server.probes._PATIENCE", 5 if patient else 0.1)
+    if not patient:
+        monkeypatch.setattr("chutes.server.probes._PATIENCE", 0.1)
 
     @chute.cord(public_api_path="/health", method="GET")
     async def health(self: Any) -> dict[str, str]:
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.4 if patient else 3600)
         return {"mine": "health"}
 
     with serving(chute, tmp_path) as client:
-        began = time.monotonic()
-        answer = client.get("/health")
-        assert answer.json() == ({"mine": "health"} if patient else {"status": "ok"})
-        assert (time.monotonic() - began < 0.35) is not patient
+        assert client.get("/health").json() == ({"mine": "health"} if patient else {"status": "ok"})
 
 
 def test_while_loading_the_runtime_answers_for_the_chute(chute: Chute, tmp_path: Path) -> None:
