@@ -1,0 +1,222 @@
+"""How soon `chutes run` does what it promises: help, probes beside a busy handler, refusals, timeouts, the end.
+
+    python -m benchmarks.latency
+
+The tests show that each of these happens, however slow the machine; here is how long each takes on an idle one. Each
+figure is the median over the rounds, and the worst of them, written to `results/latency.json`.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.promises._server import Server, serving
+from tests.waiting import wait_for
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULT = ROOT / "benchmarks" / "results" / "latency.json"
+PROBES = 50
+
+SOURCE = """
+from pathlib import Path
+
+@chute.on_startup()
+async def load(self):
+    while not Path("load").exists():
+        time.sleep(0.01)
+
+@chute.cord(public_api_path="/block")
+async def block(self) -> str:
+    while not Path("go").exists():
+        time.sleep(0.01)
+    return "done"
+
+@chute.cord(public_api_path="/wait")
+async def wait(self) -> str:
+    while not Path("go").exists():
+        await asyncio.sleep(0.01)
+    return "done"
+"""
+
+
+@dataclass
+class Figure:
+    """What is measured: its target, and the milliseconds of each time."""
+
+    name: str
+    target: float
+    times: list[float] = field(default_factory=list)
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """Take the time of the block."""
+        began = time.perf_counter()
+        yield
+        self.times.append((time.perf_counter() - began) * 1000)
+
+    @property
+    def median(self) -> float:
+        """In milliseconds."""
+        return statistics.median(self.times)
+
+
+FIGURES = {
+    "help": Figure("`chutes --help`", 300),
+    "loading": Figure("/health while a hook blocks", 50),
+    "blocking": Figure("/health while a handler blocks", 50),
+    "drawing": Figure("/health while a picture is drawn", 50),
+    "full": Figure("429 when the queue is full", 50),
+    "late": Figure("504 after request_timeout, later than asked", 100),
+    "left": Figure("the slot is free after its client left", 100),
+    "idle": Figure("SIGTERM to exit code 0, nothing running", 1500),
+}
+
+
+def explain() -> None:
+    """The command's own help."""
+    with FIGURES["help"].measured():
+        subprocess.run([sys.executable, "-m", "chutes", "--help"], stdout=subprocess.DEVNULL, check=True)
+
+
+def probe(server: Server, name: str) -> None:
+    """Ask for /health again and again."""
+    for _ in range(PROBES):
+        with FIGURES[name].measured():
+            server.get("/health").raise_for_status()
+
+
+@contextmanager
+def occupied(server: Server, folder: Path, path: str, requests: int) -> Iterator[None]:
+    """Requests that have a slot and wait in the queue until the block is left."""
+
+    def taken() -> bool:
+        return server.metric("chutes_in_flight") + server.metric("chutes_queue_depth") == requests
+
+    with ThreadPoolExecutor(requests) as pool:
+        answers = [pool.submit(server.post, path) for _ in range(requests)]
+        try:
+            wait_for(taken)
+            yield
+        finally:
+            (folder / "go").touch()
+        for answer in answers:
+            answer.result()
+    (folder / "go").unlink()
+
+
+def busy(folder: Path) -> None:
+    """Probes and refusals of a server whose startup hook, then whose handler blocks."""
+    with serving(folder, SOURCE, wait=False, queue_size=3) as server:
+        server.wait_for_port()
+        probe(server, "loading")
+        (folder / "load").touch()
+        server.wait_until_ready()
+        with occupied(server, folder, "/block", 1):
+            probe(server, "blocking")
+        with occupied(server, folder, "/wait", 4):
+            for _ in range(PROBES):
+                with FIGURES["full"].measured():
+                    status = server.post("/wait").status_code
+                if status != 429:
+                    raise RuntimeError(f"The queue is full, and the answer was {status}")
+        leave(server)
+        server.signal()
+        with FIGURES["idle"].measured():
+            server.wait()
+
+
+def leave(server: Server) -> None:
+    """Close the connection of a running request, and look when its slot is free."""
+    client = server.connect()
+    client.sendall(b"POST /wait HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
+    wait_for(lambda: server.metric("chutes_in_flight") == 1)
+    client.close()
+    with FIGURES["left"].measured():
+        wait_for(lambda: server.metric("chutes_in_flight") == 0)
+
+
+def late(folder: Path) -> None:
+    """Timeouts of handlers that never end."""
+    within = 0.5
+    (folder / "load").touch()
+    with serving(folder, SOURCE, request_timeout=within) as server:
+        for _ in range(3):
+            began = time.perf_counter()
+            status = server.post("/wait").status_code
+            if status != 504:
+                raise RuntimeError(f"The handler never ends, and the answer was {status}")
+            FIGURES["late"].times.append((time.perf_counter() - began - within) * 1000)
+
+
+def drawing(folder: Path) -> None:
+    """Probes while the small bundled model draws."""
+    body = {"prompt": "a cat", "width": 512, "height": 512, "num_inference_steps": 30}
+    with serving(folder, "", ref=str(ROOT / "chutes_app.py")) as server, ThreadPoolExecutor(1) as pool:
+        server.post("/generate", json={**body, "num_inference_steps": 1})
+        picture = pool.submit(server.post, "/generate", json=body)
+        while not picture.done():
+            with FIGURES["drawing"].measured():
+                server.get("/health").raise_for_status()
+            time.sleep(0.01)
+        picture.result().raise_for_status()
+
+
+def report() -> dict[str, dict[str, float | bool]]:
+    """Print the table; the figures as they are kept."""
+    table = Table("", "median ms", "worst ms", "target ms", "", title="How soon")
+    for each in FIGURES.values():
+        met = "met" if each.median <= each.target else "MISSED"
+        table.add_row(each.name, f"{each.median:,.1f}", f"{max(each.times):,.1f}", f"{each.target:,.0f}", met)
+    Console().print(table)
+    return {
+        name: {
+            "median_ms": round(each.median, 2),
+            "worst_ms": round(max(each.times), 2),
+            "target_ms": each.target,
+            "met": each.median <= each.target,
+        }
+        for name, each in FIGURES.items()
+    }
+
+
+def main() -> int:
+    """Measure, print, keep; 1 when a median misses its target."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=RESULT)
+    given = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    parts: list[Callable[[Path], None]] = [busy, late, drawing]
+    for _ in range(given.rounds):
+        explain()
+        for part in parts:
+            with tempfile.TemporaryDirectory() as folder:
+                part(Path(folder))
+    figures = report()
+    kept = {
+        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "figures": figures,
+    }
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    given.output.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    return 0 if all(each["met"] for each in figures.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
