@@ -142,7 +142,9 @@ def busy(folder: Path) -> None:
 def leave(server: Server) -> None:
     """Close the connection of a running request, and look when its slot is free."""
     client = server.connect()
-    client.sendall(b"POST /wait HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
+    client.sendall(
+        b"POST /wait HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+    )
     wait_for(lambda: server.metric("chutes_in_flight") == 1)
     client.close()
     with FIGURES["left"].measured():

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from imagegen.watchdog import Watchdog
+from tests.waiting import wait_for
 
 Watch = Callable[..., tuple[Watchdog, list[str]]]
 
@@ -39,13 +40,6 @@ def work(watchdog: Watchdog, kind: object, seconds: float = 0.0, times: int = 1)
         time.sleep(seconds)
     watchdog.begin(kind, abandoned)
     return abandoned
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "did not happen"
-        time.sleep(0.01)
 
 
 def test_work_of_a_known_kind_that_does_not_end_is_reported_once(watch):
@@ -80,7 +74,7 @@ def test_one_outlier_does_not_move_the_limit(watch):
     watchdog, reasons = watch()
     work(watchdog, "step", times=4)
     work(watchdog, "step", seconds=3)
-    wait_for(lambda: reasons, 20)
+    wait_for(lambda: reasons)
 
 
 def test_aborted_work_neither_hangs_nor_counts(watch):
@@ -131,6 +125,7 @@ def test_many_kinds_are_forgotten():
 STOPPED = """
 import sys, threading
 from imagegen.watchdog import Watchdog
+from tests.waiting import wait_for
 watchdog = Watchdog(lambda reason: print(reason, flush=True), hang_after=3, patience=60)
 watchdog.start()
 watchdog.begin("step", threading.Event())

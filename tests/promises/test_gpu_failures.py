@@ -79,7 +79,7 @@ def health_until_the_end(server: Server) -> list[int]:
             return True
         return False
 
-    wait_for(ended, 120)
+    wait_for(ended)
     return statuses
 
 
@@ -106,7 +106,7 @@ def test_memory_that_stays_full_ends_the_process(tmp_path: Path, tiny_model: Pat
         for _ in range(3):
             answer = server.post("/draw", json={"fault": "full"})
             assert (answer.status_code, answer.json()["code"]) == (503, "out_of_memory")
-        assert server.wait(120) == 4
+        assert server.wait() == 4
         assert any("Out of memory 3 times in a row" in line["message"] for line in server.log)
 
 
@@ -125,7 +125,7 @@ def test_damaged_weights_are_one_line_and_code_3(
     monkeypatch.setenv("IMAGEGEN_MODEL", str(damaged))
     ref = str(ROOT / "chutes_app.py") if source == "chutes_app" else None
     with serving(tmp_path, TEMPLATE.format(folder=str(damaged)), ref=ref, wait=False) as server:
-        assert server.wait(120) == 3
+        assert server.wait() == 3
         (line,) = [line["message"] for line in server.log if line["level"] == "error"]
         print(line)
         assert "tiny-random cannot be used in fp32: The model produced NaN or infinite values at 128x128" in line

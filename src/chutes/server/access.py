@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from chutes.exception import ChutesError
+from chutes.exception import BadRequest, ChutesError
 from chutes.server.errors import from_chutes_error, internal_error
 from chutes.server.logs import request_id
 from chutes.server.redirects import make_relative
@@ -18,6 +18,7 @@ log = logging.getLogger("chutes.access")
 SANE_ID = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110, section 5.6.2
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_MAX_COOKIE_ESCAPES = 200
 _PROBES = {"/health", "/ready", "/metrics", "/_metrics", "/_ping", "/_conn_stats"}
 
 FACTS = "chutes.facts"  # where in the scope the inner layers leave what the line should also say
@@ -52,6 +53,7 @@ class Access:
 
         began = time.perf_counter()
         try:
+            _check_cookies(scope)
             await self._app(scope, receive, send_with_id)
         except Exception as error:
             if isinstance(error, ChutesError):
@@ -69,6 +71,13 @@ class Access:
                 facts.setdefault("status", status)
                 facts.update(method=scope["method"], path=scope["path"], ms=_ms(time.perf_counter() - began))
                 log.log(level, "%s %s %s", scope["method"], scope["path"], facts["status"], extra=facts)
+
+
+def _check_cookies(scope: Scope) -> None:
+    """Raise BadRequest for cookies that Python before 3.12.6 takes quadratic time to unquote (CVE-2024-7592)."""
+    for name, value in scope["headers"]:
+        if name == b"cookie" and value.count(b"\\") > _MAX_COOKIE_ESCAPES:
+            raise BadRequest(f"Send a Cookie header with at most {_MAX_COOKIE_ESCAPES} backslashes")
 
 
 def _check_sendable(message: Message) -> None:

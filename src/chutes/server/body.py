@@ -6,7 +6,7 @@ import zlib
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from chutes.exception import BodyTooLarge, ChutesError, QueueFull, UnsupportedMediaType, UploadTimeout
+from chutes.exception import BadRequest, BodyTooLarge, ChutesError, QueueFull, UnsupportedMediaType, UploadTimeout
 
 _LINGER = 1.0  # seconds that a refused upload is still read, so that its sender gets to see the answer
 _SLOW_START = 5.0  # seconds before the minimum rate holds
@@ -160,7 +160,7 @@ def content_encoding(scope: Scope) -> str:
 
 
 def gunzip(body: bytes, limit: int) -> bytes:
-    """Decompress a gzip body. Raise BodyTooLarge beyond the limit, UnsupportedMediaType if it is not gzip."""
+    """Decompress a gzip body. Raise BodyTooLarge beyond the limit, BadRequest if it is not gzip."""
     decompress = zlib.decompressobj(_GZIP_WINDOW)
     try:
         decoded = decompress.decompress(body, limit + 1)
@@ -169,7 +169,7 @@ def gunzip(body: bytes, limit: int) -> bytes:
     if len(decoded) > limit:
         raise _too_large(limit)
     if not decompress.eof or decompress.unused_data:
-        raise UnsupportedMediaType("The body is not what its Content-Encoding says: gzip")
+        raise BadRequest("The body is not what its Content-Encoding says: gzip")
     return decoded
 
 

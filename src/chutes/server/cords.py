@@ -142,7 +142,7 @@ class Cords:
             scope["headers"] = [*others, (b"content-length", b"%d" % len(body))]
         if body and is_json(media_type(scope["headers"])):
             most = (target.max_json_values if target is not None else None) or self._settings.max_json_values
-            scope[PARSED_JSON] = await parse_json(body, most)
+            scope[PARSED_JSON] = await parse_json(body, most, self._settings.max_body_bytes * 3 // 2)
         return body
 
     async def _refuse(

@@ -24,6 +24,7 @@ _MAX_REQUEST_LINE = 16 * 1024
 _MAX_HEADER_BYTES = 64 * 1024
 _MAX_HEADERS = 100
 _MAX_PIPELINED = 64  # requests of one connection that wait for those before them
+_MANY_EVENTS = 1000  # of the parser, in what is received at once
 _LINGER = 1.0  # seconds that a refused client is still read from, so that it gets to see the answer
 _LOG_EVERY = 10.0  # seconds between lines about invalid requests
 
@@ -150,6 +151,9 @@ class HttpProtocol(HttpToolsProtocol):
             cause = error.__context__
             self._refuse(cause.args[0] if isinstance(cause, _RefusedError) else 400)
             return
+        if self._events - events > _MANY_EVENTS and not self.flow.read_paused:
+            self.flow.pause_reading()  # uvloop would read on without looking at other connections
+            self.loop.call_soon(self.flow.resume_reading)
         self._unparsed = self._unparsed + len(data) if events == self._events else 0
         if self._unparsed > _MAX_HEADER_BYTES:  # one endless header, trailer or chunk extension
             self._refuse(431)
@@ -158,14 +162,17 @@ class HttpProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            if self._should_upgrade():
-                self.handle_websocket_upgrade()
-            elif self.scope["method"] == "CONNECT":
-                self._refuse(400)
-            else:  # the parser has left HTTP: a new one reads this head again, without the offer, and what follows
-                self.parser = httptools.HttpRequestParser(self)
-                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
-                self._feed(self._head_without_offer() + data[upgrade.args[0] :])
+            rest = data[upgrade.args[0] :]
+        else:
+            return
+        if self._should_upgrade():
+            self.handle_websocket_upgrade()
+        elif self.scope["method"] == "CONNECT":
+            self._refuse(400)
+        else:  # the parser has left HTTP: a new one reads this head again, without the offer, and what follows
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+            self._feed(self._head_without_offer() + rest)
 
     def _head_without_offer(self) -> bytes:
         version = self.scope["http_version"]

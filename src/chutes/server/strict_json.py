@@ -5,9 +5,9 @@ body is therefore scanned first, in slices and in linear time: one that would ta
 """
 
 import asyncio
-import codecs
 import json
 import math
+from codecs import getincrementaldecoder
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -18,6 +18,10 @@ _MAX_DIGITS = 640  # of a number; Python converts longer ones in quadratic time
 _ESCAPES_PER_VALUE = 20  # a long text in JSON escapes its line breaks, and PHP every slash of a base64 image
 _DIGITS = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
 _LONG_NUMBER = b"0" * (_MAX_DIGITS + 1)
+_ASTRAL = bytes(range(0xF0, 0xF5))  # first bytes of characters beyond U+FFFF
+_ASTRAL_WIDTH = 4  # bytes that each character of a Python string takes if one is beyond U+FFFF
+_CLOSE = {"Connection": "close"}
+_STRIDE = 64  # of the sample that is looked at for long numbers
 
 _HALF_PAIR = "Input should be valid Unicode: it contains half of a surrogate pair"
 _NOT_FINITE = f"Input should be a finite number of at most {_MAX_DIGITS} digits"
@@ -31,63 +35,90 @@ class InvalidJson(ValueError):
         self.error = {"type": "json_invalid", "loc": tuple(where), "msg": message, **more}
 
 
-async def parse_json(body: bytes, max_values: int) -> Any:
+async def parse_json(body: bytes, max_values: int, max_text_bytes: int) -> Any:
     """Return the value of a JSON text. Raise BodyTooComplex (413) or InvalidJson (422).
 
     `max_values` bounds the number of `,`, `:`, `[` and `{`, a cheap upper bound of the number of values and keys.
+    `max_text_bytes` bounds the memory of the decoded text, of which one emoji makes every character take four bytes.
     """
-    long_number = await _scan(body, max_values)
-    return _parse(body, long_number=long_number)
-
-
-async def _scan(body: bytes, max_values: int) -> bool:
-    """Check size and encoding of a body. Return whether it may contain a number of too many digits."""
-    values = escapes = 0
-    long_number = False
-    decoder = None if body.isascii() else codecs.getincrementaldecoder("utf-8")()
+    scan = _Scan(max_values, max_text_bytes)
     for start in range(0, len(body), _SLICE):
         if start:
             await asyncio.sleep(0)
+        scan.feed(body, start)
+    return scan.parse()
+
+
+class _Scan:
+    """Checks the size and the encoding of a body slice by slice, and decodes it."""
+
+    def __init__(self, max_values: int, max_text_bytes: int) -> None:
+        self._max_values = max_values
+        self._max_text_bytes = max_text_bytes
+        self._max_escapes = max_values * _ESCAPES_PER_VALUE
+        self._values = self._escapes = 0
+        self._long_number = self._surrogates = self._astral = False
+        self._characters = 0
+        self._decoder = getincrementaldecoder("utf-8-sig")()
+        self._text: list[str] = []
+
+    def feed(self, body: bytes, start: int) -> None:
+        """Check the slice that begins at `start`."""
         part = body[start : start + _SLICE]
-        values += part.count(b",") + part.count(b":") + part.count(b"[") + part.count(b"{")
-        escapes += part.count(b"\\")
-        if values > max_values or escapes > max_values * _ESCAPES_PER_VALUE:
-            raise BodyTooComplex(f"The JSON body has more than {max_values} values", headers={"Connection": "close"})
+        escapes = part.count(b"\\")
+        self._escapes += escapes
+        self._values += len(part) - len(part.translate(None, b",:[{"))
+        if self._values > self._max_values or self._escapes > self._max_escapes:
+            raise BodyTooComplex(f"The JSON body has more than {self._max_values} values", headers=_CLOSE)
         if b"\0" in part:  # Python would guess that this is UTF-16 or UTF-32
             raise InvalidJson(["body"], "The body is not UTF-8: it contains a zero byte")
-        if decoder is not None:
-            try:
-                decoder.decode(part, final=start + _SLICE >= len(body))
-            except UnicodeDecodeError:
-                raise InvalidJson(["body"], "The body is not UTF-8") from None
-        overlap = body[start : start + _SLICE + _MAX_DIGITS]
-        long_number = long_number or _LONG_NUMBER in overlap.translate(_DIGITS)
-    return long_number
+        try:
+            text = self._decoder.decode(part, final=start + _SLICE >= len(body))
+        except UnicodeDecodeError:
+            raise InvalidJson(["body"], "The body is not UTF-8") from None
+        self._text.append(text)
+        self._characters += len(text)
+        self._astral |= not text.isascii() and len(part.translate(None, _ASTRAL)) < len(part)
+        if self._astral and self._characters * _ASTRAL_WIDTH > self._max_text_bytes:
+            raise BodyTooComplex(
+                f"A JSON body with emoji may have at most {self._max_text_bytes // _ASTRAL_WIDTH} characters",
+                headers=_CLOSE,
+            )
+        self._surrogates |= escapes > 0 and (b"\\ud" in part or b"\\uD" in part or part[-2:].endswith((b"\\", b"\\u")))
+        self._long_number |= _has_long_number(body[start : start + _SLICE + _MAX_DIGITS])
+
+    def parse(self) -> Any:
+        """Return the value."""
+        not_finite = False
+
+        def refuse(_: str) -> float:
+            nonlocal not_finite
+            not_finite = True
+            return math.nan
+
+        def limit(convert: type[int] | type[float]) -> Any:
+            return lambda digits: convert(digits) if len(digits) <= _MAX_DIGITS else refuse(digits)
+
+        numbers = {"parse_int": limit(int), "parse_float": limit(float)} if self._long_number else {}
+        text = "".join(self._text)
+        self._text.clear()
+        try:
+            value = json.loads(text, parse_constant=refuse, **numbers)
+        except json.JSONDecodeError as error:
+            # The same message as FastAPI's.
+            raise InvalidJson(["body", error.pos], "JSON decode error", ctx={"error": error.msg}) from None
+        except RecursionError:
+            raise InvalidJson(["body"], "The JSON body is nested too deeply") from None
+        if not_finite or self._surrogates:
+            _check_values(value)
+        return value
 
 
-def _parse(body: bytes, *, long_number: bool) -> Any:
-    not_finite = False
-
-    def refuse(_: str) -> float:
-        nonlocal not_finite
-        not_finite = True
-        return math.nan
-
-    def limit(convert: type[int] | type[float]) -> Any:
-        return lambda digits: convert(digits) if len(digits) <= _MAX_DIGITS else refuse(digits)
-
-    numbers = {"parse_int": limit(int), "parse_float": limit(float)} if long_number else {}
-    try:
-        value = json.loads(body, parse_constant=refuse, **numbers)
-    except json.JSONDecodeError as error:
-        raise InvalidJson(
-            ["body", error.pos], "JSON decode error", ctx={"error": error.msg}
-        ) from None  # as FastAPI does
-    except RecursionError:
-        raise InvalidJson(["body"], "The JSON body is nested too deeply") from None
-    if not_finite or b"\\ud" in body or b"\\uD" in body:
-        _check_values(value)
-    return value
+def _has_long_number(part: bytes) -> bool:
+    """Return whether there are so many digits in a row, inside a string or not; a sparse sample rules most out."""
+    if _LONG_NUMBER[::_STRIDE][:-1] not in part[::_STRIDE].translate(_DIGITS):
+        return False
+    return _LONG_NUMBER in part.translate(_DIGITS)
 
 
 def _check_values(value: Any) -> None:

@@ -121,7 +121,7 @@ def after(client: TestClient, job: str) -> dict[str, Any]:
     def over() -> bool:
         return client.get(f"/jobs/{job}").json()["status"] not in {"queued", "running", "cancelling"}
 
-    wait_for(over, 10)
+    wait_for(over)
     return dict(client.get(f"/jobs/{job}").json())
 
 
@@ -220,7 +220,7 @@ def test_a_job_that_gets_no_folder_gives_its_slot_back(
 def test_a_job_that_raises_fatal_fails_the_chute(client: TestClient) -> None:
     told = after(client, begin(client, "fail", how="fatal"))
     assert (told["status"], told["detail"]) == ("error", "poisoned")
-    wait_for(lambda: client.get("/health").status_code == 503, 5)
+    wait_for(lambda: client.get("/health").status_code == 503)
 
 
 def test_deleting_one_that_is_over_forgets_it(client: TestClient) -> None:

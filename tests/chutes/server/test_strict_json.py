@@ -15,12 +15,13 @@ pytestmark = pytest.mark.anyio
 
 MAX_VALUES = 50_000
 MIB = 1 << 20
+MAX_TEXT_BYTES = 96 * MIB
 
 
 async def fault(body: bytes) -> tuple[str | int, ...] | None:
     """Return where a body is not JSON, or None if it is."""
     try:
-        await parse_json(body, MAX_VALUES)
+        await parse_json(body, MAX_VALUES, MAX_TEXT_BYTES)
     except InvalidJson as error:
         return tuple(error.error["loc"])
     return None
@@ -72,7 +73,7 @@ async def test_the_value_is_what_pythons_parser_reads(value: object) -> None:
     if any(word in text for word in ("NaN", "Infinity")):
         return
     try:
-        parsed = await parse_json(text.encode(), MAX_VALUES)
+        parsed = await parse_json(text.encode(), MAX_VALUES, MAX_TEXT_BYTES)
     except InvalidJson:
         assert "\\ud" in text
     else:
@@ -95,7 +96,7 @@ async def test_a_body_with_too_many_values_is_refused_before_it_is_parsed(body: 
     tracemalloc.start()
     try:
         with pytest.raises(BodyTooComplex, match="50000"):
-            await parse_json(body, MAX_VALUES)
+            await parse_json(body, MAX_VALUES, MAX_TEXT_BYTES)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -122,8 +123,24 @@ async def test_time_is_linear_in_the_length(make: Callable[[int], bytes]) -> Non
     # What grows with the square of the length would take hours here.
     body = make(32 * MIB)
     began = time.process_time()
-    await asyncio.gather(parse_json(body, MAX_VALUES), return_exceptions=True)
+    await asyncio.gather(parse_json(body, MAX_VALUES, MAX_TEXT_BYTES), return_exceptions=True)
     assert time.process_time() - began < 30
+
+
+async def test_one_emoji_does_not_multiply_the_memory_of_a_large_body() -> None:
+    large = b'"' + b"a" * (25 * MIB) + "\U0001f600".encode() + b'"'
+    tracemalloc.start()
+    try:
+        with pytest.raises(BodyTooComplex, match="emoji"):
+            await parse_json(large, MAX_VALUES, MAX_TEXT_BYTES)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * len(large)
+    allowed = b'"' + b"a" * (20 * MIB) + "\U0001f600".encode() + b'"'
+    assert len(await parse_json(allowed, MAX_VALUES, MAX_TEXT_BYTES)) == 20 * MIB + 1
+    bmp = b'"' + b"a" * (60 * MIB) + "\u8a9e".encode() + b'"'
+    assert len(await parse_json(bmp, MAX_VALUES, MAX_TEXT_BYTES)) == 60 * MIB + 1
 
 
 async def test_others_run_while_a_long_body_is_scanned() -> None:
@@ -136,7 +153,7 @@ async def test_others_run_while_a_long_body_is_scanned() -> None:
             await asyncio.sleep(0)
 
     counting = asyncio.create_task(count())
-    await parse_json(b'"' + b"a" * (16 * MIB) + b'"', MAX_VALUES)
+    await parse_json(b'"' + b"a" * (16 * MIB) + b'"', MAX_VALUES, MAX_TEXT_BYTES)
     counting.cancel()
     assert turns >= 16
 
@@ -145,7 +162,7 @@ async def test_many_values_deep_down_take_little_memory() -> None:
     body = b"[" * 900 + b"1," * 20_000 + b'"\\ud83d\\ude00"' + b"]" * 900
     tracemalloc.start()
     try:
-        await parse_json(body, MAX_VALUES)
+        await parse_json(body, MAX_VALUES, MAX_TEXT_BYTES)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
