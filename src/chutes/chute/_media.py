@@ -1,17 +1,15 @@
-"""What a request's headers say about its body: whether there is one, and of which media type.
-
-Headers are ASGI's: pairs of bytes, names in lower case.
-"""
+"""What a request's headers say about its body: its length, its media type and its content encoding."""
 
 from collections.abc import Iterable
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 from chutes.exception import UnsupportedMediaType
 
-Headers = Iterable[tuple[bytes, bytes]]
 BodyKind = Literal["json", "form"]
 """What a route parses its body as; None where the handler takes the request itself."""
 
+_FIELDS = frozenset({b"content-length", b"content-type", b"content-encoding", b"transfer-encoding"})
 _FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 _EXPECTED = {
     "json": "Send the body as JSON, with Content-Type: application/json",
@@ -19,33 +17,60 @@ _EXPECTED = {
 }
 
 
-def has_body(headers: Headers) -> bool:
-    """Return whether the headers announce a body (RFC 9112, section 6.3)."""
-    for name, value in headers:
-        if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0 \t")):
-            return True
-    return False
+class BodyHeaders(NamedTuple):
+    """The headers of one request that describe its body.
 
-
-def media_type(headers: Headers) -> str:
-    """Return the media type in lower case and without parameters; empty if it is missing or given twice."""
-    types = [value for name, value in headers if name == b"content-type"]
-    return types[0].decode("latin-1").partition(";")[0].strip().lower() if len(types) == 1 else ""
-
-
-def is_json(media_type: str) -> bool:
-    """Return whether a media type is `application/json` or has the suffix `+json` (RFC 6838, section 4.2.8)."""
-    return media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json"))
-
-
-def check_media_type(headers: Headers, expected: BodyKind | None) -> None:
-    """Raise UnsupportedMediaType if a body is announced that the route would not parse.
-
-    JSON without `Content-Type: application/json` is refused on purpose: any web page can make a browser send such a
-    body to a server on the same machine without asking that server first.
+    - `announced`: there is a body (RFC 9112, section 6.3).
+    - `length`: its Content-Length in bytes, or 0.
+    - `media_type`: in lower case and without parameters; empty if it is missing or given twice.
+    - `encoding`: its content encodings in lower case, or an empty string.
     """
-    if expected is None or not has_body(headers):
-        return
-    given = media_type(headers)
-    if not (is_json(given) if expected == "json" else given in _FORMS):
-        raise UnsupportedMediaType(_EXPECTED[expected])
+
+    announced: bool
+    length: int
+    media_type: str
+    encoding: str
+
+    @property
+    def is_json(self) -> bool:
+        """Whether the media type is `application/json` or has the suffix `+json` (RFC 6838, section 4.2.8)."""
+        return self.media_type == "application/json" or (
+            self.media_type.startswith("application/") and self.media_type.endswith("+json")
+        )
+
+    def check_media_type(self, expected: BodyKind | None) -> None:
+        """Raise UnsupportedMediaType if there is a body that the route would not parse.
+
+        JSON without `Content-Type: application/json` is refused on purpose: any web page can make a browser send such
+        a body to a server on the same machine without asking that server first.
+        """
+        if expected is None or not self.announced:
+            return
+        if not (self.is_json if expected == "json" else self.media_type in _FORMS):
+            raise UnsupportedMediaType(_EXPECTED[expected])
+
+
+def body_headers(headers: Iterable[tuple[bytes, bytes]]) -> BodyHeaders:
+    """Return what ASGI headers (names in lower case) say about the body."""
+    length, chunked = 0, False
+    types: list[bytes] = []
+    encodings: list[bytes] = []
+    for name, value in headers:
+        if name not in _FIELDS:
+            continue
+        if name == b"content-length":
+            length = int(value)
+        elif name == b"content-type":
+            types.append(value)
+        elif name == b"content-encoding":
+            encodings.append(value)
+        else:
+            chunked = True
+    media_type = _media_type(types[0]) if len(types) == 1 else ""
+    encoding = b",".join(encodings).decode("latin-1").strip().lower() if encodings else ""
+    return BodyHeaders(chunked or length > 0, length, media_type, encoding)
+
+
+@lru_cache(maxsize=64)
+def _media_type(value: bytes) -> str:
+    return value.decode("latin-1").partition(";")[0].strip().lower()

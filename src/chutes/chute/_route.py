@@ -9,7 +9,7 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from chutes.chute._media import BodyKind, check_media_type
+from chutes.chute._media import BodyKind, body_headers
 from chutes.chute._signature import MOST_CONVERTED, too_many_errors
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ class CordRoute(ChuteRoute):
         expected = self.body_kind
 
         async def handle(request: Request) -> Response:
-            check_media_type(request.scope["headers"], expected)
+            if PARSED_JSON not in request.scope:  # else the runtime has checked it
+                body_headers(request.scope["headers"]).check_media_type(expected)
             return await handler(request)
 
         return handle

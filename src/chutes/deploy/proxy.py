@@ -22,6 +22,7 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from chutes.chute._media import body_headers
 from chutes.deploy import cluster, probes
 from chutes.deploy.replica import BY_HOST, HEADER
 from chutes.deploy.rules import RuleBook
@@ -144,7 +145,8 @@ class Door:
 
     async def _body(self, scope: Scope, receive: Receive, send: Send) -> bytes | None:
         """All of the body, before Ray gives the request a slot; None if there is nobody, or no more, to answer."""
-        upload = Upload(self._uploads, scope, receive, self._settings.max_body_bytes)
+        length = body_headers(scope["headers"]).length
+        upload = Upload(self._uploads, receive, length=length, limit=self._settings.max_body_bytes)
         try:
             return await read_body(upload.receive)
         except ClientLeft:

@@ -16,7 +16,7 @@ from chutes.server.redirects import make_relative
 log = logging.getLogger("chutes.access")
 
 SANE_ID = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
-_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110, section 5.6.2
+_NAMES = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # tokens of RFC 9110, section 5.6.2
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _MAX_COOKIE_ESCAPES = 200
 _PROBES = {"/health", "/ready", "/metrics", "/_metrics", "/_ping", "/_conn_stats"}
@@ -35,7 +35,8 @@ class Access:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        current = _incoming_id(scope) or token_hex(16)
+        given, cookies = _read_headers(scope)
+        current = given or token_hex(16)
         request_id.set(current)
         facts: dict[str, Any] = {}
         scope[FACTS] = facts
@@ -53,7 +54,7 @@ class Access:
 
         began = time.perf_counter()
         try:
-            _check_cookies(scope)
+            _check_cookies(cookies)
             await self._app(scope, receive, send_with_id)
         except Exception as error:
             if isinstance(error, ChutesError):
@@ -73,28 +74,33 @@ class Access:
                 log.log(level, "%s %s %s", scope["method"], scope["path"], facts["status"], extra=facts)
 
 
-def _check_cookies(scope: Scope) -> None:
+def _check_cookies(cookies: bytes) -> None:
     """Raise BadRequest for cookies that Python before 3.12.6 takes quadratic time to unquote (CVE-2024-7592)."""
-    for name, value in scope["headers"]:
-        if name == b"cookie" and value.count(b"\\") > _MAX_COOKIE_ESCAPES:
-            raise BadRequest(f"Send a Cookie header with at most {_MAX_COOKIE_ESCAPES} backslashes")
+    if cookies.count(b"\\") > _MAX_COOKIE_ESCAPES:
+        raise BadRequest(f"Send a Cookie header with at most {_MAX_COOKIE_ESCAPES} backslashes")
 
 
 def _check_sendable(message: Message) -> None:
     """Raise ValueError for the start of an answer that uvicorn would fail to send, after it took it for sent."""
     if not 200 <= message["status"] < 600:
         raise ValueError(f"The answer's status must be from 200 to 599; got {message['status']}.")
-    for name, value in message["headers"]:
-        if not _NAME.fullmatch(name) or _CONTROL.search(value) or (name == b"content-length" and not value.isdigit()):
-            raise ValueError(f"The answer's header {name!r} cannot be sent; its value is {value[:200]!r}.")
+    names, values = zip(*message["headers"], strict=True)
+    if not _NAMES.fullmatch(b"".join(names)) or _CONTROL.search(b"".join(values)) or not all(names):
+        raise ValueError(f"A header of the answer cannot be sent: {message['headers']!r:.1000}")
 
 
-def _incoming_id(scope: Scope) -> str | None:
-    """The id that the client, or a proxy in front, chose; None unless it is short and plain."""
+def _read_headers(scope: Scope) -> tuple[str | None, bytes]:
+    """Return the id that the client, or a proxy in front, chose, and the cookies.
+
+    The id is None unless it is short and plain.
+    """
+    current, cookies = None, b""
     for name, value in scope["headers"]:
-        if name == b"x-request-id":
-            return value.decode() if SANE_ID.fullmatch(value) else None
-    return None
+        if name == b"x-request-id" and SANE_ID.fullmatch(value):
+            current = value.decode()
+        elif name == b"cookie":
+            cookies += value
+    return current, cookies
 
 
 def _ms(seconds: float) -> float:

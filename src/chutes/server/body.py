@@ -40,9 +40,12 @@ class Uploads:
 
 
 class Upload:
-    """One request's body, of at most `limit` bytes. Call `release` when its bytes are no longer held."""
+    """One request's body, of at most `limit` bytes. Call `release` when its bytes are no longer held.
 
-    def __init__(self, uploads: Uploads, scope: Scope, receive: Receive, limit: int) -> None:
+    `length` is its Content-Length, or 0.
+    """
+
+    def __init__(self, uploads: Uploads, receive: Receive, *, length: int, limit: int) -> None:
         self._uploads = uploads
         self._receive = receive
         self._limit = limit
@@ -52,7 +55,7 @@ class Upload:
         self._error: ChutesError | None = None
         self._task: asyncio.Task[object] | None = None  # that waits in `receive`
         uploads.open.add(self)
-        if _content_length(scope) > limit:
+        if length > limit:
             self._error = _too_large(limit)
 
     async def receive(self) -> Message:
@@ -122,10 +125,6 @@ class Upload:
         self._held = 0
 
 
-def _content_length(scope: Scope) -> int:
-    return next((int(value) for name, value in scope["headers"] if name == b"content-length"), 0)
-
-
 def _too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"The body is larger than {limit} bytes", headers={"Connection": "close"})
 
@@ -145,18 +144,16 @@ async def read_body(receive: Receive) -> bytes:
     raise ClientLeft
 
 
-def content_encoding(scope: Scope) -> str:
-    """Return the body's content encoding, empty for none. Raise UnsupportedMediaType unless it is gzip."""
-    given = [value for name, value in scope["headers"] if name == b"content-encoding"]
-    encoding = b",".join(given).decode("latin-1").strip().lower()
+def check_encoding(encoding: str) -> bool:
+    """Return whether a body has to be decompressed. Raise UnsupportedMediaType if it has another encoding than gzip."""
     if encoding in {"", "identity"}:
-        return ""
-    if encoding not in {"gzip", "x-gzip"}:
-        raise UnsupportedMediaType(
-            f"Content-Encoding {encoding[:100]!r} is not supported: send the body with gzip, or as it is",
-            headers={"Accept-Encoding": "gzip"},
-        )
-    return "gzip"
+        return False
+    if encoding in {"gzip", "x-gzip"}:
+        return True
+    raise UnsupportedMediaType(
+        f"Content-Encoding {encoding[:100]!r} is not supported: send the body with gzip, or as it is",
+        headers={"Accept-Encoding": "gzip"},
+    )
 
 
 def gunzip(body: bytes, limit: int) -> bytes:

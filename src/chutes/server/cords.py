@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chutes.chute import Chute, Cord, Job
-from chutes.chute._media import check_media_type, has_body, is_json, media_type
+from chutes.chute._media import BodyHeaders, body_headers
 from chutes.chute._route import PARSED_JSON
 from chutes.exception import ChutesError, Draining, QueueTimeout, RequestTimeout
 from chutes.metrics import last_request_timestamp, request_duration, total_requests
 from chutes.server import metrics
 from chutes.server.access import FACTS
 from chutes.server.admission import Admission
-from chutes.server.body import ClientLeft, Upload, Uploads, content_encoding, gunzip, read_body, refuse
+from chutes.server.body import ClientLeft, Upload, Uploads, check_encoding, gunzip, read_body, refuse
 from chutes.server.errors import from_chutes_error, from_validation
 from chutes.server.exchange import CLIENT_LEFT, Exchange
 from chutes.server.lifecycle import Lifecycle, State
@@ -77,14 +77,15 @@ class Cords:
         path = _route_path(scope, self._chute.root_path)
         cord = self._cords.get((scope["method"], path))
         target = cord or (self._jobs.get(path) if scope["method"] == "POST" else None)
-        upload = Upload(self.uploads, scope, receive, self._max_body_bytes(target))
+        headers = body_headers(scope["headers"])
+        upload = Upload(self.uploads, receive, length=headers.length, limit=self._max_body_bytes(target))
         exchange: Exchange | None = None
         try:
             if cord is None:
-                await self._pass_on(target, scope, upload, send)
+                await self._pass_on(target, scope, headers, upload, send)
             else:
                 send = self._with_load(send)
-                exchange = await self._accept(cord, scope, upload, send)
+                exchange = await self._accept(cord, scope, headers, upload, send)
                 await self._wait_turn(scope, exchange)
                 upload.release()
                 await self._run(cord, scope, exchange)
@@ -104,22 +105,26 @@ class Cords:
         limit = self._settings.max_body_bytes
         return min(limit, target.max_body_bytes or limit) if target is not None else limit
 
-    async def _accept(self, cord: Cord, scope: Scope, upload: Upload, send: Send) -> Exchange:
+    async def _accept(self, cord: Cord, scope: Scope, headers: BodyHeaders, upload: Upload, send: Send) -> Exchange:
         """Check a request of a cord, and read its body."""
         self._lifecycle.check()
-        if not cord.passthrough:
-            check_media_type(scope["headers"], cord.body_kind)
-            content_encoding(scope)
-        self._admission.check()
         if cord.passthrough:
+            self._admission.check()
             return Exchange(upload.receive, send, await read_body(upload.receive))
-        return Exchange(upload.receive, send, await self._read(cord, scope, upload))
+        headers.check_media_type(cord.body_kind)
+        compressed = check_encoding(headers.encoding)
+        self._admission.check()
+        body = await self._read(cord, scope, upload, compressed=compressed, is_json=headers.is_json)
+        return Exchange(upload.receive, send, body)
 
-    async def _pass_on(self, target: Cord | Job | None, scope: Scope, upload: Upload, send: Send) -> None:
+    async def _pass_on(
+        self, target: Cord | Job | None, scope: Scope, headers: BodyHeaders, upload: Upload, send: Send
+    ) -> None:
         """Send a request to the runtime's own routes and the author's others; they get JSON checked and parsed."""
         receive = upload.receive
-        if has_body(scope["headers"]) and is_json(media_type(scope["headers"])):
-            body: bytes | None = await self._read(target, scope, upload)
+        if headers.announced and headers.is_json:
+            compressed = check_encoding(headers.encoding)
+            body: bytes | None = await self._read(target, scope, upload, compressed=compressed, is_json=True)
 
             async def receive_again() -> Message:
                 nonlocal body
@@ -132,15 +137,16 @@ class Cords:
             receive = receive_again
         await self._others(scope, receive, send)
 
-    async def _read(self, target: Cord | Job | None, scope: Scope, upload: Upload) -> bytes:
+    async def _read(
+        self, target: Cord | Job | None, scope: Scope, upload: Upload, *, compressed: bool, is_json: bool
+    ) -> bytes:
         """Return the body without its content encoding; what is JSON is parsed into the scope."""
-        encoding = content_encoding(scope)
         body = await read_body(upload.receive)
-        if encoding and body:
+        if compressed and body:
             body = await asyncio.to_thread(gunzip, body, self._max_body_bytes(target))
             others = [pair for pair in scope["headers"] if pair[0] not in {b"content-encoding", b"content-length"}]
             scope["headers"] = [*others, (b"content-length", b"%d" % len(body))]
-        if body and is_json(media_type(scope["headers"])):
+        if body and is_json:
             most = (target.max_json_values if target is not None else None) or self._settings.max_json_values
             scope[PARSED_JSON] = await parse_json(body, most, self._settings.max_body_bytes * 3 // 2)
         return body

@@ -15,7 +15,7 @@ import httptools
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from chutes.chute._media import has_body
+from chutes.chute._media import body_headers
 from chutes.server.errors import error_response
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,9 @@ class HttpProtocol(HttpToolsProtocol):
     def _should_upgrade(self) -> bool:
         """Return whether the request becomes a WebSocket: RFC 6455 asks for a GET, which has no body."""
         busy = self.cycle is not None and not self.cycle.response_complete
-        return not busy and self.scope["method"] == "GET" and not has_body(self.headers) and super()._should_upgrade()
+        if busy or self.scope["method"] != "GET" or body_headers(self.headers).announced:
+            return False
+        return super()._should_upgrade()
 
     def _ignores_offer(self) -> bool:
         """Return whether the client offers an upgrade that is not honoured."""

@@ -8,7 +8,7 @@ import asyncio
 import json
 import math
 from codecs import getincrementaldecoder
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from chutes.exception import BodyTooComplex
@@ -57,7 +57,7 @@ class _Scan:
         self._max_text_bytes = max_text_bytes
         self._max_escapes = max_values * _ESCAPES_PER_VALUE
         self._values = self._escapes = 0
-        self._long_number = self._surrogates = self._astral = False
+        self._long_number = self._suspicious = self._astral = False
         self._characters = 0
         self._decoder = getincrementaldecoder("utf-8-sig")()
         self._text: list[str] = []
@@ -84,34 +84,51 @@ class _Scan:
                 f"A JSON body with emoji may have at most {self._max_text_bytes // _ASTRAL_WIDTH} characters",
                 headers=_CLOSE,
             )
-        self._surrogates |= escapes > 0 and (b"\\ud" in part or b"\\uD" in part or part[-2:].endswith((b"\\", b"\\u")))
+        self._suspicious |= escapes > 0 and (b"\\ud" in part or b"\\uD" in part or part[-2:].endswith((b"\\", b"\\u")))
         self._long_number |= _has_long_number(body[start : start + _SLICE + _MAX_DIGITS])
 
     def parse(self) -> Any:
         """Return the value."""
-        not_finite = False
-
-        def refuse(_: str) -> float:
-            nonlocal not_finite
-            not_finite = True
-            return math.nan
-
-        def limit(convert: type[int] | type[float]) -> Any:
-            return lambda digits: convert(digits) if len(digits) <= _MAX_DIGITS else refuse(digits)
-
-        numbers = {"parse_int": limit(int), "parse_float": limit(float)} if self._long_number else {}
         text = "".join(self._text)
         self._text.clear()
         try:
-            value = json.loads(text, parse_constant=refuse, **numbers)
+            value = self._decode(text)
         except json.JSONDecodeError as error:
             # The same message as FastAPI's.
             raise InvalidJson(["body", error.pos], "JSON decode error", ctx={"error": error.msg}) from None
         except RecursionError:
             raise InvalidJson(["body"], "The JSON body is nested too deeply") from None
-        if not_finite or self._surrogates:
+        if self._suspicious:
             _check_values(value)
         return value
+
+    def _decode(self, text: str) -> Any:
+        try:
+            return (_limited if self._long_number else _decoder).decode(text)
+        except _NotFiniteError:
+            self._suspicious = True
+            return _lenient.decode(text)
+
+
+class _NotFiniteError(Exception):
+    """There is a NaN, an Infinity, or a number of too many digits."""
+
+
+def _refuse(_: str) -> float:
+    raise _NotFiniteError
+
+
+def _limit(convert: Callable[[str], float], otherwise: Callable[[str], float]) -> Callable[[str], float]:
+    return lambda digits: (convert if len(digits) <= _MAX_DIGITS else otherwise)(digits)
+
+
+def _nan(_: str) -> float:
+    return math.nan
+
+
+_decoder = json.JSONDecoder(parse_constant=_refuse)
+_limited = json.JSONDecoder(parse_constant=_refuse, parse_int=_limit(int, _refuse), parse_float=_limit(float, _refuse))
+_lenient = json.JSONDecoder(parse_constant=_nan, parse_int=_limit(int, _nan), parse_float=_limit(float, _nan))
 
 
 def _has_long_number(part: bytes) -> bool:
