@@ -62,37 +62,31 @@ class Upload:
         """Receive an ASGI message. Raise BodyTooLarge, UploadTimeout, QueueFull, or what `abort` was given."""
         if self._complete:  # what comes now is the client's leaving
             return await self._receive()
-        message: Message = {}
-        if self._error is None:
-            message = await self._receive_in_time()
-        if self._error is None:
-            self._hold(len(message.get("body", b"")))
         if self._error is not None:
             raise self._error
-        if message["type"] != "http.request" or not message.get("more_body", False):
-            self._complete = True
-            self._uploads.open.discard(self)
-        return message
-
-    async def _receive_in_time(self) -> Message:
-        # What `asyncio.timeout` does, with less around it: this runs for every body.
-        task = self._task = asyncio.current_task()
+        # What `asyncio.timeout` does, with less around it: this runs for every request.
+        self._task = task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a server calls it from one
-        loop = asyncio.get_running_loop()
+        loop = task.get_loop()
         began = loop.time()
         at_min_rate = max(_SLOW_START, self._held / self._uploads.min_rate)
         allowed = min(self._uploads.timeout, at_min_rate)
         timer = loop.call_at(began + allowed - self._waited, self._expire, at_min_rate < self._uploads.timeout)
         try:
-            return await self._receive()
+            message = await self._receive()
         except asyncio.CancelledError:
             if self._error is None or task.uncancel():
                 raise
-            return {}
+            raise self._error from None
         finally:
             self._task = None
             timer.cancel()
             self._waited += loop.time() - began  # without the time that the application takes between two messages
+        self._hold(len(message.get("body", b"")))
+        if not message.get("more_body", False):
+            self._complete = True
+            self._uploads.open.discard(self)
+        return message
 
     def _expire(self, slow: bool) -> None:
         too_slow = f"The body arrives at less than {self._uploads.min_rate:g} bytes per second"
@@ -109,6 +103,8 @@ class Upload:
                 "Too many request bodies are being received, try again later",
                 headers={"Retry-After": "1", "Connection": "close"},
             )
+        if self._error is not None:
+            raise self._error
 
     def abort(self, error: ChutesError) -> None:
         """Raise this error in `receive`, now or when it is called next; do nothing once the body is complete."""
@@ -120,9 +116,11 @@ class Upload:
 
     def release(self) -> None:
         """Say that the body's bytes are no longer held."""
-        self._uploads.open.discard(self)
-        self._uploads.held -= self._held
-        self._held = 0
+        if self._held:
+            self._uploads.held -= self._held
+            self._held = 0
+        if not self._complete:
+            self._uploads.open.discard(self)
 
 
 def _too_large(limit: int) -> BodyTooLarge:

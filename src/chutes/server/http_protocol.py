@@ -103,8 +103,12 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_bytes += len(name) + len(value) + 4
         if self._head_bytes > _MAX_HEADER_BYTES or len(self.headers) >= _MAX_HEADERS:
             raise _RefusedError(431)
-        if self._in_head:  # trailers are dropped
-            super().on_header(name, value)
+        if not self._in_head:  # trailers are dropped
+            return
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     @override
     def on_headers_complete(self) -> None:

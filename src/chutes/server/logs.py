@@ -13,6 +13,7 @@ import logging
 import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal, TextIO
 
 import structlog
@@ -46,7 +47,7 @@ class JsonLines(logging.Formatter):
         line |= {key: value for key, value in vars(record).items() if key not in _NOT_EXTRA}
         if current := request_id.get():
             line["request_id"] = current
-        line["timestamp"] = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line["timestamp"] = f"{_second(int(record.created))}.{int(record.msecs):03d}+00:00"
         if isinstance(record.msg, dict):  # structlog's
             line |= record.msg
             line["message"] = line.pop("event", "")
@@ -55,6 +56,11 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return _encode(line)
+
+
+@lru_cache(maxsize=1)
+def _second(since_epoch: int) -> str:
+    return datetime.fromtimestamp(since_epoch, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _add_request_id(_: object, __: str, event: EventDict) -> EventDict:

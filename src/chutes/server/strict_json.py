@@ -7,7 +7,7 @@ body is therefore scanned first, in slices and in linear time: one that would ta
 import asyncio
 import json
 import math
-from codecs import getincrementaldecoder
+from codecs import IncrementalDecoder, getincrementaldecoder
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -42,9 +42,9 @@ async def parse_json(body: bytes, max_values: int, max_text_bytes: int) -> Any:
     `max_text_bytes` bounds the memory of the decoded text, of which one emoji makes every character take four bytes.
     """
     scan = _Scan(max_values, max_text_bytes)
-    for start in range(0, len(body), _SLICE):
-        if start:
-            await asyncio.sleep(0)
+    scan.feed(body, 0)
+    for start in range(_SLICE, len(body), _SLICE):
+        await asyncio.sleep(0)
         scan.feed(body, start)
     return scan.parse()
 
@@ -59,7 +59,7 @@ class _Scan:
         self._values = self._escapes = 0
         self._long_number = self._suspicious = self._astral = False
         self._characters = 0
-        self._decoder = getincrementaldecoder("utf-8-sig")()
+        self._decoder: IncrementalDecoder | None = None  # from the first slice on that is not ASCII
         self._text: list[str] = []
 
     def feed(self, body: bytes, start: int) -> None:
@@ -72,20 +72,29 @@ class _Scan:
             raise BodyTooComplex(f"The JSON body has more than {self._max_values} values", headers=_CLOSE)
         if b"\0" in part:  # Python would guess that this is UTF-16 or UTF-32
             raise InvalidJson(["body"], "The body is not UTF-8: it contains a zero byte")
-        try:
-            text = self._decoder.decode(part, final=start + _SLICE >= len(body))
-        except UnicodeDecodeError:
-            raise InvalidJson(["body"], "The body is not UTF-8") from None
+        text = self._decode_slice(part, start, final=start + _SLICE >= len(body))
         self._text.append(text)
         self._characters += len(text)
-        self._astral |= not text.isascii() and len(part.translate(None, _ASTRAL)) < len(part)
         if self._astral and self._characters * _ASTRAL_WIDTH > self._max_text_bytes:
             raise BodyTooComplex(
                 f"A JSON body with emoji may have at most {self._max_text_bytes // _ASTRAL_WIDTH} characters",
                 headers=_CLOSE,
             )
-        self._suspicious |= escapes > 0 and (b"\\ud" in part or b"\\uD" in part or part[-2:].endswith((b"\\", b"\\u")))
-        self._long_number |= _has_long_number(body[start : start + _SLICE + _MAX_DIGITS])
+        if escapes:
+            self._suspicious |= b"\\ud" in part or b"\\uD" in part or part.endswith((b"\\", b"\\u"))
+        if len(body) > _MAX_DIGITS:
+            self._long_number |= _has_long_number(body[start : start + _SLICE + _MAX_DIGITS])
+
+    def _decode_slice(self, part: bytes, start: int, *, final: bool) -> str:
+        if self._decoder is None:
+            if part.isascii():
+                return part.decode("ascii")
+            self._decoder = getincrementaldecoder("utf-8" if start else "utf-8-sig")()
+        self._astral |= len(part.translate(None, _ASTRAL)) < len(part)
+        try:
+            return self._decoder.decode(part, final)
+        except UnicodeDecodeError:
+            raise InvalidJson(["body"], "The body is not UTF-8") from None
 
     def parse(self) -> Any:
         """Return the value."""
