@@ -15,6 +15,8 @@ from chutes.exception import BodyTooComplex
 
 _SLICE = 1 << 20  # bytes scanned at once, about 3 ms
 _MAX_DIGITS = 640  # of a number; Python converts longer ones in quadratic time
+_LONG = 40  # digits of a number that counts as long
+_MAX_DIGITS_OF_LONG = 1_000_000  # of all long numbers together
 _ESCAPES_PER_VALUE = 20  # a long text in JSON escapes its line breaks, and PHP every slash of a base64 image
 _DIGITS = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
 _LONG_NUMBER = b"0" * (_MAX_DIGITS + 1)
@@ -57,8 +59,8 @@ class _Scan:
         self._max_text_bytes = max_text_bytes
         self._max_escapes = max_values * _ESCAPES_PER_VALUE
         self._values = self._escapes = 0
-        self._long_number = self._suspicious = self._astral = False
-        self._characters = 0
+        self._many_digits = self._suspicious = self._astral = False
+        self._characters = self._digits = 0
         self._decoder: IncrementalDecoder | None = None  # from the first slice on that is not ASCII
         self._text: list[str] = []
 
@@ -83,7 +85,19 @@ class _Scan:
         if escapes:
             self._suspicious |= b"\\ud" in part or b"\\uD" in part or part.endswith((b"\\", b"\\u"))
         if len(body) > _MAX_DIGITS:
-            self._long_number |= _has_long_number(body[start : start + _SLICE + _MAX_DIGITS])
+            self._count_digits(body[start : start + _SLICE + _MAX_DIGITS])
+
+    def _count_digits(self, part: bytes) -> None:
+        """Look for a number of too many digits, or for too many digits in all, inside strings or not.
+
+        A sparse sample is enough to rule both out for most bodies.
+        """
+        sample = part[::_STRIDE].translate(_DIGITS)
+        self._digits += sample.count(b"0") * _STRIDE
+        if self._digits > _MAX_DIGITS_OF_LONG:
+            self._many_digits = True
+        if _LONG_NUMBER[::_STRIDE][:-1] in sample:
+            self._many_digits |= _LONG_NUMBER in part.translate(_DIGITS)
 
     def _decode_slice(self, part: bytes, start: int, *, final: bool) -> str:
         if self._decoder is None:
@@ -113,10 +127,10 @@ class _Scan:
 
     def _decode(self, text: str) -> Any:
         try:
-            return (_limited if self._long_number else _decoder).decode(text)
+            return (_with_limits(_refuse) if self._many_digits else _decoder).decode(text)
         except _NotFiniteError:
             self._suspicious = True
-            return _lenient.decode(text)
+            return _with_limits(_nan).decode(text)
 
 
 class _NotFiniteError(Exception):
@@ -127,24 +141,33 @@ def _refuse(_: str) -> float:
     raise _NotFiniteError
 
 
-def _limit(convert: Callable[[str], float], otherwise: Callable[[str], float]) -> Callable[[str], float]:
-    return lambda digits: (convert if len(digits) <= _MAX_DIGITS else otherwise)(digits)
-
-
 def _nan(_: str) -> float:
     return math.nan
 
 
 _decoder = json.JSONDecoder(parse_constant=_refuse)
-_limited = json.JSONDecoder(parse_constant=_refuse, parse_int=_limit(int, _refuse), parse_float=_limit(float, _refuse))
-_lenient = json.JSONDecoder(parse_constant=_nan, parse_int=_limit(int, _nan), parse_float=_limit(float, _nan))
 
 
-def _has_long_number(part: bytes) -> bool:
-    """Return whether there are so many digits in a row, inside a string or not; a sparse sample rules most out."""
-    if _LONG_NUMBER[::_STRIDE][:-1] not in part[::_STRIDE].translate(_DIGITS):
-        return False
-    return _LONG_NUMBER in part.translate(_DIGITS)
+def _with_limits(otherwise: Callable[[str], float]) -> json.JSONDecoder:
+    """Return a decoder that calls `otherwise` for what is not finite or too long, and bounds all long numbers."""
+    left = _MAX_DIGITS_OF_LONG
+
+    def limit(convert: Callable[[str], float]) -> Callable[[str], float]:
+        def read(number: str) -> float:
+            nonlocal left
+            if len(number) > _MAX_DIGITS:
+                return otherwise(number)
+            if len(number) > _LONG:
+                left -= len(number)
+            if left < 0:
+                raise BodyTooComplex(
+                    f"The JSON body has more than {_MAX_DIGITS_OF_LONG} digits in numbers of over {_LONG} digits"
+                )
+            return convert(number)
+
+        return read
+
+    return json.JSONDecoder(parse_constant=otherwise, parse_int=limit(int), parse_float=limit(float))
 
 
 def _check_values(value: Any) -> None:

@@ -99,7 +99,7 @@ async def test_the_value_is_what_pythons_parser_reads(value: object) -> None:
 async def test_a_body_with_too_many_values_is_refused_before_it_is_parsed(body: bytes) -> None:
     tracemalloc.start()
     try:
-        with pytest.raises(BodyTooComplex, match="50000"):
+        with pytest.raises(BodyTooComplex):
             await parse_json(body, MAX_VALUES, MAX_TEXT_BYTES)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
@@ -145,6 +145,25 @@ async def test_one_emoji_does_not_multiply_the_memory_of_a_large_body() -> None:
     assert len(await parse_json(allowed, MAX_VALUES, MAX_TEXT_BYTES)) == 20 * MIB + 1
     bmp = b'"' + b"a" * (60 * MIB) + "\u8a9e".encode() + b'"'
     assert len(await parse_json(bmp, MAX_VALUES, MAX_TEXT_BYTES)) == 60 * MIB + 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" + b",".join([b"9" * 640] * 1600) + b"]",
+        b"[" + b",".join([b"0." + b"3" * 600] * 40_000) + b"]",
+        b"[NaN," + b",".join([b"9" * 640] * 1600) + b"]",
+    ],
+    ids=range(3),
+)
+async def test_all_long_numbers_together_are_bounded(body: bytes) -> None:
+    with pytest.raises(BodyTooComplex, match="digits"):
+        await parse_json(body, MAX_VALUES, MAX_TEXT_BYTES)
+
+
+async def test_many_digits_that_are_no_long_numbers_are_read() -> None:
+    for value in (["9" * 600] * 4000, [10**38] * 49_000, [0.1234567890123456] * 49_000):
+        assert await parse_json(json.dumps(value).encode(), MAX_VALUES, MAX_TEXT_BYTES) == value
 
 
 async def test_others_run_while_a_long_body_is_scanned() -> None:
