@@ -103,7 +103,7 @@ ROWS = [
         "8 bodies of 64 MiB, each but for its end",
         lambda: [announced(LIMIT), b" " * (LIMIT - KIB)],
         TIMEOUT | {429},
-        limit=60,
+        limit=150,
         attack=crowd(8),
     ),
     Row(

@@ -10,7 +10,7 @@ from chutes.exception import BadRequest, BodyTooLarge, ChutesError, QueueFull, U
 
 _LINGER = 1.0  # seconds that a refused upload is still read, so that its sender gets to see the answer
 _SLOW_START = 5.0  # seconds before the minimum rate holds
-_SHARE = 4  # the bodies received at the same time may take so many times the size of the largest one
+_SHARE = 3.75  # times the largest body: what all of them may take together; with their buffers it is four times
 _GZIP_WINDOW = 31  # zlib's number for a gzip header and the largest window
 
 
@@ -21,13 +21,13 @@ class ClientLeft(Exception):
 class Uploads:
     """The bodies that are being received, and those that are complete and wait for a slot.
 
-    - `max_body_bytes`: the size of the largest one; all of them together may take four times as much.
+    - `max_body_bytes`: the size of the largest one; all of them together may take 3.75 times as much.
     - `timeout`: seconds that the client may take for one.
     - `min_rate`: bytes per second that it must send on average, after the first five seconds.
     """
 
     def __init__(self, *, max_body_bytes: int, timeout: float, min_rate: float) -> None:
-        self.max_held = _SHARE * max_body_bytes
+        self.max_held = int(_SHARE * max_body_bytes)
         self.timeout = timeout
         self.min_rate = min_rate
         self.held = 0

@@ -90,7 +90,9 @@ class Cords:
                 upload.release()
                 await self._run(cord, scope, exchange)
         except (ChutesError, InvalidJson) as error:
-            await self._refuse(error, exchange, scope, receive, send)
+            upload.release()
+            # The frames of its traceback hold what was received so far.
+            await self._refuse(error.with_traceback(None), exchange, scope, receive, send)
         except ClientLeft:
             scope[FACTS]["status"] = CLIENT_LEFT
         except asyncio.CancelledError:

@@ -98,17 +98,17 @@ async def test_once_the_body_is_complete_no_time_runs() -> None:
 
 
 async def test_all_bodies_together_are_bounded_until_they_are_released() -> None:
-    shared = uploads(max_body_bytes=10)
-    held = [Upload(shared, coming(b"x" * 10, then="hang"), length=0, limit=10) for _ in range(4)]
+    shared = uploads(max_body_bytes=100)
+    held = [Upload(shared, coming(b"x" * 100, then="hang"), length=0, limit=100) for _ in range(3)]
     for upload in held:
         await upload.receive()
-    late = Upload(shared, coming(b"y"), length=0, limit=10)
+    late = Upload(shared, coming(b"y" * 76), length=0, limit=100)
     with pytest.raises(QueueFull) as refused:
         await read_body(late.receive)
     assert refused.value.headers["Retry-After"]
     late.release()
     held[0].release()
-    assert await read_body(Upload(shared, coming(b"y" * 10), length=0, limit=10).receive) == b"y" * 10
+    assert await read_body(Upload(shared, coming(b"y" * 100), length=0, limit=100).receive) == b"y" * 100
     for upload in held:
         upload.release()
     assert len(shared.open) == 0
