@@ -433,3 +433,129 @@ def test_invalid_requests_are_logged_with_their_peer_and_seldom(tmp_path: Path) 
         assert 1 <= len(lines) < 5
         assert "127.0.0.1:" in lines[0]["message"]
         assert port
+
+
+# Pipelines, drains and what is held
+
+
+WAITING = """
+from pathlib import Path
+
+@chute.cord(public_api_path="/wait")
+async def wait(self, number: int = 0) -> int:
+    while not Path("go").exists():
+        await asyncio.sleep(0.01)
+    return number
+
+@chute.get("/slow-stream")
+async def slow_stream():
+    async def pieces():
+        yield b"first"
+        while not Path("go").exists():
+            await asyncio.sleep(0.01)
+        yield b"last"
+    from starlette.responses import StreamingResponse
+    return StreamingResponse(pieces())
+
+@chute.job()
+async def work(self, text: str = "") -> int:
+    while not Path("go").exists():
+        await asyncio.sleep(0.01)
+    return len(text)
+"""
+
+
+def test_leaving_a_pipelined_connection_ends_the_request_that_runs(tmp_path: Path) -> None:
+    with serving(tmp_path, WAITING) as server:
+        with Peer(server) as peer:
+            peer.send(post("/wait", b"{}") + post("/wait", b"{}"))
+            wait_for(lambda: server.metric("chutes_in_flight") == 1)
+        wait_for(lambda: server.metric("chutes_in_flight") == 0)
+        assert server.metric("invocation_total", function="wait", status="499") == 1
+        assert not any("exception" in line for line in server.log)
+
+
+def test_a_bad_request_behind_one_that_runs_does_not_take_its_answer(tmp_path: Path) -> None:
+    bad = b"POST /wait HTTP/1.1\r\nHost: localhost\r\n" + JSON + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"
+    with serving(tmp_path, WAITING) as server, Peer(server) as peer:
+        peer.send(post("/wait", b'{"number": 7}'))
+        wait_for(lambda: server.metric("chutes_in_flight") == 1)
+        peer.send(bad)
+        assert server.get("/health").status_code == 200
+        (tmp_path / "go").touch()
+        status, _, body = peer.answer()
+        assert (status, json.loads(body)) == (200, 7)
+        assert b"200 OK" not in peer.rest()
+
+
+def test_an_answer_between_two_requests_does_not_close_the_second(tmp_path: Path) -> None:
+    second = post("/wait", b'{"number": 2}')
+    with serving(tmp_path, WAITING, keep_alive=1, concurrency=2) as server, Peer(server) as peer:
+        peer.send(post("/wait", b'{"number": 1}'))
+        wait_for(lambda: server.metric("chutes_in_flight") == 1)
+        peer.send(second[:20])
+        (tmp_path / "go").touch()
+        assert json.loads(peer.answer()[2]) == 1
+        (tmp_path / "go").unlink()
+        peer.send(second[20:])
+        wait_for(lambda: server.metric("chutes_in_flight") == 1)
+        time.sleep(1.5)  # longer than an idle connection lives
+        (tmp_path / "go").touch()
+        assert json.loads(peer.answer()[2]) == 2
+
+
+def test_draining_lets_streams_without_a_body_finish_and_refuses_new_uploads(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path, WAITING, drain_grace=600) as server,
+        Peer(server) as running,
+        Peer(server) as waiting,
+        Peer(server) as peer,
+    ):
+        running.send(b"GET /slow-stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        while b"first" not in running.received:
+            running._more()
+        waiting.send(post("/wait", b"{}"))
+        wait_for(lambda: server.metric("chutes_in_flight") == 1)
+        server.signal()
+        wait_for(lambda: server.get("/ready").status_code == 503)
+        head = b"POST /jobs/work HTTP/1.1\r\nHost: localhost\r\n" + JSON + b"Content-Length: 100\r\n\r\n{"
+        assert peer.send(head).answer()[0] == 503
+        (tmp_path / "go").touch()
+        assert waiting.answer()[0] == 200
+        assert b"last" in running.rest()
+        assert server.wait() == 0
+
+
+def test_what_queued_requests_and_jobs_hold_is_bounded(tmp_path: Path) -> None:
+    mib = 1 << 20
+    body = json.dumps({"number": 1, "padding": " " * mib}).encode()
+    packed = gzip.compress(body)
+    with serving(tmp_path, WAITING, max_body_bytes=2 * mib, queue_size=100) as server, contextlib.ExitStack() as peers:
+
+        def send(request: bytes) -> None:
+            peers.enter_context(Peer(server)).send(request)
+
+        send(post("/wait", b"{}"))
+        wait_for(lambda: server.metric("chutes_in_flight") == 1)
+        for path in ("/wait", "/jobs/work"):
+            before = server.metric("chutes_rejections_total", reason="queue_full")
+            for _ in range(20):
+                send(post(path, packed, b"Content-Encoding: gzip"))
+                send(post(path, json.dumps({"text": " " * mib}).encode()))
+            wait_for(lambda before=before: server.metric("chutes_rejections_total", reason="queue_full") > before + 20)
+        (tmp_path / "go").touch()
+        wait_for(lambda: server.metric("chutes_in_flight") + server.metric("chutes_queue_depth") == 0)
+        with Peer(server) as peer:
+            assert peer.send(post("/wait", packed, b"Content-Encoding: gzip")).answer()[0] == 200
+
+
+def test_running_out_of_descriptors_does_not_end_the_timeouts(tmp_path: Path) -> None:
+    limit = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (80, 80))\n"
+    with serving(tmp_path, limit, header_timeout=3) as server:
+        with contextlib.ExitStack() as peers:
+            for _ in range(100):
+                peers.enter_context(Peer(server))
+            wait_for(lambda: any("file descriptors are in use" in line["message"] for line in server.log))
+        wait_for(lambda: server.get("/health").status_code == 200)
+        with Peer(server) as slow:
+            assert slow.send(b"GET / HTTP/1.1\r\nHost: loc").answer()[0] == 408

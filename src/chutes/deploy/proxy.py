@@ -128,8 +128,17 @@ class Door:
         if scope["method"] == "GET" and (probed := await probes.answer(scope["path"])) is not None:
             await probed(scope, receive, send)
             return
-        if (body := await self._body(scope, receive, send)) is None:
-            return
+        headers = body_headers(scope["headers"])
+        limit = self._settings.max_body_bytes
+        upload = Upload(self._uploads, receive, announced=headers.announced, length=headers.length, limit=limit)
+        try:
+            if (body := await self._body(upload, scope, receive, send)) is not None:
+                await self._forward(body, scope, receive, send)
+        finally:
+            upload.release()
+
+    async def _forward(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        """Have Ray answer a request, and count it."""
         slug, began = _slug(scope), time.time()
         self._in_flight[slug] += 1
         answer = _Answer(scope, send)
@@ -143,10 +152,8 @@ class Door:
             if answer.of_a_chute and scope["path"].rpartition("/")[2] not in _PROBES:
                 self._recent[slug].append((began, time.time() - began, answer.status))
 
-    async def _body(self, scope: Scope, receive: Receive, send: Send) -> bytes | None:
-        """All of the body, before Ray gives the request a slot; None if there is nobody, or no more, to answer."""
-        length = body_headers(scope["headers"]).length
-        upload = Upload(self._uploads, receive, length=length, limit=self._settings.max_body_bytes)
+    async def _body(self, upload: Upload, scope: Scope, receive: Receive, send: Send) -> bytes | None:
+        """Return the whole body, before Ray gives the request a slot; None if the client left or was refused."""
         try:
             return await read_body(upload.receive)
         except ClientLeft:
@@ -155,8 +162,6 @@ class Door:
             error.headers = {**error.headers, **_id_header(scope)}
             await refuse(from_chutes_error(_inner(scope), error), scope, receive, send)
             return None
-        finally:
-            upload.release()
 
     async def _slugs(self) -> set[str]:
         """What is deployed, as Ray's own proxy knew it within the last second."""

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chutes.exception import BadRequest, ChutesError
 from chutes.server.errors import from_chutes_error, internal_error
+from chutes.server.exchange import CLIENT_LEFT
 from chutes.server.logs import request_id
 from chutes.server.redirects import make_relative
 
@@ -42,15 +43,18 @@ class Access:
         facts: dict[str, Any] = {}
         scope[FACTS] = facts
         status = 0
+        complete = False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, complete
             if message["type"] == "http.response.start":
                 if 300 <= message["status"] < 400:
                     make_relative(message, scope)
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", current.encode())]
                 _check_sendable(message)
                 status = message["status"]
+            elif not message.get("more_body", False):
+                complete = True
             await send(message)
 
         began = time.perf_counter()
@@ -70,7 +74,7 @@ class Access:
         finally:
             level = logging.DEBUG if scope["path"] in _PROBES else logging.INFO
             if log.isEnabledFor(level):
-                facts.setdefault("status", status)
+                facts.setdefault("status", status if complete else CLIENT_LEFT)
                 facts.update(method=scope["method"], path=scope["path"], ms=_ms(time.perf_counter() - began))
                 log.log(level, "%s %s %s", scope["method"], scope["path"], facts["status"], extra=facts)
 

@@ -43,7 +43,7 @@ class Runtime:
         self._app = cors.wrap(Access(inner), author_cors or cors.from_origins(settings.cors_origins))
 
     async def _tolerates(self, scope: Scope, fault: Fault) -> bool:
-        """Whether a request may pass in spite of its origin: who has a key is trusted, and a link may open a page."""
+        """Return whether a request may pass in spite of its origin: a key is demanded, or a link opens a page."""
         if not self.settings.is_loopback or self._auth.required:
             return True
         return fault.page_load and not any(scope["path"].endswith(cord.route_path) for cord in self.chute.cords)
@@ -79,7 +79,7 @@ class Runtime:
     def drain(self) -> None:
         """Take no more requests: those that run go on, those that wait or still send their body get 503."""
         self.lifecycle.drain()
-        self._cords.uploads.abort_all(Draining(headers={"Connection": "close"}))
+        self._cords.uploads.close(Draining(headers={"Connection": "close"}))
 
     def cut_off(self) -> None:
         """Cancel every request and job that still runs."""

@@ -1,8 +1,8 @@
 """Who may ask: an API key as `Authorization: Bearer`, `X-API-Key`, or Basic.
 
 `/health` and `/ready` are open, for probes carry no keys and learn nothing; `/metrics` is open to this machine, unless
-a proxy or a web page asks for somebody else, or to all by a setting for when a proxy hides it. Everything else needs a
-key once there is one.
+the request came through a proxy or from a web page, or to all by a setting for when a proxy hides it. Everything else
+needs a key once there is one.
 """
 
 import base64

@@ -2,6 +2,7 @@
 
 import asyncio
 import zlib
+from collections.abc import Callable
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
@@ -12,6 +13,10 @@ _LINGER = 1.0  # seconds that a refused upload is still read, so that its sender
 _SLOW_START = 5.0  # seconds before the minimum rate holds
 _SHARE = 3.75  # times the largest body: what all of them may take together; with their buffers it is four times
 _GZIP_WINDOW = 31  # zlib's number for a gzip header and the largest window
+
+
+UPLOAD = "chutes.upload"
+"""The scope's key for a request's `Upload`."""
 
 
 class ClientLeft(Exception):
@@ -32,9 +37,11 @@ class Uploads:
         self.min_rate = min_rate
         self.held = 0
         self.open: set[Upload] = set()
+        self.closed: ChutesError | None = None
 
-    def abort_all(self, error: ChutesError) -> None:
-        """Raise this error wherever a body is being received."""
+    def close(self, error: ChutesError) -> None:
+        """Raise this error wherever a body is being received, now and from now on."""
+        self.closed = error
         for upload in list(self.open):
             upload.abort(error)
 
@@ -42,25 +49,29 @@ class Uploads:
 class Upload:
     """One request's body, of at most `limit` bytes. Call `release` when its bytes are no longer held.
 
-    `length` is its Content-Length, or 0.
+    `announced` says whether the request has a body at all, `length` is its Content-Length, or 0.
     """
 
-    def __init__(self, uploads: Uploads, receive: Receive, *, length: int, limit: int) -> None:
+    def __init__(self, uploads: Uploads, receive: Receive, *, announced: bool, length: int, limit: int) -> None:
         self._uploads = uploads
         self._receive = receive
         self._limit = limit
-        self._complete = False
+        self.complete = False
+        self._received = 0
         self._held = 0
+        self._kept = False
         self._waited = 0.0
         self._error: ChutesError | None = None
         self._task: asyncio.Task[object] | None = None  # that waits in `receive`
-        uploads.open.add(self)
+        if announced:  # else the handler may run without ever receiving the end of nothing
+            uploads.open.add(self)
+            self._error = uploads.closed
         if length > limit:
             self._error = _too_large(limit)
 
     async def receive(self) -> Message:
         """Receive an ASGI message. Raise BodyTooLarge, UploadTimeout, QueueFull, or what `abort` was given."""
-        if self._complete:  # what comes now is the client's leaving
+        if self.complete:  # what comes now is the client's leaving
             return await self._receive()
         if self._error is not None:
             raise self._error
@@ -69,7 +80,7 @@ class Upload:
         assert task is not None  # noqa: S101 - a server calls it from one
         loop = task.get_loop()
         began = loop.time()
-        at_min_rate = max(_SLOW_START, self._held / self._uploads.min_rate)
+        at_min_rate = max(_SLOW_START, self._received / self._uploads.min_rate)
         allowed = min(self._uploads.timeout, at_min_rate)
         timer = loop.call_at(began + allowed - self._waited, self._expire, at_min_rate < self._uploads.timeout)
         try:
@@ -82,9 +93,14 @@ class Upload:
             self._task = None
             timer.cancel()
             self._waited += loop.time() - began  # without the time that the application takes between two messages
-        self._hold(len(message.get("body", b"")))
+        size = len(message.get("body", b""))
+        self._received += size
+        if self._received > self._limit:
+            self._error = _too_large(self._limit)
+            raise self._error
+        self.hold(size)
         if not message.get("more_body", False):
-            self._complete = True
+            self.complete = True
             self._uploads.open.discard(self)
         return message
 
@@ -93,34 +109,39 @@ class Upload:
         too_late = f"The body did not arrive within {self._uploads.timeout:g} seconds"
         self.abort(UploadTimeout(too_slow if slow else too_late, headers={"Connection": "close"}))
 
-    def _hold(self, size: int) -> None:
+    def hold(self, size: int) -> None:
+        """Count so many more bytes that are held for this body. Raise QueueFull if that is too much for all of them."""
         self._held += size
         self._uploads.held += size
-        if self._held > self._limit:
-            self._error = _too_large(self._limit)
-        elif self._uploads.held > self._uploads.max_held:
+        if self._uploads.held > self._uploads.max_held:
             self._error = QueueFull(
                 "Too many request bodies are being received, try again later",
                 headers={"Retry-After": "1", "Connection": "close"},
             )
-        if self._error is not None:
             raise self._error
 
     def abort(self, error: ChutesError) -> None:
         """Raise this error in `receive`, now or when it is called next; do nothing once the body is complete."""
-        if self._complete or self._error is not None:
+        if self.complete or self._error is not None:
             return
         self._error = error
         if self._task is not None:
             self._task.cancel()
 
+    def keep(self) -> Callable[[], None]:
+        """Leave it to the caller to say when the body's bytes are no longer held, by calling what is returned."""
+        self._kept = True
+        return self._release
+
     def release(self) -> None:
-        """Say that the body's bytes are no longer held."""
-        if self._held:
-            self._uploads.held -= self._held
-            self._held = 0
-        if not self._complete:
-            self._uploads.open.discard(self)
+        """Say that the body's bytes are no longer held, unless somebody else keeps them."""
+        if not self._kept:
+            self._release()
+
+    def _release(self) -> None:
+        self._uploads.held -= self._held
+        self._held = 0
+        self._uploads.open.discard(self)
 
 
 def _too_large(limit: int) -> BodyTooLarge:

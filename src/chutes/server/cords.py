@@ -12,6 +12,7 @@ from functools import partial
 from http.client import INTERNAL_SERVER_ERROR
 from typing import TYPE_CHECKING
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chutes.chute import Chute, Cord, Job
@@ -22,7 +23,7 @@ from chutes.metrics import last_request_timestamp, request_duration, total_reque
 from chutes.server import metrics
 from chutes.server.access import FACTS
 from chutes.server.admission import Admission
-from chutes.server.body import ClientLeft, Upload, Uploads, check_encoding, gunzip, read_body, refuse
+from chutes.server.body import UPLOAD, ClientLeft, Upload, Uploads, check_encoding, gunzip, read_body, refuse
 from chutes.server.errors import from_chutes_error, from_validation
 from chutes.server.exchange import CLIENT_LEFT, Exchange
 from chutes.server.lifecycle import Lifecycle, State
@@ -65,6 +66,7 @@ class Cords:
             timeout=settings.upload_timeout,
             min_rate=settings.min_upload_rate,
         )
+        self._one_gunzip = asyncio.Semaphore(1)  # what is decompressed is counted only afterwards
         self._running: dict[asyncio.Task[None], Exchange] = {}
         self._series: dict[tuple[str, int], _Series] = {}  # looking them up by label is slow
         self._queue_wait = metrics.queue_wait.labels(chute.uid)
@@ -78,7 +80,13 @@ class Cords:
         cord = self._cords.get((scope["method"], path))
         target = cord or (self._jobs.get(path) if scope["method"] == "POST" else None)
         headers = body_headers(scope["headers"])
-        upload = Upload(self.uploads, receive, length=headers.length, limit=self._max_body_bytes(target))
+        scope[UPLOAD] = upload = Upload(
+            self.uploads,
+            receive,
+            announced=headers.announced,
+            length=headers.length,
+            limit=self._max_body_bytes(target),
+        )
         exchange: Exchange | None = None
         try:
             if cord is None:
@@ -92,7 +100,13 @@ class Cords:
         except (ChutesError, InvalidJson) as error:
             upload.release()
             # The frames of its traceback hold what was received so far.
-            await self._refuse(error.with_traceback(None), exchange, scope, receive, send)
+            error = error.with_traceback(None)
+            if exchange is None and not upload.complete:
+                await refuse(self._answer(error, scope), scope, receive, send)
+            elif exchange is None or not exchange.started:
+                await self._answer(error, scope)(scope, receive, send)
+            elif isinstance(error, ChutesError):  # the connection is closed in the middle of the answer
+                scope[FACTS]["status"] = error.status
         except ClientLeft:
             scope[FACTS]["status"] = CLIENT_LEFT
         except asyncio.CancelledError:
@@ -114,7 +128,7 @@ class Cords:
             self._admission.check()
             return Exchange(upload.receive, send, await read_body(upload.receive))
         headers.check_media_type(cord.body_kind)
-        compressed = check_encoding(headers.encoding)
+        compressed = headers.announced and check_encoding(headers.encoding)
         self._admission.check()
         body = await self._read(cord, scope, upload, compressed=compressed, is_json=headers.is_json)
         return Exchange(upload.receive, send, body)
@@ -145,29 +159,22 @@ class Cords:
         """Return the body without its content encoding; what is JSON is parsed into the scope."""
         body = await read_body(upload.receive)
         if compressed and body:
-            body = await asyncio.to_thread(gunzip, body, self._max_body_bytes(target))
+            async with self._one_gunzip:
+                body = await asyncio.to_thread(gunzip, body, self._max_body_bytes(target))
+                upload.hold(len(body))
             others = [pair for pair in scope["headers"] if pair[0] not in {b"content-encoding", b"content-length"}]
             scope["headers"] = [*others, (b"content-length", b"%d" % len(body))]
         if body and is_json:
+            upload.hold(len(body))  # by its value, which takes about as much
             most = (target.max_json_values if target is not None else None) or self._settings.max_json_values
             scope[PARSED_JSON] = await parse_json(body, most, self._settings.max_body_bytes * 3 // 2)
         return body
 
-    async def _refuse(
-        self, error: ChutesError | InvalidJson, exchange: Exchange | None, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        """Answer a request that failed in here, unless its answer has begun: then the connection is closed."""
+    def _answer(self, error: ChutesError | InvalidJson, scope: Scope) -> Response:
         if isinstance(error, InvalidJson):
-            await from_validation(scope["path"], [error.error])(scope, receive, send)
-            return
+            return from_validation(scope["path"], [error.error])
         metrics.rejections.labels(self._chute_id, error.code).inc()
-        answer = from_chutes_error(scope["path"], error)
-        if exchange is None:  # the body has not come, or not all of it
-            await refuse(answer, scope, receive, send)
-        elif exchange.started:
-            scope[FACTS]["status"] = error.status
-        else:
-            await answer(scope, receive, send)
+        return from_chutes_error(scope["path"], error)
 
     async def _wait_turn(self, scope: Scope, exchange: Exchange) -> None:
         """Take a slot; a client that leaves, or waits too long, is out of the line."""

@@ -2,8 +2,8 @@
 
 Whoever reaches such a server may use it. On a loopback address that is meant to be this machine alone, but its browser
 runs pages of any site: they can send requests to loopback (cross-site request forgery, also over WebSockets), and read
-the answers once their own host name resolves to 127.0.0.1 (DNS rebinding). What gives them away is `Host`, `Origin` and
-`Sec-Fetch-Site`, which no page can forge.
+the answers once their own host name resolves to 127.0.0.1 (DNS rebinding). `Host`, `Origin` and `Sec-Fetch-Site`, which
+no page can forge, tell such requests from others.
 """
 
 import re
@@ -130,10 +130,7 @@ async def deny(error: ChutesError, path: str, scope: Scope, receive: Receive, se
         await refuse(from_chutes_error(path, error), scope, receive, send)
         return
     await receive()
-    if "websocket.http.response" in scope.get("extensions", {}):
-        await from_chutes_error(path, error)(scope, receive, send)
-    else:
-        await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": type(error).message})
+    await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": type(error).message})
 
 
 def _host_name(authority: bytes) -> str | None:
@@ -157,9 +154,13 @@ def _host_not_allowed(host: bytes) -> HostNotAllowed:
 
 
 def _origin_not_allowed(origin: bytes | None) -> OriginNotAllowed:
-    whose = "of another site" if origin is None else f"from origin {_shown(origin)}"
+    if origin is None:
+        return OriginNotAllowed(
+            "A web page of another site may not use a server without API keys. Request it with CORS "
+            "(fetch, or the attribute crossorigin), from an origin in CHUTES_CORS_ORIGINS, or create an API key"
+        )
     return OriginNotAllowed(
-        f"A web page {whose} may not use a server without API keys. "
+        f"A web page from origin {_shown(origin)} may not use a server without API keys. "
         "Add its origin to CHUTES_CORS_ORIGINS, or create an API key"
     )
 

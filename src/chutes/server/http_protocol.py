@@ -7,16 +7,23 @@
 - A connection whose peer stops reading is closed.
 """
 
+import asyncio
+import fcntl
 import logging
+import sys
+import termios
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httptools
 from typing_extensions import override
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from chutes.chute._media import body_headers
 from chutes.server.errors import error_response
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +85,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._unparsed = 0  # bytes since its last event
         self._waiting_since = self._sent_since = time.monotonic()
         self._unsent = 0
+        self._running: RequestResponseCycle | None = None  # uvicorn's `cycle` is the newest, which may still wait
 
     # What the parser calls.
 
@@ -101,7 +109,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         self._events += 1
         self._head_bytes += len(name) + len(value) + 4
-        if self._head_bytes > _MAX_HEADER_BYTES or len(self.headers) >= _MAX_HEADERS:
+        if self._head_bytes > _MAX_HEADER_BYTES or (self._in_head and len(self.headers) >= _MAX_HEADERS):
             raise _RefusedError(431)
         if not self._in_head:  # trailers are dropped
             return
@@ -119,6 +127,7 @@ class HttpProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= _MAX_PIPELINED:
             raise _RefusedError(400)
         self._in_body = True
+        self._unset_keepalive_if_required()  # an answer may have set it since this head began
         super().on_headers_complete()
 
     @override
@@ -144,7 +153,19 @@ class HttpProtocol(HttpToolsProtocol):
         """Return whether the client offers an upgrade that is not honoured."""
         return self.parser.should_upgrade() and not self._should_upgrade()
 
+    @override
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: "ASGI3Application") -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
     # What the transport calls.
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._running is not None:
+            _disconnect(self._running)
+        self.pipeline.clear()
+        super().connection_lost(exc)
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -176,12 +197,13 @@ class HttpProtocol(HttpToolsProtocol):
         elif self.scope["method"] == "CONNECT":
             self._refuse(400)
         else:  # the parser has left HTTP: a new one reads this head again, without the offer, and what follows
+            head = self._head_without_offer()
             self.parser = httptools.HttpRequestParser(self)
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
-            self._feed(self._head_without_offer() + rest)
+            self._feed(head + rest)
 
     def _head_without_offer(self) -> bytes:
-        version = self.scope["http_version"]
+        version = self.parser.get_http_version()
         lines = [b"%s %s HTTP/%s" % (self.scope["method"].encode(), self.url, version.encode())]
         for name, value in self.headers:
             if name == b"connection":
@@ -195,12 +217,15 @@ class HttpProtocol(HttpToolsProtocol):
         """Answer a request that is not taken, and close the connection."""
         self._refused = True
         _invalid_requests.log(status, self.client)
-        cycle = self.cycle
+        if self._in_body and self.pipeline:  # the refused request waits for others
+            self.pipeline.popleft()
+            self._in_body = False
+        cycle = self.pipeline[0][0] if self.pipeline else self._running
         answered = cycle is None or cycle.response_complete
-        if not answered and not self._in_body:
+        if cycle is not None and not answered and not self._in_body:
             cycle.keep_alive = False  # the requests before this one are answered; then uvicorn closes the connection
             return
-        if answered or not cycle.response_started:
+        if cycle is None or answered or not cycle.response_started:
             path = self.url.decode("latin-1") if self.url else ""
             code, message = _REFUSALS[status]
             answer = error_response(path, status, message, code=code, headers={"Connection": "close"})
@@ -208,9 +233,8 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.write(b"".join([STATUS_LINE[status], *fields, b"\r\n", bytes(answer.body)]))
             if self.transport.can_write_eof():
                 self.transport.write_eof()
-        if not answered:
-            cycle.disconnected = True
-            cycle.message_event.set()
+        if cycle is not None:
+            _disconnect(cycle)
         # Closing with unread bytes resets the connection, and the answer is lost with it.
         self.loop.call_later(_LINGER, self.transport.close)
 
@@ -220,6 +244,8 @@ class HttpProtocol(HttpToolsProtocol):
         Times are in seconds, `now` is monotonic.
         """
         unsent = self.transport.get_write_buffer_size()
+        if unsent:
+            unsent += _in_kernel(self.transport)
         if unsent != self._unsent or not unsent:
             self._unsent, self._sent_since = unsent, now
         elif now - self._sent_since > send_timeout:
@@ -232,3 +258,19 @@ class HttpProtocol(HttpToolsProtocol):
                 self._refuse(408)
             elif self._in_body or self.timeout_keep_alive_task is None:
                 self.transport.close()  # the rest of a body that was answered already does not come, or nothing at all
+
+
+def _disconnect(cycle: RequestResponseCycle) -> None:
+    """Tell a request's application that the client is gone."""
+    if not cycle.response_complete:
+        cycle.disconnected = True
+        cycle.message_event.set()
+
+
+def _in_kernel(transport: asyncio.Transport) -> int:
+    """Return how many sent bytes the peer has not acknowledged; 0 where the system does not say."""
+    try:
+        answer = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+    except OSError:
+        return 0
+    return int.from_bytes(answer, sys.byteorder)

@@ -2,6 +2,7 @@
 
 `jsonable_encoder` and `json.dumps` copy the whole value before its size is known, and the C encoder holds the
 interpreter's lock until it is done. A result can have any size, so this encoder walks it lazily and stops at the limit.
+Only a pydantic model is dumped as a whole, by pydantic.
 """
 
 import dataclasses
@@ -106,7 +107,7 @@ def _key(key: Any, limit: int) -> bytes:
     key = _one_step(key, limit)
     if not isinstance(key, _SCALARS):
         raise TypeError(f"A key of type {type(key).__name__} has no JSON form")
-    return _string(str(key), limit)
+    return _string(key if isinstance(key, str) else _scalar(key, limit).decode().strip('"'), limit)
 
 
 def _scalar(value: Any, limit: int) -> bytes:

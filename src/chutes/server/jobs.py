@@ -30,6 +30,7 @@ from chutes.exception import ChutesError
 from chutes.metrics import last_request_timestamp, request_duration, total_requests
 from chutes.server import metrics
 from chutes.server.admission import Admission
+from chutes.server.body import UPLOAD, Upload
 from chutes.server.errors import json_safe
 from chutes.server.job_files import JobFolders, list_files, open_file, remove, remove_abandoned
 from chutes.server.job_result import InvalidResult, encode
@@ -153,8 +154,8 @@ class Jobs:
             raise HTTPException(404, "There is no such job (any more)")
         return record
 
-    def begin(self, name: str, data: dict[str, Any]) -> Record:
-        """Put a job in line for a slot. 404, 422, QueueFull, Draining."""
+    def begin(self, name: str, data: dict[str, Any], upload: Upload | None = None) -> Record:
+        """Put a job in line for a slot; `upload` is held until it ends. 404, 422, QueueFull, Draining."""
         if (job := self._jobs.get(name)) is None:
             raise HTTPException(404, f"There is no job named {name[:100]}")
         job.arguments(data)  # 422 now, rather than an error when its turn comes
@@ -170,6 +171,9 @@ class Jobs:
         task = asyncio.create_task(self._run(record, turn, data), name=f"job-{record.id}")
         # Not a `finally` inside the task: one that is cancelled before its first step never gets there.
         task.add_done_callback(lambda task: self._ended(record, turn, task))
+        if upload is not None:
+            release = upload.keep()
+            task.add_done_callback(lambda _: release())
         record.task = task
         self._forget_the_oldest()
         return record
@@ -306,7 +310,7 @@ def router(jobs: Jobs, lifecycle: Lifecycle) -> APIRouter:
         """Begin a job with these arguments."""
         try:
             lifecycle.check()
-            record = jobs.begin(name, data or {})
+            record = jobs.begin(name, data or {}, request.scope.get(UPLOAD))
         except ChutesError as error:
             jobs.count_refused(error)
             raise

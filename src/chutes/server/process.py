@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 _LOADING = 50_000, 50, 1000  # thresholds while imports make much and free little, so that it is looked through seldom
 _LAST_WORDS = 2.0  # seconds that running requests get to answer after the chute said that it cannot go on
 _SWEEP_EVERY = 1.0  # seconds between looks at all connections
-_COUNT_DESCRIPTORS_EVERY = 60  # sweeps
+_WARN_EVERY = 60.0  # seconds between warnings about file descriptors
 _NEARLY_ALL = 0.9  # of the file descriptors
 _DESCRIPTORS = "/dev/fd"
 
@@ -58,9 +58,8 @@ def serve(target: str | Chute, settings: Settings | None = None) -> int:
     logs.configure(settings.log_level, settings.log_format)
     try:
         check_exposure(settings)
-        with bind(settings.host, settings.port) as listener:
-            with _stop_on_signal():
-                chute = load_chute(target) if isinstance(target, str) else target
+        with bind(settings.host, settings.port) as listener, _stop_on_signal():
+            chute = load_chute(target) if isinstance(target, str) else target
             return _serve(chute, settings, listener)
     except _StoppedError:
         return ExitCode.OK
@@ -136,6 +135,7 @@ class Server(uvicorn.Server):
         self._settings = settings
         self._ending: asyncio.Task[None] | None = None
         self._received: set[signal.Signals] = set()
+        self._warn_again = 0.0  # when the next warning about file descriptors is due
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the port, then wait in the background for the chute to say that it is over."""
@@ -166,15 +166,16 @@ class Server(uvicorn.Server):
 
     async def _sweep(self) -> None:
         """Close the connections of clients that have stalled, and warn when file descriptors run out."""
-        sweeps = 0
         while True:
             now = time.monotonic()
-            for connection in list(self.server_state.connections):
-                if isinstance(connection, HttpProtocol):
-                    connection.close_if_stalled(now, self._settings.header_timeout, self._settings.send_timeout)
-            if sweeps % _COUNT_DESCRIPTORS_EVERY == 0:
-                _warn_of_few_descriptors()
-            sweeps += 1
+            try:
+                for connection in list(self.server_state.connections):
+                    if isinstance(connection, HttpProtocol):
+                        connection.close_if_stalled(now, self._settings.header_timeout, self._settings.send_timeout)
+                if now > self._warn_again and _few_descriptors_are_left():
+                    self._warn_again = now + _WARN_EVERY
+            except Exception:
+                log.exception("Stalled connections could not be closed")
             await asyncio.sleep(_SWEEP_EVERY)
 
     async def _wait_for_the_end(self) -> None:
@@ -245,8 +246,14 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _warn_of_few_descriptors() -> None:
+def _few_descriptors_are_left() -> bool:
+    """Return whether the process has nearly run out of file descriptors, and log a warning if so."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    used = len(os.listdir(_DESCRIPTORS))  # noqa: PTH208 - names are enough
-    if used > _NEARLY_ALL * limit:
-        log.warning("%d of %d file descriptors are in use: raise the limit (ulimit -n)", used, limit)
+    try:
+        used = len(os.listdir(_DESCRIPTORS))  # noqa: PTH208 - names are enough
+    except OSError:  # listing them needs one
+        used = limit
+    if used <= _NEARLY_ALL * limit:
+        return False
+    log.warning("%d of %d file descriptors are in use: raise the limit (ulimit -n)", used, limit)
+    return True

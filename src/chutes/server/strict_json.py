@@ -17,7 +17,7 @@ _SLICE = 1 << 20  # bytes scanned at once, about 3 ms
 _MAX_DIGITS = 640  # of a number; Python converts longer ones in quadratic time
 _LONG = 40  # digits of a number that counts as long
 _MAX_DIGITS_OF_LONG = 1_000_000  # of all long numbers together
-_ESCAPES_PER_VALUE = 20  # a long text in JSON escapes its line breaks, and PHP every slash of a base64 image
+_MAX_ESCAPES = 1_000_000  # line breaks of a text, characters as \\uXXXX, every slash of an image from PHP
 _DIGITS = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
 _LONG_NUMBER = b"0" * (_MAX_DIGITS + 1)
 _ASTRAL = bytes(range(0xF0, 0xF5))  # first bytes of characters beyond U+FFFF
@@ -57,7 +57,6 @@ class _Scan:
     def __init__(self, max_values: int, max_text_bytes: int) -> None:
         self._max_values = max_values
         self._max_text_bytes = max_text_bytes
-        self._max_escapes = max_values * _ESCAPES_PER_VALUE
         self._values = self._escapes = 0
         self._many_digits = self._suspicious = self._astral = False
         self._characters = self._digits = 0
@@ -70,8 +69,10 @@ class _Scan:
         escapes = part.count(b"\\")
         self._escapes += escapes
         self._values += len(part) - len(part.translate(None, b",:[{"))
-        if self._values > self._max_values or self._escapes > self._max_escapes:
+        if self._values > self._max_values:
             raise BodyTooComplex(f"The JSON body has more than {self._max_values} values", headers=_CLOSE)
+        if self._escapes > _MAX_ESCAPES:
+            raise BodyTooComplex(f"The JSON body has more than {_MAX_ESCAPES} backslashes", headers=_CLOSE)
         if b"\0" in part:  # Python would guess that this is UTF-16 or UTF-32
             raise InvalidJson(["body"], "The body is not UTF-8: it contains a zero byte")
         text = self._decode_slice(part, start, final=start + _SLICE >= len(body))

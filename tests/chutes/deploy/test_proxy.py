@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
-from starlette.testclient import TestClient, WebSocketDenialResponse
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 from chutes.chute import Chute
 from chutes.deploy import application, cluster, probes, proxy
@@ -280,7 +281,7 @@ def test_foreign_pages_are_refused_before_ray_sees_them(monkeypatch, tmp_path):
         assert refused.status_code == 403
         assert len(refused.headers["x-request-id"]) == 32
     assert asked.post("/slug/v1/draw", headers=EVIL).json()["error"]["code"] == "origin_not_allowed"
-    with pytest.raises(WebSocketDenialResponse), asked.websocket_connect("ws://localhost/slug/live", headers=EVIL):
+    with pytest.raises(WebSocketDisconnect), asked.websocket_connect("ws://localhost/slug/live", headers=EVIL):
         pass
     assert asked.post("/slug/draw", headers=[("Host", "localhost"), ("Host", "localhost")]).status_code == 400
     assert asked.get("/-/routes", headers=EVIL).status_code == 403

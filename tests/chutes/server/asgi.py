@@ -20,7 +20,8 @@ class Call:
         self.complete = False
         self._incoming: asyncio.Queue[Message] = asyncio.Queue()
         self._ended = asyncio.Event()
-        sent = {"content-type": "application/json", **(headers or {})}
+        body = {"content-type": "application/json", "transfer-encoding": "chunked"} if method == "POST" else {}
+        sent = {**body, **(headers or {})}
         self.scope: dict[str, Any] = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},

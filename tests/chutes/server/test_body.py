@@ -49,7 +49,7 @@ async def test_the_whole_body_is_read() -> None:
 
 @pytest.mark.parametrize("chunks", [[b"abcd"], [b"abcd", b"e"], [b"a", b"bc", b"d"], [b"", b"abcd"]])
 async def test_more_than_the_limit_is_refused(chunks: Iterable[bytes]) -> None:
-    upload = Upload(uploads(), coming(*chunks), length=0, limit=3)
+    upload = Upload(uploads(), coming(*chunks), announced=True, length=0, limit=3)
     with pytest.raises(BodyTooLarge) as refused:
         await read_body(upload.receive)
     assert refused.value.headers["Connection"] == "close"
@@ -59,30 +59,30 @@ async def test_a_length_over_the_limit_is_refused_before_anything_is_read() -> N
     async def receive() -> Message:
         raise AssertionError
 
-    upload = Upload(uploads(), receive, length=11, limit=10)
+    upload = Upload(uploads(), receive, announced=True, length=11, limit=10)
     with pytest.raises(BodyTooLarge):
         await upload.receive()
-    exactly = Upload(uploads(), coming(b"x" * 10), length=10, limit=10)
+    exactly = Upload(uploads(), coming(b"x" * 10), announced=True, length=10, limit=10)
     assert await read_body(exactly.receive) == b"x" * 10
 
 
 async def test_a_client_that_stalls_is_timed_out() -> None:
     for parts in ([], [b"b"]):
-        upload = Upload(uploads(timeout=0.05), coming(*parts, then="hang"), length=0, limit=9)
+        upload = Upload(uploads(timeout=0.05), coming(*parts, then="hang"), announced=True, length=0, limit=9)
         with pytest.raises(UploadTimeout, match=r"within 0\.05 seconds"):
             await read_body(upload.receive)
 
 
 async def test_a_client_below_the_minimum_rate_is_timed_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chutes.server.body._SLOW_START", 0.05)
-    upload = Upload(uploads(min_rate=10), coming(b"a", then="hang"), length=0, limit=9)
+    upload = Upload(uploads(min_rate=10), coming(b"a", then="hang"), announced=True, length=0, limit=9)
     with pytest.raises(UploadTimeout, match="less than 10 bytes per second"):
         await read_body(upload.receive)
 
 
 async def test_a_slow_reader_is_not_the_clients_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chutes.server.body._SLOW_START", 0.2)
-    upload = Upload(uploads(timeout=0.2), coming(b"a", b"b", b"c"), length=0, limit=9)
+    upload = Upload(uploads(timeout=0.2), coming(b"a", b"b", b"c"), announced=True, length=0, limit=9)
     received = b""
     for _ in range(3):
         received += (await upload.receive())["body"]
@@ -91,7 +91,7 @@ async def test_a_slow_reader_is_not_the_clients_fault(monkeypatch: pytest.Monkey
 
 
 async def test_once_the_body_is_complete_no_time_runs() -> None:
-    upload = Upload(uploads(timeout=0.05), coming(b"b"), length=0, limit=9)
+    upload = Upload(uploads(timeout=0.05), coming(b"b"), announced=True, length=0, limit=9)
     assert await read_body(upload.receive) == b"b"
     await asyncio.sleep(0.1)
     assert (await upload.receive())["type"] == "http.disconnect"
@@ -99,16 +99,18 @@ async def test_once_the_body_is_complete_no_time_runs() -> None:
 
 async def test_all_bodies_together_are_bounded_until_they_are_released() -> None:
     shared = uploads(max_body_bytes=100)
-    held = [Upload(shared, coming(b"x" * 100, then="hang"), length=0, limit=100) for _ in range(3)]
+    held = [Upload(shared, coming(b"x" * 100, then="hang"), announced=True, length=0, limit=100) for _ in range(3)]
     for upload in held:
         await upload.receive()
-    late = Upload(shared, coming(b"y" * 76), length=0, limit=100)
+    late = Upload(shared, coming(b"y" * 76), announced=True, length=0, limit=100)
     with pytest.raises(QueueFull) as refused:
         await read_body(late.receive)
     assert refused.value.headers["Retry-After"]
     late.release()
     held[0].release()
-    assert await read_body(Upload(shared, coming(b"y" * 100), length=0, limit=100).receive) == b"y" * 100
+    assert (
+        await read_body(Upload(shared, coming(b"y" * 100), announced=True, length=0, limit=100).receive) == b"y" * 100
+    )
     for upload in held:
         upload.release()
     assert len(shared.open) == 0
@@ -116,32 +118,49 @@ async def test_all_bodies_together_are_bounded_until_they_are_released() -> None
 
 async def test_many_small_unfinished_bodies_refuse_nobody() -> None:
     shared = uploads(max_body_bytes=100)
-    slow = [Upload(shared, coming(b"x", then="hang"), length=0, limit=100) for _ in range(300)]
+    slow = [Upload(shared, coming(b"x", then="hang"), announced=True, length=0, limit=100) for _ in range(250)]
     for upload in slow:
         await upload.receive()
-    assert len(await read_body(Upload(shared, coming(b"y" * 100), length=0, limit=100).receive)) == 100
+    assert len(await read_body(Upload(shared, coming(b"y" * 100), announced=True, length=0, limit=100).receive)) == 100
 
 
 async def test_abort_ends_the_uploads_that_are_incomplete() -> None:
     shared = uploads()
-    waiting = Upload(shared, coming(b"a", then="hang"), length=0, limit=9)
+    waiting = Upload(shared, coming(b"a", then="hang"), announced=True, length=0, limit=9)
     task = asyncio.create_task(read_body(waiting.receive))
-    between = Upload(shared, coming(b"a", b"b"), length=0, limit=9)
+    between = Upload(shared, coming(b"a", b"b"), announced=True, length=0, limit=9)
     await between.receive()
-    complete = Upload(shared, coming(b"c"), length=0, limit=9)
+    complete = Upload(shared, coming(b"c"), announced=True, length=0, limit=9)
     await complete.receive()
     await asyncio.sleep(0)
-    shared.abort_all(Draining())
+    shared.close(Draining())
     with pytest.raises(Draining):
         await task
     with pytest.raises(Draining):
         await between.receive()
     assert (await complete.receive())["type"] == "http.disconnect"
     assert not task.cancelled()
+    late = Upload(shared, coming(b"a"), announced=True, length=0, limit=9)
+    with pytest.raises(Draining):
+        await late.receive()
+    without = Upload(shared, coming(b""), announced=False, length=0, limit=9)
+    assert await read_body(without.receive) == b""
+
+
+async def test_what_is_kept_is_held_until_its_keeper_releases_it() -> None:
+    shared = uploads(max_body_bytes=100)
+    upload = Upload(shared, coming(b"x" * 100), announced=True, length=100, limit=100)
+    await read_body(upload.receive)
+    upload.hold(50)
+    release = upload.keep()
+    upload.release()
+    assert shared.held == 150
+    release()
+    assert shared.held == 0
 
 
 async def test_a_cancelled_reader_is_cancelled() -> None:
-    upload = Upload(uploads(), coming(then="hang"), length=0, limit=9)
+    upload = Upload(uploads(), coming(then="hang"), announced=True, length=0, limit=9)
     task = asyncio.create_task(read_body(upload.receive))
     await asyncio.sleep(0)
     task.cancel()

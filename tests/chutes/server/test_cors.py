@@ -79,7 +79,7 @@ def test_refusals_can_be_read(client: TestClient) -> None:
         401: client.post("/draw", json={}, headers=by_page),
         404: client.get("/nothing", headers=with_key),
         405: client.delete("/draw", headers=with_key),
-        413: client.post("/draw", content=b"x" * 1001, headers=with_key),
+        413: client.post("/draw", json={"prompt": "x" * 1001}, headers=with_key),
         422: client.post("/draw", json={}, headers=with_key),
         500: client.post("/crash", headers=with_key),
         200: client.get("/ready", headers=by_page),
