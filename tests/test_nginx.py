@@ -2,22 +2,20 @@
 
 import http.client
 import json
-import shutil
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from tests.nginx import CONFIG, NGINX, command, nginx
 from tests.waiting import LIMIT, wait_for
 
-CONFIG = Path("deploy/nginx/nginx.conf")
-NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
 PICTURE = b"p" * 1_500_000
 
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
@@ -27,6 +25,8 @@ pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 class Backend:
     port: int = 0
     seen: list[str] = field(default_factory=list)
+    body: bytes = b""
+    offers: list[str] = field(default_factory=list)
     written: threading.Event = field(default_factory=threading.Event)
     go_on: threading.Event = field(default_factory=threading.Event)
     gone: threading.Event = field(default_factory=threading.Event)
@@ -41,10 +41,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.state.seen.append(self.path)
-        getattr(self, "on_" + self.path.strip("/"))()
+        getattr(self, "on_" + self.path.partition("?")[0].strip("/"))()
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        self.state.body = self.rfile.read(int(self.headers["Content-Length"]))
         self.do_GET()
 
     def plain(self, body: bytes) -> None:
@@ -54,6 +54,10 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def on_health(self) -> None:
+        self.plain(b"ok")
+
+    def on_offers(self) -> None:
+        self.state.offers = self.headers.get_all("Upgrade", [])
         self.plain(b"ok")
 
     def on_metrics(self) -> None:
@@ -96,44 +100,17 @@ def backend() -> Iterator[Backend]:
 
 @pytest.fixture
 def proxy(backend: Backend, tmp_path: Path) -> Iterator[int]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    text = CONFIG.read_text()
-    for old, new in (
-        ("server server:8000", f"server 127.0.0.1:{backend.port}"),
-        ("listen 8080", f"listen 127.0.0.1:{port} sndbuf=8k"),  # or the kernel would keep what a reader leaves
-        ("client_header_timeout 10s", "client_header_timeout 1s"),  # so that the test is quick
-        ("worker_processes auto", "worker_processes 1"),
-        ("/tmp/", f"{tmp_path}/"),
-    ):
-        assert old in text
-        text = text.replace(old, new)
-    config = tmp_path / "nginx.conf"
-    config.write_text(text)
-    command = [str(NGINX), "-p", str(tmp_path), "-c", str(config), "-e", "stderr"]
-    check = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False)
-    assert check.returncode == 0, check.stderr
-    # As root nginx would hand its files to another user, who cannot enter the test's folder.
-    process = subprocess.Popen([*command, "-g", "daemon off; user root;"], stderr=subprocess.PIPE)
-
-    def listens() -> bool:
-        assert process.poll() is None, process.stderr
-        try:
-            socket.create_connection(("127.0.0.1", port), LIMIT).close()
-        except OSError:
-            return False
-        return True
-
-    wait_for(listens)
-    yield port
-    process.terminate()
-    process.communicate(timeout=LIMIT)
+    changes = ("client_header_timeout 10s", "client_header_timeout 1s")  # so that the test is quick
+    listen = " sndbuf=8k"  # or the kernel would keep what a reader leaves
+    with nginx(tmp_path, backend.port, changes, listen=listen) as (port, _):
+        yield port
 
 
-def get(port: int, path: str, method: str = "GET", body: bytes | None = None) -> tuple[int, bytes, str]:
+def get(
+    port: int, path: str, method: str = "GET", body: bytes | None = None, headers: Mapping[str, str] | None = None
+) -> tuple[int, bytes, str]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT)
-    connection.request(method, path, body)
+    connection.request(method, path, body, dict(headers or {}))
     response = connection.getresponse()
     answer = response.status, response.read(), response.headers.get("Content-Type", "")
     connection.close()
@@ -190,7 +167,7 @@ def test_a_client_that_leaves_is_noticed_by_the_chute(proxy: int, backend: Backe
 
 
 def test_metrics_are_hidden(proxy: int, backend: Backend) -> None:
-    assert get(proxy, "/metrics")[0] == 404
+    assert get(proxy, "/metrics") == (404, b'{"detail": "Not Found"}', "application/json")
     assert backend.seen == []
 
 
@@ -199,8 +176,52 @@ def test_a_body_that_is_too_large_is_refused_as_the_chute_would(proxy: int, back
         client.sendall(b"POST /picture HTTP/1.1\r\nHost: x\r\nContent-Length: 80000000\r\n\r\n")
         answer = client.recv(65536).decode()
     assert answer.startswith("HTTP/1.1 413")
-    assert json.loads(answer.partition("\r\n\r\n")[2]) == {"detail": "The request body is too large"}
+    refusal = json.loads(answer.partition("\r\n\r\n")[2])
+    assert refusal == {"detail": "The request body is too large", "code": "body_too_large"}
     assert backend.seen == []
+
+
+@pytest.mark.parametrize(
+    ("head", "status", "code"),
+    [
+        (b"GET /health?%b HTTP/1.1\r\nHost: x\r\n" % (b"x" * 20_000), 414, "uri_too_long"),
+        (b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"a: bcdefgh\r\n" * 100_000, 431, "headers_too_large"),
+        (b"GET /health HTTP/1.1\r\nHost: x\r\na: %b\r\n" % (b"x" * 1_000_000), 431, "headers_too_large"),
+        (b"GET /health HTTP/1.1\r\n", 400, "bad_request"),
+        (b"GET /health HTTP/1.1\r\nHost: x\r\nHost: y\r\n", 400, "bad_request"),
+        (b"GET /health HTTP/9.9\r\nHost: x\r\n", 400, "bad_request"),
+        (b"POST /picture HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: odd\r\n", 400, "bad_request"),
+        (b"TRACE /health HTTP/1.1\r\nHost: x\r\n", 405, None),
+    ],
+    ids=["long line", "many headers", "a long header", "no Host", "two Hosts", "version", "encoding", "TRACE"],
+)
+def test_a_head_that_is_refused_never_reaches_the_chute(
+    proxy: int, backend: Backend, head: bytes, status: int, code: str | None
+) -> None:
+    with socket.create_connection(("127.0.0.1", proxy), LIMIT) as client:
+        client.sendall(head + b"\r\n")
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        refusal = json.loads(response.read())
+    assert (response.status, refusal.get("code")) == (status, code)
+    assert response.headers["Content-Type"] == "application/json"
+    assert backend.seen == []
+
+
+def test_heads_within_the_limits_pass(proxy: int) -> None:
+    assert get(proxy, "/health", headers={"a": "x" * 15_000, "b": "x" * 15_000})[0] == 200
+    assert get(proxy, "/health?" + "x" * 15_000)[0] == 200
+
+
+@pytest.mark.parametrize("offer", ["h2c", "websocket"])
+def test_an_offer_to_upgrade_a_post_is_not_passed_on_but_its_body_is(proxy: int, backend: Backend, offer: str) -> None:
+    assert get(proxy, "/offers", "POST", b"the body", {"Connection": "Upgrade", "Upgrade": offer})[0] == 200
+    assert (backend.body, backend.offers) == (b"the body", [])
+
+
+def test_a_websocket_is_still_upgraded_to(proxy: int, backend: Backend) -> None:
+    assert get(proxy, "/offers", headers={"Connection": "Upgrade", "Upgrade": "websocket"})[0] == 200
+    assert backend.offers == ["websocket"]
 
 
 def test_without_the_chute_it_says_to_try_again(proxy: int, backend: Backend, tmp_path: Path) -> None:
@@ -208,11 +229,11 @@ def test_without_the_chute_it_says_to_try_again(proxy: int, backend: Backend, tm
         nobody.bind(("127.0.0.1", 0))
         config = tmp_path / "nginx.conf"
         config.write_text(config.read_text().replace(f":{backend.port}", f":{nobody.getsockname()[1]}"))
-        subprocess.run([str(NGINX), "-p", str(tmp_path), "-c", str(config), "-e", "stderr", "-s", "reload"], check=True)
+        subprocess.run([*command(tmp_path), "-s", "reload"], check=True)
         wait_for(lambda: get(proxy, "/health")[0] != 200)
         answer = get(proxy, "/health")
     assert answer[0] == 503
-    assert json.loads(answer[1]) == {"detail": "Temporarily unavailable, try again later"}
+    assert json.loads(answer[1]) == {"detail": "Temporarily unavailable, try again later", "code": "unavailable"}
     assert answer[2] == "application/json"
 
 
