@@ -1,4 +1,4 @@
-from benchmarks.hostile import page
+from benchmarks.hostile import cluster, page
 from benchmarks.hostile.attack import Row
 from benchmarks.hostile.inputs import select
 from benchmarks.hostile.rows import ROWS
@@ -30,3 +30,27 @@ def test_a_table_says_what_was_missed() -> None:
     table = page.inputs_table(result)
     assert r"| a\|b | 200 | 1.00 | 300 | +1 | **slow** |" in table
     assert "1 inputs, 0 within every target, 1 not." in table
+
+
+def test_the_cluster_is_sent_the_inputs_of_a_server_under_its_own_host_name() -> None:
+    head = next(iter(next(row for row in cluster.rows() if row.name == "two Hosts").build()))
+    assert head == b"GET /health HTTP/1.1\r\nHost: benchmark-hostile.localhost\r\nHost: localhost\r\n\r\n"
+
+
+def test_the_clusters_table_marks_what_missed_a_target() -> None:
+    bad = {"answer": "200", "seconds": 2.0, "health_ms": 300.0, "growth_mib": 300.0, "missed": ["expected 431"]}
+    good = {"answer": "431", "seconds": 1.0, "health_ms": 30.0, "growth_mib": 1.0, "missed": []}
+    result = {
+        "when": "2026-01-01T00:00:00Z",
+        "python": "3.11",
+        "cpus": 2,
+        "versions": {"ray": "2", "nginx": "1"},
+        "targets": {"health_ms": 250, "growth_mib": 256},
+        "rows": [
+            {"input": "a", "ray": bad, "nginx": good},
+            {"input": "b", "ray": {**good, "growth_mib": None}, "nginx": good},
+        ],
+    }
+    table = page.cluster_table(result)
+    assert "| a | **200** | 2.00 | **300** | **+300** | 431 | 1.00 | 30 | +1 |" in table
+    assert "| b | 431 | 1.00 | 30 | **lost** | 431 | 1.00 | 30 | +1 |" in table

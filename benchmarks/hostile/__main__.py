@@ -4,6 +4,7 @@
     python -m benchmarks.hostile overload        # ten times the capacity for 60 s
     python -m benchmarks.hostile disconnects     # 1 000 clients of the image service that leave in all stages
     python -m benchmarks.hostile soak            # 30 minutes of mixed traffic on the image service
+    python -m benchmarks.hostile cluster         # some inputs, to Ray's proxy and through nginx (10 minutes)
 
 Each writes its result to `results/hostile-*.json`; `--write docs/reliability.md` also puts it into that page. The exit
 code is 1 if a target was missed. Needs Linux: memory, threads and descriptors are read from /proc.
@@ -14,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.hostile import disconnects, inputs, overload, page, soak
+from benchmarks.hostile import cluster, disconnects, inputs, overload, page, soak
 
 
 def arguments() -> argparse.Namespace:
@@ -41,6 +42,8 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         return disconnects.run(given.count, given.seed)
     if given.what == "soak":
         return soak.run(given.minutes, given.seed)
+    if given.what == "cluster":
+        return cluster.run()
     return inputs.run(inputs.select(given.only, given.skip))
 
 

@@ -41,13 +41,13 @@ def measure(row: Row) -> dict[str, Any]:
     return {
         "section": row.section,
         "input": row.name,
-        "answer": _counted(replies),
+        "answer": counted(replies),
         "seconds": round(max(reply.seconds for reply in replies), 3),
         "health_ms": probe.figures["/health"]["worst_ms"],
         "ready_ms": probe.figures["/ready"]["worst_ms"],
         "prober_late_ms": probe.figures["late_ms"],
         "growth_mib": round(growth / MIB, 1),
-        "missed": _missed(row, replies, probe.figures, growth, goes_on=goes_on, log=log),
+        "missed": find_missed(row, replies, probe.figures, growth, goes_on=goes_on, log=log),
     }
 
 
@@ -61,15 +61,16 @@ def _outcomes(reply: Reply) -> list[Outcome]:
     return [*reply.statuses, reply.ended] if reply.ended == "silent" else [*reply.statuses] or [reply.ended]
 
 
-def _counted(replies: list[Reply]) -> str:
+def counted(replies: list[Reply]) -> str:
+    """Say what came back, and how often."""
     counts = Counter(str(outcome) for reply in replies for outcome in _outcomes(reply))
     return ", ".join(
         f"{outcome} ({count:,} times)" if count > 1 else outcome for outcome, count in counts.most_common()
     )
 
 
-def _missed(
-    row: Row, replies: list[Reply], probes: dict[str, Any], growth: int, *, goes_on: bool, log: str
+def find_missed(
+    row: Row, replies: list[Reply], probes: dict[str, Any], growth: int, *, goes_on: bool, log: str = ""
 ) -> list[str]:
     """Say which targets a row missed; none if it met them all."""
     missed = []

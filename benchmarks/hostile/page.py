@@ -78,6 +78,38 @@ def _input_row(row: dict[str, Any]) -> str:
     return "| " + " | ".join(cells).rstrip() + " |"
 
 
+_SIDES = {"ray": "Ray's proxy", "nginx": "nginx in front"}
+
+
+def cluster_table(result: dict[str, Any]) -> str:
+    """Render each input's figures without nginx and with it."""
+    lines = [
+        f"{_when(result)} Ray {result['versions']['ray']}, nginx {result['versions']['nginx']}.",
+        "",
+        "| input |" + "".join(f" {side} | time, s | worst `/health`, ms | memory, MiB |" for side in _SIDES.values()),
+        "| --- | --- | ---: | ---: | ---: | --- | ---: | ---: | ---: |",
+    ]
+    for row in result["rows"]:
+        cells = [cell for side in _SIDES for cell in _side(row[side], result["targets"])]
+        lines.append("| " + " | ".join([row["input"], *cells]) + " |")
+    return "\n".join(lines)
+
+
+def _side(figures: dict[str, Any], targets: dict[str, float]) -> list[str]:
+    """Render a row's figures at one address, bold where they miss a target."""
+    growth = figures["growth_mib"]
+    return [
+        _bold(figures["answer"], any(missed.startswith("expected") for missed in figures["missed"])),
+        f"{figures['seconds']:.2f}",
+        _bold(f"{figures['health_ms']:,.0f}", figures["health_ms"] > targets["health_ms"]),
+        _bold("lost", True) if growth is None else _bold(f"{growth:+,.0f}", growth > targets["growth_mib"]),
+    ]
+
+
+def _bold(text: str, missed: bool) -> str:
+    return f"**{text}**" if missed else text
+
+
 def figures_table(result: dict[str, Any]) -> str:
     """Render a result's figures, then its targets."""
     lines = [_when(result), "", "| | |", "| --- | ---: |"]
@@ -96,6 +128,7 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "overload": figures_table,
     "disconnects": figures_table,
     "soak": figures_table,
+    "cluster": cluster_table,
 }
 
 

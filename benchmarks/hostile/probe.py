@@ -1,6 +1,6 @@
 """A process that asks `/health` and `/ready` every 20 ms, each time over a new connection as a kubelet does.
 
-    python -m benchmarks.hostile.probe PORT
+    python -m benchmarks.hostile.probe PORT [PREFIX]
 
 It asks until its standard input is closed, then prints its figures as JSON. A request that has not been answered by
 then counts with the time it has been waiting. `late_ms` is how late the process itself was woken at worst: on a busy
@@ -39,8 +39,9 @@ class Latency:
 class Prober:
     """One task per path, and the lateness of the process itself."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, prefix: str) -> None:
         self._port = port
+        self._prefix = prefix
         self.late_ms = 0.0
         self.latencies = {path: Latency() for path in PATHS}
 
@@ -53,7 +54,8 @@ class Prober:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _ask(self, path: str) -> None:
-        request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nConnection: close\r\n\r\n".encode()
+        host = f"Host: 127.0.0.1:{self._port}"
+        request = f"GET {self._prefix}{path} HTTP/1.1\r\n{host}\r\nConnection: close\r\n\r\n".encode()
         seen = self.latencies[path]
         while True:
             began = time.perf_counter()
@@ -94,9 +96,9 @@ class Probe:
 
 
 @contextmanager
-def probing(port: int) -> Iterator[Probe]:
-    """Ask `/health` and `/ready` from another process until the block is left."""
-    command = [sys.executable, "-m", "benchmarks.hostile.probe", str(port)]
+def probing(port: int, prefix: str = "") -> Iterator[Probe]:
+    """Ask `/health` and `/ready` below a prefix from another process until the block is left."""
+    command = [sys.executable, "-m", "benchmarks.hostile.probe", str(port), prefix]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     probe = Probe(process)
     try:
@@ -109,7 +111,7 @@ def probing(port: int) -> Iterator[Probe]:
 
 def main() -> None:
     """Probe the port given until standard input ends."""
-    prober = Prober(int(sys.argv[1]))
+    prober = Prober(int(sys.argv[1]), "".join(sys.argv[2:]))
     print("asking", flush=True)
     asyncio.run(prober.run())
     print(json.dumps({"late_ms": prober.late_ms, **{path: asdict(seen) for path, seen in prober.latencies.items()}}))

@@ -20,25 +20,15 @@ MIB = 1024 * 1024
 _LOADED = 180  # seconds
 
 
-class Server:
-    """A running server, observed from outside through /proc (Linux) and /metrics."""
+class Process:
+    """A process, observed from outside through /proc (Linux)."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
-        self.process = process
-        self.port = 0
-        self._log = log
-        self._proc = Path(f"/proc/{process.pid}")
+    def __init__(self, pid: int) -> None:
+        self._proc = Path(f"/proc/{pid}")
 
-    @property
-    def url(self) -> str:
-        """The address it listens on."""
-        return f"http://127.0.0.1:{self.port}"
-
-    def is_ready(self) -> bool:
-        """Whether it serves; its port is known once it listens."""
-        if not self.port and (found := re.search(r"Listening on http://127\.0\.0\.1:(\d+)", self.log())):
-            self.port = int(found[1])
-        return bool(self.port) and self.get("/ready") is not None
+    def exists(self) -> bool:
+        """Whether it still runs."""
+        return self._proc.exists()
 
     def _status(self, field: str) -> int:
         text = (self._proc / "status").read_text()
@@ -64,6 +54,27 @@ class Server:
     def descriptors(self) -> int:
         """Return the number of open file descriptors."""
         return len(list((self._proc / "fd").iterdir()))
+
+
+class Server(Process):
+    """A running server, observed from outside, and through its /metrics."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, port: int = 0) -> None:
+        super().__init__(process.pid)
+        self.process = process
+        self.port = port
+        self._log = log
+
+    @property
+    def url(self) -> str:
+        """The address it listens on."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def is_ready(self) -> bool:
+        """Whether it serves; its port is known once it listens."""
+        if not self.port and (found := re.search(r"Listening on http://127\.0\.0\.1:(\d+)", self.log())):
+            self.port = int(found[1])
+        return bool(self.port) and self.get("/ready") is not None
 
     def get(self, path: str, timeout: float = 10) -> bytes | None:
         """Return the body of a GET if its status is 200, else None."""
