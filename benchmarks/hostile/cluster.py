@@ -60,8 +60,8 @@ def rows() -> list[Row]:
     return [
         _find("-", "an honest request"),
         _find("A1", "the same, 64 KB", name=r"NaN, then an unclosed string of `\"`, 64 KB"),
-        _find("A5", "100 MB of 12-byte headers", limit=120),
-        _find("A5", "one header of 100 MB", limit=120),
+        _find("A5", "100 MB of 12-byte headers", limit=60),
+        _find("A5", "one header of 100 MB", limit=60),
         _find("A5", "a request line of 20 KB"),
         # nginx closes such a connection without an answer.
         _find("A7", "200 connections that send a header byte a second", expects=CLOSED | {408}, limit=30),

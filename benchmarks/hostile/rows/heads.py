@@ -17,10 +17,10 @@ KEPT = b"as it was sent"
 START = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 
 
-def many(line: bytes) -> Callable[[], Iterator[Part]]:
+def many(line: bytes, start: bytes = START) -> Callable[[], Iterator[Part]]:
     """Send 100 MB of one header line, again and again, in a head that never ends."""
     block = line * (64 * KIB // len(line))
-    return lambda: iter((START, *repeat(block, HUNDRED_MB // len(block))))
+    return lambda: iter((start, *repeat(block, HUNDRED_MB // len(block))))
 
 
 def trailers() -> Iterator[Part]:
@@ -60,9 +60,9 @@ ROWS = [
     Row("A5", "one header of 60 KB", raw(get("/health", "a: " + "x" * 60 * KIB)), OK),
     Row("A5", "one header of 65 KB", raw(get("/health", "a: " + "x" * 65 * KIB)), HEADERS),
     Row("A5", "100 MB of 12-byte headers", many(b"a: bcdefgh\r\n"), HEADERS),
-    Row("A5", "one header of 100 MB", lambda: iter((START + b"a: ", *many(b"x")())), HEADERS),
+    Row("A5", "one header of 100 MB", many(b"x", START + b"a: "), HEADERS),
     Row("A5", "a header name of 100 MB", many(b"x"), HEADERS | BAD),
-    Row("A5", "100 MB of folded header lines", lambda: iter((START + b"a: b\r\n", *many(b" x\r\n")())), HEADERS | BAD),
+    Row("A5", "100 MB of folded header lines", many(b" x\r\n", START + b"a: b\r\n"), HEADERS | BAD),
     Row("A5", "a request line of 15 KB", raw(get("/" + "x" * 15 * KIB)), frozenset({404})),
     Row("A5", "a request line of 20 KB", raw(get("/" + "x" * 20 * KIB)), LINE),
     Row("A5", "a request line of 100 MB", lambda: iter((b"GET /", *repeat(b"x" * 64 * KIB, 1526))), LINE),
