@@ -83,13 +83,15 @@ class Cluster:
                 start_new_session=True,
             )
         self.nodes.append(process)
+        address = self.folder / "ray" / "ray_current_cluster"
 
         def up() -> bool:
             assert process.poll() is None, output.read_text()
-            return "Ray runtime started" in output.read_text()
+            # Ray writes the file about when it says so, and not always before.
+            return "Ray runtime started" in output.read_text() and address.exists() and bool(address.read_text())
 
         wait_for(up)
-        return (self.folder / "ray" / "ray_current_cluster").read_text().strip()
+        return address.read_text().strip()
 
     def write(self, module: str, source: str) -> None:
         (self.folder / f"{module}.py").write_text(PREAMBLE + source)
