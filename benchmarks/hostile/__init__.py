@@ -1,1 +1,1 @@
-"""Attacks on a real `chutes run` process: hostile input, overload, disconnects and a soak. See `__main__`."""
+"""Attacks on a real `chutes run` process, or a cluster. See `__main__`."""

@@ -1,10 +1,10 @@
-"""Attack a real `chutes run` process, and print what that does to it.
+"""Attack a real `chutes run` process, or a cluster, and print what that does to it.
 
     python -m benchmarks.hostile                 # each hostile input, on a server of its own (10 minutes)
     python -m benchmarks.hostile overload        # ten times the capacity for 60 s
     python -m benchmarks.hostile disconnects     # 1 000 clients of the image service that leave in all stages
     python -m benchmarks.hostile soak            # 30 minutes of mixed traffic on the image service
-    python -m benchmarks.hostile cluster         # some inputs, to Ray's proxy and through nginx (10 minutes)
+    python -m benchmarks.hostile cluster         # some inputs, to Ray's proxy and through nginx (6 minutes)
 
 Each writes its result to `results/hostile-*.json`; `--write docs/reliability.md` also puts it into that page. The exit
 code is 1 if a target was missed. Needs Linux: memory, threads and descriptors are read from /proc.
