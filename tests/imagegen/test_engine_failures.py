@@ -206,7 +206,7 @@ class Block:
         """Ask for a picture, and let the GPU go on once the condition holds."""
         task = asyncio.create_task(self.engine.generate(request))
         await until(self.entered.is_set)
-        await until(until_true, 60)
+        await until(until_true)
         self.go.set()
         (outcome,) = await asyncio.gather(task, return_exceptions=True)
         return outcome
