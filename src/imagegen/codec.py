@@ -8,6 +8,7 @@ text chunks, in JPEG and WebP as JSON in EXIF's UserComment; `read_metadata` get
 import base64
 import json
 import re
+import warnings
 from io import BytesIO
 
 import numpy as np
@@ -29,6 +30,12 @@ _BLACK = (0, 0, 0, 255)
 _FORMATS = ("JPEG", "PNG", "WEBP")  # nothing else is handed to a decoder
 _UTF16 = b"UNICODE\0"  # how EXIF marks a comment in UTF-16
 _PNG_KEY = "request"
+_PNG = b"\x89PNG\r\n\x1a\n"
+_MAX_CHUNKS = 10_000  # of a PNG; a camera's or an editor's has tens to hundreds
+_MAX_EXIF = 64 * 1024  # bytes, as much as fits into a JPEG
+
+# One for each broken tag of a picture's EXIF: a megabyte of them can come with one request.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def decode_base64(text: str, *, field: str) -> bytes:
@@ -101,8 +108,18 @@ def read_metadata(data: bytes) -> dict[str, object]:
     return metadata
 
 
+def _has_many_chunks(data: bytes) -> bool:
+    """Return whether a PNG consists of so many chunks that Pillow would take seconds to skip them."""
+    at, count = len(_PNG), 0
+    while data.startswith(_PNG) and at + 8 <= len(data) and count <= _MAX_CHUNKS:
+        at, count = at + 12 + int.from_bytes(data[at : at + 4]), count + 1
+    return count > _MAX_CHUNKS
+
+
 def _open(data: bytes, field: str) -> Image.Image:
     """Decode bytes whose header says JPEG, PNG or WebP of at most 2048x2048, and turn them upright."""
+    if _has_many_chunks(data):
+        raise InputError(f"is a PNG of more than {_MAX_CHUNKS} chunks", field=field)
     try:
         image = Image.open(BytesIO(data), formats=_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -119,6 +136,8 @@ def _open(data: bytes, field: str) -> Image.Image:
             image.load()
         except Exception:  # noqa: BLE001 - as above, in the decoders
             raise InputError("is a truncated or damaged image", field=field) from None
+        if len(image.info.get("exif", b"")) > _MAX_EXIF:
+            return image.copy()
         try:
             return ImageOps.exif_transpose(image)
         except Exception:  # noqa: BLE001 - broken EXIF does not spoil the pixels

@@ -10,7 +10,10 @@ BodyKind = Literal["json", "form"]
 """What a route parses its body as; None where the handler takes the request itself."""
 
 _FIELDS = frozenset({b"content-length", b"content-type", b"content-encoding", b"transfer-encoding"})
-_FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
+MULTIPART = "multipart/form-data"
+URL_ENCODED = "application/x-www-form-urlencoded"
+_FORMS = (MULTIPART, URL_ENCODED)
+_MAX_PARAMETERS = 20  # of a media type; Python's parsers take quadratic time for thousands
 _EXPECTED = {
     "json": "Send the body as JSON, with Content-Type: application/json",
     "form": "Send the body as a form, with Content-Type: multipart/form-data",
@@ -22,7 +25,7 @@ class BodyHeaders(NamedTuple):
 
     - `announced`: there is a body (RFC 9112, section 6.3).
     - `length`: its Content-Length in bytes, or 0.
-    - `media_type`: in lower case and without parameters; empty if it is missing or given twice.
+    - `media_type`: in lower case and without parameters; empty if it is missing, given twice or has many parameters.
     - `encoding`: its content encodings in lower case, or an empty string.
     """
 
@@ -66,7 +69,8 @@ def body_headers(headers: Iterable[tuple[bytes, bytes]]) -> BodyHeaders:
             encodings.append(value)
         else:
             chunked = True
-    media_type = _media_type(types[0]) if len(types) == 1 else ""
+    plain = len(types) == 1 and types[0].count(b";") <= _MAX_PARAMETERS
+    media_type = _media_type(types[0]) if plain else ""
     encoding = b",".join(encodings).decode("latin-1").strip().lower() if encodings else ""
     return BodyHeaders(chunked or length > 0, length, media_type, encoding)
 

@@ -107,7 +107,7 @@ class Auth:
             return False
 
     def _is_open(self, scope: Scope) -> bool:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["method"] not in {"GET", "HEAD"}:
             return False
         if scope["path"] in _OPEN:
             return True

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chutes.chute import Chute, Cord, Job
-from chutes.chute._media import BodyHeaders, body_headers
+from chutes.chute._media import URL_ENCODED, BodyHeaders, body_headers
 from chutes.chute._route import PARSED_JSON
 from chutes.exception import ChutesError, Draining, QueueTimeout, RequestTimeout
 from chutes.metrics import last_request_timestamp, request_duration, total_requests
@@ -26,6 +26,7 @@ from chutes.server.admission import Admission
 from chutes.server.body import UPLOAD, ClientLeft, Upload, Uploads, check_encoding, gunzip, read_body, refuse
 from chutes.server.errors import from_chutes_error, from_validation
 from chutes.server.exchange import CLIENT_LEFT, Exchange
+from chutes.server.forms import check_form
 from chutes.server.lifecycle import Lifecycle, State
 from chutes.server.settings import Settings
 from chutes.server.strict_json import InvalidJson, parse_json
@@ -130,17 +131,17 @@ class Cords:
         headers.check_media_type(cord.body_kind)
         compressed = headers.announced and check_encoding(headers.encoding)
         self._admission.check()
-        body = await self._read(cord, scope, upload, compressed=compressed, is_json=headers.is_json)
+        body = await self._read(cord, scope, upload, headers, compressed=compressed)
         return Exchange(upload.receive, send, body)
 
     async def _pass_on(
         self, target: Cord | Job | None, scope: Scope, headers: BodyHeaders, upload: Upload, send: Send
     ) -> None:
-        """Send a request to the runtime's own routes and the author's others; they get JSON checked and parsed."""
+        """Send a request to the runtime's own routes or the author's others; JSON and URL-encoded forms are checked."""
         receive = upload.receive
-        if headers.announced and headers.is_json:
+        if headers.announced and (headers.is_json or headers.media_type == URL_ENCODED):
             compressed = check_encoding(headers.encoding)
-            body: bytes | None = await self._read(target, scope, upload, compressed=compressed, is_json=True)
+            body: bytes | None = await self._read(target, scope, upload, headers, compressed=compressed)
 
             async def receive_again() -> Message:
                 nonlocal body
@@ -154,9 +155,9 @@ class Cords:
         await self._others(scope, receive, send)
 
     async def _read(
-        self, target: Cord | Job | None, scope: Scope, upload: Upload, *, compressed: bool, is_json: bool
+        self, target: Cord | Job | None, scope: Scope, upload: Upload, headers: BodyHeaders, *, compressed: bool
     ) -> bytes:
-        """Return the body without its content encoding; what is JSON is parsed into the scope."""
+        """Return the body without its content encoding; JSON is parsed into the scope, forms are checked."""
         body = await read_body(upload.receive)
         if compressed and body:
             async with self._one_gunzip:
@@ -164,7 +165,9 @@ class Cords:
                 upload.hold(len(body))
             others = [pair for pair in scope["headers"] if pair[0] not in {b"content-encoding", b"content-length"}]
             scope["headers"] = [*others, (b"content-length", b"%d" % len(body))]
-        if body and is_json:
+        if body and not headers.is_json:
+            await check_form(body, headers.media_type)
+        elif body:
             upload.hold(len(body))  # by its value, which takes about as much
             most = (target.max_json_values if target is not None else None) or self._settings.max_json_values
             scope[PARSED_JSON] = await parse_json(body, most, self._settings.max_body_bytes * 3 // 2)

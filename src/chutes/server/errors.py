@@ -22,6 +22,7 @@ from chutes.exception import ChutesError, Fatal
 from chutes.server.logs import request_id
 
 _LONGEST_INPUT = 200  # characters of a refused value that are sent back
+_LONGEST_MESSAGE = 1000  # characters of what is wrong with one field
 _MOST_FIELDS = 100  # that are told what is wrong with them
 
 _FORMS = ("multipart/", "application/x-www-form-urlencoded")
@@ -97,7 +98,11 @@ def from_validation(path: str, errors: Sequence[Any]) -> Response:
 
 
 def _field(error: Mapping[str, Any]) -> dict[str, Any]:
-    field = {"type": error.get("type"), "loc": [_short(part) for part in error.get("loc", ())], "msg": error.get("msg")}
+    field = {
+        "type": error.get("type"),
+        "loc": [_short(part) for part in error.get("loc", ())],
+        "msg": _short(error.get("msg")),
+    }
     if "Expected UploadFile" in str(field["msg"]):  # FastAPI's words, which name its classes
         return field | {"msg": "Input should be a file"}
     if "input" in error:

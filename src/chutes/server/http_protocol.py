@@ -83,7 +83,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._events = 0  # of the parser
         self._unparsed = 0  # bytes since its last event
-        self._waiting_since = self._sent_since = time.monotonic()
+        self._waiting_since = self.sent_since = time.monotonic()
         self._unsent = 0
         self._running: RequestResponseCycle | None = None  # uvicorn's `cycle` is the newest, which may still wait
 
@@ -238,17 +238,22 @@ class HttpProtocol(HttpToolsProtocol):
         # Closing with unread bytes resets the connection, and the answer is lost with it.
         self.loop.call_later(_LINGER, self.transport.close)
 
+    @property
+    def unread(self) -> int:
+        """How many bytes of answers wait for the client, in this process."""
+        return self.transport.get_write_buffer_size()
+
     def close_if_stalled(self, now: float, header_timeout: float, send_timeout: float) -> None:
         """Close the connection if its client is late with a request's head, or has stopped reading.
 
         Times are in seconds, `now` is monotonic.
         """
-        unsent = self.transport.get_write_buffer_size()
+        unsent = self.unread
         if unsent:
             unsent += _in_kernel(self.transport)
         if unsent != self._unsent or not unsent:
-            self._unsent, self._sent_since = unsent, now
-        elif now - self._sent_since > send_timeout:
+            self._unsent, self.sent_since = unsent, now
+        elif now - self.sent_since > send_timeout:
             self.transport.abort()
             return
         if self.cycle is not None and not self.cycle.response_complete:

@@ -26,7 +26,7 @@ from starlette.types import Receive, Scope, Send
 from chutes.chute import Chute, Job
 from chutes.chute._route import CordRoute
 from chutes.chute.job import JobTimeout
-from chutes.exception import ChutesError
+from chutes.exception import ChutesError, Draining
 from chutes.metrics import last_request_timestamp, request_duration, total_requests
 from chutes.server import metrics
 from chutes.server.admission import Admission
@@ -205,7 +205,8 @@ class Jobs:
         else:
             record.status = Status.ERROR
             record.detail = _for_clients(error)
-            log.error("Job %s failed", record.job.name, exc_info=error, extra={"job": record.id})
+            if not isinstance(error, Draining):  # it was never started
+                log.error("Job %s failed", record.job.name, exc_info=error, extra={"job": record.id})
         log.info("Job %s: %s", record.job.name, record.status, extra={"job": record.id})
         labels = {"chute_id": self._chute_id, "function": record.job.name}
         took = (record.finished - (record.started or record.finished)).total_seconds()

@@ -17,12 +17,14 @@ from starlette.types import Message, Receive, Scope, Send
 
 from chutes.chute import Chute
 from chutes.chute._route import ChuteRoute
+from chutes.exception import BodyTooLarge
 from chutes.server import metrics
 from chutes.server.admission import Admission
 from chutes.server.errors import json_safe
 from chutes.server.lifecycle import Lifecycle, State
 
 _PATIENCE = 1.0  # seconds
+_LONGEST_PING = 64 * 1024  # bytes
 
 
 def router(chute: Chute, lifecycle: Lifecycle, admission: Admission) -> APIRouter:
@@ -56,8 +58,11 @@ def router(chute: Chute, lifecycle: Lifecycle, admission: Admission) -> APIRoute
 
     @routes.post("/_ping")
     async def ping(request: Request) -> Response:
-        """The body, sent back."""
-        return Response(await request.body(), media_type="application/json")
+        """Send the body back."""
+        body = await request.body()
+        if len(body) > _LONGEST_PING:
+            raise BodyTooLarge(f"The body is larger than {_LONGEST_PING} bytes")
+        return Response(body, media_type="application/json")
 
     @routes.get("/_conn_stats")
     async def conn_stats() -> dict[str, float]:

@@ -29,12 +29,15 @@ from chutes.server.auth import Exposed, check_exposure
 from chutes.server.http_protocol import HttpProtocol
 from chutes.server.lifecycle import ExitCode
 from chutes.server.settings import Settings
+from chutes.server.websocket_protocol import WebSocketProtocol
 
 log = logging.getLogger(__name__)
 
 _LOADING = 50_000, 50, 1000  # thresholds while imports make much and free little, so that it is looked through seldom
 _LAST_WORDS = 2.0  # seconds that running requests get to answer after the chute said that it cannot go on
+_LAST_READS = 10.0  # seconds that clients get to read their answers when the server ends
 _SWEEP_EVERY = 1.0  # seconds between looks at all connections
+_UNREAD_SHARE = 4  # times the largest body: what answers may take that clients have not read
 _WARN_EVERY = 60.0  # seconds between warnings about file descriptors
 _NEARLY_ALL = 0.9  # of the file descriptors
 _DESCRIPTORS = "/dev/fd"
@@ -122,6 +125,8 @@ class Server(uvicorn.Server):
         config = uvicorn.Config(
             runtime,
             http=HttpProtocol,
+            ws=WebSocketProtocol,
+            ws_per_message_deflate=False,  # a few kilobytes would become many megabytes
             log_config=None,
             access_log=False,
             lifespan="on",
@@ -169,14 +174,25 @@ class Server(uvicorn.Server):
         while True:
             now = time.monotonic()
             try:
-                for connection in list(self.server_state.connections):
-                    if isinstance(connection, HttpProtocol):
-                        connection.close_if_stalled(now, self._settings.header_timeout, self._settings.send_timeout)
+                connections = [each for each in self.server_state.connections if isinstance(each, HttpProtocol)]
+                for connection in connections:
+                    connection.close_if_stalled(now, self._settings.header_timeout, self._settings.send_timeout)
+                self._bound_unread_answers(connections)
                 if now > self._warn_again and _few_descriptors_are_left():
                     self._warn_again = now + _WARN_EVERY
             except Exception:
                 log.exception("Stalled connections could not be closed")
             await asyncio.sleep(_SWEEP_EVERY)
+
+    def _bound_unread_answers(self, connections: list[HttpProtocol]) -> None:
+        """Abort the connections that have waited longest for their clients, if all unread answers take too much."""
+        unread = sum(connection.unread for connection in connections)
+        for connection in sorted(connections, key=lambda each: each.sent_since):
+            if unread <= _UNREAD_SHARE * self._settings.max_body_bytes:
+                return
+            unread -= connection.unread
+            if connection.unread:
+                connection.transport.abort()
 
     async def _wait_for_the_end(self) -> None:
         """A failed load or a fatal error ends the process, with its code."""
@@ -235,8 +251,9 @@ class Server(uvicorn.Server):
         except TimeoutError:
             log.warning("Still running after %g seconds: cut off", self._settings.drain_grace)
             self._cut_off()
-        # What is left of it is for answers that have not been read yet.
-        self.config.timeout_graceful_shutdown = max(1, int(ends - time.monotonic()))
+        # Answers that have not been read yet get a moment of what is left.
+        left = min(ends - time.monotonic(), self._settings.send_timeout, _LAST_READS)
+        self.config.timeout_graceful_shutdown = max(1, int(left))
         self.should_exit = True
 
     def _cut_off(self) -> None:

@@ -7,7 +7,9 @@ body is therefore scanned first, in slices and in linear time: one that would ta
 import asyncio
 import json
 import math
+import sys
 from codecs import IncrementalDecoder, getincrementaldecoder
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -15,6 +17,9 @@ from chutes.exception import BodyTooComplex
 
 _SLICE = 1 << 20  # bytes scanned at once, about 3 ms
 _MAX_DIGITS = 640  # of a number; Python converts longer ones in quadratic time
+_FEW_DIGITS = 10_000  # of a body, in which no thousand integers can be beyond their own hash
+_FEWEST_DIGITS = 19  # of an integer that is
+_MAX_COLLISIONS = 1000
 _LONG = 40  # digits of a number that counts as long
 _MAX_DIGITS_OF_LONG = 1_000_000  # of all long numbers together
 _MAX_ESCAPES = 1_000_000  # line breaks of a text, characters as \\uXXXX, every slash of an image from PHP
@@ -124,6 +129,8 @@ class _Scan:
             raise InvalidJson(["body"], "The JSON body is nested too deeply") from None
         if self._suspicious:
             _check_values(value)
+        if self._digits > _FEW_DIGITS:
+            _check_collisions(value)
         return value
 
     def _decode(self, text: str) -> Any:
@@ -191,6 +198,34 @@ def _check_values(value: Any) -> None:
         if isinstance(value, (list, dict)):
             pending.append(enumerate(value) if isinstance(value, list) else iter(value.items()))
             path.append(key)
+
+
+def _check_collisions(value: Any) -> None:
+    """Raise BodyTooComplex for large integers with equal hashes: a set or dict of them takes quadratic time to fill."""
+    hashes: Counter[int] = Counter()
+    seen: set[str] = set()
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict):
+            pending += [*item.keys(), *item.values()]
+        elif isinstance(item, list):
+            pending += item
+        elif (number := _large_integer(item)) is not None and (text := str(number)) not in seen:
+            seen.add(text)
+            hashes[hash(number)] += 1
+    if hashes and max(hashes.values()) > _MAX_COLLISIONS:
+        raise BodyTooComplex(f"The JSON body has more than {_MAX_COLLISIONS} large integers with the same hash")
+
+
+def _large_integer(item: Any) -> int | None:
+    """Return the integer that a value is, or that a validator may read from a text, if it is beyond its own hash."""
+    if isinstance(item, str) and _FEWEST_DIGITS <= len(item) <= 2 * _MAX_DIGITS:
+        try:
+            item = int(item)
+        except ValueError:
+            return None
+    return item if isinstance(item, int) and abs(item) >= sys.hash_info.modulus else None
 
 
 def _is_text(value: str) -> bool:

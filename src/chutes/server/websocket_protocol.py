@@ -1,0 +1,63 @@
+"""uvicorn's WebSocket protocol with an answer to every handshake, and a bound on what is handled at once."""
+
+import asyncio
+import logging
+
+from typing_extensions import override
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+log = logging.getLogger(__name__)
+
+_SLICE = 2048  # bytes, up to a thousand empty frames
+_MAX_UNSENT = 64 * 1024  # bytes of answers to pings that the client does not read
+_RETRY = 0.01  # seconds
+_REFUSED = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """One connection. What is received is handled in slices, so that others are served between two of them."""
+
+    _rest = b""
+    transport: asyncio.Transport
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        if self._rest:
+            self._rest += data  # what was on its way when reading was paused
+        else:
+            self._handle(data)
+
+    @override
+    def shutdown(self) -> None:
+        try:
+            super().shutdown()
+        except Exception:
+            log.exception("A WebSocket could not be closed in order")
+            self.transport.abort()
+
+    def _handle(self, data: bytes) -> None:
+        super().data_received(data[:_SLICE])
+        if self.conn.handshake_exc is not None and not self.handshake_complete:
+            self._refuse()
+            return
+        self._rest = data[_SLICE:]
+        if self._rest:
+            self.transport.pause_reading()
+            self.loop.call_soon(self._continue)
+
+    def _refuse(self) -> None:
+        """Answer a handshake that the library has failed without an answer, such as one with too long a header."""
+        self.handshake_complete = self.close_sent = True
+        self.transport.write(b"".join(self.conn.data_to_send()) or _REFUSED)
+        self.transport.close()
+
+    def _continue(self) -> None:
+        if self.transport.is_closing():
+            self._rest = b""
+        elif self.read_paused or self.transport.get_write_buffer_size() > _MAX_UNSENT:
+            self.loop.call_later(_RETRY, self._continue)  # the application, or the client, has something to read first
+        else:
+            rest, self._rest = self._rest, b""
+            self._handle(rest)
+            if not self._rest and not self.read_paused and not self.transport.is_closing():
+                self.transport.resume_reading()
