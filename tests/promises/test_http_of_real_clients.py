@@ -526,6 +526,32 @@ def test_draining_lets_streams_without_a_body_finish_and_refuses_new_uploads(tmp
         assert server.wait() == 0
 
 
+def test_draining_waits_for_routes_that_take_no_slot(tmp_path: Path) -> None:
+    with serving(tmp_path, WAITING, drain_grace=600) as server, Peer(server) as running:
+        running.send(b"GET /slow-stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        while b"first" not in running.received:
+            running._more()
+        server.signal()
+        time.sleep(12)  # longer than a client gets to read an answer that is complete
+        (tmp_path / "go").touch()
+        assert b"last" in running.rest()
+        assert server.wait() == 0
+
+
+def test_a_slow_reader_of_a_complete_answer_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    large = '@chute.get("/large")\nasync def large():\n    from fastapi import Response\n'
+    with serving(tmp_path, large + "    return Response(bytes(32_000_000))", drain_grace=86_400) as server:
+        with Peer(server, buffer=4096) as slow:
+            slow.send(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            slow._more()
+            server.signal()
+            while server.process.poll() is None:
+                with contextlib.suppress(OSError):
+                    slow.socket.recv(1024)
+                time.sleep(0.2)
+        assert server.wait() == 0
+
+
 def test_what_queued_requests_and_jobs_hold_is_bounded(tmp_path: Path) -> None:
     mib = 1 << 20
     body = json.dumps({"number": 1, "padding": " " * mib}).encode()

@@ -239,6 +239,11 @@ class HttpProtocol(HttpToolsProtocol):
         self.loop.call_later(_LINGER, self.transport.close)
 
     @property
+    def busy(self) -> bool:
+        """Whether an application is answering a request of this connection."""
+        return self._running is not None and not self._running.response_complete
+
+    @property
     def unread(self) -> int:
         """How many bytes of answers wait for the client, in this process."""
         return self.transport.get_write_buffer_size()

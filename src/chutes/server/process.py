@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 _LOADING = 50_000, 50, 1000  # thresholds while imports make much and free little, so that it is looked through seldom
 _LAST_WORDS = 2.0  # seconds that running requests get to answer after the chute said that it cannot go on
 _LAST_READS = 10.0  # seconds that clients get to read their answers when the server ends
+_LOOK_EVERY = 0.1  # seconds, while what runs is waited for
 _SWEEP_EVERY = 1.0  # seconds between looks at all connections
 _UNREAD_SHARE = 4  # times the largest body: what answers may take that clients have not read
 _WARN_EVERY = 60.0  # seconds between warnings about file descriptors
@@ -174,7 +175,7 @@ class Server(uvicorn.Server):
         while True:
             now = time.monotonic()
             try:
-                connections = [each for each in self.server_state.connections if isinstance(each, HttpProtocol)]
+                connections = self._http_connections()
                 for connection in connections:
                     connection.close_if_stalled(now, self._settings.header_timeout, self._settings.send_timeout)
                 self._bound_unread_answers(connections)
@@ -183,6 +184,9 @@ class Server(uvicorn.Server):
             except Exception:
                 log.exception("Stalled connections could not be closed")
             await asyncio.sleep(_SWEEP_EVERY)
+
+    def _http_connections(self) -> list[HttpProtocol]:
+        return [each for each in self.server_state.connections if isinstance(each, HttpProtocol)]
 
     def _bound_unread_answers(self, connections: list[HttpProtocol]) -> None:
         """Abort the connections that have waited longest for their clients, if all unread answers take too much."""
@@ -248,6 +252,9 @@ class Server(uvicorn.Server):
         try:
             async with asyncio.timeout(self._settings.drain_grace):
                 await self._runtime.admission.wait_idle()
+                # Routes that take no slot; uvicorn has no event for the end of a request.
+                while any(each.busy for each in self._http_connections()):  # noqa: ASYNC110
+                    await asyncio.sleep(_LOOK_EVERY)
         except TimeoutError:
             log.warning("Still running after %g seconds: cut off", self._settings.drain_grace)
             self._cut_off()
