@@ -215,7 +215,7 @@ def test_errors_of_every_kind_can_be_read_by_a_page_that_may(tmp_path: Path) -> 
             answers.append((504, times_out.result()))
         wait_for(lambda: server.metric("chutes_in_flight") == 0)
         answers += [
-            (413, server.post("/draw", json=None, content=b"x" * 101, headers=by_page)),
+            (413, server.post("/draw", json={"prompt": "x" * 101}, headers=by_page)),
             (422, server.post("/draw", json={"prompt": 3}, headers=by_page)),
             (404, server.get("/nothing", headers=by_page)),
             (202, server.post("/jobs/train", headers=by_page)),

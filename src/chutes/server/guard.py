@@ -10,6 +10,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from http import HTTPStatus
 from ipaddress import ip_address
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -130,7 +131,11 @@ async def deny(error: ChutesError, path: str, scope: Scope, receive: Receive, se
         await refuse(from_chutes_error(path, error), scope, receive, send)
         return
     await receive()
-    await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": type(error).message})
+    # A close is answered with 403; for another status the server has to know the extension, and uvicorn logs an error.
+    if error.status != HTTPStatus.FORBIDDEN and "websocket.http.response" in scope.get("extensions", {}):
+        await from_chutes_error(path, error)(scope, receive, send)
+    else:
+        await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": type(error).message})
 
 
 def _host_name(authority: bytes) -> str | None:
