@@ -115,6 +115,9 @@ class Cords:
             raise
         finally:
             upload.release()
+            del scope[
+                UPLOAD
+            ]  # it holds the connection, which holds the scope: only the garbage collector would free them
             if exchange is not None:
                 exchange.close()
 
