@@ -180,10 +180,14 @@ class HttpProtocol(HttpToolsProtocol):
             return
         if self._events - events > _MANY_EVENTS and not self.flow.read_paused:
             self.flow.pause_reading()  # uvloop would read on without looking at other connections
-            self.loop.call_soon(self.flow.resume_reading)
+            self.loop.call_soon(self._resume_reading)
         self._unparsed = self._unparsed + len(data) if events == self._events else 0
         if self._unparsed > _MAX_HEADER_BYTES:  # one endless header, trailer or chunk extension
             self._refuse(431)
+
+    def _resume_reading(self) -> None:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
 
     def _feed(self, data: bytes) -> None:
         try:

@@ -41,7 +41,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._refuse()
             return
         self._rest = data[_SLICE:]
-        if self._rest:
+        if self._rest and not self.transport.is_closing():
             self.transport.pause_reading()
             self.loop.call_soon(self._continue)
 
