@@ -9,7 +9,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from chutes.exception import BadRequest, BodyTooLarge, ChutesError, QueueFull, UnsupportedMediaType, UploadTimeout
 
-_LINGER = 1.0  # seconds that a refused upload is still read, so that its sender gets to see the answer
+_LINGER = 1.0  # seconds that a refused upload is still read, so that its sender receives the answer
 _SLOW_START = 5.0  # seconds before the minimum rate holds
 _SHARE = 3.75  # times the largest body: what all of them may take together; with their buffers it is four times
 _GZIP_WINDOW = 31  # zlib's number for a gzip header and the largest window
@@ -71,7 +71,7 @@ class Upload:
 
     async def receive(self) -> Message:
         """Receive an ASGI message. Raise BodyTooLarge, UploadTimeout, QueueFull, or what `abort` was given."""
-        if self.complete:  # what comes now is the client's leaving
+        if self.complete:  # only a disconnect can follow
             return await self._receive()
         if self._error is not None:
             raise self._error
@@ -192,8 +192,8 @@ def gunzip(body: bytes, limit: int) -> bytes:
 async def refuse(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a client that is still sending.
 
-    Closing with unread bytes in the socket resets the connection, and the answer is lost with it. So the answer goes
-    out, what comes is thrown away for a moment, then the connection is closed.
+    Closing a socket with unread bytes resets the connection, and the client loses the answer. The answer is therefore
+    sent first, then incoming bytes are discarded for a second, and only then does the response end.
     """
 
     async def hold_open(message: Message) -> None:
