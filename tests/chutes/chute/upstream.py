@@ -50,7 +50,7 @@ def running() -> Iterator[int]:
     """Serve, and give the port."""
     methods = ["GET", "POST"]
     routes = [Route(f"/v1/{f.__name__}", f, methods=methods) for f in (echo, stream, cut, packed)]
-    server = uvicorn.Server(uvicorn.Config(Starlette(routes=routes), port=0, log_level="critical"))
+    server = uvicorn.Server(uvicorn.Config(Starlette(routes=routes), port=0, log_config=None, log_level="critical"))
     sock = server.config.bind_socket()
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
     thread.start()
