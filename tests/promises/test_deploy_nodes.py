@@ -19,10 +19,8 @@ async def where(self) -> str:
 
 def test_placement_by_memory():
     with cluster_folder() as cluster:
-        address = cluster.node(
-            "--head", "--host", "0.0.0.0", "--cluster-port", "0", "--pretend-gpus", "4090:24,4090:24"
-        )
-        cluster.node("--address", address, "--pretend-gpus", "h100_sxm:80")
+        address = cluster.node("--head", "--host", "0.0.0.0", "--cluster-port", "0", "--fake-gpus", "4090:24,4090:24")
+        cluster.node("--address", address, "--fake-gpus", "h100_sxm:80")
         for gb in (20, 80, 141):
             cluster.write(f"needs_{gb}", SOURCE.format(gb=gb))
 

@@ -16,7 +16,7 @@ from chutes.cli import chutes_tables as tables
 from chutes.cli._console import fail, say, settings
 
 if TYPE_CHECKING:
-    from chutes.deploy.deployed import Deployed
+    from chutes.deploy.registry import DeployedChute
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -58,9 +58,9 @@ def chutes() -> None:
 @app.command("list")
 def list_chutes(*, address: Address = None, as_json: Json = False) -> None:
     """List the chutes on the cluster."""
-    from chutes.deploy import cluster, deployed
+    from chutes.deploy import cluster, registry
 
-    if cluster.named(address) is None and cluster.find() is None:
+    if cluster.explicit_address(address) is None and cluster.find() is None:
         if as_json:
             typer.echo("[]")
         else:
@@ -76,7 +76,7 @@ def list_chutes(*, address: Address = None, as_json: Json = False) -> None:
                 "replicas": sum(replica["state"] == "running" for replica in each.replicas),
                 "url": cluster.url(each.slug, known.http),
             }
-            for each in deployed.everything()
+            for each in registry.everything()
         ]
     if as_json:
         _print_json(rows)
@@ -90,17 +90,17 @@ def list_chutes(*, address: Address = None, as_json: Json = False) -> None:
 @app.command()
 def get(name: Name, *, address: Address = None, as_json: Json = False) -> None:
     """Show a chute's configuration, version, URL, cords and replicas."""
-    from chutes.deploy import deployed
+    from chutes.deploy import registry
 
     with _connected(address) as known:
-        told = _describe(deployed.find(name), known)
+        told = _describe(registry.find(name), known)
     if as_json:
         _print_json(told)
         return
     Console().print(tables.description(told))
 
 
-def _describe(chute: "Deployed", known: _Cluster) -> dict[str, Any]:
+def _describe(chute: "DeployedChute", known: _Cluster) -> dict[str, Any]:
     from chutes.deploy import cluster
 
     spec = chute.spec
@@ -119,7 +119,7 @@ def _describe(chute: "Deployed", known: _Cluster) -> dict[str, Any]:
             "min_replicas": scaling["min_replicas"],
             "max_replicas": scaling["max_replicas"],
             "scale_down_delay": scaling["downscale_delay_s"],
-            **spec.shown,
+            **spec.metadata,
             "cords": spec.cords,
         }
     told["deployed_at"] = tables.when(spec.made_at if spec else chute.details.get("last_deployed_time_s"))
@@ -141,15 +141,15 @@ def status(
     ] = False,
 ) -> None:
     """Show a chute's replicas, its queue, and what its last minutes were like."""
-    from chutes.deploy import deployed, figures
+    from chutes.deploy import registry, stats
 
     with _connected(address) as known:
-        told = figures.status(deployed.find(name), known.http)
+        told = stats.status(registry.find(name), known.http)
         while as_json and watch:
             typer.echo(json.dumps(told, default=str))
             sys.stdout.flush()
             time.sleep(_WATCH_EVERY)
-            told = figures.status(deployed.find(name), known.http)
+            told = stats.status(registry.find(name), known.http)
         if as_json:
             _print_json(told)
             return
@@ -159,7 +159,7 @@ def status(
         with Live(tables.status(told), refresh_per_second=4) as live:
             while True:
                 time.sleep(_WATCH_EVERY)
-                live.update(tables.status(figures.status(deployed.find(name), known.http)))
+                live.update(tables.status(stats.status(registry.find(name), known.http)))
 
 
 @app.command()
@@ -173,14 +173,14 @@ def metrics(
     ] = False,
 ) -> None:
     """Show a chute's GPUs, queue, latencies, images and steps per second."""
-    from chutes.deploy import deployed, figures
+    from chutes.deploy import registry, stats
 
     with _connected(address) as known:
-        chute = deployed.find(name)
+        chute = registry.find(name)
         if prometheus:
-            typer.echo(figures.prometheus(chute), nl=False)
+            typer.echo(stats.prometheus(chute), nl=False)
             return
-        told = figures.metrics(chute, known.http)
+        told = stats.metrics(chute, known.http)
     if as_json:
         _print_json(told)
         return
@@ -197,13 +197,13 @@ def logs(
     as_json: Json = False,
 ) -> None:
     """Print the log lines of all replicas, in order."""
-    from chutes.deploy import deployed
+    from chutes.deploy import registry
     from chutes.deploy.logs import Reader
 
     console = Console(highlight=False, soft_wrap=True)
     shown = tables.Lines()
     with _connected(address):
-        reader = Reader(deployed.find(name).slug)
+        reader = Reader(registry.find(name).slug)
         lines = reader.read()
         lines = lines[-tail:] if tail else []
         while True:
@@ -223,13 +223,13 @@ def logs(
 def delete(name: Name, *, address: Address = None) -> None:
     """Delete a chute; what it runs is finished first. With the last one goes the cluster that `deploy` started."""
     from chutes.cli.deploy import Phases
-    from chutes.deploy import cluster, deployed, rollout
+    from chutes.deploy import cluster, registry, rollout
 
     with _connected(address) as known:
-        chute = deployed.find(name)
+        chute = registry.find(name)
         with Phases() as phases:
             rollout.delete(chute.slug, phases.tell)
-        last = not deployed.everything()
+        last = not registry.everything()
     say(f"Deleted {chute.name}")
     if last and cluster.stop_local(known.labels):
         say("It was the last one: the cluster on this machine is stopped")
@@ -243,10 +243,10 @@ def scale(
     address: Address = None,
 ) -> None:
     """Run this many replicas of a chute, whatever the load."""
-    from chutes.deploy import deployed, rollout
+    from chutes.deploy import registry, rollout
 
     with _connected(address):
-        chute = deployed.find(name)
+        chute = registry.find(name)
         if chute.spec is None:
             fail(f"{chute.name} was not deployed by `chutes deploy`.")
         rollout.scale(chute.spec, replicas)

@@ -56,7 +56,7 @@ def deploy(
         chute = load_chute(ref)
         packed = package.pack(ref)
         with Phases() as phases:
-            none_here = not cluster.named(address) and cluster.find() is None
+            none_here = not cluster.explicit_address(address) and cluster.find() is None
             phases.tell("starting a cluster on this machine" if none_here else "connecting", None)
             with cluster.connected(address, start=True) as started:
                 try:

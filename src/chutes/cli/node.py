@@ -37,7 +37,7 @@ def start(
             help="Port on which the head takes requests.", min=1, max=65535, show_default="CHUTES_PORT, or 8000"
         ),
     ] = None,
-    pretend_gpus: Annotated[
+    fake_gpus: Annotated[
         str | None, typer.Option(metavar="KIND:GB,...", help="For tests: say that these cards are here, as h100:80.")
     ] = None,
     local: Annotated[bool, typer.Option("--local", hidden=True)] = False,
@@ -52,9 +52,9 @@ def start(
     if address is not None and cluster.find(address) is None:
         fail(f"No cluster answers at {address}: write the head's address as HOST:PORT.")
     try:
-        gpus = placement.pretended(pretend_gpus) if pretend_gpus else placement.installed()
+        gpus = placement.fake_gpus(fake_gpus) if fake_gpus else placement.installed()
     except ValueError as error:
-        fail(f"--pretend-gpus: {error}.")
+        fail(f"--fake-gpus: {error}.")
     labels, environment = {}, dict(cluster.ENVIRONMENT)
     if head:
         environment |= cluster.HEAD_ENVIRONMENT

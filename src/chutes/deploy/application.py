@@ -43,7 +43,7 @@ class Spec:
     cords: list[dict[str, Any]]
     cors: dict[str, Any] | None = None
     """The options of the author's CORSMiddleware."""
-    shown: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
     made_at: float = field(default_factory=time.time)
     served: bool = False
 
@@ -84,7 +84,7 @@ def spec_for(
             {"path": cord.route_path, "methods": sorted(cord.route_methods), "name": cord.name} for cord in chute.cords
         ],
         cors=cors.options(author_cors) if author_cors else None,
-        shown={
+        metadata={
             "tagline": chute.tagline,
             "image": chute.image if isinstance(chute.image, str) else f"{chute.image.name}:{chute.image.tag}",
             "node_selector": chute.node_selector.model_dump(exclude_none=True) if chute.node_selector else None,

@@ -104,14 +104,14 @@ def use_token(*, create: bool = False) -> None:
         os.environ["RAY_AUTH_MODE"] = "token"
 
 
-def named(address: str | None = None) -> str | None:
+def explicit_address(address: str | None = None) -> str | None:
     """The address that was asked for, here or by RAY_ADDRESS."""
     return address or os.environ.get("RAY_ADDRESS")
 
 
 def find(address: str | None = None) -> str | None:
     """The address of a cluster that answers: the given one, RAY_ADDRESS's, or this machine's; else None."""
-    wanted = named(address)
+    wanted = explicit_address(address)
     if wanted is None:
         wanted = _noted()
     if not wanted:
@@ -197,7 +197,7 @@ def connected(address: str | None = None, *, start: bool = False) -> Iterator[bo
     found = find(address)
     started = False
     if found is None:
-        if wanted := named(address):
+        if wanted := explicit_address(address):
             raise NoCluster(f"No cluster answers at {wanted}")
         if not start:
             raise NoCluster
@@ -263,21 +263,23 @@ def check_proxy(http: tuple[str, int]) -> None:
     """NoCluster if, on the head, not Ray Serve's proxy answers there but a server that had the port before."""
     import ray
 
-    from chutes.deploy.proxy import STATISTICS
+    from chutes.deploy.proxy import STATS_PATH
 
     if _head().get("NodeID") != ray.get_runtime_context().get_node_id():
         return
     deadline = time.monotonic() + _PROXY_WITHIN
     while time.monotonic() < deadline:
         with contextlib.suppress(httpx.HTTPError):
-            answer = httpx.get(f"{near(http)}{STATISTICS}", headers=ITSELF, timeout=_ANSWERS_WITHIN, trust_env=False)
+            answer = httpx.get(
+                f"{loopback_url(http)}{STATS_PATH}", headers=ITSELF, timeout=_ANSWERS_WITHIN, trust_env=False
+            )
             if answer.is_success or "x-request-id" in answer.headers:  # the latter at an address that is no node's
                 return
         time.sleep(0.2)
     raise NoCluster(f"The cluster's proxy does not answer on {http[0]}:{http[1]}: is the port in use?")
 
 
-def near(http: tuple[str, int]) -> str:
+def loopback_url(http: tuple[str, int]) -> str:
     """Where this machine reaches what listens there."""
     host, port = http
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared only

@@ -83,7 +83,7 @@ def _card(name: str, total: int) -> Gpu:
     return Gpu(kind or unknown, math.ceil(total / _GIB))
 
 
-def pretended(text: str) -> list[Gpu]:
+def fake_gpus(text: str) -> list[Gpu]:
     """Cards that are not there, for tests: `h100:80` or `h100:80,4090:24`. ValueError."""
     cards = []
     for card in text.split(","):
@@ -137,7 +137,7 @@ def place(selector: NodeSelector | None, known: Sequence[Node]) -> dict[str, Any
         return {"num_cpus": 0}
     fitting = [node for node in known if accepts(selector, node)]
     if not fitting:
-        raise Unplaceable(f"No node can run this: it needs {wish(selector)}, and there is {_inventory(known)}")
+        raise Unplaceable(f"No node can run this: it needs {describe(selector)}, and there is {_inventory(known)}")
     # Kinds of the table that are not here yet may join later.
     accepted = {label(node.gpus) for node in fitting}
     accepted |= {f"{name}-{GPUS[name].vram_gb}" for name in selector.supported_gpus}
@@ -148,7 +148,7 @@ def place(selector: NodeSelector | None, known: Sequence[Node]) -> dict[str, Any
     }
 
 
-def wish(selector: NodeSelector) -> str:
+def describe(selector: NodeSelector) -> str:
     """A NodeSelector in words."""
     words = f"{selector.gpu_count} GPU{'s' if selector.gpu_count > 1 else ''} of {selector.min_vram_gb_per_gpu:g} GB"
     if selector.include is not None:

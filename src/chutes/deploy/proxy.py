@@ -24,8 +24,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chutes.chute._media import body_headers
 from chutes.deploy import cluster, probes
-from chutes.deploy.replica import BY_HOST, HEADER
-from chutes.deploy.rules import RuleBook
+from chutes.deploy.access_rules import AccessRulesCache
+from chutes.deploy.replica import BY_HOST_HEADER, REPLICA_HEADER
 from chutes.exception import ChutesError
 from chutes.server import Settings
 from chutes.server.access import SANE_ID
@@ -34,7 +34,7 @@ from chutes.server.errors import error_response, from_chutes_error
 from chutes.server.guard import Fault, OriginPolicy, deny
 from chutes.server.settings import is_loopback
 
-STATISTICS = "/-/chutes"
+STATS_PATH = "/-/chutes"
 RECENT = 300.0  # seconds for which requests are remembered
 
 _ALIVE = "/-/healthz"  # Ray's own probe of the proxy
@@ -61,10 +61,10 @@ _ROUTES: Scope = {  # the question for it
 
 def middleware() -> list[Middleware]:
     """What Ray Serve's proxy is to be wrapped in."""
-    return [Middleware(Door)]
+    return [Middleware(ProxyMiddleware)]
 
 
-class Door:
+class ProxyMiddleware:
     """ASGI layer around Ray Serve's proxy."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -76,7 +76,7 @@ class Door:
             min_rate=settings.min_upload_rate,
         )
         self._policy = OriginPolicy(settings)
-        self._rules = RuleBook(self._serve)
+        self._rules = AccessRulesCache(self._serve)
         self._host: str | None = None  # that the cluster listens on
         self._known: tuple[float, set[str]] = (-math.inf, set())  # when, and what was deployed then
         self._in_flight: Counter[str] = Counter()
@@ -91,7 +91,7 @@ class Door:
             return
         if scope["path"].startswith("/-/"):
             if scope["path"] == _ALIVE or (self._policy.is_direct(scope) and await _from_inside(scope)):
-                told = JSONResponse(self._statistics()) if scope["path"] == STATISTICS else self._app
+                told = JSONResponse(self._statistics()) if scope["path"] == STATS_PATH else self._app
                 await told(scope, receive, send)
                 return
             scope = {**scope, "path": "/-/", "raw_path": b"/-/"}  # Ray has nothing there, for whoever asks from outside
@@ -192,7 +192,7 @@ class Door:
 
 
 def summary(recent: list[tuple[float, float, int]], seconds: float) -> dict[str, Any]:
-    """Requests of so many seconds, each with its begin, duration and status, in figures. Latencies of answered ones."""
+    """Requests of so many seconds, each with its begin, duration and status, in stats. Latencies of answered ones."""
     taken = sorted(duration for _, duration, status in recent if status < _ERROR)
     points = statistics.quantiles(taken, n=100, method="inclusive") if len(taken) > 1 else taken * 99
     return {
@@ -237,7 +237,7 @@ class _Answer:
         """Pass a message on, or hold it back when it is Ray's own error."""
         if message["type"] == "http.response.start":
             headers = message.get("headers", ())
-            if message["status"] >= _ERROR and not any(name == HEADER for name, _ in headers):
+            if message["status"] >= _ERROR and not any(name == REPLICA_HEADER for name, _ in headers):
                 after = [value.decode() for name, value in headers if name.lower() == b"retry-after"]
                 self._instead = (message["status"], {"Retry-After": after[0]} if after else {})
                 return
@@ -309,13 +309,13 @@ def _host_label(scope: Scope) -> str | None:
 
 def _by_host(scope: Scope, slug: str) -> Scope:
     """The path with the slug of the host's name in front."""
-    headers = [(name, value) for name, value in scope["headers"] if name != BY_HOST]
+    headers = [(name, value) for name, value in scope["headers"] if name != BY_HOST_HEADER]
     raw_path = scope.get("raw_path")
     return {
         **scope,
         "path": f"/{slug}{scope['path']}",
         "raw_path": raw_path and f"/{slug}".encode() + raw_path,
-        "headers": [*headers, (BY_HOST, b"1")],
+        "headers": [*headers, (BY_HOST_HEADER, b"1")],
     }
 
 

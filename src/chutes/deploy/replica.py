@@ -23,8 +23,8 @@ from chutes.server.probes import paths
 
 log = logging.getLogger(__name__)
 
-HEADER = b"x-chutes-replica"  # on whatever a replica answers: the proxy knows its own answers by its absence
-BY_HOST = b"x-chutes-by-host"  # set by the proxy when the host name, and not the path, named the chute
+REPLICA_HEADER = b"x-chutes-replica"  # on whatever a replica answers: the proxy knows its own answers by its absence
+BY_HOST_HEADER = b"x-chutes-by-host"  # set by the proxy when the host name, and not the path, named the chute
 
 _LAST_WORDS = 2.0  # seconds for running requests to answer after the chute said that it cannot go on
 _PROBES = {"/health", "/ready"}
@@ -56,7 +56,7 @@ class Replica:
         self._settings = Settings(**description.settings)
         log_to_file(description.slug, self.id, self._settings.log_level)
 
-    async def __serve_build_asgi_app__(self) -> "Site":
+    async def __serve_build_asgi_app__(self) -> "ReplicaApp":
         """The application that requests go to, once it is loaded. LoadFailed."""
         try:
             unpack(self._description.content)
@@ -65,7 +65,7 @@ class Replica:
             log.error("Startup failed: %s", error)  # noqa: TRY400 - one clear line
             raise LoadFailed(str(error)) from None
         await self._become_ready()
-        return Site(self.runtime, self.id)
+        return ReplicaApp(self.runtime, self.id)
 
     async def _become_ready(self) -> None:
         """Run the startup hooks; how far they are is in the log."""
@@ -101,7 +101,7 @@ class Replica:
         }
 
 
-class Site:
+class ReplicaApp:
     """ASGI: the chute below the path, or at the host name, that it has in the cluster."""
 
     def __init__(self, runtime: Runtime, replica_id: str) -> None:
@@ -116,7 +116,7 @@ class Site:
 
         async def send_marked(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (HEADER, self._id)]
+                message["headers"] = [*message.get("headers", ()), (REPLICA_HEADER, self._id)]
             await send(message)
 
         await self._runtime(_without_root(scope), receive, send_marked)
@@ -159,7 +159,7 @@ def _without_root(scope: Scope) -> Scope:
     root, path = scope.get("root_path", ""), scope["path"]
     if root and path.startswith(root):
         path = path[len(root) :] or "/"
-    by_host = any(name == BY_HOST for name, _ in scope["headers"])
+    by_host = any(name == BY_HOST_HEADER for name, _ in scope["headers"])
     return {**scope, "path": path, "root_path": "" if by_host else root}
 
 

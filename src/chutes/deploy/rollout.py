@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from chutes.deploy import deployed, logs
+from chutes.deploy import logs, registry
 from chutes.deploy.application import Spec, build
 from chutes.exception import ChutesError
 
-Tell = Callable[[str, float | None], None]
+ProgressCallback = Callable[[str, float | None], None]
 """Called with the phase in words, and how far it is, 0 to 1, where that is known."""
 
 _POLL = 0.2  # seconds
@@ -45,7 +45,7 @@ def start(spec: Spec) -> None:
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
-def roll_out(spec: Spec, tell: Tell) -> None:
+def roll_out(spec: Spec, tell: ProgressCallback) -> None:
     """Deploy and wait until it serves. RolloutFailed, after which whatever was there before still is."""
     before = _before(spec)
     there = _look(spec.slug)
@@ -53,10 +53,10 @@ def roll_out(spec: Spec, tell: Tell) -> None:
         before = None  # it was interrupted, or failed
     start(spec)
     if before is None:
-        deployed.remember(spec)  # so that it has a name, whatever becomes of this
+        registry.remember(spec)  # so that it has a name, whatever becomes of this
     failure = _follow(spec, {replica["replica_id"] for replica in there.replicas}, tell)
     if failure is None:
-        deployed.remember(replace(spec, served=True))
+        registry.remember(replace(spec, served=True))
         return
     if before is None:
         delete(spec.slug)
@@ -70,17 +70,17 @@ def _before(spec: Spec) -> Spec | None:
     """The version that this one replaces. BadName where that is another chute, or where there is no slug."""
     if not spec.slug:
         raise BadName("Its username and name have no letter or digit for its address: choose another --name")
-    before = deployed.recall(spec.slug) if spec.slug in deployed.serve_details() else None
+    before = registry.recall(spec.slug) if spec.slug in registry.serve_details() else None
     if before is not None and before.uid != spec.uid:
         raise BadName(f"{before.name} is deployed at /{spec.slug} already: choose another --name")
     return before
 
 
-def _look(slug: str) -> deployed.Deployed:
-    return deployed.Deployed(slug, None, deployed.serve_details().get(slug, {}))
+def _look(slug: str) -> registry.DeployedChute:
+    return registry.DeployedChute(slug, None, registry.serve_details().get(slug, {}))
 
 
-def _follow(spec: Spec, old: set[str], tell: Tell) -> str | None:
+def _follow(spec: Spec, old: set[str], tell: ProgressCallback) -> str | None:
     """Tell how it goes until it serves, or why it does not."""
     reader = logs.Reader(spec.slug)
     progress: dict[str, Any] | None = None
@@ -91,7 +91,7 @@ def _follow(spec: Spec, old: set[str], tell: Tell) -> str | None:
             tell("warm", 1.0)
             return None
         if chute.status in _OVER:
-            return why(chute)
+            return failure_reason(chute)
         fresh = [replica for replica in chute.replicas if replica["replica_id"] not in old]
         starting = {replica["replica_id"]: replica for replica in fresh if replica["state"] == "starting"}
         for line in reader.read():
@@ -110,7 +110,7 @@ def _follow(spec: Spec, old: set[str], tell: Tell) -> str | None:
         time.sleep(_POLL)
 
 
-def why(chute: deployed.Deployed) -> str:
+def failure_reason(chute: registry.DeployedChute) -> str:
     """What the replica said when it failed, in one line; else Ray Serve's own message."""
     message = re.sub(r"\x1b\[[0-9;]*m", "", str(chute.deployment.get("message") or chute.details.get("message") or ""))
     said = re.findall(r"LoadFailed: (.+)", message)
@@ -128,32 +128,32 @@ def _wait_until_running(slug: str) -> None:
         time.sleep(_POLL)
 
 
-def delete(slug: str, tell: Tell = lambda phase, fraction: None) -> None:
+def delete(slug: str, tell: ProgressCallback = lambda phase, fraction: None) -> None:
     """Take a chute out of the cluster; what it runs is finished first, within its grace. RolloutFailed."""
     import ray
     from ray import serve
 
-    spec = deployed.recall(slug)
+    spec = registry.recall(slug)
     deadline = time.monotonic() + (spec.drain_grace if spec else 0) + _GOES_BACK_WITHIN
     starting = [replica["actor_name"] for replica in _look(slug).replicas if replica["state"] == "starting"]
     serve.delete(slug, _blocking=False)
-    deployed.forget(slug)
+    registry.forget(slug)
     for name in starting:  # Ray Serve would give them their grace as well, though they run nothing
         with contextlib.suppress(ValueError):
             ray.kill(ray.get_actor(name, namespace="serve"))
-    while slug in deployed.serve_details():
+    while slug in registry.serve_details():
         if time.monotonic() > deadline:
             raise RolloutFailed("It has not ended in its time: Ray Serve goes on stopping it")
         tell("finishing what runs", None)
         time.sleep(_POLL)
 
 
-def start_unwatched(spec: Spec, tell: Tell) -> None:
+def start_unwatched(spec: Spec, tell: ProgressCallback) -> None:
     """Deploy and wait for nothing: if it fails, only its status will say so."""
     _before(spec)
     start(spec)
     tell("under way", None)
-    deployed.remember(spec)
+    registry.remember(spec)
 
 
 def scale(spec: Spec, replicas: int) -> None:
@@ -161,4 +161,4 @@ def scale(spec: Spec, replicas: int) -> None:
     fixed = {**spec.autoscaling, "min_replicas": replicas, "max_replicas": replicas, "initial_replicas": replicas}
     scaled = replace(spec, autoscaling=fixed)
     start(scaled)
-    deployed.remember(scaled)
+    registry.remember(scaled)

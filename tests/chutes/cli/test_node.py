@@ -41,7 +41,7 @@ def test_either_a_head_or_one_that_joins(arguments):
 
 def test_a_head_says_where_requests_come_in_and_what_it_has(began):
     joined_at, asked_at = free_port(), os.environ["CHUTES_PORT"]
-    given = ["--cluster-port", str(joined_at), "--pretend-gpus", "h100:80,h100:80"]
+    given = ["--cluster-port", str(joined_at), "--fake-gpus", "h100:80,h100:80"]
     done = run.invoke(app, ["node", "start", "--head", *given])
     assert done.exit_code == 7  # as the node ended, which nobody had told to
     [(command, environment)] = began
@@ -58,9 +58,9 @@ def test_a_node_joins(began):
 
 
 def test_cards_are_written_properly(began):
-    done = run.invoke(app, ["node", "start", "--head", "--pretend-gpus", "h100"])
+    done = run.invoke(app, ["node", "start", "--head", "--fake-gpus", "h100"])
     assert done.exit_code == 1
-    assert done.stderr == "Error: --pretend-gpus: 'h100' is not a GPU: write kind:memory, as h100:80.\n"
+    assert done.stderr == "Error: --fake-gpus: 'h100' is not a GPU: write kind:memory, as h100:80.\n"
     assert began == []
 
 

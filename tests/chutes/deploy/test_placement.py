@@ -59,7 +59,7 @@ def test_room_for_a_second_version():
 
 
 def test_the_label_survives_its_round_trip():
-    cards = placement.pretended("h100:80, 4090:24,4090:24")
+    cards = placement.fake_gpus("h100:80, 4090:24,4090:24")
     node = {
         "Alive": True,
         "NodeID": "7",
@@ -76,7 +76,7 @@ def test_the_label_survives_its_round_trip():
 @pytest.mark.parametrize("text", ["h100", "h100:", ":80", "h100:80,", "H 100:80"])
 def test_pretended_cards_are_written_properly(text):
     with pytest.raises(ValueError, match="is not a GPU"):
-        placement.pretended(text)
+        placement.fake_gpus(text)
 
 
 def test_what_is_installed_is_a_list():

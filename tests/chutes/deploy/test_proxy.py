@@ -12,7 +12,7 @@ from starlette.websockets import WebSocketDisconnect
 from chutes.chute import Chute
 from chutes.deploy import application, cluster, probes, proxy
 from chutes.deploy.package import Package
-from chutes.deploy.replica import BY_HOST, HEADER
+from chutes.deploy.replica import BY_HOST_HEADER, REPLICA_HEADER
 from chutes.server.keys import KeyStore
 from tests.promises._server import wait_for
 
@@ -40,7 +40,7 @@ class Serve:
     ) -> None:
         self.status = status
         self.deployed = deployed
-        self.headers = [*headers, *([(HEADER, b"r1")] if ours else [])]
+        self.headers = [*headers, *([(REPLICA_HEADER, b"r1")] if ours else [])]
         self.scopes: list[dict[str, Any]] = []
 
     async def __call__(self, scope, receive, send):
@@ -57,7 +57,7 @@ class Serve:
 
 
 def ask(serve: Serve, path: str = "/slug/draw", **headers: str):
-    client = TestClient(proxy.Door(serve), base_url="http://localhost:8000", client=("127.0.0.1", 1))
+    client = TestClient(proxy.ProxyMiddleware(serve), base_url="http://localhost:8000", client=("127.0.0.1", 1))
     return client.post(path, headers=headers)
 
 
@@ -116,7 +116,7 @@ def test_the_host_names_the_chute_if_it_is_deployed(monkeypatch, host, path):
     ask(serve, "/draw", host=host)
     [scope] = serve.scopes
     assert scope["path"] == path
-    assert ((BY_HOST, b"1") in scope["headers"]) == (path != "/draw")
+    assert ((BY_HOST_HEADER, b"1") in scope["headers"]) == (path != "/draw")
 
 
 def test_one_request_id_the_clients_if_it_is_a_plain_one():
@@ -138,15 +138,15 @@ def test_what_goes_on_concerns_only_the_cluster(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(ray, "nodes", lambda: [{"NodeManagerAddress": "10.0.0.2"}])
 
     def ask_from(address: str, path: str) -> int:
-        door = proxy.Door(Serve(404 if path != "/-/healthz" else 200, ours=False))
+        door = proxy.ProxyMiddleware(Serve(404 if path != "/-/healthz" else 200, ours=False))
         return TestClient(door, base_url="http://localhost", client=(address, 1)).get(path).status_code
 
-    assert ask_from("10.0.0.2", proxy.STATISTICS) == 200
-    assert ask_from("10.0.0.3", proxy.STATISTICS) == 404
+    assert ask_from("10.0.0.2", proxy.STATS_PATH) == 200
+    assert ask_from("10.0.0.3", proxy.STATS_PATH) == 404
     assert ask_from("10.0.0.3", "/-/healthz") == 200
 
     outside = Serve(404, ours=False)
-    TestClient(proxy.Door(outside), base_url="http://localhost", client=("10.0.0.3", 1)).get("/-/routes")
+    TestClient(proxy.ProxyMiddleware(outside), base_url="http://localhost", client=("10.0.0.3", 1)).get("/-/routes")
     assert [scope["path"] for scope in outside.scopes] == ["/-/"]  # where Ray has nothing to tell
 
 
@@ -159,11 +159,11 @@ def test_a_body_that_is_too_large_is_not_collected(monkeypatch: pytest.MonkeyPat
         while (message := await receive())["type"] == "http.request":
             collected.append(len(message["body"]))
             if not message.get("more_body"):
-                await send({"type": "http.response.start", "status": 200, "headers": [(HEADER, b"r1")]})
+                await send({"type": "http.response.start", "status": 200, "headers": [(REPLICA_HEADER, b"r1")]})
                 await send({"type": "http.response.body", "body": b"drawn"})
                 return
 
-    client = TestClient(proxy.Door(ray), base_url="http://localhost:8000", client=("127.0.0.1", 1))
+    client = TestClient(proxy.ProxyMiddleware(ray), base_url="http://localhost:8000", client=("127.0.0.1", 1))
     assert client.post("/slug/draw", content=b"x" * 100).text == "drawn"
     collected.clear()
     answer = client.post("/slug/draw", content=b"x" * 150 if declared else iter([b"x" * 50] * 9))
@@ -185,7 +185,7 @@ async def test_a_client_that_leaves_is_counted_as_such():
     async def send(message):
         raise AssertionError(message)
 
-    door = proxy.Door(ray)
+    door = proxy.ProxyMiddleware(ray)
     scope = {"type": "http", "method": "POST", "path": "/slug/draw", "headers": [], "client": ("10.0.0.9", 1)}
     await door(scope, receive, send)
     told = door._statistics()["slug"]
@@ -195,7 +195,7 @@ async def test_a_client_that_leaves_is_counted_as_such():
 async def test_ray_is_asked_when_all_of_the_body_has_come(monkeypatch):
     monkeypatch.setenv("CHUTES_UPLOAD_TIMEOUT", "0.1")
     serve, sent = Serve(), []
-    door = proxy.Door(serve)
+    door = proxy.ProxyMiddleware(serve)
     scope = {"type": "http", "method": "POST", "path": "/slug/draw", "headers": [(b"x-request-id", b"mine")]}
 
     async def send(message):
@@ -218,7 +218,7 @@ async def test_ray_is_asked_when_all_of_the_body_has_come(monkeypatch):
 
 
 def test_counts_what_went_through():
-    door = proxy.Door(Serve())
+    door = proxy.ProxyMiddleware(Serve())
     client = TestClient(door, base_url="http://localhost", client=("127.0.0.1", 1))
     for path in ("/a/draw", "/a/draw", "/b/draw", "/a/ready"):
         client.post(path)
@@ -226,7 +226,7 @@ def test_counts_what_went_through():
     client.post("/a/draw")
     door._app = Serve(404, ours=False)
     client.post("/scan/me")  # nothing is kept of what is not there
-    told = client.get(proxy.STATISTICS).json()
+    told = client.get(proxy.STATS_PATH).json()
     assert set(told) == {"a", "b"}
     assert (told["a"]["requests"], told["a"]["rejected"], told["a"]["in_flight"]) == (3, 1, 0)
 
@@ -264,11 +264,11 @@ def deploy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, no_auth: bool = F
         chute, Package("m:chute", (), b""), environment=environment, ray_options={}, no_auth=no_auth
     )
     kept = application.from_json(application.to_json(spec))
-    monkeypatch.setattr("chutes.deploy.deployed.recall", lambda slug: kept if slug == "slug" else None)
+    monkeypatch.setattr("chutes.deploy.registry.recall", lambda slug: kept if slug == "slug" else None)
 
 
 def client(serve: Serve | None = None, server: str = "localhost") -> TestClient:
-    door = proxy.Door(serve or Serve(deployed=("/slug",)))
+    door = proxy.ProxyMiddleware(serve or Serve(deployed=("/slug",)))
     return TestClient(door, base_url=f"http://{server}:8000", client=("127.0.0.1", 1))
 
 
@@ -297,7 +297,7 @@ def test_foreign_pages_are_refused_before_ray_sees_them(monkeypatch, tmp_path):
 def test_a_chute_with_keys_checks_them_itself(monkeypatch, tmp_path):
     deploy(monkeypatch, tmp_path, api_keys="right")
     assert client().post("/slug/draw", headers={**EVIL, "Host": "gpu.example"}).status_code == 200
-    assert client().get(proxy.STATISTICS, headers={"Host": "gpu.example"}).status_code == 403  # it is nobody's
+    assert client().get(proxy.STATS_PATH, headers={"Host": "gpu.example"}).status_code == 403  # it is nobody's
 
 
 def test_the_first_key_that_is_made_ends_the_guard(monkeypatch, tmp_path):
@@ -365,7 +365,7 @@ def test_what_goes_on_is_not_told_to_those_that_a_proxy_or_a_page_asks_for(monke
     monkeypatch.setenv("CHUTES_KEYS_FILE", str(tmp_path / "keys.json"))
     KeyStore(tmp_path / "keys.json").create("first")
     serve = Serve(404, ours=False, deployed=("/slug",))
-    for path in (proxy.STATISTICS, "/-/routes"):
+    for path in (proxy.STATS_PATH, "/-/routes"):
         serve.scopes.clear()
         assert client(serve).get(path, headers={header: "127.0.0.1.evil.example"}).status_code == 404
         assert [scope["path"] for scope in serve.scopes] == ["/-/"]

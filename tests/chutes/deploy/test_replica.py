@@ -5,7 +5,7 @@ import pytest
 
 from chutes.deploy import replica
 from chutes.deploy.package import Package, pack
-from chutes.deploy.replica import BY_HOST, Description, LoadFailed, Replica, Site, _without_root
+from chutes.deploy.replica import BY_HOST_HEADER, Description, LoadFailed, Replica, ReplicaApp, _without_root
 from chutes.loader import load_chute
 
 SOURCE = """
@@ -52,12 +52,12 @@ def packed(load: str) -> Package:
     return pack("replicated")
 
 
-async def build(package: Package) -> tuple[Replica, Site]:
+async def build(package: Package) -> tuple[Replica, ReplicaApp]:
     made = Replica(Description("slug", package.entry, package.content))
     return made, await made.__serve_build_asgi_app__()
 
 
-async def lifespan(site: Site, over: asyncio.Event) -> list[str]:
+async def lifespan(site: ReplicaApp, over: asyncio.Event) -> list[str]:
     sent: list[str] = []
 
     async def send(message):
@@ -72,7 +72,7 @@ async def lifespan(site: Site, over: asyncio.Event) -> list[str]:
     return sent
 
 
-async def get(site: Site, path: str, method: str = "GET") -> tuple[int, dict[bytes, bytes], bytes]:
+async def get(site: ReplicaApp, path: str, method: str = "GET") -> tuple[int, dict[bytes, bytes], bytes]:
     sent = []
 
     async def send(message):
@@ -96,7 +96,7 @@ def test_ready_once_the_hooks_have_run():
         said = await made.record_routing_stats()
         over.set()
         assert await life == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-        return status, headers[replica.HEADER], body, said
+        return status, headers[replica.REPLICA_HEADER], body, said
 
     status, mark, body, said = asyncio.run(live())
     assert Path("left").exists()  # the shutdown hook has run
@@ -140,7 +140,7 @@ def test_a_module_that_is_missing_is_what_the_failure_says():
     [
         ({"root_path": "/slug", "path": "/slug/say", "headers": []}, "/say", "/slug"),
         ({"root_path": "/slug", "path": "/slug", "headers": []}, "/", "/slug"),
-        ({"root_path": "/slug", "path": "/slug/say", "headers": [(BY_HOST, b"1")]}, "/say", ""),
+        ({"root_path": "/slug", "path": "/slug/say", "headers": [(BY_HOST_HEADER, b"1")]}, "/say", ""),
         ({"root_path": "", "path": "/say", "headers": []}, "/say", ""),
     ],
 )

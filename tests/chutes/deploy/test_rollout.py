@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from chutes.deploy import deployed, rollout
-from chutes.deploy.deployed import Deployed
+from chutes.deploy import registry, rollout
+from chutes.deploy.registry import DeployedChute
 from tests.chutes.deploy.specs import make_spec
 
 RAYS = """Failed 1 times.
@@ -22,14 +22,14 @@ chutes.deploy.replica.LoadFailed: RuntimeError: no weights (m.py:3)"""
 )
 def test_says_what_the_replica_said(message, line):
     details = {"deployments": {"chute": {"message": message}}}
-    assert rollout.why(Deployed("slug", None, details)) == line
+    assert rollout.failure_reason(DeployedChute("slug", None, details)) == line
 
 
 @pytest.mark.parametrize("deploy", [rollout.roll_out, rollout.start_unwatched])
 def test_another_chute_with_the_same_slug_is_left_alone(monkeypatch, deploy):
     there = make_spec(name="Foo.bar")
-    monkeypatch.setattr(deployed, "recall", {there.slug: there}.get)
-    monkeypatch.setattr(deployed, "serve_details", lambda: {there.slug: {"status": "RUNNING"}})
+    monkeypatch.setattr(registry, "recall", {there.slug: there}.get)
+    monkeypatch.setattr(registry, "serve_details", lambda: {there.slug: {"status": "RUNNING"}})
     monkeypatch.setattr(rollout, "start", lambda _: pytest.fail("it was replaced"))
     with pytest.raises(rollout.BadName, match=r"Foo\.bar is deployed at /myuser-foo-bar already"):
         deploy(make_spec(name="foo-bar"), lambda *_: None)
@@ -37,7 +37,7 @@ def test_another_chute_with_the_same_slug_is_left_alone(monkeypatch, deploy):
 
 @pytest.mark.parametrize("deploy", [rollout.roll_out, rollout.start_unwatched])
 def test_a_chute_without_an_address_is_refused(monkeypatch, deploy):
-    monkeypatch.setattr(deployed, "recall", lambda _: pytest.fail("it was looked for"))
+    monkeypatch.setattr(registry, "recall", lambda _: pytest.fail("it was looked for"))
     with pytest.raises(rollout.BadName, match="choose another --name"):
         deploy(replace(make_spec(), slug=""), lambda *_: None)
 
@@ -55,9 +55,9 @@ def test_a_chute_without_an_address_is_refused(monkeypatch, deploy):
 def test_a_version_that_fails_makes_way_for_one_that_served(monkeypatch, status, served, wanted):
     old, new = replace(make_spec(), served=served), make_spec()
     did = []
-    monkeypatch.setattr(deployed, "recall", {old.slug: old}.get)
-    monkeypatch.setattr(deployed, "serve_details", lambda: {old.slug: {"status": status}} if status else {})
-    monkeypatch.setattr(deployed, "remember", lambda _: None)
+    monkeypatch.setattr(registry, "recall", {old.slug: old}.get)
+    monkeypatch.setattr(registry, "serve_details", lambda: {old.slug: {"status": status}} if status else {})
+    monkeypatch.setattr(registry, "remember", lambda _: None)
     monkeypatch.setattr(rollout, "start", lambda spec: did.append("new" if spec is new else "old"))
     monkeypatch.setattr(rollout, "delete", lambda _: did.append("deleted"))
     monkeypatch.setattr(rollout, "_follow", lambda *_: "it does not load")

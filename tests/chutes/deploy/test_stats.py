@@ -8,8 +8,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
 from chutes.cli import chutes_tables as tables
-from chutes.deploy import figures
-from chutes.deploy.deployed import Deployed
+from chutes.deploy import stats
+from chutes.deploy.registry import DeployedChute
 from tests.waiting import LIMIT
 
 TEXT = """\
@@ -32,7 +32,7 @@ chutes_gpu_memory_used_bytes{gpu="1",name="NVIDIA H100"} 2.0
 chutes_gpu_utilization_ratio{gpu="1",name="NVIDIA H100"} 0.5
 """
 SAID = {"running": 1, "concurrency": 1, "info": {"model": "m"}, "gpus": "1", "metrics": TEXT}
-CHUTE = Deployed(
+CHUTE = DeployedChute(
     "slug",
     None,
     {
@@ -52,14 +52,14 @@ CHUTE = Deployed(
 
 @pytest.fixture(autouse=True)
 def answers(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(figures, "ask_replicas", lambda chute: {"a": SAID})
+    monkeypatch.setattr(stats, "ask_replicas", lambda chute: {"a": SAID})
     monkeypatch.setattr(
-        figures, "traffic", lambda slug, http: {**figures._NOTHING, "in_flight": 4, "latency_seconds": {"p50": 1.0}}
+        stats, "traffic", lambda slug, http: {**stats._NOTHING, "in_flight": 4, "latency_seconds": {"p50": 1.0}}
     )
 
 
 def test_status():
-    told = figures.status(CHUTE, ("127.0.0.1", 1))
+    told = stats.status(CHUTE, ("127.0.0.1", 1))
     assert (told["running"], told["queued"], told["target_replicas"]) == (1, 3, 2)
     assert [(each["id"], each["state"], each["running"]) for each in told["replicas"]] == [
         ("a", "running", 1),
@@ -68,13 +68,13 @@ def test_status():
 
 
 def test_metrics_of_the_cards_that_the_replica_has():
-    told = figures.metrics(CHUTE, ("127.0.0.1", 1))["replicas"]["a"]
+    told = stats.metrics(CHUTE, ("127.0.0.1", 1))["replicas"]["a"]
     assert (told["images"], told["images_per_second"], told["steps_per_second"]) == (8, 0.5, 5.0)
     assert told["gpus"] == [{"gpu": "1", "name": "NVIDIA H100", "memory_used_bytes": 2.0, "utilization": 0.5}]
 
 
 def test_prometheus_reads_the_series_of_all_replicas():
-    families = {each.name: each for each in text_string_to_metric_families(figures.prometheus(CHUTE))}
+    families = {each.name: each for each in text_string_to_metric_families(stats.prometheus(CHUTE))}
     assert families["imagegen_images"].type == "counter"
     assert [sample.labels for sample in families["imagegen_images"].samples] == [
         {"task": "generate", "replica": "a"},
@@ -85,11 +85,11 @@ def test_prometheus_reads_the_series_of_all_replicas():
 
 def test_without_a_proxy_nothing_is_known_of_the_traffic(monkeypatch):
     monkeypatch.undo()
-    monkeypatch.setattr(figures, "ask_replicas", lambda chute: {})
-    told = figures.status(CHUTE, ("127.0.0.1", 9))
+    monkeypatch.setattr(stats, "ask_replicas", lambda chute: {})
+    told = stats.status(CHUTE, ("127.0.0.1", 9))
     assert {told[name] for name in ("queued", "requests", "errors", "left", "per_minute")} == {None}
     assert "does not answer" in shown(tables.status(told))
-    assert "does not answer" in shown(tables.metrics(figures.metrics(CHUTE, ("127.0.0.1", 9))))
+    assert "does not answer" in shown(tables.metrics(stats.metrics(CHUTE, ("127.0.0.1", 9))))
 
 
 def test_a_proxy_of_the_environment_is_not_asked(monkeypatch):
@@ -106,7 +106,7 @@ def test_a_proxy_of_the_environment_is_not_asked(monkeypatch):
     with HTTPServer(("127.0.0.1", 0), Statistics) as server, ThreadPoolExecutor(1) as thread:
         server.timeout = LIMIT
         thread.submit(server.handle_request)
-        assert figures.traffic("slug", server.server_address)["requests"] == 7
+        assert stats.traffic("slug", server.server_address)["requests"] == 7
 
 
 def shown(table) -> str:

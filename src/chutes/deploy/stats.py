@@ -6,9 +6,9 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from chutes.deploy.cluster import ITSELF, near
-from chutes.deploy.deployed import Deployed, ask_replicas
-from chutes.deploy.proxy import STATISTICS
+from chutes.deploy.cluster import ITSELF, loopback_url
+from chutes.deploy.proxy import STATS_PATH
+from chutes.deploy.registry import DeployedChute, ask_replicas
 
 _NOTHING = {
     "in_flight": 0,
@@ -25,13 +25,13 @@ def traffic(slug: str, http: tuple[str, int]) -> dict[str, Any]:
     """What went through the proxy in the last minutes; all None if it does not answer."""
     try:
         # Not through a proxy of the environment: it could not reach this one.
-        told = httpx.get(f"{near(http)}{STATISTICS}", headers=ITSELF, timeout=5, trust_env=False).json()
+        told = httpx.get(f"{loopback_url(http)}{STATS_PATH}", headers=ITSELF, timeout=5, trust_env=False).json()
     except (httpx.HTTPError, ValueError):
         return dict.fromkeys(_NOTHING)
     return {**_NOTHING, **told.get(slug, {})}
 
 
-def status(chute: Deployed, http: tuple[str, int]) -> dict[str, Any]:
+def status(chute: DeployedChute, http: tuple[str, int]) -> dict[str, Any]:
     """Replicas and their states, the queue, and the last minutes."""
     asked = ask_replicas(chute)
     seen = traffic(chute.slug, http)
@@ -66,7 +66,7 @@ def _replica(replica: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def metrics(chute: Deployed, http: tuple[str, int]) -> dict[str, Any]:
+def metrics(chute: DeployedChute, http: tuple[str, int]) -> dict[str, Any]:
     """GPUs, images and steps of each replica, the queue, and the latencies."""
     asked = ask_replicas(chute)
     seen = traffic(chute.slug, http)
@@ -116,7 +116,7 @@ def _samples(text: str) -> Iterable[tuple[str, Mapping[str, str], float]]:
             yield sample.name, sample.labels, sample.value
 
 
-def prometheus(chute: Deployed) -> str:
+def prometheus(chute: DeployedChute) -> str:
     """The series of all replicas, each with its replica as a label, as Prometheus text."""
     families: dict[str, list[str]] = {}
     heads: dict[str, list[str]] = {}

@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Scope
 
-from chutes.deploy import deployed
+from chutes.deploy import registry
 from chutes.deploy.application import Spec
 from chutes.server import Settings, cors
 from chutes.server.auth import Auth
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 _KNOWN_FOR = 1.0  # seconds, as long as a replica may take to see that there is a key
 
 
-class Rules:
+class AccessRules:
     """The rules of one chute, or those of the proxy's own environment where nothing is known of it.
 
     `app` is the application that was given, with the chute's CORS headers around it.
@@ -46,14 +46,14 @@ class Rules:
         return fault.page_load and not scope["path"].endswith(self._paths)
 
 
-class RuleBook:
+class AccessRulesCache:
     """The rules of every chute that is deployed."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._rules: dict[str, tuple[float, Rules]] = {}
+        self._rules: dict[str, tuple[float, AccessRules]] = {}
 
-    async def find(self, slug: str) -> Rules:
+    async def find(self, slug: str) -> AccessRules:
         """Return the rules of a chute as they were within the last second."""
         read_at, rules = self._rules.get(slug, (0.0, None))
         if rules is None or time.monotonic() - read_at > _KNOWN_FOR:
@@ -61,10 +61,10 @@ class RuleBook:
             self._rules[slug] = time.monotonic(), rules
         return rules
 
-    def _read(self, slug: str) -> Rules:
+    def _read(self, slug: str) -> AccessRules:
         spec = None
         try:
-            spec = deployed.recall(slug) if slug else None
+            spec = registry.recall(slug) if slug else None
         except Exception:
             log.exception("The settings of %s cannot be read; those of the proxy apply", slug)
-        return Rules(self._app, spec)
+        return AccessRules(self._app, spec)

@@ -23,7 +23,7 @@ class UnknownChute(ChutesError):
 
 
 @dataclass(frozen=True)
-class Deployed:
+class DeployedChute:
     """One chute in the cluster: what we know of it, and what Ray Serve does."""
 
     slug: str
@@ -70,13 +70,13 @@ def _word(value: Any) -> str:
     return str(getattr(value, "value", value)).lower()
 
 
-def everything() -> list[Deployed]:
+def everything() -> list[DeployedChute]:
     """All chutes in the cluster, by name."""
-    found = [Deployed(slug, recall(slug), details) for slug, details in serve_details().items()]
+    found = [DeployedChute(slug, recall(slug), details) for slug, details in serve_details().items()]
     return sorted(found, key=lambda each: each.name.lower())
 
 
-def find(name: str, known: Sequence[Deployed] | None = None) -> Deployed:
+def find(name: str, known: Sequence[DeployedChute] | None = None) -> DeployedChute:
     """The chute of this name, id, slug or module. UnknownChute suggests the nearest."""
     known = everything() if known is None else known
     wanted = name.lower()
@@ -103,7 +103,7 @@ def serve_details() -> dict[str, Any]:
     return dict(client.get_serve_details().get("applications", {})) if client is not None else {}
 
 
-def ask_replicas(chute: Deployed) -> dict[str, dict[str, Any]]:
+def ask_replicas(chute: DeployedChute) -> dict[str, dict[str, Any]]:
     """How each running replica says that it is, by its id; one that does not answer in time is left out."""
     import ray
 

@@ -1,7 +1,7 @@
 import pytest
 
 from chutes.deploy.application import from_json, to_json
-from chutes.deploy.deployed import Deployed, UnknownChute, find
+from chutes.deploy.registry import DeployedChute, UnknownChute, find
 from tests.chutes.deploy.specs import make_spec
 
 DETAILS = {
@@ -15,8 +15,8 @@ DETAILS = {
         }
     },
 }
-GUIDE = Deployed("myuser-flux-1-dev-generator", make_spec(), DETAILS)
-FOREIGN = Deployed("somebodys-app", None, {"status": "DEPLOYING"})
+GUIDE = DeployedChute("myuser-flux-1-dev-generator", make_spec(), DETAILS)
+FOREIGN = DeployedChute("somebodys-app", None, {"status": "DEPLOYING"})
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_every_name_finds_it(name):
 
 
 def test_a_module_that_is_deployed_twice_names_neither():
-    second = Deployed("myuser-second", make_spec(name="Second"), DETAILS)
+    second = DeployedChute("myuser-second", make_spec(name="Second"), DETAILS)
     with pytest.raises(UnknownChute, match=r"my-image-gen is FLUX\.1-dev-generator and Second, name one of them"):
         find("my-image-gen", [GUIDE, second])
     assert find("second", [GUIDE, second]) is second
