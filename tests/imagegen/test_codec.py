@@ -283,7 +283,7 @@ def test_metadata_can_be_read_back(file_format):
 
 
 def test_metadata_with_pillow_alone():
-    """As docs/http.md shows it."""
+    """As docs/image-service.md shows it."""
     with Image.open(BytesIO(codec.encode_image(scene(), "png", METADATA))) as image:
         assert isinstance(image, PngImagePlugin.PngImageFile)
         assert image.text["prompt"] == METADATA["prompt"]

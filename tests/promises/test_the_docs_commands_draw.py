@@ -1,4 +1,4 @@
-"""The commands under *Pictures* in docs/http.md, run as they stand, and the two lines that read a file with Pillow."""
+"""The commands in docs/image-service.md, run as they stand, and the two lines that read a file with Pillow."""
 
 import json
 import re
@@ -12,8 +12,7 @@ from PIL import Image
 
 from tests.promises._server import Server
 
-DOCS = (Path(__file__).parents[2] / "docs" / "http.md").read_text()
-PICTURES = DOCS[DOCS.index("## Pictures") : DOCS.index("## How it is")]
+PICTURES = (Path(__file__).parents[2] / "docs" / "image-service.md").read_text()
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the commands are curl's")
