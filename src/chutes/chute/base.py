@@ -17,12 +17,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chutes._warn import warn
-from chutes.chute import _settings
-from chutes.chute._hooks import Hook, by_priority, check_parentheses, make_hook
+from chutes.chute import _options
+from chutes.chute._loop.hooks import Hook, by_priority, check_parentheses, make_hook
+from chutes.chute._loop.user_loop import UserLoop
 from chutes.chute._progress import Progress
-from chutes.chute._route import ChuteRoute
-from chutes.chute._routes import Routes
-from chutes.chute._user_loop import UserLoop
+from chutes.chute._routing.route import ChuteRoute
+from chutes.chute._routing.routes import Routes
 from chutes.chute.cord import Cord, Function
 from chutes.chute.job import Job
 from chutes.chute.node_selector import NodeSelector
@@ -84,8 +84,8 @@ class Chute(FastAPI):
         if not name:
             raise ValueError("name= is empty: a chute goes by it")
         parameters = inspect.signature(Chute.__init__).parameters
-        _settings.take_aliases(kwargs, settings, {key: parameters[key].default for key in settings})
-        fastapis, extra = _settings.split(kwargs, parameters.keys() - {"self", "kwargs"})
+        _options.take_aliases(kwargs, settings, {key: parameters[key].default for key in settings})
+        fastapis, extra = _options.split(kwargs, parameters.keys() - {"self", "kwargs"})
         super().__init__(**{"title": name, "summary": tagline or None, "description": readme, **fastapis})
         self.extra = extra
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from http import HTTPMethod
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -13,15 +13,17 @@ from starlette.background import BackgroundTask, BackgroundTasks
 from starlette.responses import Response
 
 from chutes._warn import warn_unknown
-from chutes.chute import _passthrough, _signature
-from chutes.chute._request import AuthorsRequest
-from chutes.chute._responses import to_response
+from chutes.chute import _options
+from chutes.chute._handler import signature
+from chutes.chute._handler.passthrough import forward
+from chutes.chute._handler.request import AuthorsRequest
+from chutes.chute._handler.responses import to_response
+from chutes.chute._loop.user_loop import UserLoop
 from chutes.exception import InvalidPath
 from chutes.util.schema import Schema, SchemaExtractor
 
 if TYPE_CHECKING:
-    from chutes.chute._media import BodyKind
-    from chutes.chute.base import Chute
+    from chutes.chute._handler.media import BodyKind
 
 PATH_RE = re.compile(r"^(/[a-z0-9_]+[a-z0-9-_]*)+$")
 
@@ -30,6 +32,19 @@ InputSchema = type[BaseModel] | Schema
 
 _UPSTREAM_PORT = 8000
 _SILENCE = 1800.0  # seconds without a byte; a long prompt is read for minutes before the first token comes
+
+
+class CordOwner(Protocol):
+    """What a cord uses of its chute."""
+
+    passthrough_headers: dict[str, str]
+
+    @property
+    def executor(self) -> UserLoop:
+        """The event loop and the threads that run the author's code."""
+
+    def add_cord(self, cord: "Cord") -> None:
+        """Serve the cord."""
 
 
 class Cord:
@@ -49,7 +64,7 @@ class Cord:
 
     def __init__(
         self,
-        app: "Chute",
+        app: CordOwner,
         stream: bool = False,
         path: str | None = None,
         passthrough_path: str | None = None,
@@ -75,8 +90,8 @@ class Cord:
         self.passthrough_port = passthrough_port
         self.provision_timeout = provision_timeout
         self.sglang_passthrough = sglang_passthrough
-        self.max_body_bytes = positive("max_body_bytes", max_body_bytes)
-        self.max_json_values = positive("max_json_values", max_json_values)
+        self.max_body_bytes = _options.positive("max_body_bytes", max_body_bytes)
+        self.max_json_values = _options.positive("max_json_values", max_json_values)
         self.body_kind: BodyKind | None = None  # known once there is a route
         self.session_kwargs = session_kwargs
         self.method = _verb(method)
@@ -90,7 +105,7 @@ class Cord:
         self._output_schema = _schema(output_schema)
         self.content_type = output_content_type
         self.return_hint: Any = None
-        self.handler: _signature.Handler | None = None
+        self.handler: signature.Handler | None = None
         self._func: Callable[..., Any] | None = None
         known = inspect.signature(Cord).parameters.keys() - {"app", "session_kwargs"}
         warn_unknown("cord", session_kwargs, known)
@@ -189,8 +204,8 @@ class Cord:
     # What FastAPI calls.
 
     def endpoint(self, names: Mapping[str, Any] | None = None) -> Callable[..., Any]:
-        """The function that FastAPI routes to, with a signature of its kind. Raises `_signature.UnresolvedError`."""
-        self.return_hint = _signature.return_hint(self.func, names or {})
+        """The function that FastAPI routes to, with a signature of its kind. Raises `signature.UnresolvedError`."""
+        self.return_hint = signature.return_hint(self.func, names or {})
         endpoint = self._passthrough_endpoint() if self.passthrough else self._endpoint(names)
         endpoint.__name__ = self.name
         endpoint.__doc__ = self.func.__doc__
@@ -199,15 +214,13 @@ class Cord:
     def _passthrough_endpoint(self) -> Callable[..., Any]:
         async def endpoint(request: Request) -> Response:
             silence = None if self.sglang_passthrough else _SILENCE
-            return await _passthrough.forward(
-                request, self.method, self.upstream, self._app.passthrough_headers, silence
-            )
+            return await forward(request, self.method, self.upstream, self._app.passthrough_headers, silence)
 
         return endpoint
 
     def _endpoint(self, names: Mapping[str, Any] | None) -> Callable[..., Any]:
         chute, loop, func = self._app, self._app.executor, self.func
-        handler = _signature.read(func, type(chute), self.public_api_method, self.input_model, names)
+        handler = signature.read(func, type(chute), self.public_api_method, self.input_model, names)
         self.handler = handler
         yields = inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func)
         body = handler.body
@@ -234,19 +247,12 @@ class Cord:
         return endpoint
 
 
-def positive(name: str, value: int | None) -> int | None:
-    """Return a limit; ValueError unless it is None or a positive integer."""
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
-        return value
-    raise ValueError(f"{name} must be None or a positive integer; got {value!r}.")
-
-
 def _empty_body(adapter: TypeAdapter[Any]) -> Any:
     """What a request without a body stands for: the model's defaults."""
     try:
         return adapter.validate_python({})
     except ValidationError as error:
-        raise _signature.refused(error) from None
+        raise signature.refused(error) from None
 
 
 def _path(path: str | None) -> str | None:

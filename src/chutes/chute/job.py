@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, cast
+from typing import Any, NotRequired, Protocol, cast
 
 from fastapi import HTTPException
 from fastapi.exceptions import RequestValidationError
@@ -17,12 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from typing_extensions import TypedDict
 
 from chutes._warn import warn_unknown
-from chutes.chute import _signature
-from chutes.chute.cord import positive
+from chutes.chute import _options
+from chutes.chute._handler import signature
+from chutes.chute._loop.user_loop import UserLoop
 from chutes.exception import ChutesError
-
-if TYPE_CHECKING:
-    from chutes.chute.base import Chute
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +51,17 @@ class Port(BaseModel):
         return port
 
 
+class JobOwner(Protocol):
+    """What a job uses of its chute."""
+
+    @property
+    def executor(self) -> UserLoop:
+        """The event loop and the threads that run the author's code."""
+
+    def add_job(self, job: "Job") -> None:
+        """Offer the job."""
+
+
 class Job:
     """How a function is run in the background. `@chute.job(...)` makes one, and the decorated name stays callable.
 
@@ -64,7 +73,7 @@ class Job:
 
     def __init__(
         self,
-        app: "Chute",
+        app: JobOwner,
         ports: list[Port] | None = None,
         timeout: int | None = None,
         upload: bool = True,
@@ -85,8 +94,8 @@ class Job:
         self.timeout = timeout
         self.upload = upload
         self.ssh = ssh
-        self.max_body_bytes = positive("max_body_bytes", max_body_bytes)
-        self.max_json_values = positive("max_json_values", max_json_values)
+        self.max_body_bytes = _options.positive("max_body_bytes", max_body_bytes)
+        self.max_json_values = _options.positive("max_json_values", max_json_values)
         self.name = ""
         self._func: Callable[..., Any] | None = None
         self._idle_event = threading.Event()
@@ -126,22 +135,22 @@ class Job:
         hint: Any = None
         for p in parameters:
             if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
-                hint = Any if p.annotation is p.empty else _signature.resolve(self.func, p.annotation, {})
+                hint = Any if p.annotation is p.empty else signature.resolve(self.func, p.annotation, {})
                 fields[p.name] = hint if p.default is p.empty else NotRequired[hint]
         try:
-            if len(fields) == 1 and _signature.is_model(hint):
+            if len(fields) == 1 and signature.is_model(hint):
                 if not data and parameters[0].default is not inspect.Parameter.empty:
                     return {}
                 return {next(iter(fields)): TypeAdapter(hint).validate_python(data)}
             if not open_ended:  # a million unknown names are a million errors for pydantic, and it stops at none
-                unknown = islice((name for name in data if name not in fields), _signature.MOST_ERRORS)
+                unknown = islice((name for name in data if name not in fields), signature.MOST_ERRORS)
                 data = {name: data[name] for name in (*(name for name in fields if name in data), *unknown)}
             named = cast("Any", TypedDict)(self.name, fields)
             config = ConfigDict(extra="allow" if open_ended else "forbid", arbitrary_types_allowed=True)
             named.__pydantic_config__ = config
             return dict(TypeAdapter(named).validate_python(data))
         except ValidationError as error:
-            raise _signature.refused(error) from None
+            raise signature.refused(error) from None
 
     async def call(self, data: dict[str, Any], *, output_dir: str) -> Any:
         """Run it once, on the author's loop, and wait for what it returns or raises.
@@ -189,7 +198,7 @@ class Job:
                 log.info("Job %s wrote to %s", self.name, output)
 
     def _takes_chute(self) -> bool:
-        return _signature.takes_chute(self.func, type(self._app), {})
+        return signature.takes_chute(self.func, type(self._app), {})
 
     def _parameters(self) -> list[inspect.Parameter]:
         return list(inspect.signature(self.func).parameters.values())[self._takes_chute() :]

@@ -22,7 +22,7 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from chutes.chute._media import body_headers
+from chutes.chute._handler.media import body_headers
 from chutes.deploy import cluster, probes
 from chutes.deploy.access_rules import AccessRulesCache
 from chutes.deploy.replica import BY_HOST_HEADER, REPLICA_HEADER

@@ -16,8 +16,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chutes.chute import Chute, Cord, Job
-from chutes.chute._media import URL_ENCODED, BodyHeaders, body_headers
-from chutes.chute._route import PARSED_JSON
+from chutes.chute._handler.media import URL_ENCODED, BodyHeaders, body_headers
+from chutes.chute._routing.route import PARSED_JSON
 from chutes.exception import ChutesError, Draining, QueueTimeout, RequestTimeout
 from chutes.metrics import last_request_timestamp, request_duration, total_requests
 from chutes.server import metrics

@@ -3,7 +3,7 @@
 import asyncio
 import re
 
-from chutes.chute._media import MULTIPART, URL_ENCODED
+from chutes.chute._handler.media import MULTIPART, URL_ENCODED
 from chutes.exception import BodyTooComplex
 
 _SLICE = 1 << 20  # bytes scanned at once

@@ -19,7 +19,7 @@ import httptools
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from chutes.chute._media import body_headers
+from chutes.chute._handler.media import body_headers
 from chutes.server.errors import error_response
 
 if TYPE_CHECKING:

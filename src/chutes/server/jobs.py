@@ -24,7 +24,7 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.types import Receive, Scope, Send
 
 from chutes.chute import Chute, Job
-from chutes.chute._route import CordRoute
+from chutes.chute._routing.route import CordRoute
 from chutes.chute.job import JobTimeout
 from chutes.exception import ChutesError, Draining
 from chutes.metrics import last_request_timestamp, request_duration, total_requests

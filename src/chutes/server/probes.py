@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from chutes.chute import Chute
-from chutes.chute._route import ChuteRoute
+from chutes.chute._routing.route import ChuteRoute
 from chutes.exception import BodyTooLarge
 from chutes.server import metrics
 from chutes.server.admission import Admission

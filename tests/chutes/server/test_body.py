@@ -8,7 +8,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive
 
-from chutes.chute._media import body_headers
+from chutes.chute._handler.media import body_headers
 from chutes.exception import BadRequest, BodyTooLarge, Draining, QueueFull, UnsupportedMediaType, UploadTimeout
 from chutes.server.body import ClientLeft, Upload, Uploads, check_encoding, gunzip, read_body, refuse
 

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Send
 
-from chutes.chute._user_loop import UserLoop
+from chutes.chute._loop.user_loop import UserLoop
 from chutes.exception import ChutesError
 
 Pieces = AsyncGenerator[Any, None]

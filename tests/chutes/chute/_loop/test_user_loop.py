@@ -6,7 +6,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from chutes.chute._user_loop import UserLoop
+from chutes.chute._loop.user_loop import UserLoop
 from chutes.exception import Draining, Fatal
 from tests.waiting import LIMIT
 

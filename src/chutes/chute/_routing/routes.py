@@ -13,9 +13,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from chutes._warn import warn
-from chutes.chute._openapi import describe
-from chutes.chute._route import CordRoute
-from chutes.chute._signature import UnresolvedError
+from chutes.chute._handler.signature import UnresolvedError
+from chutes.chute._routing.openapi import describe
+from chutes.chute._routing.route import CordRoute
 from chutes.chute.cord import Cord
 from chutes.exception import DuplicatePath
 

@@ -9,8 +9,8 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from chutes.chute._media import BodyKind, body_headers
-from chutes.chute._signature import MOST_CONVERTED, too_many_errors
+from chutes.chute._handler.media import BodyKind, body_headers
+from chutes.chute._handler.signature import MOST_CONVERTED, too_many_errors
 
 if TYPE_CHECKING:
     from fastapi.dependencies.models import Dependant

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from chutes.chute._mailbox import Mailbox
+from chutes.chute._loop.mailbox import Mailbox
 from tests.waiting import LIMIT
 
 

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from chutes.chute._user_loop import is_coroutine_function
+from chutes.chute._loop.user_loop import is_coroutine_function
 
 Hook = tuple[int, Callable[[], Awaitable[Any]]]
 

@@ -15,8 +15,8 @@ from contextlib import suppress
 from contextvars import copy_context
 from typing import Any
 
-from chutes.chute._mailbox import Mailbox
-from chutes.chute._stream import END, Channel, pump, pump_blocking
+from chutes.chute._loop.channel import END, Channel, pump, pump_blocking
+from chutes.chute._loop.mailbox import Mailbox
 from chutes.exception import Draining, Fatal
 
 

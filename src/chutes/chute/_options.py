@@ -1,4 +1,4 @@
-"""The keyword arguments of `Chute` that go by more than one name, and those that nobody knows."""
+"""Options of Chute, Cord and Job: names that mean the same, values that are checked, names that are unknown."""
 
 import inspect
 from typing import Any
@@ -38,3 +38,10 @@ def split(given: dict[str, Any], ours: set[str]) -> tuple[dict[str, Any], dict[s
     extra = {name: given[name] for name in given if name not in FASTAPI}
     warn_unknown("Chute", extra, ours | ALIASES.keys() | FASTAPI)
     return fastapis, extra
+
+
+def positive(name: str, value: int | None) -> int | None:
+    """Return a limit; ValueError unless it is None or a positive integer."""
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        return value
+    raise ValueError(f"{name} must be None or a positive integer; got {value!r}.")

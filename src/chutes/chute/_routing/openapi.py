@@ -9,7 +9,7 @@ from pydantic import PydanticUserError, TypeAdapter
 from pydantic.errors import PydanticSchemaGenerationError
 from starlette.responses import Response
 
-from chutes.chute import _responses
+from chutes.chute._handler import responses
 from chutes.chute.cord import Cord
 
 _STREAMS = (
@@ -38,12 +38,12 @@ def _request(cord: Cord) -> dict[str, Any]:
     if cord.passthrough:
         schema = cord.input_model.model_json_schema() if cord.input_model else {}
         has_body = cord.public_api_method not in {"GET", "HEAD"}
-        return {"content": {_responses.JSON: {"schema": schema}}} if has_body else {}
+        return {"content": {responses.JSON: {"schema": schema}}} if has_body else {}
     if cord.handler is None or cord.handler.body is None:
         return {}
     request: dict[str, Any] = {"required": cord.handler.body.is_required}
     if (example := cord.minimal_example) is not None:
-        request["content"] = {_responses.JSON: {"example": example}}
+        request["content"] = {responses.JSON: {"example": example}}
     return request
 
 
@@ -58,12 +58,12 @@ def _response(cord: Cord) -> dict[str, Any]:
     if cord.passthrough:
         return {"description": "The upstream's answer"}
     if stream:
-        return _answer(content_type or _responses.JSON_LINES, {"type": "string"}, "The answer, piece by piece")
-    if content_type is not None and not _responses.is_json(content_type):
+        return _answer(content_type or responses.JSON_LINES, {"type": "string"}, "The answer, piece by piece")
+    if content_type is not None and not responses.is_json(content_type):
         text = content_type.startswith("text/")
         return _answer(content_type, {"type": "string"} if text else {"type": "string", "format": "binary"})
     if kind is None or not _has_schema(kind):
-        return _answer(content_type or _responses.JSON, {}) if kind is not None or content_type else {}
+        return _answer(content_type or responses.JSON, {}) if kind is not None or content_type else {}
     if kind is bytes:
         return _answer("application/octet-stream", {"type": "string", "format": "binary"})
     return {"model": kind}
