@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from imagegen import SOFTWARE, codec, metrics
-from imagegen.drawing import Order, draw, finish
+from imagegen.canvas import Canvas, cover, fit_canvas, size_like
+from imagegen.cuda_errors import free_memory, is_fatal, is_out_of_memory
 from imagegen.errors import (
     EngineFailed,
     EngineStopped,
@@ -28,11 +29,10 @@ from imagegen.errors import (
     OutOfMemory,
     Unsupported,
 )
-from imagegen.failures import free_memory, is_fatal, is_out_of_memory
-from imagegen.geometry import Canvas, canvas, cover, size_like
 from imagegen.models import Model
 from imagegen.picture import Picture
 from imagegen.requests import BatchGenerationInput, GenerationInput, Img2ImgInput, InpaintInput
+from imagegen.sampling import Order, draw, finish
 from imagegen.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -286,7 +286,7 @@ class Engine:
 
     def _attempt(self, job: _Job, *, steps: int, shrink: float = 1.0, fallback: str | None = None) -> _Drawn | None:
         """Draw a job once; None where memory ran out, with everything freed that the attempt held."""
-        where = canvas(job.order.size, self.model.sizes, shrink=shrink)
+        where = fit_canvas(job.order.size, self.model.sizes, shrink=shrink)
 
         def after_step(done: int, total: int) -> None:
             self._begin(job, where, "step" if done < total else "decode")

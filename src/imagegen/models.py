@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from imagegen import checkpoint, flux, memory
+from imagegen.canvas import Sizes
 from imagegen.errors import LoadError
-from imagegen.geometry import Sizes
 from imagegen.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -267,7 +267,7 @@ def test_bad_input_never_reaches_the_thread(engine):
 
 def test_a_model_without_inpainting_says_so(engine, monkeypatch):
     monkeypatch.setattr(engine.model, "img2img", None)
-    from tests.imagegen.test_drawing import img2img
+    from tests.imagegen.test_sampling import img2img
 
     with pytest.raises(Unsupported, match="tiny-random has no img2img"):
         asyncio.run(engine.img2img(img2img()))

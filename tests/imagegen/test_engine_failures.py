@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from imagegen import drawing, watchdog
 from imagegen import engine as engine_module
+from imagegen import sampling, watchdog
 from imagegen.engine import Engine
 from imagegen.errors import EngineFailed, OutOfMemory
 from imagegen.models import Model
@@ -253,6 +253,6 @@ def test_a_step_of_unknown_duration_may_take_long(start, monkeypatch, case):
 
 def without_plan(model: Model) -> Callable[..., Image.Image]:
     def draw(given: Model, *args: object, **options: object) -> Image.Image:
-        return drawing.draw(dataclasses.replace(model, plan=None), *args, **options)
+        return sampling.draw(dataclasses.replace(model, plan=None), *args, **options)
 
     return draw

@@ -16,7 +16,7 @@ from imagegen.errors import LoadError, NotFinite
 from imagegen.requests import GenerationInput
 from imagegen.settings import Settings
 from tests.imagegen import tiny
-from tests.imagegen.test_drawing import img2img, inpaint
+from tests.imagegen.test_sampling import img2img, inpaint
 
 Start = Callable[[Path], Engine]
 

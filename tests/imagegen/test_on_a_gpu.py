@@ -13,7 +13,7 @@ from imagegen.engine import Engine
 from imagegen.errors import EngineFailed, OutOfMemory
 from imagegen.requests import GenerationInput
 from imagegen.settings import Settings
-from tests.imagegen.test_drawing import img2img
+from tests.imagegen.test_sampling import img2img
 
 pytestmark = pytest.mark.gpu
 
@@ -146,7 +146,7 @@ def test_a_gpu_that_does_not_finish_is_noticed_while_the_cpu_waits(fast, monkeyp
 
 POISON = """
 import torch
-from imagegen.failures import is_fatal, is_out_of_memory
+from imagegen.cuda_errors import is_fatal, is_out_of_memory
 try:
     torch.zeros(4, device="cuda")[torch.tensor([99], device="cuda")].sum().item()
 except Exception as error:

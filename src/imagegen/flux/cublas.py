@@ -27,7 +27,7 @@ _BIAS, _BIAS_AND_GELU = 4, 36
 _ROWWISE = 3
 _TILE, _VARIANT, _CLUSTER = 1, 5, 8
 
-# In the words that `imagegen.failures` knows: memory that ran out, a GPU that is lost (cublasStatus_t).
+# In the words that `imagegen.cuda_errors` knows: memory that ran out, a GPU that is lost (cublasStatus_t).
 _STATUS = {3: "CUBLAS_STATUS_ALLOC_FAILED", 13: "CUBLAS_STATUS_EXECUTION_FAILED", 14: "CUBLAS_STATUS_INTERNAL_ERROR"}
 
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from imagegen import checkpoint, models
-from imagegen.drawing import Order, draw
+from imagegen.canvas import Canvas
 from imagegen.errors import NotFinite
 from imagegen.flux import kernels
 from imagegen.flux import pipeline as fast
 from imagegen.flux.attention import flash_attention_3
-from imagegen.geometry import Canvas
 from imagegen.requests import GenerationInput
+from imagegen.sampling import Order, draw
 from imagegen.settings import Settings
 from tests.imagegen import tiny
 

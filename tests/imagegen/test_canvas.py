@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from imagegen.geometry import Sizes, canvas, cover, size_like, widen
+from imagegen.canvas import Sizes, cover, dilate_mask, fit_canvas, size_like
 
 ANY, SMALL, SDXL = Sizes(16), Sizes(16, side=256), Sizes(16, area=1024**2)
 sides = st.integers(128, 2048)
@@ -14,7 +14,7 @@ sides = st.integers(128, 2048)
 
 @given(sides, sides, st.sampled_from([ANY, SMALL, SDXL]), st.sampled_from([1.0, 0.5]))
 def test_a_canvas_has_multiples_and_holds_what_is_kept(width, height, sizes, shrink):
-    where = canvas((width, height), sizes, shrink=shrink)
+    where = fit_canvas((width, height), sizes, shrink=shrink)
     assert all(side % 16 == 0 for side in where.size)
     assert all(0 <= drawn - inner < 16 for drawn, inner in zip(where.size, where.inner, strict=True))
 
@@ -36,34 +36,34 @@ def test_a_canvas_has_multiples_and_holds_what_is_kept(width, height, sizes, shr
     ],
 )
 def test_sizes_drawn(asked, sizes, drawn):
-    assert canvas(asked, sizes).size == drawn
+    assert fit_canvas(asked, sizes).size == drawn
 
 
 def test_out_of_memory_halves_the_sides():
-    assert canvas((1920, 1080), ANY, shrink=0.5).size == (960, 544)
+    assert fit_canvas((1920, 1080), ANY, shrink=0.5).size == (960, 544)
 
 
 @given(sides, sides)
 def test_laying_and_cutting_is_exact_where_nothing_is_scaled(width, height):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
-    where = canvas((width, height), ANY)
-    laid = where.lay(image)
+    where = fit_canvas((width, height), ANY)
+    laid = where.pad(image)
     assert laid.size == where.size
-    assert where.cut(laid).tobytes() == image.tobytes()
+    assert where.crop(laid).tobytes() == image.tobytes()
 
 
 @pytest.mark.parametrize("sizes", [ANY, SMALL, SDXL])
 def test_what_is_cut_has_the_size_asked_for(sizes):
     for asked in [(128, 128), (1920, 1080), (131, 1999), (16, 2048), (2048, 16)]:
-        where = canvas(asked, sizes)
-        assert where.cut(Image.new("RGB", where.size)).size == asked
-        assert where.lay(Image.new("L", asked)).size == where.size
+        where = fit_canvas(asked, sizes)
+        assert where.crop(Image.new("RGB", where.size)).size == asked
+        assert where.pad(Image.new("L", asked)).size == where.size
 
 
 def test_edges_are_repeated_outwards():
     image = Image.new("RGB", (130, 130), "black")
     image.paste("white", (0, 0, 1, 130))
-    assert canvas((130, 130), ANY).lay(image).getpixel((0, 70)) == (255, 255, 255)
+    assert fit_canvas((130, 130), ANY).pad(image).getpixel((0, 70)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_cover_cuts_what_stands_over():
 def test_every_cell_with_white_in_it_is_repainted():
     mask = Image.new("L", (64, 64))
     mask.putpixel((17, 40), 255)
-    cells = np.asarray(widen(mask, 8)).reshape(8, 8, 8, 8).transpose(0, 2, 1, 3).reshape(64, 64)
+    cells = np.asarray(dilate_mask(mask, 8)).reshape(8, 8, 8, 8).transpose(0, 2, 1, 3).reshape(64, 64)
     assert cells.max(1).nonzero()[0].tolist() == [5 * 8 + 2]
     assert cells.min(1).nonzero()[0].tolist() == [5 * 8 + 2]
     assert set(np.unique(cells)) == {0, 255}

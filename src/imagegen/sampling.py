@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 
+from imagegen.canvas import Canvas, Size, dilate_mask
 from imagegen.errors import NotFinite
-from imagegen.geometry import Canvas, Size, widen
 from imagegen.models import Model
 
 Task = Literal["text2image", "img2img", "inpaint"]
@@ -123,9 +123,9 @@ def _arguments(model: Model, order: Order, where: Canvas, steps: int) -> dict[st
         # The last steps are done, `strength` of them all: at least one.
         arguments["num_inference_steps"] = max(steps, math.ceil(1 / params.strength))
         arguments["strength"] = params.strength
-        arguments["image"] = where.lay(order.image)
+        arguments["image"] = where.pad(order.image)
     if order.mask:
-        arguments["mask_image"] = widen(where.lay(order.mask), model.text2image.vae_scale_factor)
+        arguments["mask_image"] = dilate_mask(where.pad(order.mask), model.text2image.vae_scale_factor)
     return arguments
 
 
@@ -137,5 +137,5 @@ def _to_pil(image: torch.Tensor) -> Image.Image:
 
 def finish(drawn: Image.Image, where: Canvas, order: Order) -> Image.Image:
     """Bring what was drawn to the size asked for, and put back what the mask keeps, bit for bit."""
-    image = where.cut(drawn)
+    image = where.crop(drawn)
     return Image.composite(image, order.image, order.mask) if order.image and order.mask else image

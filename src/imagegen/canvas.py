@@ -41,7 +41,7 @@ class Canvas:
     inner: Size
     asked: Size
 
-    def lay(self, image: Image.Image) -> Image.Image:
+    def pad(self, image: Image.Image) -> Image.Image:
         """Put an image of the size asked for on the canvas, its edges repeated outwards."""
         pixels = np.asarray(_resize(image, self.inner))
         left, top = self._offset
@@ -50,7 +50,7 @@ class Canvas:
         pad = [(top, bottom), (left, right), (0, 0)][: pixels.ndim]
         return Image.fromarray(np.pad(pixels, pad, mode="edge"))
 
-    def cut(self, drawn: Image.Image) -> Image.Image:
+    def crop(self, drawn: Image.Image) -> Image.Image:
         """Return the middle of what was drawn, at exactly the size asked for."""
         left, top = self._offset
         return _resize(drawn.crop((left, top, left + self.inner[0], top + self.inner[1])), self.asked)
@@ -60,7 +60,7 @@ class Canvas:
         return (self.size[0] - self.inner[0]) // 2, (self.size[1] - self.inner[1]) // 2
 
 
-def canvas(asked: Size, sizes: Sizes, *, shrink: float = 1.0) -> Canvas:
+def fit_canvas(asked: Size, sizes: Sizes, *, shrink: float = 1.0) -> Canvas:
     """Return the canvas on which a picture of the size asked for is drawn, `shrink` times as large."""
     scale = sizes.scale(*asked) * shrink
     inner = max(1, round(asked[0] * scale)), max(1, round(asked[1] * scale))
@@ -84,7 +84,7 @@ def cover(image: Image.Image, size: Size) -> Image.Image:
     return image if image.size == size else ImageOps.fit(image, size, Image.Resampling.LANCZOS)
 
 
-def widen(mask: Image.Image, cell: int) -> Image.Image:
+def dilate_mask(mask: Image.Image, cell: int) -> Image.Image:
     """Grow a mask to the model's grid, so that every cell with any white in it is repainted whole."""
     cells = mask.resize((mask.width // cell, mask.height // cell), Image.Resampling.BOX, reducing_gap=None)
     return cells.point(lambda value: 255 if value else 0).resize(mask.size, Image.Resampling.NEAREST)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from imagegen.failures import free_memory, is_fatal, is_out_of_memory
+from imagegen.cuda_errors import free_memory, is_fatal, is_out_of_memory
 
 MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
