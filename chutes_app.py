@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 
 from chutes.chute import Chute, NodeSelector
 from imagegen.errors import ImagegenError, InputError
-from imagegen.requests import (
+from imagegen.http.schemas import (
     BatchGenerationInput,
     GenerationInput,
     Img2ImgInput,

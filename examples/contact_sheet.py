@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from chutes.chute import Chute
-from imagegen.requests import GenerationInput
+from imagegen.http.schemas import GenerationInput
 
 chute = Chute(username="myuser", name="contact-sheet", image="chutes-selfhosted:latest", concurrency=1)
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from chutes.chute import Chute
-from imagegen.requests import GenerationInput
+from imagegen.http.schemas import GenerationInput
 
 chute = Chute(username="myuser", name="streaming", image="chutes-selfhosted:latest", concurrency=1)
 

@@ -19,8 +19,8 @@ from schemathesis import GenerationMode
 
 from chutes.chute._progress import Progress
 from chutes.server import Settings, create_app
-from imagegen import codec, memory
-from imagegen.requests import BatchGenerationInput, GenerationInput
+from imagegen import image_file, memory
+from imagegen.http.schemas import BatchGenerationInput, GenerationInput
 from tests.waiting import wait_for
 
 
@@ -112,7 +112,7 @@ def test_an_empty_seed_is_drawn_and_repeats(client):
     first = client.post("/generate", json={"prompt": "a cat"})
     again = client.post("/generate", json={"prompt": "a cat", "seed": int(first.headers["x-seed"])})
     assert first.content == again.content
-    metadata = codec.read_metadata(first.content)
+    metadata = image_file.read_metadata(first.content)
     assert (metadata["prompt"], metadata["seed"]) == ("a cat", int(first.headers["x-seed"]))
 
 

@@ -13,7 +13,7 @@ import torch
 from benchmarks.flux.step import SIZES, STEPS, timed
 from imagegen import models
 from imagegen.engine import Engine
-from imagegen.requests import GenerationInput
+from imagegen.http.schemas import GenerationInput
 from imagegen.settings import Settings
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Diffusion as a service's other half: requests in, pictures out. Knows nothing of HTTP.
 
-`requests` says what may be asked, `codec` turns text into images and images into files, `models` loads,
+`http.schemas` are the request bodies, `image_file` writes files, `models` loads,
 `engine` draws. Nothing heavy is imported here.
 """
 

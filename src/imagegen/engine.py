@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from imagegen import SOFTWARE, codec, metrics
+from imagegen import SOFTWARE, metrics
 from imagegen.canvas import Canvas, cover, fit_canvas, size_like
 from imagegen.cuda_errors import free_memory, is_fatal, is_out_of_memory
 from imagegen.errors import (
@@ -29,9 +29,10 @@ from imagegen.errors import (
     OutOfMemory,
     Unsupported,
 )
+from imagegen.http import base64_images
+from imagegen.http.schemas import BatchGenerationInput, GenerationInput, Img2ImgInput, InpaintInput
 from imagegen.models import Model
 from imagegen.picture import Picture
-from imagegen.requests import BatchGenerationInput, GenerationInput, Img2ImgInput, InpaintInput
 from imagegen.sampling import Order, draw, finish
 from imagegen.watchdog import Watchdog
 
@@ -145,15 +146,15 @@ class Engine:
 
     async def img2img(self, params: Img2ImgInput, *, on_step: OnStep | None = None) -> Picture:
         """Image to image, at the image's size unless another is asked for. Raises InputError, ImageTooLarge as well."""
-        image = await asyncio.to_thread(codec.decode_image, params.image_b64, field="image_b64")
+        image = await asyncio.to_thread(base64_images.decode_image, params.image_b64, field="image_b64")
         size = size_like(image.size, params.width, params.height)
         image = await asyncio.to_thread(cover, image, size)
         return await self._picture(Order("img2img", params, size, _seed(params), image), on_step)
 
     async def inpaint(self, params: InpaintInput, *, on_step: OnStep | None = None) -> Picture:
         """Repaint what is white in the mask; what is black comes back bit for bit. Raises as `img2img` does."""
-        image = await asyncio.to_thread(codec.decode_image, params.image_b64, field="image_b64")
-        mask = await asyncio.to_thread(codec.decode_mask, params.mask_b64, size=image.size, field="mask_b64")
+        image = await asyncio.to_thread(base64_images.decode_image, params.image_b64, field="image_b64")
+        mask = await asyncio.to_thread(base64_images.decode_mask, params.mask_b64, size=image.size, field="mask_b64")
         order = Order("inpaint", params, image.size, _seed(params), image, mask)
         return await self._picture(order, on_step)
 

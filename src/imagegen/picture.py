@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from imagegen import codec
-from imagegen.requests import Format
+from imagegen import image_file
+from imagegen.image_file import Format
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Picture:
 
     def encode(self, file_format: Format = "jpeg", *, quality: int = 85) -> bytes:
         """Write the picture into a file, its metadata inside. Takes a while: keep it off the event loop."""
-        return codec.encode_image(self.image, file_format, self.metadata, quality=quality)
+        return image_file.encode_image(self.image, file_format, self.metadata, quality=quality)
 
     @property
     def headers(self) -> dict[str, str]:

@@ -11,8 +11,8 @@ from prometheus_client import REGISTRY
 
 from imagegen.engine import Engine
 from imagegen.errors import EngineStopped, ImagegenError, InputError, Unsupported
+from imagegen.http.schemas import BatchGenerationInput, GenerationInput
 from imagegen.picture import Picture
-from imagegen.requests import BatchGenerationInput, GenerationInput
 from tests.waiting import LIMIT
 
 
@@ -256,7 +256,7 @@ def test_nothing_waits_behind_the_end(model, monkeypatch):
 
 
 def test_bad_input_never_reaches_the_thread(engine):
-    from imagegen.requests import Img2ImgInput
+    from imagegen.http.schemas import Img2ImgInput
 
     before = count("steps_total")
     with pytest.raises(InputError) as error:

@@ -14,9 +14,9 @@ from imagegen import engine as engine_module
 from imagegen import sampling, watchdog
 from imagegen.engine import Engine
 from imagegen.errors import EngineFailed, OutOfMemory
+from imagegen.http.schemas import GenerationInput
 from imagegen.models import Model
 from imagegen.picture import Picture
-from imagegen.requests import GenerationInput
 from tests.imagegen.test_engine import Gate, ask, count, fault, until
 
 

@@ -13,7 +13,7 @@ from prometheus_client import REGISTRY
 from imagegen import models
 from imagegen.engine import Engine
 from imagegen.errors import LoadError, NotFinite
-from imagegen.requests import GenerationInput
+from imagegen.http.schemas import GenerationInput
 from imagegen.settings import Settings
 from tests.imagegen import tiny
 from tests.imagegen.test_sampling import img2img, inpaint

@@ -11,7 +11,7 @@ import torch
 from imagegen import flux, models
 from imagegen.engine import Engine
 from imagegen.errors import EngineFailed, OutOfMemory
-from imagegen.requests import GenerationInput
+from imagegen.http.schemas import GenerationInput
 from imagegen.settings import Settings
 from tests.imagegen.test_sampling import img2img
 

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from imagegen import codec
+from imagegen import image_file
 from imagegen.picture import Picture
 
 METADATA: dict[str, object] = {"prompt": "a cat", "seed": 5, "num_inference_steps": 10, "model": "Ünïcode-1"}
@@ -27,4 +27,4 @@ def test_headers_are_ascii_and_name_a_fallback_only_where_there_was_one():
 
 @pytest.mark.parametrize("file_format", ["jpeg", "png", "webp"])
 def test_the_file_carries_the_metadata(file_format):
-    assert codec.read_metadata(picture().encode(file_format)) == METADATA
+    assert image_file.read_metadata(picture().encode(file_format)) == METADATA

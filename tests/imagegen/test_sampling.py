@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imagegen import codec, models
+from imagegen import image_file, models
 from imagegen.engine import Engine
-from imagegen.requests import GenerationInput, Img2ImgInput, InpaintInput
+from imagegen.http import base64_images
+from imagegen.http.schemas import GenerationInput, Img2ImgInput, InpaintInput
 from imagegen.settings import Settings
 
 
 def b64(image: Image.Image) -> str:
-    return base64.b64encode(codec.encode_image(image, "png")).decode()
+    return base64.b64encode(image_file.encode_image(image, "png")).decode()
 
 
 def photo(width: int = 200, height: int = 150) -> Image.Image:
@@ -120,7 +121,7 @@ def test_under_black_every_bit_is_the_inputs(engine, size):
     assert picture.image.size == size
     assert not changed[kept].any()
     assert changed[~kept].mean() > 0.9
-    sent = codec.decode_image(base64.b64encode(picture.encode("png")).decode(), field="sent")
+    sent = base64_images.decode_image(base64.b64encode(picture.encode("png")).decode(), field="sent")
     assert sent.tobytes() == picture.image.tobytes()
 
 
@@ -160,7 +161,7 @@ def test_a_negative_prompt_counts(engine):
 
 def test_what_was_asked_is_in_the_file(engine):
     picture = asyncio.run(engine.img2img(img2img(format="webp", negative_prompt="blue")))
-    metadata = codec.read_metadata(picture.encode("webp"))
+    metadata = image_file.read_metadata(picture.encode("webp"))
     assert metadata["prompt"] == "a cat"
     assert metadata["negative_prompt"] == "blue"
     assert (metadata["seed"], metadata["strength"], metadata["num_inference_steps"]) == (1, 0.75, 28)

@@ -18,7 +18,7 @@ SERVICE = """
 import torch
 from imagegen import models
 from imagegen.engine import Engine
-from imagegen.requests import GenerationInput
+from imagegen.http.schemas import GenerationInput
 from imagegen.errors import ImagegenError
 from fastapi.responses import JSONResponse
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from imagegen import codec
 from imagegen.errors import InputError
+from imagegen.http import base64_images
 from tests.promises._server import Server, serving, wait_for
 from tests.waiting import LIMIT
 
@@ -225,10 +225,10 @@ def test_a_png_of_very_many_chunks_is_refused() -> None:
     head = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 16, 8, 2, 0, 0, 0))
     pixels = chunk(b"IDAT", zlib.compress((b"\0" + b"\xff\0\0" * 16) * 16)) + chunk(b"IEND")
     honest = base64.b64encode(head + chunk(b"teXt", b"a") * 100 + pixels).decode()
-    assert codec.decode_image(honest, field="image_b64").size == (16, 16)
+    assert base64_images.decode_image(honest, field="image_b64").size == (16, 16)
     hostile = base64.b64encode(head + chunk(b"aaAa") * 500_000 + pixels).decode()
     with pytest.raises(InputError, match="chunks"):
-        codec.decode_image(hostile, field="image_b64")
+        base64_images.decode_image(hostile, field="image_b64")
 
 
 def test_a_message_that_repeats_a_value_is_shortened(server: Server) -> None:

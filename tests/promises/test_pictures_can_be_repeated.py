@@ -6,7 +6,7 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from imagegen import codec
+from imagegen import image_file
 from tests.promises._server import Server
 
 REQUEST = {"prompt": "Käse 🧀 on a red table", "width": 256, "height": 192, "num_inference_steps": 4}
@@ -31,7 +31,7 @@ def test_the_header_repeats_an_unseeded_picture(service: Server) -> None:
 def test_the_file_repeats_itself(service: Server, file_format: str) -> None:
     """What is read from a file, sent as a request, draws the file again."""
     first = service.post("/generate", json={**REQUEST, "format": file_format})
-    metadata = codec.read_metadata(first.content)
+    metadata = image_file.read_metadata(first.content)
     assert (metadata["prompt"], str(metadata["seed"])) == (REQUEST["prompt"], first.headers["x-seed"])
     assert service.post("/generate", json={**metadata, "format": file_format}).content == first.content
 

@@ -12,7 +12,7 @@ from imagegen.errors import NotFinite
 from imagegen.flux import kernels
 from imagegen.flux import pipeline as fast
 from imagegen.flux.attention import flash_attention_3
-from imagegen.requests import GenerationInput
+from imagegen.http.schemas import GenerationInput
 from imagegen.sampling import Order, draw
 from imagegen.settings import Settings
 from tests.imagegen import tiny

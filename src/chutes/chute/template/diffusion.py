@@ -115,11 +115,11 @@ def build_diffusion_chute(
     )
     async def generate(self: Any, params: GenerationInput) -> Response:
         """Draw what a prompt says."""
-        from imagegen import requests
+        from imagegen.http import schemas
 
         wanted = params.model_dump(exclude={"negative_prompt"})
         # Not validated again: its steps go further than those of imagegen's own route.
-        order = requests.GenerationInput.model_construct(**wanted, negative_prompt=params.negative_prompt or None)
+        order = schemas.GenerationInput.model_construct(**wanted, negative_prompt=params.negative_prompt or None)
         picture = await self.engine.generate(order)
         content = await asyncio.to_thread(picture.encode, "jpeg")
         return Response(content, media_type="image/jpeg", headers=picture.headers)

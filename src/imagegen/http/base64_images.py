@@ -1,22 +1,18 @@
-"""Text and bytes to images and back: what is let in, and what is written into a file.
+"""Decode the base64 images of request bodies: a JPEG, PNG or WebP of at most 2048x2048 pixels.
 
-Input is base64 of a JPEG, PNG or WebP. Its size is read from the header and refused there when too large, so
-that a small file that unpacks to gigabytes costs nothing. Output carries the request that made it: in PNG as
-text chunks, in JPEG and WebP as JSON in EXIF's UserComment; `read_metadata` gets it back from all three.
+The size is read from the file's header and refused there when it is too large, so that a small file which unpacks to
+gigabytes costs neither memory nor time.
 """
 
 import base64
-import json
 import re
 import warnings
 from io import BytesIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from imagegen.errors import ImageTooLarge, InputError
-from imagegen.requests import Format
 
 MAX_SIDE = 2048
 MIN_SIDE = 16  # one patch of the models' grid
@@ -28,8 +24,6 @@ _WHITE_SPACE = b" \t\r\n\f\v"
 _WHITE = (255, 255, 255, 255)
 _BLACK = (0, 0, 0, 255)
 _FORMATS = ("JPEG", "PNG", "WEBP")  # nothing else is handed to a decoder
-_UTF16 = b"UNICODE\0"  # how EXIF marks a comment in UTF-16
-_PNG_KEY = "request"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MAX_CHUNKS = 10_000  # of a PNG; a camera's or an editor's has tens to hundreds
 _MAX_EXIF = 64 * 1024  # bytes, as much as fits into a JPEG
@@ -69,43 +63,6 @@ def decode_mask(text: str, *, size: tuple[int, int], field: str) -> Image.Image:
     """Grey mask (mode L) of `size` (width, height): 255 is repainted, 0 and transparent stay."""
     mask = _flatten(_open(decode_base64(text, field=field), field), _BLACK).convert("L")
     return mask if mask.size == size else mask.resize(size, Image.Resampling.BILINEAR)
-
-
-def encode_image(
-    image: Image.Image, file_format: Format, metadata: dict[str, object] | None = None, *, quality: int = 85
-) -> bytes:
-    """Write an RGB image with `metadata` inside; the same arguments give the same bytes.
-
-    `quality` is for JPEG and WebP. PNG is written at level 1: the higher ones
-    take several times as long and save a few percent.
-    """
-    metadata = metadata or {}
-    buffer = BytesIO()
-    if file_format == "png":
-        text = PngInfo()
-        for key, value in metadata.items():  # one chunk each, for people
-            text.add_itxt(key, str(value))
-        text.add_itxt(_PNG_KEY, json.dumps(metadata, ensure_ascii=False))  # all of them, with their types
-        image.save(buffer, "PNG", compress_level=1, pnginfo=text)
-    else:
-        exif = Image.Exif()
-        exif[ExifTags.Base.Software] = str(metadata.get("software", ""))
-        comment = json.dumps(metadata, ensure_ascii=False).encode("utf-16-le")
-        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = _UTF16 + comment
-        image.save(buffer, file_format.upper(), quality=quality, exif=exif)
-    return buffer.getvalue()
-
-
-def read_metadata(data: bytes) -> dict[str, object]:
-    """Read what `encode_image` wrote into a file: the request's fields, the seed, model and software."""
-    with Image.open(BytesIO(data), formats=_FORMATS) as image:
-        if image.format == "PNG":
-            text = image.info.get(_PNG_KEY, "{}")
-        else:
-            comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment, b"")
-            text = comment[len(_UTF16) :].decode("utf-16-le") if comment.startswith(_UTF16) else "{}"
-    metadata: dict[str, object] = json.loads(text)
-    return metadata
 
 
 def _has_many_chunks(data: bytes) -> bool:

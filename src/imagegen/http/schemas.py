@@ -1,9 +1,11 @@
 """What a client may ask for: the request bodies, with their defaults and bounds."""
 
 import unicodedata
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, Field
+
+from imagegen.image_file import Format
 
 MAX_PROMPT = 5_000  # characters: twice what the largest text encoder (512 tokens) reads, and it fits into EXIF
 
@@ -27,7 +29,6 @@ Prompt = Annotated[
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Strength = Annotated[float, Field(ge=0.1, le=1.0)]
 Guidance = Annotated[float, Field(ge=1.0, le=20.0)]
-Format = Literal["jpeg", "png", "webp"]
 
 
 class Options(BaseModel):

@@ -1,7 +1,6 @@
 """Every kind of image that people send, and every kind that they should not."""
 
 import base64
-import json
 import struct
 import subprocess
 import sys
@@ -14,10 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import ExifTags, Image
 
-from imagegen import codec
 from imagegen.errors import ImageTooLarge, InputError
+from imagegen.http import base64_images
 
 RED, BLUE = (220, 30, 30), (30, 30, 220)
 
@@ -36,7 +35,7 @@ def b64(image: Image.Image, kind: str = "PNG", **options: object) -> str:
 
 
 def decode(text: str) -> Image.Image:
-    return codec.decode_image(text, field="image_b64")
+    return base64_images.decode_image(text, field="image_b64")
 
 
 def near(pixel: object, colour: tuple[int, ...], tolerance: int = 40) -> bool:
@@ -124,7 +123,7 @@ def test_exif_orientation_is_applied(orientation):
 def test_mask_is_grey_resized_and_black_where_clear():
     strokes = Image.new("RGBA", (16, 16), (255, 255, 255, 0))
     strokes.paste((255, 255, 255, 255), (0, 0, 8, 16))
-    mask = codec.decode_mask(b64(strokes), size=(64, 48), field="mask_b64")
+    mask = base64_images.decode_mask(b64(strokes), size=(64, 48), field="mask_b64")
     assert (mask.mode, mask.size) == ("L", (64, 48))
     assert mask.getpixel((5, 20)) == 255
     assert mask.getpixel((60, 20)) == 0
@@ -191,14 +190,14 @@ def png(width: int, height: int, data: bytes, extra: bytes = b"") -> bytes:
 
 BOMBS = """
 import resource, sys
-from imagegen import codec
+from imagegen.http import base64_images
 from imagegen.errors import InputError
 
-codec.decode_image(sys.stdin.readline(), field="image_b64")  # warm up the decoders
+base64_images.decode_image(sys.stdin.readline(), field="image_b64")  # warm up the decoders
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for line in sys.stdin:
     try:
-        codec.decode_image(line, field="image_b64")
+        base64_images.decode_image(line, field="image_b64")
     except InputError as error:
         print(error.status, error)
     else:
@@ -247,7 +246,7 @@ def test_base64_full_of_white_space_takes_memory_in_proportion(text):
     tracemalloc.start()
     try:
         with pytest.raises(InputError):
-            codec.decode_image(text, field="image_b64")
+            base64_images.decode_image(text, field="image_b64")
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -262,48 +261,3 @@ def test_damaged_files_raise_nothing_but_input_errors(data):
         file[data.draw(st.integers(0, len(file) - 1))] = data.draw(st.integers(0, 255))
     with suppress(InputError):
         decode(base64.b64encode(bytes(file)).decode())
-
-
-METADATA: dict[str, object] = {
-    "prompt": 'Käse 🧀, "quoted"\nand \\ 月',
-    "seed": 2**32 - 1,
-    "guidance_scale": 7.5,
-    "software": "chutes-selfhosted 0",
-}
-
-
-@pytest.mark.parametrize("file_format", ["jpeg", "png", "webp"])
-def test_metadata_can_be_read_back(file_format):
-    data = codec.encode_image(scene(), file_format, METADATA)
-    assert codec.read_metadata(data) == METADATA
-    assert codec.encode_image(scene(), file_format, METADATA) == data
-    with Image.open(BytesIO(data)) as image:
-        assert image.format == file_format.upper()
-        assert image.size == (48, 32)
-
-
-def test_metadata_with_pillow_alone():
-    """As docs/image-service.md shows it."""
-    with Image.open(BytesIO(codec.encode_image(scene(), "png", METADATA))) as image:
-        assert isinstance(image, PngImagePlugin.PngImageFile)
-        assert image.text["prompt"] == METADATA["prompt"]
-        assert image.text["seed"] == str(METADATA["seed"])
-    with Image.open(BytesIO(codec.encode_image(scene(), "jpeg", METADATA))) as image:
-        comment = image.getexif().get_ifd(0x8769)[0x9286]
-        assert json.loads(comment[8:].decode("utf-16-le")) == METADATA
-
-
-@pytest.mark.parametrize("file_format", ["jpeg", "png", "webp"])
-def test_the_longest_prompts_fit(file_format):
-    longest = {"prompt": "🧀" * 5000, "negative_prompt": '"' * 5000, "seed": 1}
-    assert codec.read_metadata(codec.encode_image(scene(), file_format, longest)) == longest
-
-
-@pytest.mark.parametrize("file_format", ["jpeg", "png", "webp"])
-def test_files_of_others_have_no_metadata(file_format):
-    assert codec.read_metadata(base64.b64decode(b64(scene(), file_format.upper()))) == {}
-
-
-def test_quality_counts():
-    noise = Image.effect_noise((128, 128), 60).convert("RGB")
-    assert len(codec.encode_image(noise, "jpeg", quality=90)) > len(codec.encode_image(noise, "jpeg"))

@@ -5,7 +5,7 @@ import base64
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from imagegen.requests import (
+from imagegen.http.schemas import (
     BatchGenerationInput,
     GenerationInput,
     Img2ImgInput,
