@@ -29,10 +29,10 @@ def settings(environment: Mapping[str, str] | None = None, **given: Any) -> "Set
     """The server's settings, from options, a replica's environment, and this one; a wrong one ends the command."""
     from pydantic import ValidationError
 
-    from chutes.server.settings import Settings, settings_in
+    from chutes.server.settings import Settings, settings_from_environment
 
     try:
-        return Settings(**{**settings_in(environment or {}), **given})
+        return Settings(**{**settings_from_environment(environment or {}), **given})
     except ValidationError as error:
         wrong = error.errors()[0]
         name = str(wrong["loc"][0]) if wrong["loc"] else ""

@@ -15,9 +15,9 @@ from starlette.types import ASGIApp, Scope
 from chutes.deploy import registry
 from chutes.deploy.application import Spec
 from chutes.server import Settings, cors
-from chutes.server.auth import Auth
-from chutes.server.guard import Fault, OriginPolicy
-from chutes.server.settings import settings_in
+from chutes.server.auth import AuthMiddleware
+from chutes.server.origin import OriginPolicy, Violation
+from chutes.server.settings import settings_from_environment
 
 log = logging.getLogger(__name__)
 
@@ -31,19 +31,19 @@ class AccessRules:
     """
 
     def __init__(self, app: ASGIApp, spec: Spec | None = None) -> None:
-        given = {**settings_in(spec.environment), **spec.settings} if spec else {}
+        given = {**settings_from_environment(spec.environment), **spec.settings} if spec else {}
         settings = Settings(**given)
         author_cors = Middleware(CORSMiddleware, **spec.cors) if spec and spec.cors else None
         self.app = cors.wrap(app, author_cors or cors.from_origins(settings.cors_origins))
-        self._auth = Auth(app, settings)
-        self._policy = OriginPolicy(settings, cors.named_origins(author_cors))
+        self._auth = AuthMiddleware(app, settings)
+        self._policy = OriginPolicy(settings, cors.explicit_origins(author_cors))
         self._paths = tuple(cord["path"] for cord in spec.cords) if spec else ()
 
-    def tolerates(self, scope: Scope, fault: Fault) -> bool:
-        """Whether a request may pass although the proxy's own policy finds fault with it."""
-        if self._auth.required or self._policy.find_fault(scope) is None:
+    def tolerates(self, scope: Scope, violation: Violation) -> bool:
+        """Whether a request may pass although the proxy's own policy refuses it."""
+        if self._auth.required or self._policy.find_violation(scope) is None:
             return True
-        return fault.page_load and not scope["path"].endswith(self._paths)
+        return violation.page_load and not scope["path"].endswith(self._paths)
 
 
 class AccessRulesCache:

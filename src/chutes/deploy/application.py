@@ -13,7 +13,7 @@ from chutes.deploy.replica import Description, Replica
 from chutes.deploy.scaling import autoscaling
 from chutes.server import Settings, cors
 from chutes.server.auth import key_store
-from chutes.server.settings import settings_in
+from chutes.server.settings import settings_from_environment
 
 DEPLOYMENT = "chute"  # the one deployment of each application
 _RETRY_AFTER = 5  # seconds, as while loading
@@ -60,7 +60,7 @@ def spec_for(
 ) -> Spec:
     """Describe this version. `surge`: there is room for the new replica beside the old one."""
     environment = {**own_settings(), **(environment or {})}
-    settings = Settings(**settings_in(environment))
+    settings = Settings(**settings_from_environment(environment))
     author_cors = cors.take_middleware(chute)
     called = chute if name is None else Chute(chute.username, name, chute.image)
     return Spec(

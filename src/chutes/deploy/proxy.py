@@ -28,10 +28,10 @@ from chutes.deploy.access_rules import AccessRulesCache
 from chutes.deploy.replica import BY_HOST_HEADER, REPLICA_HEADER
 from chutes.exception import ChutesError
 from chutes.server import Settings
-from chutes.server.access import SANE_ID
-from chutes.server.body import ClientLeft, Upload, Uploads, read_body, refuse
+from chutes.server.access_log import REQUEST_ID_PATTERN
+from chutes.server.body import ClientDisconnected, Upload, Uploads, read_body, respond_and_drain
 from chutes.server.errors import error_response, from_chutes_error
-from chutes.server.guard import Fault, OriginPolicy, deny
+from chutes.server.origin import OriginPolicy, Violation, deny
 from chutes.server.settings import is_loopback
 
 STATS_PATH = "/-/chutes"
@@ -98,10 +98,10 @@ class ProxyMiddleware:
         if (slug := _host_label(scope)) and slug in await self._slugs():
             scope = _by_host(scope, slug)
         scope = _with_id(scope)
-        fault = self._policy.find_fault(scope)
-        if fault is not None and (fault.always or not await self._tolerates(scope, fault)):
-            fault.error.headers = _id_header(scope)
-            await deny(fault.error, _inner(scope), scope, receive, send)
+        violation = self._policy.find_violation(scope)
+        if violation is not None and (violation.always or not await self._tolerates(scope, violation)):
+            violation.error.headers = _id_header(scope)
+            await deny(violation.error, _inner(scope), scope, receive, send)
         elif scope["type"] == "websocket":
             await self._app(scope, receive, send)
         elif any(name == b"origin" for name, _ in scope["headers"]):
@@ -109,7 +109,7 @@ class ProxyMiddleware:
         else:
             await self._serve(scope, receive, send)
 
-    async def _tolerates(self, scope: Scope, fault: Fault) -> bool:
+    async def _tolerates(self, scope: Scope, violation: Violation) -> bool:
         """Whether a request may pass in spite of its origin: it does on an open address, or to a chute with keys."""
         if self._host is None:
             with contextlib.suppress(Exception):
@@ -117,7 +117,7 @@ class ProxyMiddleware:
         host = self._host or (scope.get("server") or ("",))[0]
         if not is_loopback(host.strip("[]")):
             return True
-        return (await self._rules.find(await self._deployed(scope))).tolerates(scope, fault)
+        return (await self._rules.find(await self._deployed(scope))).tolerates(scope, violation)
 
     async def _deployed(self, scope: Scope) -> str:
         """The slug of the chute that is asked; empty if there is none."""
@@ -156,11 +156,11 @@ class ProxyMiddleware:
         """Return the whole body, before Ray gives the request a slot; None if the client left or was refused."""
         try:
             return await read_body(upload.receive)
-        except ClientLeft:
+        except ClientDisconnected:
             return None
         except ChutesError as error:
             error.headers = {**error.headers, **_id_header(scope)}
-            await refuse(from_chutes_error(_inner(scope), error), scope, receive, send)
+            await respond_and_drain(from_chutes_error(_inner(scope), error), scope, receive, send)
             return None
 
     async def _slugs(self) -> set[str]:
@@ -322,7 +322,7 @@ def _by_host(scope: Scope, slug: str) -> Scope:
 def _with_id(scope: Scope) -> Scope:
     """The client's own request id if it is short and plain, else a new one: the one that the replica will log."""
     given = [value for name, value in scope["headers"] if name == _ID]
-    if len(given) == 1 and SANE_ID.fullmatch(given[0]):
+    if len(given) == 1 and REQUEST_ID_PATTERN.fullmatch(given[0]):
         return scope
     headers = [(name, value) for name, value in scope["headers"] if name != _ID]
     return {**scope, "headers": [*headers, (_ID, uuid4().hex.encode())]}

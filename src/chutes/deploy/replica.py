@@ -19,7 +19,7 @@ from chutes.exception import LoadError
 from chutes.loader import load_chute
 from chutes.server import Runtime, Settings, create_app, metrics
 from chutes.server.lifecycle import ExitCode, State
-from chutes.server.probes import paths
+from chutes.server.runtime_routes import route_paths
 
 log = logging.getLogger(__name__)
 
@@ -72,9 +72,9 @@ class Replica:
         lifecycle = self.runtime.lifecycle
         lifecycle.start()
         self.runtime.jobs.start()
-        assert lifecycle.over is not None  # noqa: S101 - `start` has just set it
+        assert lifecycle.exit_code is not None  # noqa: S101 - `start` has just set it
         ready = asyncio.ensure_future(lifecycle.ready.wait())
-        either: set[asyncio.Future[Any]] = {ready, lifecycle.over}
+        either: set[asyncio.Future[Any]] = {ready, lifecycle.exit_code}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if lifecycle.state is State.FAILED:
             ready.cancel()
@@ -95,7 +95,7 @@ class Replica:
             "queued": admission.queued,
             "concurrency": admission.concurrency,
             "info": {key: value for key, value in chute.info.items() if isinstance(value, (str, int, float, bool))},
-            "own_probes": sorted(_PROBES & paths(chute, verb="GET")),
+            "own_probes": sorted(_PROBES & route_paths(chute, verb="GET")),
             "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
             "metrics": text.decode(),
         }
@@ -135,7 +135,7 @@ class ReplicaApp:
         try:
             await asyncio.wait_for(idle(), runtime.settings.drain_grace)
         except TimeoutError:
-            runtime.cut_off()
+            runtime.abort_all()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(idle(), _LAST_WORDS)
         await runtime.jobs.close()
@@ -145,9 +145,9 @@ class ReplicaApp:
 
 async def _end_with_the_chute(runtime: Runtime) -> None:
     """A chute that cannot go on takes its process along; Ray Serve starts another."""
-    if runtime.lifecycle.over is None:
+    if runtime.lifecycle.exit_code is None:
         return
-    code = await runtime.lifecycle.over
+    code = await runtime.lifecycle.exit_code
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_LAST_WORDS):
             await runtime.admission.wait_idle()

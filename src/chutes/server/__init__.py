@@ -8,10 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from chutes.server.app import Runtime, create_app
     from chutes.server.keys import KeyStore
     from chutes.server.lifecycle import ExitCode
     from chutes.server.process import serve
+    from chutes.server.runtime import Runtime, create_app
     from chutes.server.settings import Settings
 
 __all__ = ["ExitCode", "KeyStore", "Runtime", "Settings", "create_app", "serve"]
@@ -19,9 +19,9 @@ __all__ = ["ExitCode", "KeyStore", "Runtime", "Settings", "create_app", "serve"]
 _HOMES = {
     "ExitCode": "lifecycle",
     "KeyStore": "keys",
-    "Runtime": "app",
+    "Runtime": "runtime",
     "Settings": "settings",
-    "create_app": "app",
+    "create_app": "runtime",
     "serve": "process",
 }
 

@@ -24,65 +24,65 @@ class Admission:
         self.queue_size = queue_size
         self.running = 0
         self.closed = False
-        self._line: deque[asyncio.Future[None]] = deque()
+        self._queue: deque[asyncio.Future[None]] = deque()
         self._mean = 0.0
         self._idle: asyncio.Future[None] | None = None
 
     @property
     def queued(self) -> int:
         """How many wait in line."""
-        return len(self._line)
+        return len(self._queue)
 
     @property
     def retry_after(self) -> int:
         """In how many seconds a place is likely to be free, from how long the work took lately; at least 1."""
-        turns = (len(self._line) + 1) / self.concurrency
+        turns = (len(self._queue) + 1) / self.concurrency
         return min(_LONGEST_RETRY, max(1, math.ceil(self._mean * turns)))
 
     def check(self) -> None:
-        """Refuse what could not enter now: Draining, QueueFull."""
+        """Refuse what could not acquire now: Draining, QueueFull."""
         if self.closed:
             raise Draining(headers={"Connection": "close"})
-        if self.running >= self.concurrency and len(self._line) >= self.queue_size:
+        if self.running >= self.concurrency and len(self._queue) >= self.queue_size:
             raise QueueFull(headers={"Retry-After": str(self.retry_after)})
 
-    def enter(self) -> bool:
-        """Take a slot if one is free; whoever has one calls `leave` when the work is done."""
+    def acquire(self) -> bool:
+        """Take a slot if one is free; whoever has one calls `release` when the work is done."""
         if self.closed or self.running >= self.concurrency:
             return False
         self.running += 1
         return True
 
-    def line_up(self) -> asyncio.Future[None]:
-        """A turn that is done once a slot was taken for it, or Draining was raised in it. QueueFull, Draining."""
+    def enqueue(self) -> asyncio.Future[None]:
+        """A waiter that is done once a slot was taken for it, or Draining was raised in it. QueueFull, Draining."""
         self.check()
-        turn = asyncio.get_running_loop().create_future()
-        if self.enter():
-            turn.set_result(None)
+        waiter = asyncio.get_running_loop().create_future()
+        if self.acquire():
+            waiter.set_result(None)
         else:
-            self._line.append(turn)
-        return turn
+            self._queue.append(waiter)
+        return waiter
 
-    def give_up(self, turn: asyncio.Future[None]) -> None:
+    def withdraw(self, waiter: asyncio.Future[None]) -> None:
         """Leave the line; if the slot came in the same moment, hand it on."""
-        if turn in self._line:
-            self._line.remove(turn)
-            turn.cancel()
-        elif turn.done() and not turn.cancelled() and turn.exception() is None:
-            self._hand_on()
+        if waiter in self._queue:
+            self._queue.remove(waiter)
+            waiter.cancel()
+        elif waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+            self._pass_slot_on()
 
-    def leave(self, began: float) -> None:
+    def release(self, began: float) -> None:
         """Give the slot back; `began` (monotonic) is when the work did."""
         took = time.monotonic() - began
         self._mean = self._mean + _WEIGHT * (took - self._mean) if self._mean else took
-        self._hand_on()
+        self._pass_slot_on()
 
-    def _hand_on(self) -> None:
+    def _pass_slot_on(self) -> None:
         """To the first in line if there is one: nobody who comes later can get in between."""
-        while self._line:
-            turn = self._line.popleft()
-            if not turn.done():
-                turn.set_result(None)
+        while self._queue:
+            waiter = self._queue.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
                 return
         self.running -= 1
         if not self.running and self._idle is not None and not self._idle.done():
@@ -91,10 +91,10 @@ class Admission:
     def close(self) -> None:
         """Admit nobody any more; those in line are told so, those who run go on."""
         self.closed = True
-        while self._line:
-            turn = self._line.popleft()
-            if not turn.done():
-                turn.set_exception(Draining(headers={"Connection": "close"}))
+        while self._queue:
+            waiter = self._queue.popleft()
+            if not waiter.done():
+                waiter.set_exception(Draining(headers={"Connection": "close"}))
 
     async def wait_idle(self) -> None:
         """Until nothing runs any more."""

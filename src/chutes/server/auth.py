@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chutes.exception import BadRequest, Unauthorized
-from chutes.server.body import refuse
+from chutes.server.body import respond_and_drain
 from chutes.server.errors import from_chutes_error
-from chutes.server.guard import OriginPolicy, deny
 from chutes.server.keys import KeyStore
+from chutes.server.origin import OriginPolicy, deny
 from chutes.server.settings import Settings, is_loopback
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def check_exposure(settings: Settings) -> None:
     )
 
 
-class Auth:
+class AuthMiddleware:
     """ASGI layer that answers 401 to whoever brings no valid key."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -97,7 +97,7 @@ class Auth:
             await receive()
             await send({"type": "websocket.close", "code": 1008, "reason": "An API key is needed"})
             return
-        await refuse(from_chutes_error(scope["path"], unauthorized), scope, receive, send)
+        await respond_and_drain(from_chutes_error(scope["path"], unauthorized), scope, receive, send)
 
     def _is_valid(self, given: Iterable[str]) -> bool:
         try:

@@ -19,7 +19,7 @@ UPLOAD = "chutes.upload"
 """The scope's key for a request's `Upload`."""
 
 
-class ClientLeft(Exception):
+class ClientDisconnected(Exception):
     """The client closed the connection before its request was complete."""
 
 
@@ -149,7 +149,7 @@ def _too_large(limit: int) -> BodyTooLarge:
 
 
 async def read_body(receive: Receive) -> bytes:
-    """Return the whole body. Raise ClientLeft, and what `receive` raises."""
+    """Return the whole body. Raise ClientDisconnected, and what `receive` raises."""
     message = await receive()
     body = message.get("body", b"")
     parts = bytearray() if message.get("more_body", False) else None
@@ -160,7 +160,7 @@ async def read_body(receive: Receive) -> bytes:
         if not message.get("more_body", False):
             return bytes(parts)
         message = await receive()
-    raise ClientLeft
+    raise ClientDisconnected
 
 
 def check_encoding(encoding: str) -> bool:
@@ -189,7 +189,7 @@ def gunzip(body: bytes, limit: int) -> bytes:
     return decoded
 
 
-async def refuse(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+async def respond_and_drain(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a client that is still sending.
 
     Closing a socket with unread bytes resets the connection, and the client loses the answer. The answer is therefore

@@ -24,17 +24,17 @@ def take_middleware(chute: Chute) -> Middleware | None:
     """Take the author's CORSMiddleware out of the chute's own stack, where only answers of the chute pass."""
     for index, each in enumerate(chute.user_middleware):
         cls: Any = each.cls
-        if cls is Moved:
+        if cls is CORSPlaceholder:
             (original,) = each.args
             return cast("Middleware", original)
         if isinstance(cls, type) and issubclass(cls, CORSMiddleware):
-            chute.user_middleware[index] = Middleware(Moved, each)
+            chute.user_middleware[index] = Middleware(CORSPlaceholder, each)
             chute.middleware_stack = None  # so that it is built again
             return each
     return None
 
 
-class Moved:
+class CORSPlaceholder:
     """A placeholder in a chute's stack for the CORSMiddleware that the runtime applies, which it remembers."""
 
     def __init__(self, app: ASGIApp, original: Middleware) -> None:
@@ -67,7 +67,7 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, Collection) and not isinstance(value, str) else value
 
 
-def named_origins(layer: Middleware | None) -> list[str]:
+def explicit_origins(layer: Middleware | None) -> list[str]:
     """The origins that a CORSMiddleware names one by one: `*` and patterns name nobody in particular."""
     named = options(layer).get("allow_origins", ()) if layer else ()
     return [origin for origin in named if origin != "*"]
@@ -75,10 +75,10 @@ def named_origins(layer: Middleware | None) -> list[str]:
 
 def wrap(app: ASGIApp, layer: Middleware | None) -> ASGIApp:
     """Put the layer around an application; as it is without one."""
-    return app if layer is None else ExposeHeaders(layer.cls(app, *layer.args, **layer.kwargs))
+    return app if layer is None else ExposeHeadersMiddleware(layer.cls(app, *layer.args, **layer.kwargs))
 
 
-class ExposeHeaders:
+class ExposeHeadersMiddleware:
     """ASGI layer around CORS that lets pages read the headers that an answer has: `Retry-After`, `X-Seed`, ..."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -40,7 +40,7 @@ from chutes.server.logs import request_id
 log = logging.getLogger(__name__)
 
 
-class Status(StrEnum):
+class JobStatus(StrEnum):
     """Where a job is."""
 
     QUEUED = "queued"
@@ -55,17 +55,17 @@ class Status(StrEnum):
 _LONGEST_DETAIL = 1000  # characters
 _OUTCOME = "outcome"  # a file in a job's folder
 _CHUNK = 64 * 1024  # bytes
-_OVER = {Status.COMPLETE, Status.ERROR, Status.CANCELLED, Status.TIMEOUT}
+_FINISHED = {JobStatus.COMPLETE, JobStatus.ERROR, JobStatus.CANCELLED, JobStatus.TIMEOUT}
 
 
 @dataclass
-class Record:
+class JobRecord:
     """One job that was begun, and what became of it."""
 
     job: Job
     id: str
     folder: Path
-    status: Status = Status.QUEUED
+    status: JobStatus = JobStatus.QUEUED
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
     started: datetime | None = None
     finished: datetime | None = None
@@ -73,16 +73,16 @@ class Record:
     task: "asyncio.Task[None] | None" = None
 
     @property
-    def is_over(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether the job has ended, one way or another."""
-        return self.status in _OVER
+        return self.status in _FINISHED
 
     @property
     def output(self) -> Path:
         """The job's `output_dir`. Beside it lies the outcome."""
         return self.folder / "output"
 
-    def keep(self, result: Any, limit: int) -> None:
+    def save_outcome(self, result: Any, limit: int) -> None:
         """Write the result and the names of the files down, once, when the job is done. InvalidResult, OSError.
 
         They may be large, and a hundred jobs are kept: what is on disk takes no memory.
@@ -100,10 +100,10 @@ class Record:
             raise refused
 
     def open_outcome(self) -> BinaryIO | None:
-        """Open what `keep` wrote, if it has."""
+        """Open what `save_outcome` wrote, if it has."""
         return open_file(self.folder, _OUTCOME)
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """What a client sees of a job without an outcome."""
         return {**self.summary(), "result": None, "files": [], "more_files": False}
 
@@ -124,7 +124,7 @@ def _iso(when: datetime | None) -> str | None:
     return when.isoformat(timespec="milliseconds") if when else None
 
 
-class Jobs:
+class JobManager:
     """The jobs of one chute: those that wait, those that run, and the last `kept` that ended.
 
     A result has at most `max_result_bytes`.
@@ -136,7 +136,7 @@ class Jobs:
         self._admission = admission
         self._kept = kept
         self._max_result_bytes = max_result_bytes
-        self._records: dict[str, Record] = {}
+        self._records: dict[str, JobRecord] = {}
         self._folders = JobFolders()
         self._remover = ThreadPoolExecutor(1, thread_name_prefix="chutes-jobs")  # apart, so that it delays nobody
 
@@ -145,66 +145,66 @@ class Jobs:
         if self._jobs:
             threading.Thread(target=remove_abandoned, name="chutes-jobs-abandoned", daemon=True).start()
 
-    def __iter__(self) -> Iterator[Record]:
+    def __iter__(self) -> Iterator[JobRecord]:
         return iter(self._records.values())
 
-    def find(self, job_id: str) -> Record:
+    def find(self, job_id: str) -> JobRecord:
         """The record of this id; 404 if there is none (any more)."""
         if (record := self._records.get(job_id)) is None:
             raise HTTPException(404, "There is no such job (any more)")
         return record
 
-    def begin(self, name: str, data: dict[str, Any], upload: Upload | None = None) -> Record:
+    def submit(self, name: str, data: dict[str, Any], upload: Upload | None = None) -> JobRecord:
         """Put a job in line for a slot; `upload` is held until it ends. 404, 422, QueueFull, Draining."""
         if (job := self._jobs.get(name)) is None:
             raise HTTPException(404, f"There is no job named {name[:100]}")
         job.arguments(data)  # 422 now, rather than an error when its turn comes
-        turn = self._admission.line_up()
+        waiter = self._admission.enqueue()
         try:
             job_id = uuid4().hex
-            record = Record(job, job_id, self._folders.make(job_id))
+            record = JobRecord(job, job_id, self._folders.make(job_id))
             record.output.mkdir()
         except BaseException:  # a full disk, for one
-            self._admission.give_up(turn)
+            self._admission.withdraw(waiter)
             raise
         self._records[record.id] = record
-        task = asyncio.create_task(self._run(record, turn, data), name=f"job-{record.id}")
+        task = asyncio.create_task(self._run(record, waiter, data), name=f"job-{record.id}")
         # Not a `finally` inside the task: one that is cancelled before its first step never gets there.
-        task.add_done_callback(lambda task: self._ended(record, turn, task))
+        task.add_done_callback(lambda task: self._ended(record, waiter, task))
         if upload is not None:
             release = upload.keep()
             task.add_done_callback(lambda _: release())
         record.task = task
-        self._forget_the_oldest()
+        self._forget_oldest()
         return record
 
-    async def _run(self, record: Record, turn: "asyncio.Future[None]", data: dict[str, Any]) -> None:
+    async def _run(self, record: JobRecord, waiter: "asyncio.Future[None]", data: dict[str, Any]) -> None:
         request_id.set(record.id)
-        await turn
-        record.status, record.started = Status.RUNNING, datetime.now(UTC)
+        await waiter
+        record.status, record.started = JobStatus.RUNNING, datetime.now(UTC)
         log.info("Job %s begins", record.job.name)
         result = None
         try:
             result = await record.job.call(data, output_dir=str(record.output))
         finally:
-            await _to_the_end(asyncio.to_thread(record.keep, result, self._max_result_bytes))
+            await _finish_despite_cancellation(asyncio.to_thread(record.save_outcome, result, self._max_result_bytes))
 
-    def _ended(self, record: Record, turn: "asyncio.Future[None]", task: "asyncio.Task[None]") -> None:
+    def _ended(self, record: JobRecord, waiter: "asyncio.Future[None]", task: "asyncio.Task[None]") -> None:
         """It has really ended: free its slot, and keep what became of it."""
-        self._admission.give_up(turn)
+        self._admission.withdraw(waiter)
         record.task = None  # its exception holds on to all that the job's functions had in their variables
         record.finished = datetime.now(UTC)
         error = None if task.cancelled() else task.exception()
-        if task.cancelled() or (error is not None and record.status is Status.CANCELLING):
-            record.status = Status.CANCELLED
+        if task.cancelled() or (error is not None and record.status is JobStatus.CANCELLING):
+            record.status = JobStatus.CANCELLED
         elif error is None:
-            record.status = Status.COMPLETE
+            record.status = JobStatus.COMPLETE
         elif isinstance(error, JobTimeout):
-            record.status = Status.TIMEOUT
+            record.status = JobStatus.TIMEOUT
             record.detail = f"Not done within {record.job.timeout} seconds"
         else:
-            record.status = Status.ERROR
-            record.detail = _for_clients(error)
+            record.status = JobStatus.ERROR
+            record.detail = _client_detail(error)
             if not isinstance(error, Draining):  # it was never started
                 log.error("Job %s failed", record.job.name, exc_info=error, extra={"job": record.id})
         log.info("Job %s: %s", record.job.name, record.status, extra={"job": record.id})
@@ -218,27 +218,27 @@ class Jobs:
         """Count a job that was not begun."""
         metrics.rejections.labels(self._chute_id, error.code).inc()
 
-    def cancel(self, record: Record) -> None:
+    def cancel(self, record: JobRecord) -> None:
         """Ask a job to stop; one that is over is forgotten instead."""
-        if record.is_over:
+        if record.is_finished:
             self._forget(record)
-        elif record.task is not None and record.status is not Status.CANCELLING:
-            record.status = Status.CANCELLING
+        elif record.task is not None and record.status is not JobStatus.CANCELLING:
+            record.status = JobStatus.CANCELLING
             record.task.cancel()
 
-    def _forget_the_oldest(self) -> None:
-        over = [record for record in self if record.is_over]
+    def _forget_oldest(self) -> None:
+        over = [record for record in self if record.is_finished]
         for record in over[: max(0, len(over) - self._kept)]:
             self._forget(record)
 
-    def _forget(self, record: Record) -> None:
+    def _forget(self, record: JobRecord) -> None:
         self._records.pop(record.id, None)
         self._remover.submit(remove, record.folder)
 
-    def cut_off(self) -> None:
+    def abort_all(self) -> None:
         """Cancel all that is not over."""
         for record in list(self):
-            if not record.is_over:
+            if not record.is_finished:
                 self.cancel(record)
 
     async def close(self) -> None:
@@ -247,7 +247,7 @@ class Jobs:
         self._remover.shutdown(wait=False)
 
 
-async def _to_the_end(work: Awaitable[None]) -> None:
+async def _finish_despite_cancellation(work: Awaitable[None]) -> None:
     """Wait for work in a thread, which cannot be cancelled: a cancellation is passed on when the work is done."""
     task = asyncio.ensure_future(work)
     try:
@@ -258,7 +258,7 @@ async def _to_the_end(work: Awaitable[None]) -> None:
         raise
 
 
-def _for_clients(error: BaseException) -> str:
+def _client_detail(error: BaseException) -> str:
     """What went wrong, if that was meant for clients."""
     if isinstance(error, HTTPException):
         detail = str(error.detail)
@@ -267,11 +267,11 @@ def _for_clients(error: BaseException) -> str:
     return str(json_safe(detail[:_LONGEST_DETAIL]))
 
 
-async def _whole(record: Record) -> Response:
+async def _full_response(record: JobRecord) -> Response:
     """All of a job, its result and its files too, which are sent from the disk."""
-    outcome = await asyncio.to_thread(record.open_outcome) if record.is_over else None
+    outcome = await asyncio.to_thread(record.open_outcome) if record.is_finished else None
     if outcome is None:
-        return JSONResponse(record.told())
+        return JSONResponse(record.to_dict())
     start = json.dumps(record.summary()).encode()[:-1] + b","
 
     def parts() -> Iterator[bytes]:
@@ -302,7 +302,7 @@ class _OpenFileResponse(FileResponse):
             await super().__call__(scope, receive, send)
 
 
-def router(jobs: Jobs, lifecycle: Lifecycle) -> APIRouter:
+def router(jobs: JobManager, lifecycle: Lifecycle) -> APIRouter:
     """The routes under `/jobs`."""
     routes = APIRouter(prefix="/jobs", tags=["jobs"], route_class=CordRoute)
 
@@ -311,11 +311,11 @@ def router(jobs: Jobs, lifecycle: Lifecycle) -> APIRouter:
         """Begin a job with these arguments."""
         try:
             lifecycle.check()
-            record = jobs.begin(name, data or {}, request.scope.get(UPLOAD))
+            record = jobs.submit(name, data or {}, request.scope.get(UPLOAD))
         except ChutesError as error:
             jobs.count_refused(error)
             raise
-        return JSONResponse(record.told(), 202, {"Location": f"{request.scope['root_path']}/jobs/{record.id}"})
+        return JSONResponse(record.to_dict(), 202, {"Location": f"{request.scope['root_path']}/jobs/{record.id}"})
 
     @routes.get("")
     async def every() -> Response:
@@ -325,20 +325,20 @@ def router(jobs: Jobs, lifecycle: Lifecycle) -> APIRouter:
     @routes.get("/{job_id}")
     async def one(job_id: str) -> Response:
         """One job, and what became of it."""
-        return await _whole(jobs.find(job_id))
+        return await _full_response(jobs.find(job_id))
 
     @routes.delete("/{job_id}")
     async def cancel(job_id: str) -> Response:
         """Cancel a job, or forget one that is over."""
         record = jobs.find(job_id)
         jobs.cancel(record)
-        return Response(status_code=204) if record.is_over else JSONResponse(record.told(), 202)
+        return Response(status_code=204) if record.is_finished else JSONResponse(record.to_dict(), 202)
 
     @routes.get("/{job_id}/files/{name:path}")
     async def file(job_id: str, name: str) -> Response:
         """A file that the job has written."""
         record = jobs.find(job_id)
-        file = await asyncio.to_thread(open_file, record.output, name) if record.is_over else None
+        file = await asyncio.to_thread(open_file, record.output, name) if record.is_finished else None
         if file is None:
             raise HTTPException(404, "The job has written no such file")
         return _OpenFileResponse(file, name)

@@ -2,7 +2,7 @@
 
 The startup hooks run in the background on the chute's own loop, so the port is open and `/health` answers from the
 first moment. What decides that the process must end (a failed load, a chute that says it cannot go on) resolves
-`over` with the exit code.
+`exit_code` with the exit code.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ class ExitCode(IntEnum):
     USAGE = 1  # the caller's or the author's mistake, found before anything ran
     LOAD_FAILED = 3  # a startup hook raised
     FATAL = 4  # the chute said that it cannot go on, as with a poisoned GPU: start it again
-    CUT_OFF = 5  # the grace period was over and requests were still running
+    ABORTED = 5  # the grace period was over and requests were still running
 
 
 class State(StrEnum):
@@ -49,10 +49,10 @@ class Lifecycle:
     def __init__(self, chute: Chute, admission: Admission) -> None:
         self.chute = chute
         self.state = State.LOADING
-        self.over: asyncio.Future[ExitCode] | None = None
+        self.exit_code: asyncio.Future[ExitCode] | None = None
         self.ready = asyncio.Event()
         self.failure = ""  # why it is FAILED, in one line for the log
-        self.left_behind = False
+        self.abandoned = False
         self._admission = admission
         self._stop = asyncio.Event()
         self._life: asyncio.Task[None] | None = None
@@ -62,7 +62,7 @@ class Lifecycle:
     def start(self) -> None:
         """Begin to load, in the background."""
         loop = asyncio.get_running_loop()
-        self.over = loop.create_future()
+        self.exit_code = loop.create_future()
         self._began = time.monotonic()
         self.chute.on_fail(lambda reason: loop.call_soon_threadsafe(self._fatal, reason))
         self._life = asyncio.create_task(self._live(), name="chute-life")
@@ -112,8 +112,8 @@ class Lifecycle:
     def _end(self, code: ExitCode) -> None:
         self.state = State.FAILED
         self._admission.close()
-        if self.over is not None and not self.over.done():
-            self.over.set_result(code)
+        if self.exit_code is not None and not self.exit_code.done():
+            self.exit_code.set_result(code)
 
     def check(self) -> None:
         """Raise what a request is to be told while the chute is not ready: NotReady, Draining."""
@@ -137,7 +137,7 @@ class Lifecycle:
     async def close(self, within: float = _SHUTDOWN_HOOKS) -> None:
         """Run the shutdown hooks, for at most so many seconds, or give up a load still going on.
 
-        What cannot be stopped in time is `left_behind`: the process then has to end without it.
+        What cannot be stopped in time is `abandoned`: the process then has to end without it.
         """
         self.drain()
         self._stop.set()
@@ -150,7 +150,7 @@ class Lifecycle:
         _, pending = await asyncio.wait({self._life}, timeout=within)
         if pending:
             log.warning("Still running after %g seconds: left behind", within)
-        self.left_behind = bool(pending)
+        self.abandoned = bool(pending)
 
 
 def describe(error: BaseException) -> str:

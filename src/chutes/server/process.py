@@ -24,10 +24,10 @@ from chutes.chute import Chute
 from chutes.exception import LoadError
 from chutes.loader import load_chute
 from chutes.server import logs
-from chutes.server.app import Runtime
 from chutes.server.auth import Exposed, check_exposure
 from chutes.server.http_protocol import HttpProtocol
 from chutes.server.lifecycle import ExitCode
+from chutes.server.runtime import Runtime
 from chutes.server.settings import Settings
 from chutes.server.websocket_protocol import WebSocketProtocol
 
@@ -200,14 +200,14 @@ class Server(uvicorn.Server):
 
     async def _wait_for_the_end(self) -> None:
         """A failed load or a fatal error ends the process, with its code."""
-        over = self._runtime.lifecycle.over
+        over = self._runtime.lifecycle.exit_code
         if over is None:
             return
         self.code = await over
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WORDS):
                 await self._runtime.admission.wait_idle()
-        self._runtime.cut_off()
+        self._runtime.abort_all()
         self.force_exit = self.code is ExitCode.FATAL  # its hooks would touch what is broken
         self.should_exit = True
 
@@ -218,7 +218,7 @@ class Server(uvicorn.Server):
         Python would wait for it on its way out.
         """
         await super().shutdown(sockets)
-        if self.code or self.force_exit or self._runtime.lifecycle.left_behind:
+        if self.code or self.force_exit or self._runtime.lifecycle.abandoned:
             logging.shutdown()
             sys.stdout.flush()
             os._exit(self.code)
@@ -241,7 +241,7 @@ class Server(uvicorn.Server):
             self._ending = asyncio.create_task(self._drain())
         elif received in self._received:
             log.warning("%s again: stopping at once", received.name)
-            self._cut_off()
+            self._abort_all()
             self.force_exit = True
         self._received.add(received)
 
@@ -257,16 +257,16 @@ class Server(uvicorn.Server):
                     await asyncio.sleep(_LOOK_EVERY)
         except TimeoutError:
             log.warning("Still running after %g seconds: cut off", self._settings.drain_grace)
-            self._cut_off()
+            self._abort_all()
         # Answers that have not been read yet get a moment of what is left.
         left = min(ends - time.monotonic(), self._settings.send_timeout, _LAST_READS)
         self.config.timeout_graceful_shutdown = max(1, int(left))
         self.should_exit = True
 
-    def _cut_off(self) -> None:
+    def _abort_all(self) -> None:
         if self._runtime.admission.running:
-            self.code = ExitCode.CUT_OFF
-            self._runtime.cut_off()
+            self.code = ExitCode.ABORTED
+            self._runtime.abort_all()
         self.should_exit = True
 
 

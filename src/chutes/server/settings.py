@@ -133,7 +133,7 @@ def _origin(entry: str) -> str:
     return origin.removesuffix(_DEFAULT_PORTS.get(origin.partition(":")[0], ""))
 
 
-def settings_in(environment: Mapping[str, str]) -> dict[str, Any]:
+def settings_from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     """The settings in somebody else's environment, a replica's for one, by their names; an empty one is none."""
     told = {name: value for name, value in environment.items() if name.startswith(_PREFIX) and value}
     return {name.removeprefix(_PREFIX).lower(): value for name, value in told.items()}

@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message
 
-from chutes.server.access import FACTS
+from chutes.server.access_log import LOG_CONTEXT
 from tests.waiting import LIMIT
 
 
@@ -35,7 +35,7 @@ class Call:
             "headers": [(name.encode(), value.encode()) for name, value in sent.items()],
             "client": ("127.0.0.1", 1),
             "server": ("127.0.0.1", 80),
-            FACTS: {},
+            LOG_CONTEXT: {},
         }
         self.task = asyncio.create_task(app(self.scope, self._receive, self._send))  # type: ignore[arg-type]
 

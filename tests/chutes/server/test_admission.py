@@ -11,90 +11,90 @@ pytestmark = pytest.mark.anyio
 
 async def test_concurrency_runs_queue_waits_the_rest_is_refused() -> None:
     admission = Admission(concurrency=2, queue_size=3)
-    turns = [admission.line_up() for _ in range(5)]
+    turns = [admission.enqueue() for _ in range(5)]
     assert [turn.done() for turn in turns] == [True, True, False, False, False]
     assert (admission.running, admission.queued) == (2, 3)
     with pytest.raises(QueueFull) as refused:
-        admission.line_up()
+        admission.enqueue()
     assert int(refused.value.headers["Retry-After"]) >= 1
 
 
 async def test_first_in_first_out() -> None:
     admission = Admission(concurrency=1, queue_size=3)
-    turns = [admission.line_up() for _ in range(4)]
+    turns = [admission.enqueue() for _ in range(4)]
     for served in range(1, 4):
-        admission.leave(time.monotonic())
+        admission.release(time.monotonic())
         assert [turn.done() for turn in turns] == [index <= served for index in range(4)]
         assert admission.running == 1
-    admission.leave(time.monotonic())
+    admission.release(time.monotonic())
     assert admission.running == 0
 
 
 async def test_who_gives_up_is_passed_over() -> None:
     admission = Admission(concurrency=1, queue_size=2)
-    admission.line_up()
-    gone, next_in_line = admission.line_up(), admission.line_up()
-    admission.give_up(gone)
+    admission.enqueue()
+    gone, next_in_line = admission.enqueue(), admission.enqueue()
+    admission.withdraw(gone)
     assert admission.queued == 1
-    admission.leave(time.monotonic())
+    admission.release(time.monotonic())
     assert next_in_line.done()
     assert (admission.running, admission.queued) == (1, 0)
 
 
 async def test_giving_up_in_the_moment_the_slot_comes_hands_it_on() -> None:
     admission = Admission(concurrency=1, queue_size=2)
-    admission.line_up()
-    late, other = admission.line_up(), admission.line_up()
-    admission.leave(time.monotonic())
-    admission.give_up(late)  # it already had the slot
+    admission.enqueue()
+    late, other = admission.enqueue(), admission.enqueue()
+    admission.release(time.monotonic())
+    admission.withdraw(late)  # it already had the slot
     assert other.done()
     assert (admission.running, admission.queued) == (1, 0)
-    admission.leave(time.monotonic())
+    admission.release(time.monotonic())
     assert admission.running == 0
 
 
 async def test_nobody_overtakes_the_line() -> None:
     admission = Admission(concurrency=1, queue_size=2)
-    admission.enter()
-    waiting = admission.line_up()
-    assert not admission.enter()
-    admission.leave(time.monotonic())
+    admission.acquire()
+    waiting = admission.enqueue()
+    assert not admission.acquire()
+    admission.release(time.monotonic())
     assert waiting.done()
-    assert not admission.enter()
+    assert not admission.acquire()
 
 
 async def test_without_a_queue() -> None:
     admission = Admission(concurrency=1, queue_size=0)
-    assert admission.line_up().done()
+    assert admission.enqueue().done()
     with pytest.raises(QueueFull):
-        admission.line_up()
+        admission.enqueue()
 
 
 async def test_retry_after_follows_how_long_the_work_takes() -> None:
     admission = Admission(concurrency=1, queue_size=10)
     assert admission.retry_after == 1
-    admission.line_up()
-    admission.leave(time.monotonic() - 10)
-    admission.line_up()
-    admission.line_up()
+    admission.enqueue()
+    admission.release(time.monotonic() - 10)
+    admission.enqueue()
+    admission.enqueue()
     assert admission.retry_after == pytest.approx(20, abs=1)
     for _ in range(9):
-        admission.line_up()
+        admission.enqueue()
     assert admission.retry_after <= 120
 
 
 async def test_closing_sends_the_line_away_and_lets_the_running_finish() -> None:
     admission = Admission(concurrency=1, queue_size=2)
-    admission.line_up()
-    waiting = admission.line_up()
+    admission.enqueue()
+    waiting = admission.enqueue()
     admission.close()
     with pytest.raises(Draining):
         waiting.result()
     with pytest.raises(Draining):
-        admission.line_up()
+        admission.enqueue()
     idle = asyncio.create_task(admission.wait_idle())
     await asyncio.sleep(0)
     assert not idle.done()
-    admission.leave(time.monotonic())
+    admission.release(time.monotonic())
     await idle
     await admission.wait_idle()

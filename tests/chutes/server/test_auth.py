@@ -10,7 +10,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from chutes.server.auth import Auth, Exposed, check_exposure
+from chutes.server.auth import AuthMiddleware, Exposed, check_exposure
 from chutes.server.keys import KeyStore
 from chutes.server.settings import Settings
 
@@ -35,7 +35,7 @@ def client(given: Settings, **options: Any) -> TestClient:
     paths = ["/x", "/health", "/ready", "/metrics", "/v1/x"]
     methods = ["GET", "OPTIONS"]
     routes = [Route(path, hello, methods=methods) for path in paths]
-    app = Auth(Starlette(routes=[*routes, WebSocketRoute("/ws", socket)]), given)
+    app = AuthMiddleware(Starlette(routes=[*routes, WebSocketRoute("/ws", socket)]), given)
     return TestClient(app, **{"base_url": "http://localhost:8000", **options})
 
 

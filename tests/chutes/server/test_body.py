@@ -10,7 +10,7 @@ from starlette.types import Message, Receive
 
 from chutes.chute._handler.media import body_headers
 from chutes.exception import BadRequest, BodyTooLarge, Draining, QueueFull, UnsupportedMediaType, UploadTimeout
-from chutes.server.body import ClientLeft, Upload, Uploads, check_encoding, gunzip, read_body, refuse
+from chutes.server.body import ClientDisconnected, Upload, Uploads, check_encoding, gunzip, read_body, respond_and_drain
 
 pytestmark = pytest.mark.anyio
 
@@ -41,9 +41,9 @@ async def test_the_whole_body_is_read() -> None:
     assert await read_body(coming(b"")) == b""
     assert await read_body(coming(b"a")) == b"a"
     assert await read_body(coming(b"a", b"b", b"c")) == b"abc"
-    with pytest.raises(ClientLeft):
+    with pytest.raises(ClientDisconnected):
         await read_body(coming(b"a", then="disconnect"))
-    with pytest.raises(ClientLeft):
+    with pytest.raises(ClientDisconnected):
         await read_body(coming(then="disconnect"))
 
 
@@ -218,7 +218,9 @@ async def test_the_answer_to_a_refused_upload_is_out_before_the_connection_ends(
         sent.append(message)
 
     began = time.monotonic()
-    await refuse(PlainTextResponse("too large", 413), {"type": "http"}, coming(b"x", b"y", then="hang"), send)
+    await respond_and_drain(
+        PlainTextResponse("too large", 413), {"type": "http"}, coming(b"x", b"y", then="hang"), send
+    )
     assert time.monotonic() - began > 0.5
     assert [message.get("more_body") for message in sent] == [None, True, False]
     assert sent[1]["body"] == b"too large"

@@ -205,4 +205,4 @@ def test_options_survive_json(chute: Chute) -> None:
         "allow_headers": ["X-Mine"],
         "allow_origin_regex": r"https://b\..*",
     }
-    assert cors.named_origins(layer) == ["https://a.example"]
+    assert cors.explicit_origins(layer) == ["https://a.example"]

@@ -58,7 +58,7 @@ async def test_from_loading_to_ready_to_draining(chute: Chute, caplog: pytest.Lo
     assert refused.value.headers["Connection"] == "close"
     await life.close()
     assert told == ["unloaded"]
-    assert not life.left_behind
+    assert not life.abandoned
 
 
 async def test_the_log_tells_how_far_loading_is(
@@ -96,8 +96,8 @@ async def test_a_load_that_fails(chute: Chute, caplog: pytest.LogCaptureFixture)
 
     life = lifecycle(chute)
     life.start()
-    assert life.over is not None
-    assert await life.over is ExitCode.LOAD_FAILED
+    assert life.exit_code is not None
+    assert await life.exit_code is ExitCode.LOAD_FAILED
     assert life.state is State.FAILED
     (error,) = [record.message for record in caplog.records if record.levelname == "ERROR"]
     assert error.startswith("Startup failed: ValueError: no weights here (test_lifecycle.py:")
@@ -112,8 +112,8 @@ async def test_a_chute_that_cannot_go_on(chute: Chute) -> None:
     life.start()
     await life.ready.wait()
     await asyncio.to_thread(chute.fail, "the driver says 79")
-    assert life.over is not None
-    assert await asyncio.wait_for(life.over, LIMIT) is ExitCode.FATAL
+    assert life.exit_code is not None
+    assert await asyncio.wait_for(life.exit_code, LIMIT) is ExitCode.FATAL
     assert life.state is State.FAILED
     await life.close()
 
@@ -152,7 +152,7 @@ async def test_a_load_that_blocks_is_left_behind(chute: Chute, monkeypatch: pyte
     life.start()
     await until(began.is_set)
     await life.close()
-    assert life.left_behind
+    assert life.abandoned
     go_on.set()
     assert life._life is not None
     await until(life._life.done)

@@ -15,7 +15,7 @@ def test_the_gauges_read_what_is_so_now() -> None:
         return REGISTRY.get_sample_value(name, {"chute_id": "gauges"})
 
     assert [value(f"chutes_{name}") for name in ("in_flight", "queue_depth", "concurrency", "ready")] == [0, 0, 3, 0]
-    admission.enter()
+    admission.acquire()
     ready = True
     assert (value("chutes_in_flight"), value("chutes_ready")) == (1, 1)
 

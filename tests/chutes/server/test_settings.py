@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from chutes.server.settings import Settings, settings_in
+from chutes.server.settings import Settings, settings_from_environment
 
 # What Kubernetes sets in every container of a namespace that has a service named `chutes`.
 SERVICE_LINKS = {
@@ -41,7 +41,7 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("link", ["tcp://10.0.0.1:8000", "udp://10.0.0.1:53", "sctp://[fd00::1]:80"])
 def test_a_service_named_chutes_sets_nothing(link: str, monkeypatch: pytest.MonkeyPatch) -> None:
     links = {**SERVICE_LINKS, "CHUTES_PORT": link}
-    assert Settings(**settings_in(links)) == Settings()
+    assert Settings(**settings_from_environment(links)) == Settings()
     for name, value in links.items():
         monkeypatch.setenv(name, value)
     assert Settings().port == 8000

@@ -11,22 +11,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chutes.exception import BadRequest, ChutesError
 from chutes.server.errors import from_chutes_error, internal_error
-from chutes.server.exchange import CLIENT_LEFT
+from chutes.server.in_flight import CLIENT_CLOSED_REQUEST
 from chutes.server.logs import request_id
 from chutes.server.redirects import make_relative
 
 log = logging.getLogger("chutes.access")
 
-SANE_ID = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
+REQUEST_ID_PATTERN = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
 _TOKEN = b"!#$%&'*+-.^_`|~" + string.digits.encode() + string.ascii_letters.encode()  # RFC 9110, section 5.6.2
 _TEXT = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
 _MAX_COOKIE_ESCAPES = 200
 _PROBES = {"/health", "/ready", "/metrics", "/_metrics", "/_ping", "/_conn_stats"}
 
-FACTS = "chutes.facts"  # where in the scope the inner layers leave what the line should also say
+LOG_CONTEXT = "chutes.log_context"  # where in the scope the inner layers leave what the line should also say
 
 
-class Access:
+class AccessLogMiddleware:
     """ASGI layer around everything."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -40,8 +40,8 @@ class Access:
         given, cookies = _read_headers(scope)
         current = given or token_hex(16)
         request_id.set(current)
-        facts: dict[str, Any] = {}
-        scope[FACTS] = facts
+        log_context: dict[str, Any] = {}
+        scope[LOG_CONTEXT] = log_context
         status = 0
         complete = False
 
@@ -68,15 +68,15 @@ class Access:
                 log.exception("Unhandled error in %s %s", scope["method"], scope["path"])
                 response = internal_error(scope["path"])
             if status:
-                facts["status"] = response.status_code  # the connection is closed in the middle of the answer
+                log_context["status"] = response.status_code  # the connection is closed in the middle of the answer
             else:
                 await response(scope, receive, send_with_id)
         finally:
             level = logging.DEBUG if scope["path"] in _PROBES else logging.INFO
             if log.isEnabledFor(level):
-                facts.setdefault("status", status if complete else CLIENT_LEFT)
-                facts.update(method=scope["method"], path=scope["path"], ms=_ms(time.perf_counter() - began))
-                log.log(level, "%s %s %s", scope["method"], scope["path"], facts["status"], extra=facts)
+                log_context.setdefault("status", status if complete else CLIENT_CLOSED_REQUEST)
+                log_context.update(method=scope["method"], path=scope["path"], ms=_ms(time.perf_counter() - began))
+                log.log(level, "%s %s %s", scope["method"], scope["path"], log_context["status"], extra=log_context)
 
 
 def _check_cookies(cookies: bytes) -> None:
@@ -103,7 +103,7 @@ def _read_headers(scope: Scope) -> tuple[str | None, bytes]:
     """
     current, cookies = None, b""
     for name, value in scope["headers"]:
-        if name == b"x-request-id" and SANE_ID.fullmatch(value):
+        if name == b"x-request-id" and REQUEST_ID_PATTERN.fullmatch(value):
             current = value.decode()
         elif name == b"cookie":
             cookies += value

@@ -9,12 +9,12 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from chutes.exception import QueueFull
-from chutes.server.access import FACTS, Access
+from chutes.server.access_log import LOG_CONTEXT, AccessLogMiddleware
 from chutes.server.logs import request_id
 
 
 async def fine(request: Request) -> Response:
-    request.scope[FACTS]["queue_ms"] = 12.5
+    request.scope[LOG_CONTEXT]["queue_ms"] = 12.5
     return PlainTextResponse(request_id.get())
 
 
@@ -29,7 +29,7 @@ async def full(*_: object) -> None:
 @pytest.fixture
 def client() -> TestClient:
     app = Starlette(routes=[Route("/fine", fine), Route("/crash", crash), Route("/health", fine)])
-    return TestClient(Access(app))
+    return TestClient(AccessLogMiddleware(app))
 
 
 def line(caplog: pytest.LogCaptureFixture) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def test_what_nobody_caught(client: TestClient, caplog: pytest.LogCaptureFixture
     assert answer.status_code == 500
     assert "secret" not in answer.text
     assert "secret" in caplog.text
-    assert TestClient(Access(full)).get("/full").status_code == 429
+    assert TestClient(AccessLogMiddleware(full)).get("/full").status_code == 429
 
 
 def test_probes_are_quiet(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 from starlette.types import Message
 
-from chutes.server.exchange import CLIENT_LEFT, Exchange
+from chutes.server.in_flight import CLIENT_CLOSED_REQUEST, InFlightRequest
 
 pytestmark = pytest.mark.anyio
 
@@ -30,46 +30,46 @@ START: Message = {"type": "http.response.start", "status": 201, "headers": []}
 
 async def test_the_body_comes_once_and_then_nothing_until_the_client_leaves() -> None:
     wire = Wire()
-    exchange = Exchange(wire.receive, wire.send, b"body")
-    assert await exchange.receive() == {"type": "http.request", "body": b"body", "more_body": False}
+    request = InFlightRequest(wire.receive, wire.send, b"body")
+    assert await request.receive() == {"type": "http.request", "body": b"body", "more_body": False}
     assert wire.watched == 0
-    second = asyncio.create_task(exchange.receive())
+    second = asyncio.create_task(request.receive())
     await asyncio.sleep(0.01)
     assert not second.done()
     wire.left.set()
     assert (await second)["type"] == "http.disconnect"
-    assert exchange.cut == CLIENT_LEFT
+    assert request.abort_status == CLIENT_CLOSED_REQUEST
 
 
 async def test_the_connection_has_one_reader() -> None:
     wire = Wire()
-    exchange = Exchange(wire.receive, wire.send, b"")
-    exchange.watch()
-    exchange.watch()
+    request = InFlightRequest(wire.receive, wire.send, b"")
+    request.watch()
+    request.watch()
     await asyncio.sleep(0)
     assert wire.watched == 1
-    exchange.close()
+    request.close()
 
 
 async def test_what_is_sent_after_the_end_goes_nowhere() -> None:
     wire = Wire()
-    exchange = Exchange(wire.receive, wire.send, b"")
-    await exchange.send(START)
-    assert (exchange.started, exchange.status) == (True, 201)
-    exchange.end(504)
-    await exchange.send({"type": "http.response.body", "body": b"late"})
+    request = InFlightRequest(wire.receive, wire.send, b"")
+    await request.send(START)
+    assert (request.response_started, request.status) == (True, 201)
+    request.end(504)
+    await request.send({"type": "http.response.body", "body": b"late"})
     assert wire.sent == [START]
-    exchange.end(CLIENT_LEFT)
-    assert exchange.cut == 504  # the first reason stands
+    request.end(CLIENT_CLOSED_REQUEST)
+    assert request.abort_status == 504  # the first reason stands
 
 
 async def test_once_the_answer_is_complete_the_client_may_leave() -> None:
     wire = Wire()
-    exchange = Exchange(wire.receive, wire.send, b"")
-    exchange.watch()
-    await exchange.send(START)
-    await exchange.send({"type": "http.response.body", "body": b"all"})
+    request = InFlightRequest(wire.receive, wire.send, b"")
+    request.watch()
+    await request.send(START)
+    await request.send({"type": "http.response.body", "body": b"all"})
     wire.left.set()
-    exchange.watch()
+    request.watch()
     await asyncio.sleep(0.01)
-    assert not exchange.over.done()
+    assert not request.done.done()

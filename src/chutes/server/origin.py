@@ -16,7 +16,7 @@ from ipaddress import ip_address
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chutes.exception import BadRequest, ChutesError, HostNotAllowed, OriginNotAllowed
-from chutes.server.body import refuse
+from chutes.server.body import respond_and_drain
 from chutes.server.errors import from_chutes_error
 from chutes.server.settings import Settings, is_loopback
 
@@ -29,7 +29,7 @@ _POLICY_VIOLATION = 1008  # a WebSocket's close code
 
 
 @dataclass(frozen=True)
-class Fault:
+class Violation:
     """Why a request is not to be trusted.
 
     `always`: it is refused also where an API key is demanded. `page_load`: it only opens a page, as following a link
@@ -59,7 +59,7 @@ class OriginPolicy:
         name = _host_name(authority)
         return name is not None and (is_loopback(name) or name in self._names or name.endswith(self._suffixes))
 
-    def find_fault(self, scope: Scope, *, ip_hosts: bool = False) -> Fault | None:
+    def find_violation(self, scope: Scope, *, ip_hosts: bool = False) -> Violation | None:
         """Find what is wrong with a request's `Host`, `Origin` or `Sec-Fetch-Site`; None if nothing is.
 
         `ip_hosts` allows any IP address as `Host`: no DNS is involved in reaching it.
@@ -68,23 +68,23 @@ class OriginPolicy:
         for name, value in scope["headers"]:
             if name in _WATCHED:
                 if name == b"host" and name in seen:
-                    return Fault(BadRequest("Send exactly one Host header; got several"), always=True)
+                    return Violation(BadRequest("Send exactly one Host header; got several"), always=True)
                 seen[name] = value if name not in seen else b""
         host = seen.pop(b"host", None)
         if host is None and scope.get("http_version") == "1.1":
-            return Fault(BadRequest("Send a Host header: HTTP/1.1 requires it"), always=True)
+            return Violation(BadRequest("Send a Host header: HTTP/1.1 requires it"), always=True)
         if host is not None and not (self._is_own(host) or self._every_host or (ip_hosts and _is_ip(host))):
-            return Fault(_host_not_allowed(host))
-        return self._find_foreign_page(scope, host, seen) if seen else None
+            return Violation(_host_not_allowed(host))
+        return self._find_foreign_origin(scope, host, seen) if seen else None
 
-    def _find_foreign_page(self, scope: Scope, host: bytes | None, seen: Mapping[bytes, bytes]) -> Fault | None:
+    def _find_foreign_origin(self, scope: Scope, host: bytes | None, seen: Mapping[bytes, bytes]) -> Violation | None:
         origin = seen.get(b"origin")
         if origin is not None:
-            return None if self._is_trusted(origin, host) else Fault(_origin_not_allowed(origin))
+            return None if self._is_trusted(origin, host) else Violation(_origin_not_allowed(origin))
         if seen.get(b"sec-fetch-site") != b"cross-site" or self._every_origin:
             return None
         page_load = seen.get(b"sec-fetch-mode") == b"navigate" and scope.get("method") == "GET"
-        return Fault(_origin_not_allowed(None), page_load=page_load)
+        return Violation(_origin_not_allowed(None), page_load=page_load)
 
     def _is_trusted(self, origin: bytes, host: bytes | None) -> bool:
         """Whether pages of an origin may use this server, which is reached under an allowed `host`."""
@@ -103,14 +103,14 @@ class OriginPolicy:
         """
         if any(name in _FORWARDING or name.startswith(b"x-forwarded-") for name, _ in scope["headers"]):
             return False
-        return self.find_fault(scope, ip_hosts=True) is None
+        return self.find_violation(scope, ip_hosts=True) is None
 
 
-class Guard:
-    """ASGI layer that refuses what its policy finds fault with, unless `tolerates` says that it may pass."""
+class OriginMiddleware:
+    """ASGI layer that refuses what its policy refuses, unless `tolerates` says that it may pass."""
 
     def __init__(
-        self, app: ASGIApp, policy: OriginPolicy, tolerates: Callable[[Scope, Fault], Awaitable[bool]]
+        self, app: ASGIApp, policy: OriginPolicy, tolerates: Callable[[Scope, Violation], Awaitable[bool]]
     ) -> None:
         self._app = app
         self._policy = policy
@@ -118,9 +118,9 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer 400 or 403."""
-        fault = self._policy.find_fault(scope)
-        if fault is not None and (fault.always or not await self._tolerates(scope, fault)):
-            await deny(fault.error, scope["path"], scope, receive, send)
+        violation = self._policy.find_violation(scope)
+        if violation is not None and (violation.always or not await self._tolerates(scope, violation)):
+            await deny(violation.error, scope["path"], scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
@@ -128,7 +128,7 @@ class Guard:
 async def deny(error: ChutesError, path: str, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a request, or a WebSocket's handshake, with an error in the shape that clients of this path expect."""
     if scope["type"] == "http":
-        await refuse(from_chutes_error(path, error), scope, receive, send)
+        await respond_and_drain(from_chutes_error(path, error), scope, receive, send)
         return
     await receive()
     # A close is answered with 403; for another status the server has to know the extension, and uvicorn logs an error.

@@ -21,12 +21,21 @@ from chutes.chute._routing.route import PARSED_JSON
 from chutes.exception import ChutesError, Draining, QueueTimeout, RequestTimeout
 from chutes.metrics import last_request_timestamp, request_duration, total_requests
 from chutes.server import metrics
-from chutes.server.access import FACTS
+from chutes.server.access_log import LOG_CONTEXT
 from chutes.server.admission import Admission
-from chutes.server.body import UPLOAD, ClientLeft, Upload, Uploads, check_encoding, gunzip, read_body, refuse
+from chutes.server.body import (
+    UPLOAD,
+    ClientDisconnected,
+    Upload,
+    Uploads,
+    check_encoding,
+    gunzip,
+    read_body,
+    respond_and_drain,
+)
 from chutes.server.errors import from_chutes_error, from_validation
-from chutes.server.exchange import CLIENT_LEFT, Exchange
 from chutes.server.forms import check_form
+from chutes.server.in_flight import CLIENT_CLOSED_REQUEST, InFlightRequest
 from chutes.server.lifecycle import Lifecycle, State
 from chutes.server.settings import Settings
 from chutes.server.strict_json import InvalidJson, parse_json
@@ -43,7 +52,7 @@ _PROBES = {(method, path) for method in ("GET", "HEAD") for path in ("/health", 
 _WATCH_AFTER = 0.05  # seconds; most answers are out before it is worth asking whether the client still listens
 
 
-class Cords:
+class CordMiddleware:
     """ASGI layer that sends the requests of cords through admission, and all others straight on."""
 
     def __init__(
@@ -68,7 +77,7 @@ class Cords:
             min_rate=settings.min_upload_rate,
         )
         self._one_gunzip = asyncio.Semaphore(1)  # what is decompressed is counted only afterwards
-        self._running: dict[asyncio.Task[None], Exchange] = {}
+        self._running: dict[asyncio.Task[None], InFlightRequest] = {}
         self._series: dict[tuple[str, int], _Series] = {}  # looking them up by label is slow
         self._queue_wait = metrics.queue_wait.labels(chute.uid)
 
@@ -88,54 +97,56 @@ class Cords:
             length=headers.length,
             limit=self._max_body_bytes(target),
         )
-        exchange: Exchange | None = None
+        request: InFlightRequest | None = None
         try:
             if cord is None:
                 await self._pass_on(target, scope, headers, upload, send)
             else:
                 send = self._with_load(send)
-                exchange = await self._accept(cord, scope, headers, upload, send)
-                await self._wait_turn(scope, exchange)
+                request = await self._accept(cord, scope, headers, upload, send)
+                await self._wait_for_slot(scope, request)
                 upload.release()
-                await self._run(cord, scope, exchange)
+                await self._run(cord, scope, request)
         except (ChutesError, InvalidJson) as error:
             upload.release()
             # The frames of its traceback hold what was received so far.
             error = error.with_traceback(None)
-            if exchange is None and not upload.complete:
-                await refuse(self._answer(error, scope), scope, receive, send)
-            elif exchange is None or not exchange.started:
+            if request is None and not upload.complete:
+                await respond_and_drain(self._answer(error, scope), scope, receive, send)
+            elif request is None or not request.response_started:
                 await self._answer(error, scope)(scope, receive, send)
             elif isinstance(error, ChutesError):  # the connection is closed in the middle of the answer
-                scope[FACTS]["status"] = error.status
-        except ClientLeft:
-            scope[FACTS]["status"] = CLIENT_LEFT
+                scope[LOG_CONTEXT]["status"] = error.status
+        except ClientDisconnected:
+            scope[LOG_CONTEXT]["status"] = CLIENT_CLOSED_REQUEST
         except asyncio.CancelledError:
-            scope[FACTS]["status"] = self._given_up
+            scope[LOG_CONTEXT]["status"] = self._given_up
             raise
         finally:
             upload.release()
             del scope[
                 UPLOAD
             ]  # it holds the connection, which holds the scope: only the garbage collector would free them
-            if exchange is not None:
-                exchange.close()
+            if request is not None:
+                request.close()
 
     def _max_body_bytes(self, target: Cord | Job | None) -> int:
         limit = self._settings.max_body_bytes
         return min(limit, target.max_body_bytes or limit) if target is not None else limit
 
-    async def _accept(self, cord: Cord, scope: Scope, headers: BodyHeaders, upload: Upload, send: Send) -> Exchange:
+    async def _accept(
+        self, cord: Cord, scope: Scope, headers: BodyHeaders, upload: Upload, send: Send
+    ) -> InFlightRequest:
         """Check a request of a cord, and read its body."""
         self._lifecycle.check()
         if cord.passthrough:
             self._admission.check()
-            return Exchange(upload.receive, send, await read_body(upload.receive))
+            return InFlightRequest(upload.receive, send, await read_body(upload.receive))
         headers.check_media_type(cord.body_kind)
         compressed = headers.announced and check_encoding(headers.encoding)
         self._admission.check()
         body = await self._read(cord, scope, upload, headers, compressed=compressed)
-        return Exchange(upload.receive, send, body)
+        return InFlightRequest(upload.receive, send, body)
 
     async def _pass_on(
         self, target: Cord | Job | None, scope: Scope, headers: BodyHeaders, upload: Upload, send: Send
@@ -182,76 +193,76 @@ class Cords:
         metrics.rejections.labels(self._chute_id, error.code).inc()
         return from_chutes_error(scope["path"], error)
 
-    async def _wait_turn(self, scope: Scope, exchange: Exchange) -> None:
+    async def _wait_for_slot(self, scope: Scope, request: InFlightRequest) -> None:
         """Take a slot; a client that leaves, or waits too long, is out of the line."""
-        if self._admission.enter():
+        if self._admission.acquire():
             self._queue_wait.observe(0)
             return
-        turn = self._admission.line_up()
+        waiter = self._admission.enqueue()
         arrived = time.monotonic()
-        exchange.watch()
+        request.watch()
         came = False
         try:
-            either: set[asyncio.Future[None]] = {turn, exchange.over}
+            either: set[asyncio.Future[None]] = {waiter, request.done}
             timeout = self._settings.queue_timeout
             await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            came = turn.done() and not exchange.over.done()
+            came = waiter.done() and not request.done.done()
         finally:
             if not came:
-                self._admission.give_up(turn)
+                self._admission.withdraw(waiter)
             waited = time.monotonic() - arrived
             self._queue_wait.observe(waited)
-            scope[FACTS]["queue_ms"] = round(waited * 1000, 2)
-        if exchange.cut:
+            scope[LOG_CONTEXT]["queue_ms"] = round(waited * 1000, 2)
+        if request.abort_status:
             metrics.disconnects.labels(self._chute_id, "queued").inc()
-            raise ClientLeft
+            raise ClientDisconnected
         if not came:
             raise QueueTimeout(headers={"Retry-After": str(self._admission.retry_after)})
-        turn.result()  # a slot, or Draining
+        waiter.result()  # a slot, or Draining
 
-    async def _run(self, cord: Cord, scope: Scope, exchange: Exchange) -> None:
+    async def _run(self, cord: Cord, scope: Scope, request: InFlightRequest) -> None:
         """Run the handler in the slot just taken, until it answers, its client leaves, or its time is up."""
-        exchange.began = time.monotonic()
+        request.started_at = time.monotonic()
         loop = asyncio.get_running_loop()
-        task = loop.create_task(self._chute(scope, exchange.receive, exchange.send))
-        self._running[task] = exchange
+        task = loop.create_task(self._chute(scope, request.receive, request.send))
+        self._running[task] = request
         # Not a `finally` inside the task: one that is cancelled before its first step never gets there.
-        task.add_done_callback(partial(self._ended, cord.name, exchange))
-        watch = loop.call_later(_WATCH_AFTER, exchange.watch)
-        deadline = loop.call_later(self._settings.request_timeout, exchange.end, RequestTimeout.status)
+        task.add_done_callback(partial(self._ended, cord.name, request))
+        watch = loop.call_later(_WATCH_AFTER, request.watch)
+        deadline = loop.call_later(self._settings.request_timeout, request.end, RequestTimeout.status)
         try:
-            await exchange.over
+            await request.done
         except asyncio.CancelledError:
-            exchange.cut = self._given_up
+            request.abort_status = self._given_up
             raise
         finally:
             watch.cancel()
             deadline.cancel()
-            if exchange.cut:
+            if request.abort_status:
                 task.cancel()
-        if exchange.cut == CLIENT_LEFT:
+        if request.abort_status == CLIENT_CLOSED_REQUEST:
             metrics.disconnects.labels(self._chute_id, "running").inc()
-            raise ClientLeft
-        if exchange.cut == RequestTimeout.status:
+            raise ClientDisconnected
+        if request.abort_status == RequestTimeout.status:
             after = f"Not done within {self._settings.request_timeout:g} seconds"
             raise RequestTimeout(after, headers={"x-should-retry": "false"})
-        if exchange.cut:
+        if request.abort_status:
             raise Draining(headers={"Connection": "close"})
         task.result()
 
     @property
     def _given_up(self) -> int:
         """Why the server cancels a request: it ends; or, as Ray Serve's does, because its client has left."""
-        return Draining.status if self._lifecycle.state is State.DRAINING else CLIENT_LEFT
+        return Draining.status if self._lifecycle.state is State.DRAINING else CLIENT_CLOSED_REQUEST
 
-    def _ended(self, function: str, exchange: Exchange, task: asyncio.Task[None]) -> None:
+    def _ended(self, function: str, request: InFlightRequest, task: asyncio.Task[None]) -> None:
         """The handler has really ended: free its slot and count it."""
         del self._running[task]
-        self._admission.leave(exchange.began)
-        exchange.end()
+        self._admission.release(request.started_at)
+        request.end()
         error = None if task.cancelled() else task.exception()
-        status = exchange.status if error is None else INTERNAL_SERVER_ERROR
-        key = function, exchange.cut or status
+        status = request.status if error is None else INTERNAL_SERVER_ERROR
+        key = function, request.abort_status or status
         series = self._series.get(key)
         if series is None:
             labels = {"chute_id": self._chute_id, "function": function}
@@ -262,15 +273,15 @@ class Cords:
             )
         calls, durations, latest = series
         calls.inc()
-        durations.observe(time.monotonic() - exchange.began)
+        durations.observe(time.monotonic() - request.started_at)
         latest.set(time.time())
-        if exchange.cut and error is not None:
+        if request.abort_status and error is not None:
             log.warning("%s failed after its request was over", function, exc_info=error)
 
-    def cut_off(self) -> None:
+    def abort_all(self) -> None:
         """End all requests that still run, now."""
-        for exchange in self._running.values():
-            exchange.end(Draining.status)
+        for request in self._running.values():
+            request.end(Draining.status)
 
     def _with_load(self, send: Send) -> Send:
         """Tell on each answer how busy this chute is."""

@@ -78,18 +78,18 @@ def router(chute: Chute, lifecycle: Lifecycle, admission: Admission) -> APIRoute
     return routes
 
 
-class Services:
+class RuntimeRoutes:
     """ASGI: the runtime's own routes, except at paths where the chute has one."""
 
     def __init__(self, service: FastAPI, chute: Chute, lifecycle: Lifecycle) -> None:
         self._service = service
         self._chute = chute
         self._lifecycle = lifecycle
-        theirs = paths(chute)
+        theirs = route_paths(chute)
         # By their first part: /jobs/{name} belongs to us, unless the author has something under /jobs.
-        self._ours = {_first(path) for path in paths(service)} - {_first(path) for path in theirs}
+        self._ours = {_first(path) for path in route_paths(service)} - {_first(path) for path in theirs}
         # A cord at the path of a probe that only takes POST is none.
-        gets = paths(chute, verb="GET")
+        gets = route_paths(chute, verb="GET")
         self._their_probes = gets & {"/health", "/ready"}
         self._our_probes = {"/health", "/ready", "/metrics"} - gets
 
@@ -127,7 +127,7 @@ class Services:
         await self._service(scope, receive, send)
 
 
-def paths(app: FastAPI, verb: str = "") -> set[str]:
+def route_paths(app: FastAPI, verb: str = "") -> set[str]:
     """The paths that an app answers (under this verb), those of routers it includes among them."""
     routes = [route for route in iter_route_contexts(app.routes) if not verb or verb in (route.methods or {verb})]
     return {route.path for route in routes if route.path}

@@ -14,9 +14,9 @@ from starlette.websockets import WebSocket
 from chutes.chute import Chute
 from chutes.exception import Fatal
 from chutes.server import Settings, create_app
-from chutes.server.access import FACTS
-from chutes.server.app import Runtime
+from chutes.server.access_log import LOG_CONTEXT
 from chutes.server.lifecycle import ExitCode
+from chutes.server.runtime import Runtime
 from tests.chutes.server.asgi import Call, until
 from tests.waiting import LIMIT
 
@@ -180,8 +180,8 @@ async def test_fatal_in_a_stream_fails_the_chute(chute: Chute) -> None:
         call = Call(app, "/poisoned").send()
         await asyncio.wait([call.task])
         assert call.body == b"first"
-        assert app.lifecycle.over is not None
-        assert await asyncio.wait_for(app.lifecycle.over, LIMIT) is ExitCode.FATAL
+        assert app.lifecycle.exit_code is not None
+        assert await asyncio.wait_for(app.lifecycle.exit_code, LIMIT) is ExitCode.FATAL
         assert chute.failure == "The GPU stopped answering"
         assert (await Call(app, "/health", method="GET").send().end()).status == 503
 
@@ -224,7 +224,7 @@ async def test_an_upload_that_stalls_or_is_broken_off(chute: Chute) -> None:
         gone = Call(app, "/echo").send(b"{", more=True)
         gone.leave()
         assert (await gone.end()).status == 0
-        assert gone.scope["chutes.facts"]["status"] == 499
+        assert gone.scope["chutes.log_context"]["status"] == 499
 
 
 async def test_when_the_line_is_full_a_body_is_not_even_read(chute: Chute) -> None:
@@ -321,7 +321,7 @@ async def test_cut_off_answers_while_the_handler_runs(chute: Chute) -> None:
     async with running(chute) as app:
         call = Call(app, "/block").send()
         await until(lambda: app.admission.running)
-        app.cut_off()
+        app.abort_all()
         assert (await call.end()).status == 503
         assert chute.ended == []  # type: ignore[attr-defined]
         chute.gate.set()  # type: ignore[attr-defined]
@@ -341,7 +341,7 @@ async def test_requests_that_are_cancelled_from_outside_free_their_slot(chute: C
         await until(lambda: app.admission.running)
         call.task.cancel()
         await asyncio.wait([call.task])
-        assert call.scope[FACTS]["status"] == 499  # that is how Ray says that a client has left
+        assert call.scope[LOG_CONTEXT]["status"] == 499  # that is how Ray says that a client has left
         await until(lambda: not app.admission.running)
         assert (await Call(app, "/echo").send(b"{}").end()).status == 200
 

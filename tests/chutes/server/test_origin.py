@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 from starlette.types import Scope
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from chutes.server.guard import Fault, Guard, OriginPolicy
+from chutes.server.origin import OriginMiddleware, OriginPolicy, Violation
 from chutes.server.settings import Settings
 
 EVIL = "http://evil.example"
@@ -22,8 +22,8 @@ def scope(*headers: tuple[str, str], method: str = "POST", version: str = "1.1",
 
 
 def code(policy: OriginPolicy, *headers: tuple[str, str], **given: Any) -> str:
-    fault = policy.find_fault(scope(*headers, **given))
-    return fault.error.code if fault else ""
+    violation = policy.find_violation(scope(*headers, **given))
+    return violation.error.code if violation else ""
 
 
 def policy(**settings: Any) -> OriginPolicy:
@@ -86,10 +86,10 @@ def test_hosts_of_others(host: str) -> None:
 
 def test_which_host_is_meant_must_be_clear() -> None:
     for twice in (("localhost", "localhost"), ("localhost", EVIL), (EVIL, "localhost")):
-        fault = policy().find_fault(scope(*(("host", host) for host in twice)))
-        assert fault is not None
-        assert (fault.error.status, fault.error.code, fault.always) == (400, "bad_request", True)
-    missing = policy().find_fault(scope())
+        violation = policy().find_violation(scope(*(("host", host) for host in twice)))
+        assert violation is not None
+        assert (violation.error.status, violation.error.code, violation.always) == (400, "bad_request", True)
+    missing = policy().find_violation(scope())
     assert missing is not None
     assert (missing.error.status, missing.always) == (400, True)
     assert code(policy(), version="1.0") == ""  # HTTP/1.0 knows no Host, and no browser speaks it
@@ -143,23 +143,23 @@ def test_a_foreign_page_that_brings_no_origin() -> None:
         assert code(policy(), host, ("sec-fetch-site", site)) == ""
     cross = ("sec-fetch-site", "cross-site")
     for mode in ("no-cors", "cors", "websocket"):
-        fault = policy().find_fault(scope(host, cross, ("sec-fetch-mode", mode), method="GET"))
-        assert fault is not None
-        assert (fault.error.code, fault.page_load) == ("origin_not_allowed", False)
+        violation = policy().find_violation(scope(host, cross, ("sec-fetch-mode", mode), method="GET"))
+        assert violation is not None
+        assert (violation.error.code, violation.page_load) == ("origin_not_allowed", False)
     for method, is_load in (("GET", True), ("POST", False), ("HEAD", False)):
-        fault = policy().find_fault(scope(host, cross, ("sec-fetch-mode", "navigate"), method=method))
-        assert fault is not None
-        assert fault.page_load is is_load
+        violation = policy().find_violation(scope(host, cross, ("sec-fetch-mode", "navigate"), method=method))
+        assert violation is not None
+        assert violation.page_load is is_load
 
 
 def test_errors_name_the_setting_and_repeat_little() -> None:
-    host = policy().find_fault(scope(("host", "evil\x1b[31m.example" + "x" * 9999)))
-    origin = policy().find_fault(scope(("host", "localhost"), ("origin", EVIL + "x" * 9999)))
+    host = policy().find_violation(scope(("host", "evil\x1b[31m.example" + "x" * 9999)))
+    origin = policy().find_violation(scope(("host", "localhost"), ("origin", EVIL + "x" * 9999)))
     assert host is not None
     assert origin is not None
-    for fault, setting in ((host, "CHUTES_ALLOWED_HOSTS"), (origin, "CHUTES_CORS_ORIGINS")):
-        text = str(fault.error)
-        assert fault.error.status == 403
+    for violation, setting in ((host, "CHUTES_ALLOWED_HOSTS"), (origin, "CHUTES_CORS_ORIGINS")):
+        text = str(violation.error)
+        assert violation.error.status == 403
         assert setting in text
         assert "evil" in text
         assert len(text) < 400
@@ -197,11 +197,11 @@ async def socket(websocket: WebSocket) -> None:
 
 
 def client(*, tolerates: bool = False) -> TestClient:
-    async def decide(scope: Scope, fault: Fault) -> bool:
+    async def decide(scope: Scope, violation: Violation) -> bool:
         return tolerates
 
     app = Starlette(routes=[Route("/x", hello, methods=["GET", "POST"]), WebSocketRoute("/ws", socket)])
-    return TestClient(Guard(app, policy(), decide), base_url="http://localhost:8000")
+    return TestClient(OriginMiddleware(app, policy(), decide), base_url="http://localhost:8000")
 
 
 def test_requests_and_websockets_of_foreign_pages_are_refused() -> None:

@@ -8,13 +8,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chutes.chute import Chute
 from chutes.exception import Draining
-from chutes.server import cors, errors, jobs, metrics, probes
-from chutes.server.access import Access
+from chutes.server import cors, errors, jobs, metrics, runtime_routes
+from chutes.server.access_log import AccessLogMiddleware
 from chutes.server.admission import Admission
-from chutes.server.auth import Auth
-from chutes.server.cords import Cords
-from chutes.server.guard import Fault, Guard, OriginPolicy
+from chutes.server.auth import AuthMiddleware
+from chutes.server.cord_middleware import CordMiddleware
 from chutes.server.lifecycle import Lifecycle, State
+from chutes.server.origin import OriginMiddleware, OriginPolicy, Violation
 from chutes.server.settings import Settings
 
 
@@ -30,33 +30,33 @@ class Runtime:
         self.settings = settings
         self.admission = Admission(chute.concurrency, settings.queue_size)
         self.lifecycle = Lifecycle(chute, self.admission)
-        self.jobs = jobs.Jobs(
+        self.jobs = jobs.JobManager(
             chute, self.admission, kept=settings.jobs_kept, max_result_bytes=settings.max_job_result_bytes
         )
         metrics.observe(chute.uid, self.admission, lambda: self.lifecycle.state is State.READY)
         errors.install(chute)
-        self._cords = Cords(chute, self._services(), self.lifecycle, self.admission, settings)
-        self._auth = Auth(self._cords, settings)
+        self._cords = CordMiddleware(chute, self._services(), self.lifecycle, self.admission, settings)
+        self._auth = AuthMiddleware(self._cords, settings)
         author_cors = cors.take_middleware(chute)
-        policy = OriginPolicy(settings, cors.named_origins(author_cors))
-        inner = Guard(self._auth, policy, self._tolerates) if guarded else self._auth
-        self._app = cors.wrap(Access(inner), author_cors or cors.from_origins(settings.cors_origins))
+        policy = OriginPolicy(settings, cors.explicit_origins(author_cors))
+        inner = OriginMiddleware(self._auth, policy, self._tolerates) if guarded else self._auth
+        self._app = cors.wrap(AccessLogMiddleware(inner), author_cors or cors.from_origins(settings.cors_origins))
 
-    async def _tolerates(self, scope: Scope, fault: Fault) -> bool:
+    async def _tolerates(self, scope: Scope, violation: Violation) -> bool:
         """Return whether a request may pass in spite of its origin: a key is demanded, or a link opens a page."""
         if not self.settings.is_loopback or self._auth.required:
             return True
-        return fault.page_load and not any(scope["path"].endswith(cord.route_path) for cord in self.chute.cords)
+        return violation.page_load and not any(scope["path"].endswith(cord.route_path) for cord in self.chute.cords)
 
     def _services(self) -> ASGIApp:
         """The runtime's own routes in front of the chute's."""
         service = FastAPI(openapi_url=None)
         errors.install(service)
         # `include_router` would compile the paths anew, and they would match before a newline again.
-        service.router.routes.extend(probes.router(self.chute, self.lifecycle, self.admission).routes)
+        service.router.routes.extend(runtime_routes.router(self.chute, self.lifecycle, self.admission).routes)
         if self.chute.jobs:
             service.router.routes.extend(jobs.router(self.jobs, self.lifecycle).routes)
-        return probes.Services(service, self.chute, self.lifecycle)
+        return runtime_routes.RuntimeRoutes(service, self.chute, self.lifecycle)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the whole life of the application."""
@@ -81,10 +81,10 @@ class Runtime:
         self.lifecycle.drain()
         self._cords.uploads.close(Draining(headers={"Connection": "close"}))
 
-    def cut_off(self) -> None:
+    def abort_all(self) -> None:
         """Cancel every request and job that still runs."""
-        self._cords.cut_off()
-        self.jobs.cut_off()
+        self._cords.abort_all()
+        self.jobs.abort_all()
 
 
 def create_app(chute: Chute, settings: Settings | None = None) -> Runtime:
