@@ -1,11 +1,11 @@
-# make serve · make test · make check · make bench: everything is installed into .venv first.
+# make serve · make test · make check · make docs · make bench: everything is installed into .venv first.
 PYTHON ?= python3
 HOST   ?= 127.0.0.1
 PORT   ?= 8000
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: serve deploy test fuzz soak check format bench hostile clean
+.PHONY: serve deploy test fuzz soak check format docs bench hostile clean
 .DEFAULT_GOAL := serve
 
 # Three stamps: what serving, deploying and developing need. Each is made again when the requirements change.
@@ -20,7 +20,7 @@ $(VENV)/.deploy: $(VENV)/.serve
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.deploy
-	$(BIN)/pip install --progress-bar on -c constraints.txt -e '.[imagegen,deploy,dev]'
+	$(BIN)/pip install --progress-bar on -c constraints.txt -e '.[imagegen,deploy,dev,docs]'
 	@touch $@
 
 serve: $(VENV)/.serve ## serve chutes_app:chute on HOST:PORT
@@ -48,6 +48,10 @@ format: $(VENV)/.dev ## put the code into its one format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+docs: $(VENV)/.dev ## the documentation, into site/; warnings are errors
+	$(BIN)/python -m docs._generate
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: $(VENV)/.dev ## what the runtime costs per request, beside plain FastAPI and LitServe
 	$(BIN)/python -m benchmarks.overhead
 
@@ -56,4 +60,4 @@ hostile: $(VENV)/.dev ## hostile input, overload and disconnects, into docs/reli
 	  $(BIN)/python -m benchmarks.hostile $$what --write docs/reliability.md || status=1; done; exit $$status
 
 clean: ## remove what the targets above made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis site

@@ -11,7 +11,7 @@ from imagegen.errors import LoadError
 class Settings(BaseSettings):
     """Which model is loaded, and how. Each field is an environment variable: `IMAGEGEN_MODEL`, ..."""
 
-    model_config = SettingsConfigDict(env_prefix="IMAGEGEN_", env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_prefix="IMAGEGEN_", env_ignore_empty=True, use_attribute_docstrings=True)
 
     model: str | None = None
     """A pipeline folder, a hub id, or `bundled`. Unset: FLUX.1-dev where there is a GPU, else the bundled model."""

@@ -28,7 +28,9 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 class Settings(BaseSettings):
     """How a chute is served; times in seconds, sizes in bytes."""
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, extra="ignore", env_ignore_empty=True, use_attribute_docstrings=True
+    )
 
     # Where
     host: str = "127.0.0.1"
