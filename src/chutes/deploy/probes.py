@@ -9,6 +9,8 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
+from chutes.server.paths import HEALTH, PROBES, READY
+
 _CONTROLLER = "SERVE_CONTROLLER_ACTOR"  # Ray Serve's name for it
 _PATIENCE = 3.0  # seconds
 _FAILED = {"DEPLOY_FAILED", "UNHEALTHY"}
@@ -17,14 +19,14 @@ _FAILED = {"DEPLOY_FAILED", "UNHEALTHY"}
 async def answer(path: str) -> Response | None:
     """The answer if this is the path of a probe that is ours to answer."""
     parts = path.split("/")
-    if len(parts) != 3 or parts[2] not in {"health", "ready"}:
+    if len(parts) != 3 or f"/{parts[2]}" not in PROBES:
         return None
-    _, slug, probe = parts
+    slug, probe = parts[1], f"/{parts[2]}"
     try:
         async with asyncio.timeout(_PATIENCE):
             return await _ask(slug, probe)
     except Exception:  # noqa: BLE001 - the controller is being restarted, the replica is leaving: all mean the same
-        return _not_yet("unknown") if probe == "ready" else JSONResponse({"status": "ok"})
+        return _not_yet("unknown") if probe == READY else JSONResponse({"status": "ok"})
 
 
 async def _ask(slug: str, probe: str) -> Response | None:
@@ -37,14 +39,14 @@ async def _ask(slug: str, probe: str) -> Response | None:
     running = [each for each in replicas if _word(each["state"]) == "RUNNING"]
     if not running:
         failed = _word(application["status"]) in _FAILED
-        if probe == "ready":
+        if probe == READY:
             return _not_yet("failed" if failed else "loading")
         return JSONResponse({"status": "failed" if failed else "ok"}, 503 if failed else 200)
     replica = await _actor(running[0]["actor_name"])
     said = await replica.record_routing_stats.remote()
-    if f"/{probe}" in said["own_probes"]:
+    if probe in said["own_probes"]:
         return None
-    if probe == "health":
+    if probe == HEALTH:
         return JSONResponse({"status": "ok"})
     return JSONResponse({**said["info"], "status": "ready", "replicas": len(running)})
 

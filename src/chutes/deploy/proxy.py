@@ -32,6 +32,7 @@ from chutes.server.access_log import REQUEST_ID_PATTERN
 from chutes.server.body import ClientDisconnected, Upload, Uploads, read_body, respond_and_drain
 from chutes.server.errors import error_response, from_chutes_error
 from chutes.server.origin import OriginPolicy, Violation, deny
+from chutes.server.paths import METRICS, PROBES
 from chutes.server.settings import is_loopback
 
 STATS_PATH = "/-/chutes"
@@ -41,7 +42,7 @@ _ALIVE = "/-/healthz"  # Ray's own probe of the proxy
 _MOST_RECENT = 10_000
 _ERROR = 400
 _RETRY_AFTER = "5"  # seconds
-_PROBES = {"health", "ready", "metrics"}
+_UNCOUNTED = PROBES | {METRICS}
 _LABEL = re.compile(r"[a-z0-9][a-z0-9-]*")
 _KNOWN_FOR = 1.0  # seconds that what is deployed is remembered
 _ROUTES: Scope = {  # the question for it
@@ -149,7 +150,7 @@ class ProxyMiddleware:
             self._in_flight[slug] -= 1
             if not self._in_flight[slug]:
                 del self._in_flight[slug]
-            if answer.of_a_chute and scope["path"].rpartition("/")[2] not in _PROBES:
+            if answer.of_a_chute and f"/{scope['path'].rpartition('/')[2]}" not in _UNCOUNTED:
                 self._recent[slug].append((began, time.time() - began, answer.status))
 
     async def _body(self, upload: Upload, scope: Scope, receive: Receive, send: Send) -> bytes | None:

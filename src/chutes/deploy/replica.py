@@ -19,6 +19,7 @@ from chutes.exception import LoadError
 from chutes.loader import load_chute
 from chutes.server import Runtime, Settings, create_app, metrics
 from chutes.server.lifecycle import ExitCode, State
+from chutes.server.paths import PROBES
 from chutes.server.runtime_routes import route_paths
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,6 @@ REPLICA_HEADER = b"x-chutes-replica"  # on whatever a replica answers: the proxy
 BY_HOST_HEADER = b"x-chutes-by-host"  # set by the proxy when the host name, and not the path, named the chute
 
 _LAST_WORDS = 2.0  # seconds for running requests to answer after the chute said that it cannot go on
-_PROBES = {"/health", "/ready"}
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Replica:
             "queued": admission.queued,
             "concurrency": admission.concurrency,
             "info": {key: value for key, value in chute.info.items() if isinstance(value, (str, int, float, bool))},
-            "own_probes": sorted(_PROBES & route_paths(chute, verb="GET")),
+            "own_probes": sorted(PROBES & route_paths(chute, verb="GET")),
             "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
             "metrics": text.decode(),
         }

@@ -13,6 +13,7 @@ from chutes.exception import BadRequest, ChutesError
 from chutes.server.errors import from_chutes_error, internal_error
 from chutes.server.in_flight import CLIENT_CLOSED_REQUEST
 from chutes.server.logs import request_id
+from chutes.server.paths import MONITORING
 from chutes.server.redirects import make_relative
 
 log = logging.getLogger("chutes.access")
@@ -21,7 +22,6 @@ REQUEST_ID_PATTERN = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
 _TOKEN = b"!#$%&'*+-.^_`|~" + string.digits.encode() + string.ascii_letters.encode()  # RFC 9110, section 5.6.2
 _TEXT = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
 _MAX_COOKIE_ESCAPES = 200
-_PROBES = {"/health", "/ready", "/metrics", "/_metrics", "/_ping", "/_conn_stats"}
 
 LOG_CONTEXT = "chutes.log_context"  # where in the scope the inner layers leave what the line should also say
 
@@ -72,7 +72,7 @@ class AccessLogMiddleware:
             else:
                 await response(scope, receive, send_with_id)
         finally:
-            level = logging.DEBUG if scope["path"] in _PROBES else logging.INFO
+            level = logging.DEBUG if scope["path"] in MONITORING else logging.INFO
             if log.isEnabledFor(level):
                 log_context.setdefault("status", status if complete else CLIENT_CLOSED_REQUEST)
                 log_context.update(method=scope["method"], path=scope["path"], ms=_ms(time.perf_counter() - began))

@@ -17,11 +17,11 @@ from chutes.server.body import respond_and_drain
 from chutes.server.errors import from_chutes_error
 from chutes.server.keys import KeyStore
 from chutes.server.origin import OriginPolicy, deny
+from chutes.server.paths import METRICS_PATHS, PROBES
 from chutes.server.settings import Settings, is_loopback
 
 log = logging.getLogger(__name__)
 
-_OPEN = {"/health", "/ready"}
 _KEY_HEADERS = (b"authorization", b"x-api-key")
 
 
@@ -109,9 +109,9 @@ class AuthMiddleware:
     def _is_open(self, scope: Scope) -> bool:
         if scope["type"] != "http" or scope["method"] not in {"GET", "HEAD"}:
             return False
-        if scope["path"] in _OPEN:
+        if scope["path"] in PROBES:
             return True
-        if scope["path"] in {"/metrics", "/_metrics"}:
+        if scope["path"] in METRICS_PATHS:
             return self._open_metrics or (_is_local(scope) and self._policy.is_direct(scope))
         return False
 

@@ -37,6 +37,7 @@ from chutes.server.errors import from_chutes_error, from_validation
 from chutes.server.forms import check_form
 from chutes.server.in_flight import CLIENT_CLOSED_REQUEST, InFlightRequest
 from chutes.server.lifecycle import Lifecycle, State
+from chutes.server.paths import JOBS, METRICS, PROBES
 from chutes.server.settings import Settings
 from chutes.server.strict_json import InvalidJson, parse_json
 
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A cord that answers GET there is a probe: never queued, never refused.
-_PROBES = {(method, path) for method in ("GET", "HEAD") for path in ("/health", "/ready", "/metrics")}
+# A cord that answers GET at these paths is a probe: it is never queued and never rejected.
+_UNQUEUED = {(method, path) for method in ("GET", "HEAD") for path in PROBES | {METRICS}}
 _WATCH_AFTER = 0.05  # seconds; most answers are out before it is worth asking whether the client still listens
 
 
@@ -68,9 +69,9 @@ class CordMiddleware:
             (method, cord.route_path): cord
             for cord in chute.cords
             for method in cord.route_methods
-            if (method, cord.route_path) not in _PROBES
+            if (method, cord.route_path) not in _UNQUEUED
         }
-        self._jobs = {f"/jobs/{job.name}": job for job in chute.jobs}
+        self._jobs = {f"{JOBS}/{job.name}": job for job in chute.jobs}
         self.uploads = Uploads(
             max_body_bytes=settings.max_body_bytes,
             timeout=settings.upload_timeout,

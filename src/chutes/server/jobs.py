@@ -36,6 +36,7 @@ from chutes.server.job_files import JobFolders, list_files, open_file, remove, r
 from chutes.server.job_result import InvalidResult, encode
 from chutes.server.lifecycle import Lifecycle
 from chutes.server.logs import request_id
+from chutes.server.paths import JOBS
 
 log = logging.getLogger(__name__)
 
@@ -304,7 +305,7 @@ class _OpenFileResponse(FileResponse):
 
 def router(jobs: JobManager, lifecycle: Lifecycle) -> APIRouter:
     """The routes under `/jobs`."""
-    routes = APIRouter(prefix="/jobs", tags=["jobs"], route_class=CordRoute)
+    routes = APIRouter(prefix=JOBS, tags=["jobs"], route_class=CordRoute)
 
     @routes.post("/{name}", status_code=202)
     async def begin(name: str, request: Request, data: Annotated[dict[str, Any] | None, Body()] = None) -> Response:
@@ -315,7 +316,7 @@ def router(jobs: JobManager, lifecycle: Lifecycle) -> APIRouter:
         except ChutesError as error:
             jobs.count_refused(error)
             raise
-        return JSONResponse(record.to_dict(), 202, {"Location": f"{request.scope['root_path']}/jobs/{record.id}"})
+        return JSONResponse(record.to_dict(), 202, {"Location": f"{request.scope['root_path']}{JOBS}/{record.id}"})
 
     @routes.get("")
     async def every() -> Response:

@@ -22,6 +22,7 @@ from chutes.server import metrics
 from chutes.server.admission import Admission
 from chutes.server.errors import json_safe
 from chutes.server.lifecycle import Lifecycle, State
+from chutes.server.paths import CONN_STATS, HEALTH, METRICS, PING, PROBES, READY, UPSTREAM_METRICS
 
 _PATIENCE = 1.0  # seconds
 _LONGEST_PING = 64 * 1024  # bytes
@@ -31,14 +32,14 @@ def router(chute: Chute, lifecycle: Lifecycle, admission: Admission) -> APIRoute
     """The routes, for the service app."""
     routes = APIRouter(include_in_schema=False, route_class=ChuteRoute)
 
-    @routes.api_route("/health", methods=["GET", "HEAD"])
+    @routes.api_route(HEALTH, methods=["GET", "HEAD"])
     async def health() -> Response:
         """Whether the process should live: anything but 200 asks for a restart."""
         if lifecycle.state is State.FAILED:
             return JSONResponse({"status": "failed"}, 503)
         return JSONResponse({"status": "ok"})
 
-    @routes.api_route("/ready", methods=["GET", "HEAD"])
+    @routes.api_route(READY, methods=["GET", "HEAD"])
     async def ready() -> Response:
         """Whether requests are taken; while loading, what is loading and how far it is."""
         told: dict[str, Any] = dict(chute.info) if lifecycle.state is State.READY else {}
@@ -50,13 +51,13 @@ def router(chute: Chute, lifecycle: Lifecycle, admission: Admission) -> APIRoute
         told = status | told | status
         return JSONResponse(json_safe(told), 200 if lifecycle.state is State.READY else 503, headers)
 
-    @routes.get("/metrics")
-    @routes.get("/_metrics")
+    @routes.get(METRICS)
+    @routes.get(UPSTREAM_METRICS)
     async def prometheus() -> Response:
         """All series, in a thread: the GPU driver may take its time."""
         return Response(await run_sync(metrics.exposition), media_type=CONTENT_TYPE_LATEST)
 
-    @routes.post("/_ping")
+    @routes.post(PING)
     async def ping(request: Request) -> Response:
         """Send the body back."""
         body = await request.body()
@@ -64,7 +65,7 @@ def router(chute: Chute, lifecycle: Lifecycle, admission: Admission) -> APIRoute
             raise BodyTooLarge(f"The body is larger than {_LONGEST_PING} bytes")
         return Response(body, media_type="application/json")
 
-    @routes.get("/_conn_stats")
+    @routes.get(CONN_STATS)
     async def conn_stats() -> dict[str, float]:
         """How busy the chute is."""
         return {
@@ -90,8 +91,8 @@ class RuntimeRoutes:
         self._ours = {_first(path) for path in route_paths(service)} - {_first(path) for path in theirs}
         # A cord at the path of a probe that only takes POST is none.
         gets = route_paths(chute, verb="GET")
-        self._their_probes = gets & {"/health", "/ready"}
-        self._our_probes = {"/health", "/ready", "/metrics"} - gets
+        self._their_probes = gets & PROBES
+        self._our_probes = (PROBES | {METRICS}) - gets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or let the chute do it."""

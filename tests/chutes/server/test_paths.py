@@ -1,0 +1,33 @@
+"""The runtime's paths have one owner; configuration files, which cannot import it, name the same paths."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from chutes.server.paths import HEALTH, JOBS, METRICS, MONITORING, READY
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize(
+    ("file", "pattern", "path"),
+    [
+        ("Dockerfile", r"urlopen\('http://127\.0\.0\.1:8000(\S+?)'", HEALTH),
+        ("docker-compose.yml", r"urlopen\('http://127\.0\.0\.1:8000(\S+?)'", READY),
+        ("deploy/prometheus/prometheus.yml", r"metrics_path: (\S+)", METRICS),
+    ],
+)
+def test_configuration_files_use_the_same_paths(file, pattern, path):
+    found = re.findall(pattern, (ROOT / file).read_text())
+    assert found
+    assert set(found) == {path}
+
+
+def test_no_other_module_of_the_runtime_spells_a_path_out():
+    paths = "|".join(map(re.escape, {*MONITORING, JOBS}))
+    literal = re.compile(rf"""["']({paths})["'/]""")
+    modules = [path for room in ("server", "deploy", "cli") for path in (ROOT / "src/chutes" / room).rglob("*.py")]
+    assert len(modules) > 30
+    found = {str(path) for path in modules if path.name != "paths.py" and literal.search(path.read_text())}
+    assert not found
