@@ -4,8 +4,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from chutes._gpus import GPU_MODELS, REPORTED_SHARE, gpu_id, nearest_gpu
 from chutes._warn import did_you_mean, warn, warn_unknown
-from chutes.chute._gpus import GPUS, LEAST_REPORTED, gpu_id, nearest_gpu
 
 __all__ = ["NodeSelector", "gpu_id"]
 
@@ -43,7 +43,7 @@ class NodeSelector(BaseModel):
     @property
     def supported_gpus(self) -> list[str]:
         """The kinds of GPU in the table that this selects, in the table's order."""
-        return [name for name, gpu in GPUS.items() if self.accepts(name, gpu.vram_gb)]
+        return [name for name, gpu in GPU_MODELS.items() if self.accepts(name, gpu.vram_gb)]
 
     def accepts(self, gpu: str | None, vram_gb: float) -> bool:
         """Whether one card will do: its name in the table (None if unknown there) and its memory in GB."""
@@ -51,7 +51,7 @@ class NodeSelector(BaseModel):
             return False
         if self.exclude is not None and _is_one_of(gpu, self.exclude):
             return False
-        return vram_gb >= LEAST_REPORTED * self.min_vram_gb_per_gpu
+        return vram_gb >= REPORTED_SHARE * self.min_vram_gb_per_gpu
 
 
 def _is_one_of(gpu: str | None, names: list[str]) -> bool:
@@ -62,7 +62,7 @@ def _is_one_of(gpu: str | None, names: list[str]) -> bool:
 def _known_name(name: str) -> str:
     known = nearest_gpu(name)
     if known is None:
-        warn(f"NodeSelector: {name!r} is no known GPU{did_you_mean(name, GPUS)}")
+        warn(f"NodeSelector: {name!r} is no known GPU{did_you_mean(name, GPU_MODELS)}")
         return name.lower()
     if known != name.lower():
         warn(f"NodeSelector: {name!r} is read as {known!r}; write that")

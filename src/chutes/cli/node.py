@@ -45,6 +45,7 @@ def start(
     """Be a node of a cluster until Ctrl-C or SIGTERM, with the GPUs of this machine."""
     if head == (address is not None):
         fail("Say --head to begin a cluster, or --address HOST:PORT to join one.")
+    from chutes._gpus import installed_gpus
     from chutes.deploy import cluster, placement
 
     if node_ip is not None:
@@ -52,7 +53,7 @@ def start(
     if address is not None and cluster.find(address) is None:
         fail(f"No cluster answers at {address}: write the head's address as HOST:PORT.")
     try:
-        gpus = placement.fake_gpus(fake_gpus) if fake_gpus else placement.installed()
+        gpus = placement.fake_gpus(fake_gpus) if fake_gpus else installed_gpus()
     except ValueError as error:
         fail(f"--fake-gpus: {error}.")
     labels, environment = {}, dict(cluster.ENVIRONMENT)

@@ -21,6 +21,7 @@ from typing import Any
 
 import httpx
 
+from chutes._gpus import Gpu
 from chutes.deploy import placement
 from chutes.deploy.package import own_folder
 from chutes.exception import ChutesError
@@ -70,7 +71,7 @@ def node_command(
     address: str | None = None,
     cluster_port: int = 6379,
     node_ip: str | None = None,
-    gpus: Sequence[placement.Gpu],
+    gpus: Sequence[Gpu],
     labels: dict[str, str],
 ) -> list[str]:
     """The command that is a node until it is told to stop; a head unless it has an address to join."""

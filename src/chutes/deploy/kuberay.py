@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
+from chutes._gpus import REPORTED_SHARE
 from chutes._version import version
 from chutes.chute import Chute
-from chutes.chute._gpus import LEAST_REPORTED
 from chutes.deploy import application as applications
 from chutes.deploy.application import DEPLOYMENT, Spec
 from chutes.deploy.cluster import ENVIRONMENT
@@ -138,7 +138,7 @@ def _workers(chute: Chute, image: str, spec: Spec) -> dict[str, Any]:
     selector = chute.node_selector
     template = _pod("ray-worker", image, spec, {"nvidia.com/gpu": selector.gpu_count} if selector else {})
     if selector:
-        least = math.floor(selector.min_vram_gb_per_gpu * LEAST_REPORTED * _MIB_PER_GB)
+        least = math.floor(selector.min_vram_gb_per_gpu * REPORTED_SHARE * _MIB_PER_GB)
         wanted = {"key": "nvidia.com/gpu.memory", "operator": "Gt", "values": [str(least)]}
         terms = {"nodeSelectorTerms": [{"matchExpressions": [wanted]}]}
         template["spec"]["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}

@@ -4,21 +4,16 @@ A node's label is the kind and memory of its cards, `h100_sxm-80`; of several di
 hands out the GPUs of a node without telling them apart, so a node is accepted only if each of its cards is.
 """
 
-import math
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import pynvml
-
+from chutes._gpus import GPU_MODELS, Gpu
 from chutes.chute import NodeSelector
-from chutes.chute._gpus import GPUS, LEAST_REPORTED, gpu_id
 from chutes.exception import ChutesError
 
 LABEL = "chutes-gpus"
-_GIB = 1024**3  # what the GB are that cards are sold with
 _LONGEST = 63  # characters of a label's value
 
 
@@ -26,17 +21,6 @@ class Unplaceable(ChutesError):
     """No node of the cluster can ever run this chute."""
 
     code = "unplaceable"
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """One card: its kind in the GPU table, or its own name in lower case, and its memory in GB."""
-
-    kind: str
-    vram_gb: int
-
-    def __str__(self) -> str:
-        return f"{self.kind}-{self.vram_gb}"
 
 
 @dataclass(frozen=True)
@@ -53,34 +37,6 @@ class Node:
         """In words, for people."""
         kinds = ", ".join(f"{gpu.kind} {gpu.vram_gb} GB" for gpu in self.gpus)
         return f"{self.count} x {kinds}" if self.count else "no GPU"
-
-
-def installed() -> list[Gpu]:
-    """The cards of this machine, from NVML; none without a driver."""
-    found: list[Gpu] = []
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return found
-    try:
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            with suppress(pynvml.NVMLError):  # one that fell off the bus
-                handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-                name = pynvml.nvmlDeviceGetName(handle)
-                total = pynvml.nvmlDeviceGetMemoryInfo(handle).total
-                found.append(_card(name.decode() if isinstance(name, bytes) else name, total))
-    finally:
-        pynvml.nvmlShutdown()
-    return found
-
-
-def _card(name: str, total: int) -> Gpu:
-    """A card from the driver's name for it and its bytes; of a known kind as it is sold, unless it is but a slice."""
-    kind = gpu_id(name)
-    if kind is not None and total >= LEAST_REPORTED * GPUS[kind].vram_gb * _GIB:
-        return Gpu(kind, GPUS[kind].vram_gb)
-    unknown = re.sub(r"[^a-z0-9]+", "_", name.lower().removeprefix("nvidia ")).strip("_")
-    return Gpu(kind or unknown, math.ceil(total / _GIB))
 
 
 def fake_gpus(text: str) -> list[Gpu]:
@@ -124,7 +80,7 @@ def accepts(selector: NodeSelector, node: Node) -> bool:
 
 
 def _fits(selector: NodeSelector, gpu: Gpu) -> bool:
-    return selector.accepts(gpu.kind if gpu.kind in GPUS else None, gpu.vram_gb)
+    return selector.accepts(gpu.kind if gpu.kind in GPU_MODELS else None, gpu.vram_gb)
 
 
 def place(selector: NodeSelector | None, known: Sequence[Node]) -> dict[str, Any]:
@@ -140,7 +96,7 @@ def place(selector: NodeSelector | None, known: Sequence[Node]) -> dict[str, Any
         raise Unplaceable(f"No node can run this: it needs {describe(selector)}, and there is {_inventory(known)}")
     # Kinds of the table that are not here yet may join later.
     accepted = {label(node.gpus) for node in fitting}
-    accepted |= {f"{name}-{GPUS[name].vram_gb}" for name in selector.supported_gpus}
+    accepted |= {f"{name}-{GPU_MODELS[name].vram_gb}" for name in selector.supported_gpus}
     return {
         "num_cpus": 0,
         "num_gpus": selector.gpu_count,

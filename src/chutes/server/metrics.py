@@ -5,14 +5,13 @@ Everything registers with prometheus_client's default registry, where authors an
 """
 
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any
 
-import pynvml
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from chutes._gpus import query_gpus
 from chutes.metrics import SECONDS
 from chutes.server.admission import Admission
 
@@ -50,26 +49,15 @@ class _Gpus(Collector):
         busy = GaugeMetricFamily(
             "chutes_gpu_utilization_ratio", "Part of the time a kernel ran", labels=["gpu", "name"]
         )
-        try:
-            pynvml.nvmlInit()
-        except pynvml.NVMLError:
-            return
-        try:
-            for index in range(pynvml.nvmlDeviceGetCount()):
-                with suppress(pynvml.NVMLError):  # one that fell off the bus, or a slice that doesn't say
-                    gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
-                    labels = [str(index), _text(pynvml.nvmlDeviceGetName(gpu))]
-                    memory = pynvml.nvmlDeviceGetMemoryInfo(gpu)
-                    used.add_metric(labels, memory.used)
-                    total.add_metric(labels, memory.total)
-                    busy.add_metric(labels, pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100)
-        finally:
-            pynvml.nvmlShutdown()
-        yield from (used, total, busy)
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+        gpus = query_gpus()
+        for gpu in gpus:
+            labels = [str(gpu.index), gpu.name]
+            used.add_metric(labels, gpu.memory_used)
+            total.add_metric(labels, gpu.memory_total)
+            if gpu.utilization is not None:
+                busy.add_metric(labels, gpu.utilization)
+        if gpus:
+            yield from (used, total, busy)
 
 
 REGISTRY.register(_Gpus())

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 import grpc
 import pytest
 
+from chutes._gpus import Gpu
 from chutes.deploy import cluster
-from chutes.deploy.placement import LABEL, Gpu
+from chutes.deploy.placement import LABEL
 from tests.waiting import LIMIT
 
 

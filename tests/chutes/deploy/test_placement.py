@@ -1,8 +1,9 @@
 import pytest
 
+from chutes._gpus import Gpu
 from chutes.chute import NodeSelector
 from chutes.deploy import placement
-from chutes.deploy.placement import Gpu, Node, Unplaceable
+from chutes.deploy.placement import Node, Unplaceable
 
 LARGE = Node("1", "10.0.0.1", (Gpu("h100_sxm", 80),), 2)
 SMALL = Node("2", "10.0.0.2", (Gpu("4090", 24),), 4)
@@ -77,21 +78,3 @@ def test_the_label_survives_its_round_trip():
 def test_pretended_cards_are_written_properly(text):
     with pytest.raises(ValueError, match="is not a GPU"):
         placement.fake_gpus(text)
-
-
-def test_what_is_installed_is_a_list():
-    assert all(gpu.vram_gb > 0 for gpu in placement.installed())
-
-
-@pytest.mark.parametrize(
-    ("name", "mib", "card"),
-    [
-        ("NVIDIA H200", 143771, Gpu("h200", 141)),
-        ("NVIDIA H100 80GB HBM3", 81559, Gpu("h100_sxm", 80)),
-        ("NVIDIA L4", 23034, Gpu("l4", 24)),  # with ECC
-        ("NVIDIA H100 80GB HBM3", 40192, Gpu("h100_sxm", 40)),  # a part of one
-        ("NVIDIA GeForce RTX 9999", 32607, Gpu("geforce_rtx_9999", 32)),
-    ],
-)
-def test_a_card_as_it_is_sold(name, mib, card):
-    assert placement._card(name, mib * 1024**2) == card

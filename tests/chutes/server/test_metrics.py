@@ -1,5 +1,6 @@
 from types import SimpleNamespace
 
+import pynvml
 import pytest
 from prometheus_client import REGISTRY
 
@@ -22,16 +23,16 @@ def test_the_gauges_read_what_is_so_now() -> None:
 
 def test_without_a_driver_there_are_no_gpu_series(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing() -> None:
-        raise metrics.pynvml.NVMLError_LibraryNotFound
+        raise pynvml.NVMLError_LibraryNotFound
 
-    monkeypatch.setattr(metrics.pynvml, "nvmlInit", missing)
+    monkeypatch.setattr(pynvml, "nvmlInit", missing)
     assert b"chutes_gpu" not in metrics.exposition()
 
 
 def test_memory_and_utilisation_of_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(handle: int) -> SimpleNamespace:
         if handle == 1:
-            raise metrics.pynvml.NVMLError_GpuIsLost
+            raise pynvml.NVMLError_GpuIsLost
         return SimpleNamespace(used=2, total=80)
 
     fakes = {
@@ -44,7 +45,7 @@ def test_memory_and_utilisation_of_each_gpu(monkeypatch: pytest.MonkeyPatch) -> 
         "nvmlDeviceGetUtilizationRates": lambda handle: SimpleNamespace(gpu=25 * handle),
     }
     for name, fake in fakes.items():
-        monkeypatch.setattr(metrics.pynvml, name, fake)
+        monkeypatch.setattr(pynvml, name, fake)
     text = metrics.exposition().decode()
     assert 'chutes_gpu_memory_used_bytes{gpu="0",name="H100"} 2.0' in text
     assert 'chutes_gpu_memory_total_bytes{gpu="2",name="H200"} 80.0' in text
