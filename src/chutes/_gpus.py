@@ -30,7 +30,8 @@ class Gpu:
         return f"{self.kind}-{self.vram_gb}"
 
 
-class GpuStatus(NamedTuple):
+@dataclass(frozen=True)
+class GpuStatus:
     """What NVML reports about one GPU: memory in bytes, and the share of time (0 to 1) in which a kernel ran.
 
     The utilization is None where the driver doesn't report it, as for a MIG slice.

@@ -1,7 +1,7 @@
-"""From what stands on the command line to the chute that it means.
+"""Find and import the chute that a reference names.
 
-`module:name`, a dotted module, or the path of a file; the name is `chute` unless it is given. Whatever is wrong is a
-LoadError in one line, for the one who typed the command.
+A reference is `module:name`, where the module may be dotted, or `path/to/file.py:name`. The name defaults to `chute`.
+Every failure is a LoadError with one line for the person who typed the reference.
 """
 
 import importlib
@@ -27,8 +27,16 @@ _NOT_THE_AUTHORS = (  # files that an exception passes through on its way to the
 
 
 class Source(NamedTuple):
-    """Where a chute comes from: the folder that imports start from, its module, its name there, its file if given."""
+    """What a reference names.
 
+    - `location`: the part before the colon, as written.
+    - `root`: the folder that imports start from.
+    - `module`: the module's name, dotted if it is in a package.
+    - `name`: the chute's name in the module.
+    - `file`: the module's file if the reference is a path, else None.
+    """
+
+    location: str
     root: Path
     module: str
     name: str
@@ -36,65 +44,82 @@ class Source(NamedTuple):
 
     @property
     def entry(self) -> str:
-        """The reference as it is from within the folder: `module:name`."""
+        """The reference `module:name`, which holds where `root` can be imported from."""
         return f"{self.module}:{self.name}"
 
 
-def locate(ref: str) -> Source:
-    """Where the chute at `module:name`, at a dotted module, or in a file would be; it need not exist."""
-    where, _, name = ref.partition(":")
-    if not (where.endswith(".py") or "/" in where or "\\" in where):
-        return Source(Path.cwd().resolve(), where, name or _DEFAULT_NAME, None)
-    path = Path(where).expanduser()
+def parse(ref: str) -> Source:
+    """Parse a reference. The module or file need not exist."""
+    location, _, name = ref.partition(":")
+    if not (location.endswith(".py") or "/" in location or "\\" in location):
+        return Source(location, Path.cwd().resolve(), location, name or _DEFAULT_NAME, None)
+    path = Path(location).expanduser()
     file = (path if path.suffix else Path(f"{path}.py")).resolve()
-    return Source(file.parent, file.stem, name or _DEFAULT_NAME, file)
+    return Source(location, file.parent, file.stem, name or _DEFAULT_NAME, file)
 
 
-def load_chute(ref: str) -> Chute:
-    """The chute at `module:name`, at a dotted module, or in a file. Raises LoadError."""
-    source, where = locate(ref), ref.partition(":")[0]
-    module = _from_file(where, source.file) if source.file else _from_name(where)
-    found = _look_up(module, where, source.name)
+def locate(ref: str) -> Source:
+    """Parse a reference and check that its file or module exists, without importing it. Raise LoadError if not."""
+    source = parse(ref)
+    if source.file is not None:
+        if not source.file.is_file():
+            raise LoadError(f"There is no file {source.location}.")
+        if source.file.suffix != ".py":
+            raise LoadError(f"{source.location} is not a Python file: its name must end in .py.")
+        return source
+    if not all(part.isidentifier() for part in source.module.split(".")):
+        raise LoadError(f"{source.module!r} is not a module's name. Use module:name, or the path of a file.")
+    _make_importable(source.root)
+    package = source.module.partition(".")[0]
+    if package not in sys.modules and importlib.util.find_spec(package) is None:
+        raise _missing_module(source)
+    return source
+
+
+def load_chute(ref: str | Source) -> Chute:
+    """Import the chute that a reference names. Raise LoadError if that fails."""
+    source = locate(ref) if isinstance(ref, str) else ref
+    module = _import_module(source) if source.file is None else _import_file(source, source.file)
+    found = _look_up(module, source)
     if isinstance(found, ChutePack):
         return found.chute
     if not isinstance(found, Chute):
-        raise LoadError(f"{where}:{source.name} is not a Chute but a {type(found).__name__}")
+        kind = type(found).__name__
+        raise LoadError(f"{source.location}:{source.name} must be a Chute; it is of type {kind}.")
     return found
 
 
-def _from_file(where: str, path: Path) -> ModuleType:
-    if not path.is_file():
-        raise LoadError(f"There is no file {where}")
-    _make_importable(path.parent)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+def _import_file(source: Source, file: Path) -> ModuleType:
+    _make_importable(source.root)
+    spec = importlib.util.spec_from_file_location(source.module, file)
     if spec is None or spec.loader is None:
-        raise LoadError(f"{where} is not a Python file")
+        raise LoadError(f"{source.location} is not a Python file: its name must end in .py.")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # pydantic and pickle look a class's module up by its name
+    sys.modules[source.module] = module  # pydantic and pickle look a class's module up by its name
     try:
         spec.loader.exec_module(module)
     except BaseException as error:
-        del sys.modules[path.stem]
+        del sys.modules[source.module]
         if isinstance(error, KeyboardInterrupt):
             raise
-        raise LoadError(_why(where, error)) from error
+        raise _import_failed(source, error) from error
     return module
 
 
-def _from_name(where: str) -> ModuleType:
-    if not all(part.isidentifier() for part in where.split(".")):
-        raise LoadError(f"{where!r} names no module: use module:name, or the path of a file")
-    _make_importable(Path.cwd())
+def _import_module(source: Source) -> ModuleType:
+    _make_importable(source.root)
     try:
-        return importlib.import_module(where)
+        return importlib.import_module(source.module)
     except ModuleNotFoundError as error:
-        if error.name is not None and (where == error.name or where.startswith(f"{error.name}.")):
-            raise LoadError(
-                f"There is no module {where}: looked in {Path.cwd()} and among what is installed"
-            ) from error
-        raise LoadError(_why(where, error)) from error
+        if error.name is not None and f"{source.module}.".startswith(f"{error.name}."):
+            raise _missing_module(source) from error
+        raise _import_failed(source, error) from error
     except (Exception, SystemExit) as error:
-        raise LoadError(_why(where, error)) from error
+        raise _import_failed(source, error) from error
+
+
+def _missing_module(source: Source) -> LoadError:
+    return LoadError(f"There is no module {source.module} in {source.root} or among the installed packages.")
 
 
 def _make_importable(folder: Path) -> None:
@@ -102,28 +127,29 @@ def _make_importable(folder: Path) -> None:
         sys.path.insert(0, str(folder))
 
 
-def _why(where: str, error: BaseException) -> str:
-    """What stopped the import, in one line."""
+def _import_failed(source: Source, error: BaseException) -> LoadError:
+    """Return the error that says in one line what stopped the import, and where."""
     if isinstance(error, SyntaxError):
-        return f"{where} is not valid Python: {error.msg} ({Path(error.filename or where).name}:{error.lineno})"
+        where = f"{Path(error.filename or source.location).name}:{error.lineno}"
+        return LoadError(f"{source.location} is not valid Python: {error.msg} ({where}).")
     text = " ".join(str(error).split())
-    return f"{where} cannot be imported: {type(error).__name__}: {text}{raised_at(error)}"
+    return LoadError(f"{source.location} cannot be imported: {type(error).__name__}: {text}{raised_at(error)}.")
 
 
 def raised_at(error: BaseException) -> str:
-    """The last line of the author's own that the exception came through, as ` (file.py:3)`; or nothing."""
+    """Return the last line of the author's code in the traceback, as ` (file.py:3)`, or an empty string."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if "site-packages" not in frame.filename and not frame.filename.startswith(_NOT_THE_AUTHORS):
             return f" ({Path(frame.filename).name}:{frame.lineno})"
     return ""
 
 
-def _look_up(module: ModuleType, where: str, name: str) -> Any:
+def _look_up(module: ModuleType, source: Source) -> Any:
     found: Any = module
-    for part in name.split("."):
+    for part in source.name.split("."):
         found = getattr(found, part, None)
         if found is None:
-            others = [key for key, value in vars(module).items() if isinstance(value, (Chute, ChutePack))]
-            hint = f"; it has {', '.join(f'{where}:{other}' for other in others)}" if others else ""
-            raise LoadError(f"{where} has no {name}{hint}")
+            chutes_found = [key for key, value in vars(module).items() if isinstance(value, (Chute, ChutePack))]
+            hint = f" It has {', '.join(f'{source.location}:{name}' for name in chutes_found)}." if chutes_found else ""
+            raise LoadError(f"{source.location} has no chute named {source.name}.{hint}")
     return found

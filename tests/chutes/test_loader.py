@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from chutes.exception import LoadError
-from chutes.loader import load_chute, locate
+from chutes.loader import load_chute, locate, parse
 
 MODULE = """
 from chutes.chute import Chute, ChutePack
@@ -68,10 +68,19 @@ def test_where_a_reference_points(
     ref: str, root: str, module: str, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(folder / "home"))
-    source = locate(ref)
+    source = parse(ref)
     assert (source.root, source.module, source.name) == (Path(root).expanduser().resolve(), module, name)
     assert source.file == (None if ref.startswith("a.b") else source.root / "b.py")
     assert source.entry == f"{module}:{name}"
+
+
+def test_locating_a_chute_imports_nothing(folder: Path) -> None:
+    (folder / "broken.py").write_text("raise ValueError")
+    assert [locate(ref).module for ref in ("broken", "broken.py:other")] == ["broken", "broken"]
+    assert "broken" not in sys.modules
+    for missing in ("missing:chute", "missing.part", "missing.py", "some_chute.txt"):
+        with pytest.raises(LoadError):
+            locate(missing)
 
 
 def test_an_absolute_path_from_another_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,16 +93,19 @@ def test_an_absolute_path_from_another_folder(folder: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("ref", "says"),
     [
-        ("missing.py", "There is no file missing.py"),
-        ("folder/missing", "There is no file folder/missing"),
-        ("missing:chute", "There is no module missing: looked in"),
-        ("package.missing", "There is no module package.missing: looked in"),
-        ("some_chute:nothing", "some_chute has no nothing; it has some_chute:chute, some_chute:other, some_chute:pack"),
-        ("some_chute:number", "some_chute:number is not a Chute but a int"),
-        (":chute", "names no module"),
-        ("", "names no module"),
-        ("..:x", "names no module"),
-        ("my-chute:chute", "names no module"),
+        ("missing.py", "There is no file missing.py."),
+        ("folder/missing", "There is no file folder/missing."),
+        ("missing:chute", "There is no module missing in "),
+        ("package.missing", "There is no module package.missing in "),
+        (
+            "some_chute:nothing",
+            "some_chute has no chute named nothing. It has some_chute:chute, some_chute:other, some_chute:pack.",
+        ),
+        ("some_chute:number", "some_chute:number must be a Chute; it is of type int."),
+        (":chute", "is not a module's name"),
+        ("", "is not a module's name"),
+        ("..:x", "is not a module's name"),
+        ("my-chute:chute", "is not a module's name"),
     ],
 )
 def test_what_is_not_there(ref: str, says: str) -> None:
@@ -106,13 +118,13 @@ def test_what_is_not_there(ref: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        ("def f(:\n", "is not valid Python: invalid syntax (broken.py:1)"),
+        ("def f(:\n", "is not valid Python: invalid syntax (broken.py:1)."),
         ("x = '\x00'\n", "broken"),
-        ("import no_such_thing\n", "ModuleNotFoundError: No module named 'no_such_thing' (broken.py:1)"),
-        ("\n\nraise ValueError('two\\nlines')\n", "ValueError: two lines (broken.py:3)"),
-        ("import sys; sys.exit(3)\n", "SystemExit: 3 (broken.py:1)"),
+        ("import no_such_thing\n", "ModuleNotFoundError: No module named 'no_such_thing' (broken.py:1)."),
+        ("\n\nraise ValueError('two\\nlines')\n", "ValueError: two lines (broken.py:3)."),
+        ("import sys; sys.exit(3)\n", "SystemExit: 3 (broken.py:1)."),
         ("from chutes.chute import Chute\nchute = Chute()\n", "TypeError"),
-        ("from chutes.chute import NodeSelector\n\nNodeSelector(gpu_count=0)\n", "(broken.py:3)"),
+        ("from chutes.chute import NodeSelector\n\nNodeSelector(gpu_count=0)\n", "(broken.py:3)."),
     ],
 )
 @pytest.mark.parametrize("ref", ["broken.py", "broken:chute"])

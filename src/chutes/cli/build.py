@@ -40,7 +40,7 @@ def build(
         chute = load_chute(ref)
         author = _author(ref, include_cwd=include_cwd)
     except LoadError as error:
-        fail(f"{error}.")
+        fail(str(error))
     image = chute.image
     if isinstance(image, str):
         fail(f"{chute.name} uses the image {image}, which is built already: there is nothing to build.")
@@ -62,9 +62,9 @@ def _author(ref: str, *, include_cwd: bool) -> "Author":
     """The author's files, after the chute has been loaded from them."""
     from chutes.cli import _context
     from chutes.deploy import package
-    from chutes.loader import locate
+    from chutes.loader import parse
 
-    source = locate(ref)
+    source = parse(ref)
     files = _context.all_of(source.root) if include_cwd else package.files_of(source)
     return _context.Author(source.root, tuple(sorted(files)), source.entry)
 

@@ -36,7 +36,7 @@ def export(
         chute = load_chute(ref)
         spec = application.spec_for(chute, package.pack(ref), ray_options={})
     except LoadError as error:
-        fail(f"{error}.")
+        fail(str(error))
     except (OSError, ValueError) as error:
         fail(f"The API keys cannot be read: {error}.")
     text = kuberay.manifest(chute, spec, image=image)

@@ -53,9 +53,9 @@ def run(
     """
     if reload:
         command = [argument for argument in sys.argv[1:] if argument != "--reload"]
-        from chutes.loader import locate
+        from chutes.loader import parse
 
-        _run_again_on_changes([sys.executable, "-m", "chutes", *command], locate(ref).root, settings().drain_grace)
+        _run_again_on_changes([sys.executable, "-m", "chutes", *command], parse(ref).root, settings().drain_grace)
         return
     given: dict[str, Any] = {"host": host, "port": port, "log_level": "debug" if debug else log_level}
     given = {name: value for name, value in given.items() if value is not None}

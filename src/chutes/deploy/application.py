@@ -11,6 +11,7 @@ from chutes.chute import Chute
 from chutes.deploy.package import Package
 from chutes.deploy.replica import Description, Replica
 from chutes.deploy.scaling import autoscaling
+from chutes.loader import parse
 from chutes.server import Settings, cors
 from chutes.server.auth import key_store
 from chutes.server.settings import settings_from_environment
@@ -68,7 +69,7 @@ def spec_for(
         username=called.username,
         uid=called.uid,
         slug=called.slug,
-        module=package.entry.partition(":")[0],
+        module=parse(package.entry).module,
         version=uuid4().hex[:8],
         package=package,
         environment=environment,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chutes.exception import LoadError
-from chutes.loader import Source, locate
+from chutes.loader import Source, parse
 
 MOST = 16 * 1024 * 1024  # bytes; the deployment's description holds them, and that is no place for weights
 
@@ -35,7 +35,7 @@ class Package:
 
 def pack(ref: str) -> Package:
     """The files behind a reference whose chute has been loaded already. LoadError when they are too large."""
-    source = locate(ref)
+    source = parse(ref)
     root = source.root
     files = sorted(files_of(source))
     buffer = io.BytesIO()
@@ -44,7 +44,7 @@ def pack(ref: str) -> Package:
             # Without its date: the same files are the same package.
             archive.writestr(zipfile.ZipInfo(file.relative_to(root).as_posix()), file.read_bytes())
     if buffer.tell() > MOST:
-        raise LoadError(f"The chute's files are {buffer.tell() >> 20} MiB: more than {MOST >> 20} MiB are not shipped")
+        raise LoadError(f"The chute's files are {buffer.tell() >> 20} MiB: more than {MOST >> 20} MiB are not shipped.")
     names = tuple(file.relative_to(root).as_posix() for file in files)
     return Package(source.entry, names, buffer.getvalue())
 
@@ -114,7 +114,7 @@ def own_folder() -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.stat()
     if found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise LoadError(f"{folder} is not this user's alone: remove it")
+        raise LoadError(f"{folder} is not this user's alone: remove it.")
     return folder
 
 

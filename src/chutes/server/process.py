@@ -22,7 +22,7 @@ from uvicorn.server import HANDLED_SIGNALS
 
 from chutes.chute import Chute
 from chutes.exception import LoadError
-from chutes.loader import load_chute
+from chutes.loader import load_chute, locate
 from chutes.server import logs
 from chutes.server.auth import Exposed, check_exposure
 from chutes.server.http_protocol import HttpProtocol
@@ -62,8 +62,9 @@ def serve(target: str | Chute, settings: Settings | None = None) -> int:
     logs.configure(settings.log_level, settings.log_format)
     try:
         check_exposure(settings)
+        source = locate(target) if isinstance(target, str) else None
         with bind(settings.host, settings.port) as listener, _stop_on_signal():
-            chute = load_chute(target) if isinstance(target, str) else target
+            chute = target if isinstance(target, Chute) else load_chute(source or target)
             return _serve(chute, settings, listener)
     except _StoppedError:
         return ExitCode.OK
