@@ -78,7 +78,7 @@ def test_locating_a_chute_imports_nothing(folder: Path) -> None:
     (folder / "broken.py").write_text("raise ValueError")
     assert [locate(ref).module for ref in ("broken", "broken.py:other")] == ["broken", "broken"]
     assert "broken" not in sys.modules
-    for missing in ("missing:chute", "missing.part", "missing.py", "some_chute.txt"):
+    for missing in ("missing:chute", "missing.part", "missing.py", "./some_chute.txt"):
         with pytest.raises(LoadError):
             locate(missing)
 
