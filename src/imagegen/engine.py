@@ -94,7 +94,10 @@ class Engine:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="imagegen-engine", daemon=True)
         self._watchdog = Watchdog(
-            self._fail, hang_after=hang_after, patience=patience, exempt=lambda: self.model.recording
+            self._fail,
+            hang_after=hang_after,
+            patience=patience,
+            exempt=lambda: model.fast_path is not None and model.fast_path.capturing,
         )
         self._out_of_memory = 0  # requests in a row
         self._stopping = threading.Event()
@@ -243,7 +246,8 @@ class Engine:
         log.warning("Out of memory %d times in a row: freeing the caches", _MOST_OUT_OF_MEMORY)
         job = _warm_up_job()
         try:
-            self.model.free_caches()
+            if self.model.fast_path:
+                self.model.fast_path.free_caches()
             free_memory()
         except Exception as error:  # noqa: BLE001 - the GPU may be lost by now
             job.result.set_exception(error)

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,6 +21,9 @@ from imagegen import checkpoint, flux, memory
 from imagegen.canvas import Sizes
 from imagegen.errors import LoadError
 from imagegen.settings import Settings
+
+if TYPE_CHECKING:
+    from imagegen.flux.pipeline import FastPath
 
 log = logging.getLogger(__name__)
 
@@ -43,20 +46,8 @@ class Model:
     plan: memory.Plan | None
     info: dict[str, object]
     """What `/ready` tells: model, origin, device, precision, memory plan, native size, ..."""
-
-    @property
-    def recording(self) -> bool:
-        """Whether a component of the fast path is recording a CUDA graph; may be read from any thread."""
-        return any(part.recorder.recording for part in self._components() if hasattr(part, "recorder"))
-
-    def free_caches(self) -> None:
-        """Free the GPU memory that the fast path's components keep between pictures."""
-        for part in self._components():
-            if free := getattr(part, "free_caches", None):
-                free()
-
-    def _components(self) -> list[Any]:
-        return [*self.text2image.components.values()]
+    fast_path: "FastPath | None" = None
+    """The hooks of `imagegen.flux`; None where diffusers' own modules run."""
 
 
 def load(
@@ -88,13 +79,14 @@ def load(
     fast = plan == "resident" and checkpoint.kind(folder) == "FluxPipeline" and flux.supported()
     if fast:
         began = time.perf_counter()
-        pipeline, ran = _read_fast(folder, settings, progress)
+        pipeline, ran, fast_path = _read_fast(folder, settings, progress)
     else:
         _quiet()
         began = time.perf_counter()
-        pipeline, ran = _read(folder, parts, settings, plan, progress)
+        pipeline, ran, fast_path = *_read(folder, parts, settings, plan, progress), None
     pipeline.set_progress_bar_config(disable=True)
     model = _assemble(pipeline, name, about, settings, plan)
+    model.fast_path = fast_path
     model.info = {
         "model": name,
         "origin": origin,
@@ -123,7 +115,7 @@ def _plan(found: list[memory.Gpu], weights: dict[str, int], settings: Settings) 
     return memory.choose(found[0].memory, weights)
 
 
-def _read_fast(folder: Path, settings: Settings, progress: Progress) -> tuple[Any, dict[str, str]]:
+def _read_fast(folder: Path, settings: Settings, progress: Progress) -> "tuple[Any, dict[str, str], FastPath]":
     """Read FLUX.1 into `imagegen.flux`, its transformer while the libraries for the rest are being imported."""
     from imagegen.flux import pipeline as fast
 
@@ -134,7 +126,8 @@ def _read_fast(folder: Path, settings: Settings, progress: Progress) -> tuple[An
         import diffusers
 
         kind = diffusers.FluxPipeline
-        return fast.load(kind, folder, precision=precision, progress=progress, transformer=transformer)
+        pipeline, ran = fast.load(kind, folder, precision=precision, progress=progress, transformer=transformer)
+        return pipeline, ran, fast.fast_path(pipeline)
 
 
 @contextmanager

@@ -45,7 +45,7 @@ def draw(
     arguments = _arguments(model, order, where, steps)
 
     queued: list[torch.cuda.Event] = []
-    planning = _planning(pipeline, where.size)
+    preparing = model.fast_path.prepare_decoder(*where.size) if model.fast_path else iter(())
 
     def after(pipeline: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         if model.plan:  # on a GPU
@@ -53,7 +53,7 @@ def draw(
             event = torch.cuda.Event(blocking=True)
             event.record()
             queued.append(event)
-            next(planning, None)
+            next(preparing, None)  # for the decoder, while the CPU waits anyway
             if len(queued) > 1:
                 queued.pop(0).synchronize()
         after_step(index + 1, pipeline.num_timesteps)
@@ -96,12 +96,6 @@ def _decoded_extremes(pipeline: Any) -> Iterator[list[torch.Tensor]]:
         yield extremes
     finally:
         del processor.postprocess
-
-
-def _planning(pipeline: Any, size: Size) -> Iterator[None]:
-    """What our VAE prepares for a new size, a part after each step; no other one does."""
-    plans = getattr(getattr(pipeline, "vae", None), "plans", None)
-    return plans(*size) if plans else iter(())
 
 
 def _arguments(model: Model, order: Order, where: Canvas, steps: int) -> dict[str, Any]:

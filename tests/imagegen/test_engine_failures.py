@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -45,15 +45,18 @@ def test_out_of_memory_twice_is_an_error_and_the_next_is_drawn(engine, monkeypat
     assert asyncio.run(engine.generate(ask())).fallback is None
 
 
-class Caches:
-    """Counts how often the caches of a model are freed."""
+class FakeFastPath:
+    """The hooks of a fast path, and how often its caches were freed."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
-        self.freed = 0
-        monkeypatch.setattr(engine.model.text2image.vae, "free_caches", self, raising=False)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, engine: Engine, *, capturing: bool = False) -> None:
+        self.freed, self.capturing = 0, capturing
+        monkeypatch.setattr(engine.model, "fast_path", self)
 
-    def __call__(self) -> None:
+    def free_caches(self) -> None:
         self.freed += 1
+
+    def prepare_decoder(self, width: int, height: int) -> Iterator[None]:
+        return iter(())
 
 
 def attempts(engine: Engine, number: int) -> list[type]:
@@ -69,11 +72,11 @@ def attempts(engine: Engine, number: int) -> list[type]:
 def test_three_times_out_of_memory_frees_the_caches_before_the_next_is_drawn(start, monkeypatch):
     reasons: list[str] = []
     engine = start(on_failure=reasons.append)
-    caches = Caches(monkeypatch, engine)
+    path = FakeFastPath(monkeypatch, engine)
     fault(monkeypatch, engine, torch.OutOfMemoryError("CUDA out of memory."), at=1, times=6)
     steps = count("steps_total")
     assert attempts(engine, 4) == [OutOfMemory] * 3 + [Picture]
-    assert caches.freed == 1
+    assert path.freed == 1
     assert count("steps_total") == steps + 2 + 1  # those of the warm-up picture, then that of the fourth
     assert not reasons
     assert attempts(engine, 2) == [Picture] * 2
@@ -82,22 +85,22 @@ def test_three_times_out_of_memory_frees_the_caches_before_the_next_is_drawn(sta
 def test_memory_that_stays_full_is_a_failure(start, monkeypatch):
     reasons: list[str] = []
     engine = start(on_failure=reasons.append, oom_fallback=False)
-    caches = Caches(monkeypatch, engine)
+    path = FakeFastPath(monkeypatch, engine)
     fault(monkeypatch, engine, torch.OutOfMemoryError("CUDA out of memory."), at=1, times=1000)
     assert attempts(engine, 5) == [OutOfMemory] * 3 + [EngineFailed] * 2
-    assert caches.freed == 1
+    assert path.freed == 1
     assert len(reasons) == 1
     assert "Out of memory 3 times in a row, and the warm-up picture failed" in reasons[0]
 
 
 def test_only_failures_in_a_row_free_the_caches(start, monkeypatch):
     engine = start()
-    caches = Caches(monkeypatch, engine)
+    path = FakeFastPath(monkeypatch, engine)
     for _ in range(2):
         with monkeypatch.context() as patch:  # two that fail, then one that the fallback saves
             fault(patch, engine, torch.OutOfMemoryError("CUDA out of memory."), at=1, times=5)
             assert attempts(engine, 3) == [OutOfMemory] * 2 + [Picture]
-    assert caches.freed == 0
+    assert path.freed == 0
 
 
 def test_a_gpu_lost_while_freeing_is_a_failure(start, monkeypatch):
@@ -107,7 +110,7 @@ def test_a_gpu_lost_while_freeing_is_a_failure(start, monkeypatch):
     def lost() -> None:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(engine.model.text2image.vae, "free_caches", lost, raising=False)
+    monkeypatch.setattr(FakeFastPath(monkeypatch, engine), "free_caches", lost)
     fault(monkeypatch, engine, torch.OutOfMemoryError("CUDA out of memory."), at=1, times=6)
     assert attempts(engine, 4) == [OutOfMemory] * 3 + [EngineFailed]
     assert len(reasons) == 1
@@ -230,7 +233,7 @@ def test_a_gpu_that_hangs_in_any_phase_is_a_failure(start, monkeypatch, componen
         asyncio.run(engine.generate(ask()))
 
 
-@pytest.mark.parametrize("case", ["first of its shape", "offload", "stream", "recording"])
+@pytest.mark.parametrize("case", ["first of its shape", "offload", "stream", "capturing"])
 def test_a_step_of_unknown_duration_may_take_long(start, monkeypatch, case):
     reasons: list[str] = []
     engine = start(on_failure=reasons.append, hang_after=1)
@@ -239,9 +242,8 @@ def test_a_step_of_unknown_duration_may_take_long(start, monkeypatch, case):
         monkeypatch.setattr(engine_module, "draw", without_plan(engine.model))
         monkeypatch.setattr(engine.model, "plan", case)
     known(engine)
-    if case == "recording":
-        recorder = type("Recorder", (), {"recording": True})()
-        monkeypatch.setattr(engine.model.text2image.transformer, "recorder", recorder, raising=False)
+    if case == "capturing":
+        FakeFastPath(monkeypatch, engine, capturing=True)
     first = case == "first of its shape"
     block = Block(monkeypatch, engine, "transformer", at=1 if first else 3)
     request = ask(width=256, height=192) if first else ask()

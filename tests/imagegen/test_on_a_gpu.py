@@ -87,10 +87,7 @@ def fast():
 
 def held(engine: Engine) -> int:
     """Return the number of recordings that the fast path's components hold."""
-    pipeline = engine.model.text2image
-    return sum(
-        len(part.recorder.recordings) for part in (pipeline.transformer, pipeline.text_encoder, pipeline.text_encoder_2)
-    )
+    return sum(len(recorder.recordings) for recorder in engine.model.fast_path.recorders)
 
 
 def test_three_times_out_of_memory_frees_the_recordings(fast, monkeypatch):

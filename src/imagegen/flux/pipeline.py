@@ -21,11 +21,14 @@ from imagegen.flux.vae import channels_last
 from imagegen.flux.weights import copy_state, parameter_places, placements, stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from concurrent.futures import Future
     from pathlib import Path
 
     from torch import Tensor
+
+    from imagegen.flux.recording import Recorder
+    from imagegen.flux.vae import Plans
 
     Progress = Callable[[str, float | None, float | None], None]
 
@@ -46,6 +49,35 @@ class Read(NamedTuple):
     module: Any
     size: int
     seconds: float
+
+
+class FastPath(NamedTuple):
+    """What the engine uses of the fast path beyond diffusers' interface of a pipeline."""
+
+    transformer: FluxTransformer
+    recorders: list[Recorder]
+    plans: Plans | None
+
+    @property
+    def capturing(self) -> bool:
+        """Whether a CUDA graph is being captured; may be read from any thread."""
+        return any(recorder.recording for recorder in self.recorders)
+
+    def free_caches(self) -> None:
+        """Free the GPU memory that is kept between pictures."""
+        self.transformer.free_caches()
+        for recorder in self.recorders:
+            recorder.clear()
+
+    def prepare_decoder(self, width: int, height: int) -> Iterator[None]:
+        """Prepare the decoder for images of a new size, one part per iteration."""
+        return self.plans(width, height) if self.plans else iter(())
+
+
+def fast_path(pipeline: Any) -> FastPath:
+    """Return the fast path's parts of a pipeline that `load` or `accelerate` made."""
+    parts = pipeline.transformer, pipeline.text_encoder, pipeline.text_encoder_2
+    return FastPath(pipeline.transformer, [part.recorder for part in parts], getattr(pipeline.vae, "plans", None))
 
 
 def accelerate(pipeline: Any, *, precision: str = "bf16", device: str = "cuda") -> dict[str, str]:

@@ -152,14 +152,13 @@ def test_warming_up_leaves_the_pictures_as_they_were(folder):
 
 def test_freed_caches_are_made_again(folder):
     pipeline = ours(folder)
-    model = models._assemble(pipeline, "flux", {}, Settings(), None)
+    path = fast.fast_path(pipeline)
     before = draw(pipeline, "FluxPipeline")
-    transformer = pipeline.transformer
-    recorders = [part.recorder for part in (transformer, pipeline.text_encoder, pipeline.text_encoder_2)]
+    transformer, recorders = path.transformer, path.recorders
     assert transformer._images
     assert INTERPRETED or all(recorder.recordings for recorder in recorders)
-    assert not model.recording
-    model.free_caches()
+    assert not path.capturing
+    path.free_caches()
     assert not transformer._images
     assert not any(recorder.recordings for recorder in recorders)
     assert torch.equal(draw(pipeline, "FluxPipeline"), before)
