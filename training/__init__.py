@@ -1,1 +1,1 @@
-"""How the bundled model was made: the whole recipe, runnable again with `python -m training`."""
+"""The training recipe of the bundled model. `python -m training` runs it; README.md describes it."""

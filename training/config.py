@@ -1,4 +1,4 @@
-"""Every number of the recipe, in one place; FULL is the bundled model's as of its last run, SMOKE takes seconds."""
+"""All hyperparameters. FULL is the recipe of the bundled model's last run; SMOKE takes seconds and is for tests."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-# Packages of the JavaScript registry: the drawings (MIT), and the renderer that turns them into pixels.
+# npm packages: the drawings (MIT) as SVG, and the renderer.
 DRAWINGS_PACKAGE = "@iconify-json/fluent-emoji-flat@1.2.6"
 RENDERER_PACKAGE = "@resvg/resvg-js@2.6.2"
 
 
 @dataclass(frozen=True)
 class Config:
-    """The recipe's numbers. Minutes are of wall time on the machine that trains."""
+    """The hyperparameters. Times are wall-clock times on the training machine."""
 
-    run: Path = Path("runs/bundled")  # everything that is made lands here
+    run: Path = Path("runs/bundled")  # folder of checkpoints, logs and samples
     seed: int = 0
-    size: int = 256  # pixels a side, of drawings and pictures
-    max_words: int = 32  # tokens of both text encoders, the special ones included
+    size: int = 256  # pixels per side, of drawings and images
+    max_words: int = 32  # tokens per caption, including special tokens
 
     # autoencoder: 8x down, 16 channels
     vae_widths: tuple[int, ...] = (32, 64, 80, 80)
@@ -32,7 +32,7 @@ class Config:
     kl_weight: float = 3e-4
     latent_noise: float = 0.1
 
-    # pool: scenes encoded once, so that the transformer's training never waits for the autoencoder
+    # pool: scenes are encoded once, before the transformer is trained
     pool_scenes: int = 400_000
     pool_seconds: float = 40.0
     pool_batch: int = 512
@@ -49,44 +49,44 @@ class Config:
     double_blocks: int = 1
     single_blocks: int = 6
 
-    # flow matching, then guidance distillation in the last twelfth
+    # flow matching, followed by guidance distillation
     minutes: float = 36.8
     batch: int = 1024
     muon_rate: float = 0.015
     adam_rate: float = 2e-3
     warmup: int = 200  # steps
-    decay_from: float = 0.45  # share of each stage after which the learning rate falls, linearly, to almost nothing
+    decay_from: float = 0.45  # share of each stage after which the learning rate decays linearly
     ema: float = 0.998
     caption_dropout: float = 0.1
-    noise_mean: float = 0.4  # of the logit-normal the noise level is drawn from (> 0: more noise)
+    noise_mean: float = 0.4  # of the logit-normal distribution of noise levels (> 0: more noise)
     noise_std: float = 1.1
-    distill_share: float = 0.084
-    distill_rate: float = 0.4  # of the rates above
+    distill_share: float = 0.084  # of `minutes`
+    distill_rate: float = 0.4  # factor of the learning rates above
     guidance_range: tuple[float, float] = (1.0, 10.0)
     guidance_strength: float = 0.35  # classifier-free scale 1 + strength * (guidance - 1): 7.5 means 3.3
-    long_every: int = 16  # every so many distillation steps one with many padding tokens, as diffusers' default has
+    long_every: int = 16  # distillation steps between two with long padding, diffusers' default
     long_words: tuple[int, ...] = (128, 512)
 
-    # what the exported pipeline carries
+    # scheduler of the exported pipeline
     scheduler_shift: float = 2.0
 
-    # the classifier that judges pictures
+    # classifier of the evaluation
     classifier_minutes: float = 0.8
     classifier_size: int = 64
     classifier_batch: int = 1024
     classifier_widths: tuple[int, ...] = (32, 64, 128, 192)
 
-    workers: int = max(1, (os.cpu_count() or 2) - 2)  # processes that think scenes up
+    workers: int = max(1, (os.cpu_count() or 2) - 2)  # processes that sample scenes
     compile: bool = True
 
     @property
     def width(self) -> int:
-        """The transformer's width."""
+        """Width of the transformer."""
         return self.heads * self.head_width
 
     @property
     def tokens(self) -> int:
-        """Image tokens a side: 8x from the autoencoder, 2x from the packing."""
+        """Image tokens per side: the autoencoder reduces the size 8x, packing 2x."""
         return self.size // 16
 
 

@@ -1,6 +1,6 @@
-"""The contact sheet: 8x8 prompts drawn by the exported pipeline, prompt i with seed i; nothing is left out.
+"""Draw the contact sheet: 64 fixed prompts with an exported pipeline, prompt i with seed i, no selection.
 
-`python -m training.report [FOLDER] [PICTURE]`
+`python -m training.report [FOLDER] [IMAGE]`
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from training.prompts import SHEET
-from training.sheet import grid
+from training.captions.prompts import SHEET
+from training.contact_sheet import grid
 
 if TYPE_CHECKING:
     from PIL import Image
 
-FOLDER, PICTURE = Path("src/imagegen/bundled"), Path("docs/bundled.png")
+FOLDER, IMAGE = Path("src/imagegen/bundled"), Path("docs/bundled.png")
 
 
 def load(folder: Path) -> tuple[Any, dict[str, Any]]:
-    """An exported pipeline in full precision, and what its `imagegen.json` says."""
+    """Load an exported pipeline in float32, and its `imagegen.json`."""
     import json
 
     from diffusers import FluxPipeline
@@ -35,7 +35,7 @@ def load(folder: Path) -> tuple[Any, dict[str, Any]]:
 
 def draw(
     pipeline: Any,
-    about: dict[str, Any],
+    metadata: dict[str, Any],
     prompts: list[str],
     seeds: list[int],
     *,
@@ -43,29 +43,29 @@ def draw(
     guidance: float = 7.5,
     batch: int = 16,
 ) -> list[Image.Image]:
-    """Draw prompts in batches, each with its own seed."""
-    pictures: list[Image.Image] = []
+    """Draw prompts in batches, each prompt with its own seed."""
+    images: list[Image.Image] = []
     for start in range(0, len(prompts), batch):
         generators = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + batch]]
-        pictures += pipeline(
+        images += pipeline(
             prompts[start : start + batch],
-            height=about["native_size"],
-            width=about["native_size"],
+            height=metadata["native_size"],
+            width=metadata["native_size"],
             num_inference_steps=steps,
             guidance_scale=guidance,
-            max_sequence_length=about["max_sequence_length"],
+            max_sequence_length=metadata["max_sequence_length"],
             generator=generators,
         ).images
-    return pictures
+    return images
 
 
-def write(folder: Path = FOLDER, target: Path = PICTURE) -> None:
-    """Draw the contact sheet."""
-    pipeline, about = load(folder)
-    pictures = draw(pipeline, about, list(SHEET), list(range(len(SHEET))), steps=20)
+def write(folder: Path = FOLDER, target: Path = IMAGE) -> None:
+    """Draw the contact sheet with the pipeline in `folder`, and save it to `target`."""
+    pipeline, metadata = load(folder)
+    images = draw(pipeline, metadata, list(SHEET), list(range(len(SHEET))), steps=20)
     target.parent.mkdir(parents=True, exist_ok=True)
     captions = [f"{text} ({seed})" for seed, text in enumerate(SHEET)]
-    grid(pictures, captions, 8).quantize(256).save(target, optimize=True)
+    grid(images, captions, 8).quantize(256).save(target, optimize=True)
     print(f"{target}: {target.stat().st_size / 1e6:.2f} MB", flush=True)
 
 

@@ -12,9 +12,11 @@ import torch
 from PIL import Image, ImageDraw
 
 from tests.promises._server import Server
-from training import classifier, config, drawings, evaluate
+from training import config, evaluate
+from training.drawings import dataset
+from training.models import classifier
 
-NAMES = list(drawings.read_names().values())
+NAMES = list(dataset.read_names().values())
 THINGS = [
     "red apple", "cat", "rocket", "hamburger", "sunflower", "penguin", "octopus", "strawberry", "pizza", "car",
     "guitar", "umbrella", "crown", "pumpkin", "snowman", "soccer ball",
@@ -54,7 +56,7 @@ def test_the_thing_that_was_named_is_drawn_on_the_ground_asked_for(service: Serv
         for each in asked
     }
     named = [name for (name, _, _), picture in pictures.items() if shows(judge, picture, name)]
-    grounds = [colour for (_, colour, _), picture in pictures.items() if evaluate.background(picture) == colour]
+    grounds = [colour for (_, colour, _), picture in pictures.items() if evaluate.background_colour(picture) == colour]
     print(f"{len(named)} of {len(asked)} things named, {len(grounds)} of {len(asked)} backgrounds right")
     assert len(named) >= 0.8 * len(asked)
     assert len(grounds) >= 0.9 * len(asked)

@@ -1,4 +1,4 @@
-"""A training small enough for a test: eight plain shapes, learnt for some seconds on one core."""
+"""A training run that is small enough for a test: eight plain shapes, trained for some seconds on one core."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from training import config, drawings, steps
+from training import config
+from training.drawings import dataset
+from training.loop import steps
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,23 +33,23 @@ def shape(kind: str, colour: str) -> Image.Image:
 
 
 @pytest.fixture(scope="session")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def drawings_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("drawings") / "drawings.zip"
     kinds = {
         f"{colour}-{kind}": shape(kind, colour) for kind in ("ball", "box", "roof", "bar") for colour in ("red", "blue")
     }
-    drawings.pack(path, {name: [name.partition("-")[2], name.replace("-", " ")] for name in kinds}, kinds)
+    dataset.write(path, {name: [name.partition("-")[2], name.replace("-", " ")] for name in kinds}, kinds)
     return path
 
 
 @pytest.fixture(scope="session")
-def trained(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> config.Config:
-    """The smoke recipe, walked once from the drawings to the exported folder."""
+def trained(drawings_zip: Path, tmp_path_factory: pytest.TempPathFactory) -> config.Config:
+    """The result of the smoke recipe, run once from the drawings to the exported folder."""
     torch.set_num_threads(1)
     run = tmp_path_factory.mktemp("run")
     smoke = replace(config.SMOKE, run=run / "work")
     start = time.monotonic()
-    wanted = ("data", "autoencoder", "transformer", "classifier", "samples", "export")
-    steps.walk(smoke, wanted, archive, start + 300, run / "parcel", run / "folder")
+    selected = ("data", "autoencoder", "transformer", "classifier", "samples", "export")
+    steps.run(smoke, selected, drawings_zip, start + 300, run / "archive", run / "folder")
     print(f"the smoke recipe took {time.monotonic() - start:.0f} s")
     return smoke

@@ -1,15 +1,17 @@
 import torch
 
-from training import config, drawings, transformer, vocabulary
-from training.model import clip_words, draw
-from training.pool import packed, unpacked
+from training import config
+from training.captions import vocabulary
+from training.drawings import dataset
+from training.models import flux
+from training.models.flux import clip_words, pack_latents, sample, unpack_latents
 
 
-def test_our_walk_is_the_one_of_diffusers(archive):
+def test_forward_equals_diffusers(drawings_zip):
     smoke = config.SMOKE
-    loaded = drawings.load(archive, smoke.size)
-    model = transformer.build(smoke, loaded).eval()
-    for parameter in model.parameters():  # the blocks start as identities, which would hide differences
+    loaded = dataset.read(drawings_zip, smoke.size)
+    model = flux.build(smoke, loaded).eval()
+    for parameter in model.parameters():  # zero modulations would hide differences
         if not parameter.abs().sum():
             torch.nn.init.normal_(parameter, std=0.05)
     words = torch.from_numpy(
@@ -34,15 +36,15 @@ def test_our_walk_is_the_one_of_diffusers(archive):
     assert float((ours - theirs).abs().max()) < 1e-5
 
 
-def test_packing_is_the_one_of_diffusers():
+def test_pack_latents_equals_diffusers():
     from diffusers import FluxPipeline
 
     latents = torch.randn(2, 16, 8, 8)
-    assert torch.equal(packed(latents), FluxPipeline._pack_latents(latents, 2, 16, 8, 8))
-    assert torch.equal(unpacked(packed(latents), 4), latents)
+    assert torch.equal(pack_latents(latents), FluxPipeline._pack_latents(latents, 2, 16, 8, 8))
+    assert torch.equal(unpack_latents(pack_latents(latents), 4), latents)
 
 
-def test_clip_words_always_end():
+def test_clip_words_always_end_with_the_end_token():
     full = torch.tensor([[5, 6, 7, 8, vocabulary.END_ID], [5, vocabulary.END_ID, 0, 0, 0]])
     assert clip_words(full).tolist() == [
         [vocabulary.START_ID, 5, 6, 7, vocabulary.END_ID],
@@ -50,9 +52,9 @@ def test_clip_words_always_end():
     ]
 
 
-def test_drawing_repeats_itself(archive):
+def test_sampling_is_deterministic(drawings_zip):
     smoke = config.SMOKE
-    model = transformer.build(smoke, drawings.load(archive, smoke.size))
+    model = flux.build(smoke, dataset.read(drawings_zip, smoke.size))
     words, noise = torch.full((1, smoke.max_words), 1), torch.randn(1, 16, 64)
-    one = draw(model, words, noise, steps=2, shift=2.0, guidance=7.5)
-    assert torch.equal(one, draw(model, words, noise, steps=2, shift=2.0, guidance=7.5))
+    one = sample(model, words, noise, steps=2, shift=2.0, guidance=7.5)
+    assert torch.equal(one, sample(model, words, noise, steps=2, shift=2.0, guidance=7.5))

@@ -1,24 +1,24 @@
 import torch
 
-from training.optim import Mixed, orthogonalise
+from training.loop.optim import MuonAdamW, orthogonalize
 
 
-def test_singular_values_come_near_one():
-    values = torch.linalg.svdvals(orthogonalise(torch.randn(3, 24, 64)))
+def test_orthogonalize_brings_singular_values_near_one():
+    values = torch.linalg.svdvals(orthogonalize(torch.randn(3, 24, 64)))
     assert float(values.min()) > 0.5
     assert float(values.max()) < 1.4
 
 
-def test_what_is_not_finite_does_not_reach_the_weights():
+def test_orthogonalize_drops_values_that_are_not_finite():
     stack = torch.randn(2, 8, 8)
     stack[1, 0, 0] = float("inf")
-    assert bool(torch.isfinite(orthogonalise(stack)).all())
+    assert bool(torch.isfinite(orthogonalize(stack)).all())
 
 
-def test_it_learns_a_linear_map():
+def test_the_optimizer_fits_a_linear_map():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.Tanh(), torch.nn.Linear(32, 8))
-    optimizer = Mixed(model, 0.02, 1e-2, ("2.",))
+    optimizer = MuonAdamW(model, 0.02, 1e-2, ("2.",))
     inputs = torch.randn(256, 8)
     target = inputs @ torch.randn(8, 8) / 3
     losses = []

@@ -1,4 +1,4 @@
-"""The model that is trained: FLUX's transformer with both text encoders, as one module from tokens to velocity."""
+"""The trained model: FLUX's transformer and both text encoders in one module, and its sampler."""
 
 from __future__ import annotations
 
@@ -9,18 +9,23 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import nn
 
-from training import machine
-from training.text import clip_encoder, t5_encoder
-from training.vocabulary import END_ID, PAD_ID, START_ID
+from training.captions import vocabulary
+from training.captions.vocabulary import END_ID, PAD_ID, START_ID
+from training.checkpoints import load_state
+from training.distributed import autocast
+from training.models.text_encoders import clip_encoder, t5_encoder
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from training.config import Config
+    from training.drawings.dataset import Drawings
+
+NAME = "transformer"
 
 
-class Painter(nn.Module):
-    """Noisy tokens, captions, noise level and guidance in; the velocity from picture to noise out."""
+class FluxWithEncoders(nn.Module):
+    """Predicts the velocity from image to noise, given noisy tokens, captions, noise level and guidance."""
 
     def __init__(self, config: Config, vocabulary_size: int) -> None:
         super().__init__()
@@ -39,15 +44,15 @@ class Painter(nn.Module):
         self.clip = clip_encoder(config, vocabulary_size)
         self.side = config.tokens
         self.max_words = config.max_words
-        _start_as_identity(self.transformer)
+        _zero_modulations(self.transformer)
 
     def forward(
         self, noisy: Tensor, words: Tensor, sigma: Tensor, guidance: Tensor, rope: tuple[Tensor, Tensor]
     ) -> Tensor:
-        """(batch, tokens, 64), (batch, words), (batch,), (batch,) -> (batch, tokens, 64).
+        """Map (batch, tokens, 64), (batch, words), (batch,), (batch,) to (batch, tokens, 64).
 
-        The same walk as `FluxTransformer2DModel.forward`, except that noise level and guidance stay in full
-        precision until they are embedded; half precision would blur a guidance of 7.5.
+        This computes the same as `FluxTransformer2DModel.forward`, but embeds noise level and guidance in full
+        precision: bfloat16 has too few digits for a guidance of 7.5 times 1000.
         """
         flux = self.transformer
         states = self.t5(words).last_hidden_state
@@ -67,7 +72,7 @@ class Painter(nn.Module):
         return velocity
 
     def rope(self, words: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Rotary embeddings of that many text tokens (all at the origin) and of the image's grid."""
+        """Return cosine and sine of the rotary embedding, for `words` text tokens at the origin and the image grid."""
         grid = torch.zeros(self.side, self.side, 3)
         grid[..., 1] = torch.arange(self.side)[:, None]
         grid[..., 2] = torch.arange(self.side)[None, :]
@@ -77,28 +82,55 @@ class Painter(nn.Module):
 
 
 def clip_words(words: Tensor) -> Tensor:
-    """T5's token ids as CLIP's: <s> before them; a caption that filled all places ends in </s> still."""
+    """Convert T5 token ids to CLIP's: prepend <s>, and end truncated captions with </s>."""
     shifted = torch.cat((torch.full_like(words[:, :1], START_ID), words[:, :-1]), 1)
     ended = (shifted == END_ID).any(1, keepdim=True)
     last = torch.where(ended, shifted[:, -1:], END_ID)
     return torch.cat((shifted[:, :-1], last), 1)
 
 
-def padded(words: Tensor, length: int) -> Tensor:
-    """Captions with padding up to a length."""
+def pad_words(words: Tensor, length: int) -> Tensor:
+    """Pad captions to a length."""
     return nn.functional.pad(words, (0, length - words.shape[1]), value=PAD_ID)
 
 
 def empty_words(words: Tensor) -> Tensor:
-    """Empty captions of the same shape."""
+    """Return empty captions of the same shape."""
     empty = torch.full_like(words, PAD_ID)
     empty[:, 0] = END_ID
     return empty
 
 
+def build(config: Config, drawings: Drawings) -> FluxWithEncoders:
+    """Return the untrained model; the weights depend on the seed alone."""
+    torch.manual_seed(config.seed)
+    return FluxWithEncoders(config, len(vocabulary.vocabulary(drawings.names)))
+
+
+def load(config: Config, drawings: Drawings, device: torch.device) -> FluxWithEncoders:
+    """Load the trained model from the run's folder."""
+    model = build(config, drawings).to(device)
+    load_state(model, config.run / f"{NAME}.safetensors")
+    return model.eval()
+
+
+def pack_latents(latents: Tensor) -> Tensor:
+    """Pack (batch, 16, height, width) into tokens (batch, height * width / 4, 64), in FLUX's order."""
+    batch, channels, height, width = latents.shape
+    latents = latents.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return latents.reshape(batch, height * width // 4, channels * 4)
+
+
+def unpack_latents(tokens: Tensor, side: int) -> Tensor:
+    """Unpack tokens (batch, side * side, 64) into latents (batch, 16, 2 * side, 2 * side)."""
+    batch = len(tokens)
+    latents = tokens.view(batch, side, side, 16, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return latents.reshape(batch, 16, 2 * side, 2 * side)
+
+
 @torch.no_grad()
-def draw(
-    model: Painter,
+def sample(
+    model: FluxWithEncoders,
     words: Tensor,
     noise: Tensor,
     *,
@@ -107,26 +139,29 @@ def draw(
     guidance: float,
     scale: float | None = None,
 ) -> Tensor:
-    """Euler's method from noise to latent tokens; with `scale`, by classifier-free guidance on top of the embedding."""
+    """Integrate from noise to latent tokens with Euler's method.
+
+    `scale` adds classifier-free guidance, for a model without guidance distillation.
+    """
     model.eval()
     device = noise.device
     rope = model.rope(words.shape[1], device)
-    even = torch.linspace(1, 1 / steps, steps)
-    sigmas = [*(shift * even / (1 + (shift - 1) * even)).tolist(), 0.0]
-    level = torch.full((len(words),), guidance, device=device)
-    for now, following in pairwise(sigmas):
-        sigma = torch.full((len(words),), now, device=device)
-        with machine.half(device):
-            velocity = model(noise, words, sigma, level, rope).float()
+    uniform = torch.linspace(1, 1 / steps, steps)
+    sigmas = [*(shift * uniform / (1 + (shift - 1) * uniform)).tolist(), 0.0]
+    embedded_guidance = torch.full((len(words),), guidance, device=device)
+    for current, following in pairwise(sigmas):
+        sigma = torch.full((len(words),), current, device=device)
+        with autocast(device):
+            velocity = model(noise, words, sigma, embedded_guidance, rope).float()
             if scale is not None:
-                without = model(noise, empty_words(words), sigma, level, rope).float()
-                velocity = without + scale * (velocity - without)
-        noise = noise + (following - now) * velocity
+                unconditional = model(noise, empty_words(words), sigma, embedded_guidance, rope).float()
+                velocity = unconditional + scale * (velocity - unconditional)
+        noise = noise + (following - current) * velocity
     return noise
 
 
-def _start_as_identity(flux: FluxTransformer2DModel) -> None:
-    """Zero the modulations and the output (adaLN-zero): training starts from blocks that do nothing."""
+def _zero_modulations(flux: FluxTransformer2DModel) -> None:
+    """Set modulations and output to zero (adaLN-zero), so that every block starts as the identity."""
     for name, module in flux.named_modules():
         if isinstance(module, nn.Linear) and (
             name.endswith((".norm.linear", "norm1.linear", "norm1_context.linear", "norm_out.linear"))

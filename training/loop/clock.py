@@ -1,4 +1,4 @@
-"""Time boxes: how far a stage is, at which learning rate, when to stop; and the lines that say so."""
+"""Time limits of the stages, the learning-rate schedule, progress lines and the loss log."""
 
 from __future__ import annotations
 
@@ -6,80 +6,87 @@ import json
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from training import machine
+from training import distributed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-WIDTH = 24
+BAR_WIDTH = 24
 T = TypeVar("T")
 
 
 class Clock:
-    """The training time of a stage over all its runs. Stops at the stage's minutes, or at the deadline of this run."""
+    """The training time of a stage, summed over all runs.
+
+    Args:
+        name: the stage, for progress lines.
+        minutes: the stage's total training time.
+        spent: seconds that earlier runs have used.
+        deadline: when this run must end, in seconds of `time.monotonic()`.
+    """
 
     def __init__(self, name: str, minutes: float, spent: float, deadline: float) -> None:
         self.name, self.total, self.before, self.deadline = name, minutes * 60, spent, deadline
         self.start = time.monotonic()
-        self.said = self.start
+        self.reported = self.start
 
     def restart(self) -> None:
-        """Begin here: compiling does not count as training."""
-        self.start = self.said = time.monotonic()
+        """Start counting now, so that compilation does not count as training."""
+        self.start = self.reported = time.monotonic()
 
     @property
     def spent(self) -> float:
-        """Seconds of training so far, earlier runs included."""
+        """Seconds of training so far, including earlier runs."""
         return self.before + time.monotonic() - self.start
 
     @property
     def progress(self) -> float:
-        """The share of the stage that is done, 0 to 1."""
+        """The completed share of the stage, from 0 to 1."""
         return min(1.0, self.spent / self.total)
 
     @property
-    def over(self) -> bool:
-        """Whether the stage is finished or this run has to end."""
+    def expired(self) -> bool:
+        """Whether the stage is complete or this run must end."""
         return self.spent >= self.total or time.monotonic() >= self.deadline
 
     def due(self, seconds: float = 10.0) -> bool:
-        """True once every so many seconds: time for a line of progress."""
-        if time.monotonic() - self.said < seconds:
+        """Return True at most once in `seconds`, when the next progress line is due."""
+        if time.monotonic() - self.reported < seconds:
             return False
-        self.said = time.monotonic()
+        self.reported = time.monotonic()
         return True
 
     def line(self, text: str) -> None:
-        """Print a progress bar with a remark; of several processes the first speaks for all."""
-        if machine.rank():
+        """Print a progress bar followed by `text`, in the first process only."""
+        if distributed.rank():
             return
-        done = round(WIDTH * self.progress)
-        bar = "█" * done + "·" * (WIDTH - done)
+        done = round(BAR_WIDTH * self.progress)
+        bar = "█" * done + "·" * (BAR_WIDTH - done)
         print(f"{self.name:12} {bar} {self.progress:4.0%} {self.spent:5.0f}s  {text}", flush=True)
 
 
-def falling(progress: float, start: float, floor: float = 0.02) -> float:
-    """The learning rate's factor: one until `start`, then linearly down to `floor`."""
+def linear_decay(progress: float, start: float, floor: float = 0.02) -> float:
+    """Return the learning rate's factor: one until `start`, then linearly down to `floor`."""
     return 1.0 if progress <= start else floor + (1 - floor) * (1 - progress) / (1 - start)
 
 
 class Log:
-    """Losses of a run, one JSON line each, which the curves are drawn from."""
+    """The loss log of a run: one JSON object per line."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def add(self, **values: float | str) -> None:
-        """Append one line."""
+        """Append a line."""
         rounded = {key: round(value, 6) if isinstance(value, float) else value for key, value in values.items()}
         with self.path.open("a") as file:
             file.write(json.dumps(rounded) + "\n")
 
 
 def timed(label: str, function: Callable[[], T]) -> T:
-    """Run a step and print how long it took."""
+    """Call a function, print its duration, and return its result."""
     start = time.monotonic()
     result = function()
     print(f"{label}: {time.monotonic() - start:.1f} s", flush=True)

@@ -1,4 +1,4 @@
-"""The two text encoders, trained together with the transformer, and their tokenizers as transformers loads them."""
+"""The two text encoders, which are trained with the transformer, and their tokenizers."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from training.vocabulary import END, END_ID, PAD, PAD_ID, START, START_ID, UNKNOWN, tokenizer
+from training.captions.vocabulary import END, END_ID, PAD, PAD_ID, START, START_ID, UNKNOWN, tokenizer
 
 if TYPE_CHECKING:
     from training.config import Config
 
-MULTIPLE = 64  # vocabularies are rounded up to this, for the GPU's sake
+VOCABULARY_MULTIPLE = 64  # vocabulary sizes are rounded up to a multiple that is fast on a GPU
 
 
 def wrapped_tokenizer(words: list[str], max_words: int, *, start: bool) -> PreTrainedTokenizerFast:
-    """The tokenizer in the class that loads its file as it is, whatever the model inside."""
+    """Wrap the tokenizer in the transformers class that loads any tokenizer.json."""
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer(words, start=start),
         model_max_length=max_words,
@@ -28,10 +28,10 @@ def wrapped_tokenizer(words: list[str], max_words: int, *, start: bool) -> PreTr
 
 
 def t5_encoder(config: Config, vocabulary_size: int) -> T5EncoderModel:
-    """The encoder whose states the transformer attends to."""
+    """Return the T5 encoder, whose hidden states the transformer attends to."""
     return T5EncoderModel(
         T5Config(
-            vocab_size=_rounded(vocabulary_size),
+            vocab_size=_round_up(vocabulary_size),
             d_model=config.t5_width,
             d_kv=32,
             num_heads=config.t5_width // 32,
@@ -48,10 +48,10 @@ def t5_encoder(config: Config, vocabulary_size: int) -> T5EncoderModel:
 
 
 def clip_encoder(config: Config, vocabulary_size: int) -> CLIPTextModel:
-    """The encoder whose pooled state (at </s>) modulates every block."""
+    """Return the CLIP encoder, whose pooled state (at </s>) modulates every block."""
     return CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=_rounded(vocabulary_size),
+            vocab_size=_round_up(vocabulary_size),
             hidden_size=config.clip_width,
             intermediate_size=config.clip_width * 4,
             num_hidden_layers=config.clip_layers,
@@ -65,5 +65,5 @@ def clip_encoder(config: Config, vocabulary_size: int) -> CLIPTextModel:
     )
 
 
-def _rounded(size: int) -> int:
-    return -(-size // MULTIPLE) * MULTIPLE
+def _round_up(size: int) -> int:
+    return -(-size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE

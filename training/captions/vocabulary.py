@@ -1,7 +1,7 @@
-"""The vocabulary, and the tokenizer that both text encoders share.
+"""The vocabulary, and the tokenizer of both text encoders.
 
-One word is one token; a word that is not in the vocabulary is `<unk>`, which the model has learnt to pass over. Plural
-endings are cut off on the way in, so that "apples" is "apple".
+One word is one token. A word outside the vocabulary becomes `<unk>`, which the model has learnt to ignore. The
+normalizer removes plural endings: "apples" becomes "apple".
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from training import palette, phrases
+from training.captions import palette, phrases
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,7 +22,7 @@ PAD, END, UNKNOWN, START = "<pad>", "</s>", "<unk>", "<s>"
 SPECIAL = (PAD, END, UNKNOWN, START)  # token ids 0 to 3
 PAD_ID, END_ID, UNKNOWN_ID, START_ID = range(4)
 
-# Words that hold a prompt together, and that the phrases below may not all use.
+# Function words of prompts, not all of which occur in the phrases.
 FUNCTION_WORDS = """
     a an the one two 2 pair couple of on in at to with and or by for from near over under into out off up down is it its
     this that my your his her their some any no not very named called against front wall backdrop background right left
@@ -31,7 +31,10 @@ FUNCTION_WORDS = """
 
 
 def normalizer() -> normalizers.Normalizer:
-    """Lower case, letters and digits only, plural endings cut (cherries, boxes, apples; not glass, bus)."""
+    """Return the normalizer: lower case, letters and digits only, no plural endings.
+
+    It shortens cherries, boxes and apples, but neither glass nor bus.
+    """
     return normalizers.Sequence(
         [
             normalizers.NFKD(),
@@ -47,18 +50,20 @@ def normalizer() -> normalizers.Normalizer:
 
 
 def vocabulary(names: Iterable[Iterable[str]]) -> list[str]:
-    """Every word that names, colours, places and fillers use, in the form the normalizer leaves, in a fixed order."""
+    """Return every word of names, colours, places and fillers in normalized form, in a fixed order."""
     texts = [name for each in names for name in each]
     texts += [word for colour in palette.COLOURS.values() for word in colour.words]
-    texts += [word for each in (palette.SKIES, palette.GROUNDS) for around in each.values() for word in around.words]
+    texts += [
+        word for each in (palette.SKIES, palette.GROUNDS) for background in each.values() for word in background.words
+    ]
     texts += [word for _, words in (*phrases.PLACES.values(), *phrases.SIZES.values()) for word in words]
     for fillers in (
         phrases.OPENINGS,
         phrases.STYLES,
-        phrases.QUALITIES,
-        phrases.DOING,
+        phrases.ADJECTIVES,
+        phrases.ACTIVITIES,
         phrases.CLAUSES,
-        phrases.BESIDE,
+        phrases.CONJUNCTIONS,
     ):
         texts += fillers
     plain = normalizer()
@@ -67,7 +72,7 @@ def vocabulary(names: Iterable[Iterable[str]]) -> list[str]:
 
 
 def tokenizer(words: list[str], *, start: bool) -> Tokenizer:
-    """A tokenizer for T5 (ends with </s>) or, with `start`, for CLIP (begins with <s> as well)."""
+    """Return the tokenizer for T5 (appends </s>) or, with `start`, for CLIP (also prepends <s>)."""
     backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token=UNKNOWN))
     backend.normalizer = normalizer()
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -79,7 +84,7 @@ def tokenizer(words: list[str], *, start: bool) -> Tokenizer:
 
 
 def encode(words: list[str], texts: list[str], max_words: int) -> NDArray[np.int16]:
-    """T5 token ids of many captions, (captions, max_words)."""
+    """Return the T5 token ids of captions, (captions, max_words)."""
     backend = tokenizer(words, start=False)
     backend.enable_truncation(max_words)
     backend.enable_padding(length=max_words, pad_id=PAD_ID, pad_token=PAD)

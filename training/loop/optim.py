@@ -1,8 +1,9 @@
-"""Muon for the matrices, AdamW for the rest.
+"""The optimizer: Muon for the matrices, AdamW for the rest; and the running average of the weights.
 
-Muon steps along the nearest orthogonal matrix to the momentum (K. Jordan et al., 2024, "Muon: an optimizer for hidden
-layers"), found by a Newton-Schulz iteration. The iteration diverges for singular values above one, which rounding to
-half precision lets happen; so each matrix is scaled below one with a margin, and what isn't finite is dropped.
+Muon steps along the orthogonal matrix nearest to the momentum (K. Jordan et al., 2024, "Muon: an optimizer for hidden
+layers"), which it finds with a Newton-Schulz iteration. The iteration diverges for singular values above one, which
+can result from rounding to half precision. Therefore each matrix is scaled to below one with a margin, and non-finite
+values become zero.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrix to each of (stack, rows, columns), roughly: singular values near one."""
-    half = torch.bfloat16 if matrices.is_cuda else torch.float32
+def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Approximate the nearest semi-orthogonal matrix to each of (stack, rows, columns)."""
+    dtype = torch.bfloat16 if matrices.is_cuda else torch.float32
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.float()
-    x = (x / (x.norm(dim=(1, 2), keepdim=True) * 1.02 + 1e-7)).to(half)
+    x = (x / (x.norm(dim=(1, 2), keepdim=True) * 1.02 + 1e-7)).to(dtype)
     x = x.mT if tall else x
     for _ in range(steps):
         gram = x @ x.mT
@@ -35,7 +36,7 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon:
-    """Muon over stacks of equally shaped matrices; convolutions count as matrices of (out, in x kernel)."""
+    """Muon over stacks of equally shaped matrices; a convolution is a matrix (out, in x kernel)."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], rate: float, momentum: float = 0.95) -> None:
         self.rate, self.momentum = rate, momentum
@@ -48,19 +49,19 @@ class Muon:
 
     @torch.no_grad()
     def step(self, scale: float) -> None:
-        """One step at `scale` of the learning rate."""
+        """Take a step with `scale` times the learning rate."""
         for group, momentum in self.stacks:
             stack = torch.stack([_gradient(parameter).reshape(momentum.shape[1:]) for parameter in group])
             momentum.lerp_(stack, 1 - self.momentum)
-            update = orthogonalise(stack.lerp(momentum, self.momentum))
+            update = orthogonalize(stack.lerp(momentum, self.momentum))
             rows, columns = momentum.shape[1:]
             rate = self.rate * scale * max(1.0, rows / columns) ** 0.5
             for parameter, change in zip(group, update, strict=True):
                 parameter.mul_(1 - 0.01 * rate).sub_(change.reshape(parameter.shape), alpha=rate)
 
 
-class Mixed:
-    """Muon for inner matrices, AdamW for embeddings, first and last layers, biases and norms."""
+class MuonAdamW:
+    """Muon for inner matrices; AdamW for biases, norms and the layers whose name contains one of `outer`."""
 
     def __init__(self, model: nn.Module, muon_rate: float, adam_rate: float, outer: tuple[str, ...]) -> None:
         inner: list[nn.Parameter] = []
@@ -75,7 +76,7 @@ class Mixed:
         self.adam_rate = adam_rate
 
     def step(self, scale: float) -> None:
-        """Clip, step both at `scale` of their rates, and clear the gradients."""
+        """Clip the gradients, step both optimizers with `scale` times their rates, and clear the gradients."""
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.muon.step(scale)
         for group in self.adam.param_groups:
@@ -85,8 +86,8 @@ class Mixed:
             parameter.grad = None
 
 
-class Average:
-    """A running average of a model's weights, which is what gets exported."""
+class EMA:
+    """An exponential moving average of a model's weights, which are the exported weights."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -96,13 +97,13 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the live weights in; young averages forget faster."""
+        """Add the live weights; the first updates use a smaller decay."""
         self.steps += 1
         torch._foreach_lerp_(self.mean, self.live, 1 - min(self.decay, self.steps / (self.steps + 10)))
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Exchange the live weights and the average."""
+        """Exchange the live weights and the averaged ones."""
         kept = [weight.clone() for weight in self.live]
         torch._foreach_copy_(self.live, self.mean)
         torch._foreach_copy_(self.mean, kept)

@@ -1,4 +1,4 @@
-"""What a run keeps: half-precision weights, progress, and parcels of both for machines that hand back small files."""
+"""A run's files: weights in half precision, progress, and archives of both in parts of limited size."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-PARCEL_BYTES = 15 * 2**20
+PART_BYTES = 15 * 2**20
 
 
 def save_state(state: dict[str, Tensor], path: Path) -> None:
-    """Write weights as fp16: a quarter of the training state, and 11 bits are plenty to go on from."""
+    """Write weights as float16, which is precise enough to resume from."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    halves = {name: weight.detach().to("cpu", torch.float16).contiguous() for name, weight in state.items()}
-    fresh = path.with_suffix(".part")
-    save_file(halves, fresh)
-    fresh.rename(path)  # a run that is cut off here leaves the older file whole
+    weights = {name: weight.detach().to("cpu", torch.float16).contiguous() for name, weight in state.items()}
+    temporary = path.with_suffix(".part")
+    save_file(weights, temporary)
+    temporary.rename(path)  # atomic: an interrupted run keeps the previous file
 
 
 def load_state(model: nn.Module, path: Path) -> None:
-    """Read weights back into a model, at its own precision."""
+    """Load weights into a model, in the model's own precision."""
     with torch.no_grad():
         state = load_file(path)
         for name, parameter in model.named_parameters():
@@ -36,7 +36,7 @@ def load_state(model: nn.Module, path: Path) -> None:
 
 
 def read_progress(folder: Path, stage: str) -> dict[str, float]:
-    """What a stage wrote when it last stopped, or nothing."""
+    """Return the progress that a stage saved, or an empty dict."""
     path = folder / f"{stage}.json"
     if not path.exists():
         return {}
@@ -45,29 +45,29 @@ def read_progress(folder: Path, stage: str) -> dict[str, float]:
 
 
 def write_progress(folder: Path, stage: str, **values: float) -> None:
-    """Note how far a stage is."""
+    """Save the progress of a stage."""
     (folder / f"{stage}.json").write_text(json.dumps(values))
 
 
-def pack(folder: Path, target: Path) -> None:
-    """Put a run's files into numbered parts small enough to travel."""
+def pack_archive(run: Path, target: Path) -> None:
+    """Write a run's files to `target` as a tar archive in numbered parts of at most PART_BYTES."""
     target.mkdir(parents=True, exist_ok=True)
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w") as tar:
-        for path in sorted(folder.iterdir()):
+        for path in sorted(run.iterdir()):
             if path.suffix in {".safetensors", ".json", ".jsonl"}:
                 tar.add(path, path.name)
     whole = data.getvalue()
-    for index, start in enumerate(range(0, len(whole), PARCEL_BYTES)):
-        (target / f"run.tar.{index}").write_bytes(whole[start : start + PARCEL_BYTES])
+    for index, start in enumerate(range(0, len(whole), PART_BYTES)):
+        (target / f"run.tar.{index}").write_bytes(whole[start : start + PART_BYTES])
 
 
-def unpack(source: Path, folder: Path) -> None:
-    """Put the parts together again."""
-    folder.mkdir(parents=True, exist_ok=True)
+def unpack_archive(source: Path, run: Path) -> None:
+    """Extract an archive that `pack_archive` wrote into a run's folder."""
+    run.mkdir(parents=True, exist_ok=True)
     parts = sorted(source.glob("run.tar.*"))
     if not parts:
-        raise SystemExit(f"there is nothing to resume in {source}")
+        raise SystemExit(f"Cannot resume from {source}: it contains no run.tar.* files.")
     whole = b"".join(part.read_bytes() for part in parts)
     with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
-        tar.extractall(folder, filter="data")
+        tar.extractall(run, filter="data")

@@ -1,4 +1,4 @@
-"""Scenes into pixels, a batch at a time, on whatever device holds the drawings."""
+"""Renders scenes to pixels in batches, on the device that holds the drawings."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from training.scenes import THING_COLUMNS
+from training.captions.scenes import OBJECT_COLUMNS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from training.drawings import Drawings
+    from training.drawings.dataset import Drawings
 
 LUMA = (0.299, 0.587, 0.114)
-REACH = 0.16  # how far in chroma a pixel may be from the dominant colour and still be painted with it
+CHROMA_DISTANCE = 0.16  # up to this distance from the dominant colour, a pixel is fully repainted
 
 
 class Composer:
-    """Holds all drawings on a device and composes scenes of them."""
+    """Renders scenes of drawings; holds all drawings on the device."""
 
     def __init__(self, drawings: Drawings, device: torch.device) -> None:
         self.size = drawings.pixels.shape[1]
@@ -30,32 +30,35 @@ class Composer:
 
     @torch.no_grad()
     def __call__(self, rows: Tensor) -> Tensor:
-        """Rows of `scenes.COLUMNS` numbers -> pictures (batch, 3, size, size) in [-1, 1]."""
+        """Render rows (batch, `scenes.COLUMNS`) to images (batch, 3, size, size) in [-1, 1]."""
         rows = rows.to(self.device)
-        width = len(THING_COLUMNS)
-        picture = self._ground(rows[:, 2 * width :])
+        width = len(OBJECT_COLUMNS)
+        image = self._background(rows[:, 2 * width :])
         for slot in (rows[:, :width], rows[:, width : 2 * width]):
-            here = (slot[:, 0] >= 0).nonzero()[:, 0]
-            if len(here):
-                picture[here] = self._over(picture[here], slot[here])
-        return picture.clamp(0, 1) * 2 - 1
+            present = (slot[:, 0] >= 0).nonzero()[:, 0]
+            if len(present):
+                image[present] = self._paste(image[present], slot[present])
+        return image.clamp(0, 1) * 2 - 1
 
-    def _ground(self, ground: Tensor) -> Tensor:
-        """Two colours, split or blended at the horizon."""
+    def _background(self, background: Tensor) -> Tensor:
+        """Return the background: two colours, split or blended at the horizon."""
         y = torch.linspace(0, 1, self.size, device=self.device)[None, None, :, None]
-        top, bottom, horizon, sharpness = ground[:, 0:3], ground[:, 3:6], ground[:, 6], ground[:, 7]
+        top, bottom, horizon, sharpness = background[:, 0:3], background[:, 3:6], background[:, 6], background[:, 7]
         share = torch.sigmoid((y - horizon[:, None, None, None]) * sharpness[:, None, None, None])
         mixed = top[:, :, None, None] * (1 - share) + bottom[:, :, None, None] * share
         return mixed.to(self.dtype).expand(-1, -1, -1, self.size).contiguous()
 
-    def _over(self, picture: Tensor, slot: Tensor) -> Tensor:
-        index, x, y, scale, angle, mirror, painted = slot[:, :7].unbind(1)
+    def _paste(self, image: Tensor, slot: Tensor) -> Tensor:
+        """Paste one drawing per scene over the images: recoloured, scaled, rotated and mirrored."""
+        index, x, y, scale, angle, mirror, repainted = slot[:, :7].unbind(1)
         drawing = self.bank[index.long()].to(self.dtype) / 255
         colour = torch.where(
-            painted[:, None, None, None] > 0, paint(drawing, self.dominant[index.long()], slot[:, 7:10]), drawing[:, :3]
+            repainted[:, None, None, None] > 0,
+            recolour(drawing, self.dominant[index.long()], slot[:, 7:10]),
+            drawing[:, :3],
         )
         texture = torch.cat((colour * drawing[:, 3:], drawing[:, 3:]), 1)
-        # A box blur before shrinking, or the small ones would flicker with aliasing.
+        # A box blur before shrinking avoids aliasing in small objects.
         blurred = F.interpolate(F.avg_pool2d(texture, 2), scale_factor=2, mode="bilinear", align_corners=False)
         texture = torch.where(scale[:, None, None, None] < 0.6, blurred, texture)
         cos, sin = angle.cos() / scale, angle.sin() / scale
@@ -66,11 +69,11 @@ class Composer:
         ).view(-1, 2, 3)
         grid = F.affine_grid(matrix, list(texture.shape), align_corners=False).to(self.dtype)
         placed = F.grid_sample(texture, grid, align_corners=False)
-        return picture * (1 - placed[:, 3:]) + placed[:, :3]
+        return image * (1 - placed[:, 3:]) + placed[:, :3]
 
 
-def paint(drawing: Tensor, dominant: Tensor, target: Tensor) -> Tensor:
-    """Move the part of a drawing that has its dominant colour to another colour, shading kept.
+def recolour(drawing: Tensor, dominant: Tensor, target: Tensor) -> Tensor:
+    """Change a drawing's dominant colour to a target colour and keep the shading.
 
     Shapes: (batch, 4, size, size), (batch, 3), (batch, 3), all in [0, 1] -> (batch, 3, size, size).
     """
@@ -79,13 +82,13 @@ def paint(drawing: Tensor, dominant: Tensor, target: Tensor) -> Tensor:
     dominant, target = dominant.to(rgb.dtype)[:, :, None, None], target.to(rgb.dtype)[:, :, None, None]
     light, own_light = (rgb * luma).sum(1, keepdim=True), (dominant * luma).sum(1, keepdim=True)
     chroma, own_chroma = rgb - light, dominant - own_light
-    # Direction matters more than strength: a shaded red is still red; of greys only those of a like lightness count.
+    # Hue matters more than saturation: a shaded red is still red. Greys must also have a similar lightness.
     strength = own_chroma.abs().amax(1, keepdim=True)
     grey = (strength < 0.08).to(rgb.dtype)
     shade = (light / own_light.clamp(min=0.05)).clamp(0.3, 2)
     distance = (chroma - own_chroma * shade).abs().amax(1, keepdim=True)
     distance = torch.minimum(distance, (chroma - own_chroma).abs().amax(1, keepdim=True))
     distance = distance + grey * (light - own_light).abs() * 0.5
-    share = ((1.6 * REACH - distance) / (0.6 * REACH)).clamp(0, 1)
+    share = ((1.6 * CHROMA_DISTANCE - distance) / (0.6 * CHROMA_DISTANCE)).clamp(0, 1)
     moved = target + (light - own_light) * 0.7
     return rgb * (1 - share) + moved.clamp(0, 1) * share

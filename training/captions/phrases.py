@@ -1,8 +1,8 @@
-"""The words around the things: how people open a prompt, praise, place and style what they ask for."""
+"""The words around the names: openings, adjectives, places, styles and fillers of real prompts."""
 
 from __future__ import annotations
 
-# place -> centre of the thing (x, y of the picture), ways to say it
+# place -> centre of the object as a share of width and height, phrases
 PLACES = {
     "left": ((0.27, 0.5), ("on the left", "at the left", "on the left side", "to the left", "left")),
     "right": ((0.73, 0.5), ("on the right", "at the right", "on the right side", "to the right", "right")),
@@ -17,13 +17,13 @@ PLACES = {
     "centre": ((0.5, 0.5), ("in the center", "in the centre", "in the middle", "centered")),
 }  # fmt: skip
 
-# size -> range of its share of the picture's width, words
+# size -> range of the object's share of the image's width, words
 SIZES = {
     "small": ((0.3, 0.44), ("small", "tiny", "little")),
     "large": ((0.9, 1.02), ("large", "big", "huge", "giant", "close-up of a")),
 }
 
-# The things people ask for most.
+# The objects that people ask for most.
 FAVOURITES = frozenset((
     "cat", "dog", "bird", "fish", "horse", "rabbit", "bear", "lion", "tiger", "elephant", "monkey", "fox", "wolf",
     "owl", "penguin", "dragon", "unicorn", "dinosaur", "butterfly", "bee", "frog", "turtle", "snake", "whale",
@@ -40,7 +40,7 @@ FAVOURITES = frozenset((
     "teddy bear", "soccer ball", "basketball", "hat", "shoe", "glasses", "cool face",
 ))  # fmt: skip
 
-BESIDE = ("and", "and", "and", "next to", "beside", "with", "near", "together with")
+CONJUNCTIONS = ("and", "and", "and", "next to", "beside", "with", "near", "together with")
 
 OPENINGS = (
     "a drawing of", "an illustration of", "a picture of", "an image of", "a photo of", "a painting of", "an emoji of",
@@ -59,7 +59,7 @@ STYLES = (
     "isolated", "no text", "illustration", "drawing", "professional photography", "ultra hd", "3d render",
 )  # fmt: skip
 
-QUALITIES = (
+ADJECTIVES = (
     "majestic", "beautiful", "cute", "pretty", "lovely", "nice", "shiny", "old", "new", "young", "funny", "happy",
     "friendly", "fluffy", "fresh", "delicious", "tasty", "juicy", "wild", "magical", "mysterious", "ancient", "modern",
     "elegant", "colorful", "bright", "single", "simple", "realistic", "perfect", "gorgeous", "epic", "brave",
@@ -69,7 +69,7 @@ QUALITIES = (
     "tall", "long", "wise", "proud", "powerful", "stunning", "cool", "strange", "lonely", "famous", "cartoon", "toy",
 )  # fmt: skip
 
-DOING = (
+ACTIVITIES = (
     "flying", "flying over", "sitting", "standing", "running", "jumping", "sleeping", "floating", "walking", "resting",
     "looking at the camera", "waiting", "dancing", "playing", "driving", "lying", "swimming", "eating", "smiling",
     "soaring", "hiding", "shining", "looking up", "flying through the air", "moving fast", "landing", "rising",
@@ -86,7 +86,7 @@ CLAUSES = (
     "in the foreground", "very close", "far away", "made of glass", "with a friend", "on a journey", "in an old book",
 )  # fmt: skip
 
-STRANGE_SYLLABLES = (
+NONSENSE_SYLLABLES = (
     "ka", "zo", "mi", "ru", "ta", "vel", "dor", "shi", "ran", "quo", "lup", "fen", "gri", "bel", "nax", "wor", "thi",
     "pex",
     "oma", "jin",

@@ -1,4 +1,4 @@
-"""The prompts the model is shown and judged with; fixed, so that two trainings can be compared."""
+"""The prompts of the contact sheet and of the evaluation. They are fixed, so that two trainings can be compared."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from training.palette import COLOURS
+from training.captions.palette import COLOURS
 
 if TYPE_CHECKING:
-    from training.drawings import Drawings
+    from training.drawings.dataset import Drawings
 
-# The contact sheet, in reading order; prompt i is drawn with seed i.
+# The contact sheet, in reading order; prompt i uses seed i.
 SHEET = (
     "a red apple", "a cat", "a dog", "a rocket", "a hamburger", "a red heart", "a sad face", "a sunflower",
     "a blue apple", "a purple cat on a yellow background", "a green rocket at night", "a pink elephant",
@@ -32,15 +32,15 @@ SHEET = (
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt, the drawings it may show, and the background colour it asks for."""
+    """An evaluation prompt, with the drawings and the background colour that are correct for it."""
 
     text: str
-    accepted: tuple[int, ...]
+    correct: tuple[int, ...]  # indices of drawings
     background: str | None
 
 
-def named(drawings: Drawings, count: int = 240) -> list[Prompt]:
-    """Plain names over all drawings, half of them on a coloured background: "a frog on a pink background"."""
+def plain_prompts(drawings: Drawings, count: int = 240) -> list[Prompt]:
+    """Return prompts with a plain name, half of them with a background colour: "a frog on a pink background"."""
     rng = random.Random("named")
     prompts = []
     for index in sorted(rng.sample(range(len(drawings)), min(count, len(drawings)))):
@@ -50,8 +50,11 @@ def named(drawings: Drawings, count: int = 240) -> list[Prompt]:
     return prompts
 
 
-def unseen(drawings: Drawings, count: int = 100) -> list[Prompt]:
-    """Colour x thing x background at random: that a training caption had the same three is next to impossible."""
+def unseen_prompts(drawings: Drawings, count: int = 100) -> list[Prompt]:
+    """Return random combinations of colour, object and background.
+
+    It is next to impossible that a training caption had the same three.
+    """
     rng = random.Random("unseen")
     colours = ["red", "orange", "yellow", "green", "blue", "purple", "pink", "brown"]
     prompts = []
@@ -67,4 +70,4 @@ def _prompt(drawings: Drawings, name: str, colour: str, background: str | None) 
     text = f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
     if background is not None:
         text += f" on {'an' if background[0] in 'aeiou' else 'a'} {background} background"
-    return Prompt(text, tuple(drawings.called(name)), background)
+    return Prompt(text, tuple(drawings.indices_of(name)), background)

@@ -1,0 +1,1 @@
+"""The drawings of the training set, and the composition of scenes into images."""
