@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.flux.weights import inputs, transformer
 from imagegen.flux.attention import attention, flash_attention_3
-from imagegen.flux.kernels import FP8
+from imagegen.flux.kernels.fp8 import FP8
 from imagegen.flux.model import FluxTransformer
 from imagegen.flux.weights import copy_state
 

@@ -71,7 +71,7 @@ _MANY_ROWS = 2048  # below, in bf16, the heuristic's own choice is the best
 _ROWS = range(128, 2048 + 1, 16)  # of smaller images, text and both: a larger one's step outlasts the loading
 
 
-def product(
+def matmul(
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -137,8 +137,8 @@ class Plan:
         self.x = _layout(kind, shape.inner, shape.rows, shape.x_stride)
         self.y = _layout(_BF16, shape.out, shape.rows, shape.y_stride)
         self.asked = _handle(), self.task, self.weight, self.x, self.y, self.y  # what the library is asked about
-        processors = torch.cuda.get_device_properties(device).multi_processor_count
-        self.tiles = tiles_for(shape, processors) if hopper(device) else None
+        sm_count = torch.cuda.get_device_properties(device).multi_processor_count
+        self.tiles = tiles_for(shape, sm_count) if hopper(device) else None
 
     def set(self, attribute: int, value: Any) -> None:
         """Set an attribute of the product."""
@@ -197,16 +197,16 @@ class Plan:
         return algorithm if refused else other
 
 
-def tiles_for(shape: Shape, processors: int) -> Tiles | None:
+def tiles_for(shape: Shape, sm_count: int) -> Tiles | None:
     """Return better tiles than the heuristic's, where there are any: those whose rounds take least.
 
-    A GPU of that many processors computes as many tiles at a time, and its last round takes as long as any other. The
+    Each multiprocessor computes one tile at a time, and the last round takes as long as any other. The
     heuristic knows, but in bf16 it prefers tiles that fall behind once the GPU is at its power's limit, and in fp8 it
     knows no other than 128x128 (`python -m benchmarks.flux tiles`).
     """
 
     def cost(height: int, overhead: float = 8) -> float:
-        rounds = math.ceil(math.ceil(shape.out / 128) * math.ceil(shape.rows / height) / processors)
+        rounds = math.ceil(math.ceil(shape.out / 128) * math.ceil(shape.rows / height) / sm_count)
         return rounds * (height + overhead)
 
     if shape.fp8:

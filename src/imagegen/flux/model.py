@@ -23,9 +23,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imagegen.flux.attention import attention
-from imagegen.flux.kernels import Modulation, Quantized, gate_residual_norm, norm_rope, quantize_rows
-from imagegen.flux.quantize import Linear
-from imagegen.flux.recording import Recorder
+from imagegen.flux.cuda_graph import CudaGraphCache
+from imagegen.flux.kernels.fp8 import Quantized, quantize_rows
+from imagegen.flux.kernels.norm import Modulation, gate_residual_norm
+from imagegen.flux.kernels.rope import norm_rope
+from imagegen.flux.linear import Linear
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -116,7 +118,7 @@ class FluxTransformer(nn.Module):
         self.fp8, self.fp8_attention = fp8, fp8_attention
         self.scheduler: Any = None
         self._images: list[_Constants] = []
-        self.recorder = Recorder()
+        self.recorder = CudaGraphCache()
         self.heads, self.dim = config.num_attention_heads, config.attention_head_dim
         self.width = width = self.heads * self.dim
         self.image_in = Linear(config.in_channels, width, device=device)

@@ -14,11 +14,11 @@ import torch
 from imagegen import checkpoint
 from imagegen.flux.attention import flash_attention_3, running_kernel
 from imagegen.flux.cublas import load_kernels
-from imagegen.flux.kernels import FP8
+from imagegen.flux.kernels.fp8 import FP8
 from imagegen.flux.model import FluxTransformer
-from imagegen.flux.text import fp8_weights, fuse_attention, record
+from imagegen.flux.text_encoders import fp8_weights, fuse_attention, record
 from imagegen.flux.vae import channels_last
-from imagegen.flux.weights import copy_state, parameter_places, placements, stream
+from imagegen.flux.weights import copy_state, parameter_map, stream, weight_map
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from imagegen.flux.recording import Recorder
-    from imagegen.flux.vae import Plans
+    from imagegen.flux.cuda_graph import CudaGraphCache
+    from imagegen.flux.vae import DecoderWarmup
 
     Progress = Callable[[str, float | None, float | None], None]
 
@@ -43,7 +43,7 @@ _WARM_ROWS = (1024, 4096)  # of 512x512 and 1024x1024 pixels
 DEFAULTS = {"out_channels": None, "guidance_embeds": False, "axes_dims_rope": (16, 56, 56)}
 
 
-class Read(NamedTuple):
+class LoadedModule(NamedTuple):
     """A module read from disk, the bytes of it, and the seconds it took."""
 
     module: Any
@@ -55,8 +55,8 @@ class FastPath(NamedTuple):
     """What the engine uses of the fast path beyond diffusers' interface of a pipeline."""
 
     transformer: FluxTransformer
-    recorders: list[Recorder]
-    plans: Plans | None
+    recorders: list[CudaGraphCache]
+    plans: DecoderWarmup | None
 
     @property
     def capturing(self) -> bool:
@@ -75,12 +75,12 @@ class FastPath(NamedTuple):
 
 
 def fast_path(pipeline: Any) -> FastPath:
-    """Return the fast path's parts of a pipeline that `load` or `accelerate` made."""
+    """Return the fast path's parts of a pipeline that `load` or `replace_modules` made."""
     parts = pipeline.transformer, pipeline.text_encoder, pipeline.text_encoder_2
     return FastPath(pipeline.transformer, [part.recorder for part in parts], getattr(pipeline.vae, "plans", None))
 
 
-def accelerate(pipeline: Any, *, precision: str = "bf16", device: str = "cuda") -> dict[str, str]:
+def replace_modules(pipeline: Any, *, precision: str = "bf16", device: str = "cuda") -> dict[str, str]:
     """Replace the transformer and the VAE's layers of a FLUX pipeline in bf16; return what will run.
 
     `precision` is one of `PRECISIONS`. LoRA weights belong into the pipeline, fused, before this.
@@ -99,7 +99,7 @@ def accelerate(pipeline: Any, *, precision: str = "bf16", device: str = "cuda") 
 
 def read_transformer(
     folder: Path, *, precision: str = "bf16", progress: Progress, device: str = "cuda", text: int = 512
-) -> Read:
+) -> LoadedModule:
     """Read the transformer of a folder in diffusers' layout, without diffusers: it may be imported meanwhile.
 
     On a GPU some sizes are recorded ahead, with prompts of `text` tokens: pipelines pad every prompt to that length.
@@ -107,7 +107,7 @@ def read_transformer(
     config = SimpleNamespace(**DEFAULTS | json.loads((folder / "transformer" / "config.json").read_text()))
     began = time.perf_counter()
     model = _transformer(config, precision, device)
-    read = _filled(model, placements(model), folder / "transformer", progress, device, began)
+    read = _filled(model, weight_map(model), folder / "transformer", progress, device, began)
     progress("compiling kernels", None, None)
     if device == "cuda":
         for rows in _WARM_ROWS:
@@ -142,7 +142,7 @@ def load(
     precision: str = "bf16",
     progress: Progress,
     device: str = "cuda",
-    transformer: Future[Read] | None = None,
+    transformer: Future[LoadedModule] | None = None,
 ) -> tuple[Any, dict[str, str]]:
     """Load a pipeline of class `kind` from a folder in diffusers' layout, its large parts at the speed of the disk.
 
@@ -157,7 +157,7 @@ def load(
         t5 = T5EncoderModel(T5Config.from_pretrained(folder / "text_encoder_2")).eval()
     quantized = {} if precision == "bf16" else fp8_weights(t5, device)
     _materialize(t5, device)
-    text = _filled(t5, parameter_places(t5) | quantized, folder / "text_encoder_2", progress, device, began)
+    text = _filled(t5, parameter_map(t5) | quantized, folder / "text_encoder_2", progress, device, began)
     if transformer is None:
         image = read_transformer(folder, precision=precision, progress=progress, device=device)
     else:
@@ -186,9 +186,9 @@ def _filled(
     progress: Progress,
     device: str,
     began: float,
-) -> Read:
+) -> LoadedModule:
     size = stream(checkpoint.weight_files(folder)[0], places, partial(progress, f"reading {folder.name}"), device)
-    return Read(module, size, time.perf_counter() - began)
+    return LoadedModule(module, size, time.perf_counter() - began)
 
 
 def _materialize(module: Any, device: str) -> None:

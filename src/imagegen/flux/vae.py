@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imagegen.flux.vae_kernels import add_, group_norm, softmax, upsample
+from imagegen.flux.kernels.vae import add_, group_norm, softmax, upsample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,10 +38,10 @@ def channels_last(vae: Any) -> None:
                     setattr(parent, name, kind(child))
         part.conv_norm_out = GroupNorm(part.conv_norm_out, silu=True)
         part.conv_act = nn.Identity()
-    vae.plans = Plans(vae.decoder)
+    vae.plans = DecoderWarmup(vae.decoder)
 
 
-class Plans:
+class DecoderWarmup:
     """What libraries prepare to decode a new size, done while the CPU waits for the steps anyway.
 
     cuDNN makes a plan for each kind of convolution, in 4 ms each, and cuBLAS loads kernels for the attention, in 20.

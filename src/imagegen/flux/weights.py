@@ -1,7 +1,7 @@
 """Where each of diffusers' FLUX weights goes in our transformer, and reading them from disk at the disk's speed.
 
 Diffusers keeps q, k and v, and each block's modulation, as layers of their own; here they are rows of larger ones.
-`placements` says which, and serves both a `state_dict` in memory and safetensors files on disk.
+`weight_map` says which, and serves both a `state_dict` in memory and safetensors files on disk.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
+    from imagegen.flux.linear import Linear
     from imagegen.flux.model import FluxTransformer
-    from imagegen.flux.quantize import Linear
 
     Write = Callable[[Tensor], object]
 
@@ -30,7 +30,7 @@ _CHUNK = 32 << 20  # bytes per read: large enough for the disk, small enough to 
 _THREADS = 12
 
 
-def placements(model: FluxTransformer) -> dict[str, Write]:  # noqa: C901  # one table, in the model's order
+def weight_map(model: FluxTransformer) -> dict[str, Write]:  # noqa: C901  # one table, in the model's order
     """Map each name in diffusers' `FluxTransformer2DModel.state_dict()` to what writes its tensor into `model`."""
     width, places = model.width, {}
 
@@ -94,7 +94,7 @@ def _writer(layer: Linear, part: str, start: int) -> Write:
 
 def copy_state(model: FluxTransformer, state: Mapping[str, Tensor]) -> None:
     """Fill `model` from diffusers' `state_dict`, in which fused LoRA layers may still be wrapped."""
-    places = placements(model)
+    places = weight_map(model)
     plain = {name.replace(".base_layer", ""): value for name, value in state.items() if "lora_" not in name}
     if plain.keys() != places.keys():
         odd = sorted(plain.keys() ^ places.keys())
@@ -103,7 +103,7 @@ def copy_state(model: FluxTransformer, state: Mapping[str, Tensor]) -> None:
         write(plain[name])
 
 
-def parameter_places(module: nn.Module) -> dict[str, Write]:
+def parameter_map(module: nn.Module) -> dict[str, Write]:
     """Map the name of each of a module's parameters to what writes it; of tied ones, each of their names."""
     parameters = module.named_parameters(remove_duplicate=False)
     return {name: value.data.copy_ for name, value in parameters}

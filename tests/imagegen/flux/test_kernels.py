@@ -6,8 +6,9 @@ import os
 import pytest
 import torch
 
-from imagegen.flux import kernels
-from imagegen.flux.kernels import FP8, Modulation, Quantized
+from imagegen.flux.kernels.fp8 import FP8, Quantized, quantize_rows
+from imagegen.flux.kernels.norm import Modulation, gate_residual_norm
+from imagegen.flux.kernels.rope import norm_rope
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning")  # in the interpreter
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -64,7 +65,7 @@ def test_gate_residual_norm(batch, length, text, width, gated, quantized):
             torch.full((batch, length, width), 7.0, device=DEVICE).to(FP8),
             torch.full((batch, length, 1), -1.0, device=DEVICE),
         )
-    kernels.gate_residual_norm(x, y if gated else None, out, table, of_text, of_image, text)
+    gate_residual_norm(x, y if gated else None, out, table, of_text, of_image, text)
 
     assert error(x, expected_x) < BF16
     if quantized:
@@ -96,7 +97,7 @@ def test_norm_rope(batch, length, text, heads, dim, fp8):
         turned = pairs * torch.polar(torch.ones_like(angles), angles)[None, :, None]
         expected[:, :, part] = torch.view_as_real(turned).flatten(-2)
 
-    out = kernels.norm_rope(
+    out = norm_rope(
         qkv, angles.cos().float(), angles.sin().float(), tuple(weights[:2]), tuple(weights[2:]), text, fp8=fp8
     )
     assert (out is qkv) != fp8
@@ -117,7 +118,7 @@ def test_quantize_rows(batch, length, attention, hidden):
         parts.append(torch.nn.functional.gelu(h.double(), approximate="tanh"))
     expected = torch.cat(parts, dim=-1)
 
-    out = kernels.quantize_rows(a, h)
+    out = quantize_rows(a, h)
     assert out.values.shape == expected.shape
     back = out.values.double() * out.scale.double()
     assert error(back, expected) < E4M3

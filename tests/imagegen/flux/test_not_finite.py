@@ -9,9 +9,9 @@ import torch
 from imagegen import checkpoint, models
 from imagegen.canvas import Canvas
 from imagegen.errors import NotFinite
-from imagegen.flux import kernels
 from imagegen.flux import pipeline as fast
 from imagegen.flux.attention import flash_attention_3
+from imagegen.flux.kernels.rope import norm_rope
 from imagegen.http.schemas import GenerationInput
 from imagegen.sampling import Order, draw
 from imagegen.settings import Settings
@@ -93,5 +93,5 @@ def test_nan_in_v_is_not_clamped_away(fp8):
     qkv[0, 1, 2, 1, 5] = NAN
     angles = torch.zeros(4, 16, device=DEVICE)
     norms = (torch.ones(32, device=DEVICE, dtype=torch.bfloat16),) * 2
-    out = kernels.norm_rope(qkv, angles.cos(), angles.sin(), norms, norms, 0, fp8=fp8)
+    out = norm_rope(qkv, angles.cos(), angles.sin(), norms, norms, 0, fp8=fp8)
     assert out.float().isnan().nonzero().tolist() == [[0, 1, 2, 1, 5]]

@@ -200,7 +200,7 @@ def test_fill_and_kontext_run_on_it_unchanged(folder, kind):
         return from_disk
 
     accelerated = pipeline()
-    fast.accelerate(accelerated, device=DEVICE)
+    fast.replace_modules(accelerated, device=DEVICE)
     # One VAE for all three: each rounds its own way, ours in the interpreter twice as far. test_vae compares them.
     accelerated.register_modules(vae=theirs(folder).vae)
     hold_together(kind, *(draw(each, kind) for each in (accelerated, pipeline(), widened(pipeline()))))
@@ -222,7 +222,7 @@ def test_a_lora_that_was_fused_draws_the_same(folder, tmp_path):
 
     accelerated = with_lora()
     accelerated.fuse_lora()
-    fast.accelerate(accelerated, device=DEVICE)
+    fast.replace_modules(accelerated, device=DEVICE)
     bf16 = draw(with_lora(), "FluxPipeline")
     hold_together("LoRA", draw(accelerated, "FluxPipeline"), bf16, draw(widened(with_lora()), "FluxPipeline"))
     assert psnr(bf16, draw(theirs(folder), "FluxPipeline")).mean() < 25  # it does change the picture

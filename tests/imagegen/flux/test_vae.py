@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL
 from torch.nn import functional
 
 from imagegen.flux import vae
-from imagegen.flux import vae_kernels as kernels
+from imagegen.flux.kernels import vae as kernels
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"

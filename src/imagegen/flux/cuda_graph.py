@@ -27,7 +27,7 @@ class _Recording(NamedTuple):
     out: tuple[Tensor, ...]
 
 
-class Recorder:
+class CudaGraphCache:
     """Records what a function launches for the first tensors of a shape, running it; replays that for the next ones.
 
     The function takes tensors and returns a tuple of them, works on the GPU only, and depends on nothing else that

@@ -6,8 +6,8 @@ import torch
 from imagegen.flux import attention as kernels
 from imagegen.flux import cublas
 from imagegen.flux.attention import attention
-from imagegen.flux.kernels import FP8, Quantized
-from imagegen.flux.quantize import Linear
+from imagegen.flux.kernels.fp8 import FP8, Quantized
+from imagegen.flux.linear import Linear
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
@@ -92,9 +92,9 @@ def test_kernels_are_loaded_for_the_products_of_other_numbers_of_rows(fp8, monke
 @pytest.mark.parametrize("rows", [1, 512, 1536, 2304, 4096, 4608, 8672])
 @pytest.mark.parametrize(("inner", "outer"), [(3072, 9216), (3072, 12288), (15360, 3072), (3072, 3072)])
 def test_no_tiles_take_longer_than_the_plain_ones(inner, outer, rows, fp8):
-    """By the count that they are chosen by: rounds of as many tiles as there are processors."""
+    """By the count that they are chosen by: rounds of as many tiles as there are multiprocessors."""
     shape = cublas.Shape(rows, outer, inner, inner, outer, gelu=False, fp8=fp8, add=False)
-    tiles = cublas.tiles_for(shape, processors=132)
+    tiles = cublas.tiles_for(shape, sm_count=132)
     height = 128 if tiles is None else {tile: rows for rows, tile in cublas._TILES.items()}[tiles.tile]
     rounds = {rows_: -(-(outer // 128 * -(-rows // rows_)) // 132) for rows_ in (128, height)}
     assert rounds[height] * height <= rounds[128] * 128

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imagegen.flux import cublas
-from imagegen.flux.kernels import FP8, Quantized
+from imagegen.flux.kernels.fp8 import FP8, Quantized
 
 _FP8_MAX = 448.0
 _FP8_ROWS = 16  # other GPUs' kernels take fp8 rows by the 16; scales begin at a multiple of 16 bytes everywhere
@@ -50,7 +50,7 @@ class Linear(nn.Module):
 
     def _product(self, x: Tensor, out: Tensor | None, *, gelu: bool) -> Tensor:
         if x.is_cuda:
-            return cublas.product(x, self.weight, self.bias, self._room(x, out), gelu=gelu)
+            return cublas.matmul(x, self.weight, self.bias, self._room(x, out), gelu=gelu)
         y = F.linear(x.float(), self.weight.float(), self.bias.float())  # rounds once, as the GPU does
         y = F.gelu(y, approximate="tanh") if gelu else y
         return y.to(x.dtype) if out is None else out.copy_(y)
@@ -62,7 +62,7 @@ class Linear(nn.Module):
             x = x.padded(_FP8_ROWS)
         if hopper:
             scales = x.scale[:rows], scale
-            return cublas.product(x.values[:rows], self.weight, bias, y, scales, add=add)
+            return cublas.matmul(x.values[:rows], self.weight, bias, y, scales, add=add)
         into = None if add or len(x.values) > rows else y
         # The underscore is PyTorch's; it has kernels of its own for the rows of other GPUs.
         product = torch._scaled_mm(  # noqa: SLF001

@@ -6,13 +6,13 @@ import weakref
 import pytest
 import torch
 
-from imagegen.flux import recording
+from imagegen.flux import cuda_graph
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 
 
 def test_each_call_gets_its_own_result_at_any_shape(monkeypatch):
-    monkeypatch.setattr(recording, "_KEPT", 2)
+    monkeypatch.setattr(cuda_graph, "_KEPT", 2)
     weight = torch.randn(8, 8, device=DEVICE)
     calls = []
 
@@ -20,7 +20,7 @@ def test_each_call_gets_its_own_result_at_any_shape(monkeypatch):
         calls.append(x.shape)
         return x @ weight + shift, x.sum(0)
 
-    recorder = recording.Recorder()
+    recorder = cuda_graph.CudaGraphCache()
     results = []
     # Three shapes with room for two: the first one is forgotten, and recorded once more.
     for rows in (4, 4, 5, 5, 4, 6, 6, 5, 5, 4):
@@ -36,7 +36,7 @@ def test_each_call_gets_its_own_result_at_any_shape(monkeypatch):
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="nothing is recorded without a GPU")
 def test_clearing_gives_the_memory_back():
-    recorder, seen = recording.Recorder(), []
+    recorder, seen = cuda_graph.CudaGraphCache(), []
 
     def run(x):
         seen.append(recorder.recording)
@@ -55,7 +55,7 @@ def test_clearing_gives_the_memory_back():
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="nothing is recorded without a GPU")
 def test_recordings_share_their_memory():
-    recorder = recording.Recorder()
+    recorder = cuda_graph.CudaGraphCache()
 
     def run(x):
         return ((x.expand(-1, 2**20) * 2).exp().sum(),)
@@ -72,8 +72,8 @@ def test_recordings_share_their_memory():
 
 @pytest.mark.parametrize(("flushes", "graphs"), [(1, 4), (2, 2), (3, 2), (4, 1)])
 def test_a_recording_in_parts_is_one(flushes, graphs, monkeypatch):
-    monkeypatch.setattr(recording, "_FLUSHES", flushes)
-    recorder = recording.Recorder()
+    monkeypatch.setattr(cuda_graph, "_FLUSHES", flushes)
+    recorder = cuda_graph.CudaGraphCache()
 
     def run(x):
         kept = x * 2
@@ -98,7 +98,7 @@ def test_what_could_not_be_recorded_is_run_with_nothing_of_the_attempt_left(monk
     class Large:
         """Stands for the memory that a recording took."""
 
-    recorder, held = recording.Recorder(), []
+    recorder, held = cuda_graph.CudaGraphCache(), []
 
     def record(run, given):
         large = Large()
@@ -120,7 +120,7 @@ def test_what_could_not_be_recorded_is_run_with_nothing_of_the_attempt_left(monk
 @pytest.mark.skipif(DEVICE == "cpu", reason="nothing is recorded without a GPU")
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), ValueError("no such thing")])
 def test_what_fails_while_it_is_recorded_costs_the_recording_only(error):
-    recorder = recording.Recorder()
+    recorder = cuda_graph.CudaGraphCache()
     attempts = []
 
     def run(x):

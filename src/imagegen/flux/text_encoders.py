@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imagegen.flux.kernels import FP8, fp8_weight_product
-from imagegen.flux.quantize import quantize_weight
-from imagegen.flux.recording import Recorder
+from imagegen.flux.cuda_graph import CudaGraphCache
+from imagegen.flux.kernels.fp8 import FP8, fp8_weight_matmul
+from imagegen.flux.linear import quantize_weight
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ class Fp8Weight(nn.Module):
         """(…, in) -> (…, out), the product in x's own type."""
         if not x.is_cuda:
             return (F.linear(x.float(), self.values.float()) * self.scale).to(x.dtype)
-        return fp8_weight_product(x.flatten(0, -2), self.values, self.scale).view(*x.shape[:-1], -1)
+        return fp8_weight_matmul(x.flatten(0, -2), self.values, self.scale).view(*x.shape[:-1], -1)
 
 
 def fp8_weights(t5: Any, device: str) -> dict[str, Callable[[Tensor], object]]:
@@ -77,7 +77,7 @@ def record(encoder: Any) -> None:
 
     forward = encoder.forward
     as_called = {"output_hidden_states": False}
-    recorder = Recorder()
+    recorder = CudaGraphCache()
 
     def encode(ids: Tensor) -> Any:
         return forward(ids, **as_called).to_tuple()

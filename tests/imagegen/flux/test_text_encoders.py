@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import T5Config, T5EncoderModel
 
-from imagegen.flux import text
-from imagegen.flux.kernels import FP8, fp8_weight_product
+from imagegen.flux import text_encoders
+from imagegen.flux.kernels.fp8 import FP8, fp8_weight_matmul
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 
@@ -21,7 +21,7 @@ def test_an_encoder_answers_as_before_with_a_mask_and_without():
     with torch.no_grad():
         plain = [encoder(each, output_hidden_states=False)[0] for each in ids]
         masked = encoder(ids[0], attention_mask=mask)[0]
-        text.record(encoder)
+        text_encoders.record(encoder)
         for each, expected in zip(ids, plain, strict=True):
             assert torch.equal(encoder(each, output_hidden_states=False)[0], expected)
         assert torch.equal(encoder(ids[0], attention_mask=mask)[0], masked)
@@ -43,7 +43,7 @@ def test_every_layer_of_t5_reads_a_position_bias_that_fused_attention_takes(monk
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spied)
     with torch.no_grad():
         plain = encoder(ids)[0]
-        text.fuse_attention(encoder)
+        text_encoders.fuse_attention(encoder)
         torch.testing.assert_close(encoder(ids)[0], plain, rtol=1e-3, atol=1e-4)
     assert [mask.stride(-1) for mask in masks] == [4, 4, 4, 1, 1, 1]
     torch.testing.assert_close(masks[-1], masks[0])
@@ -51,11 +51,11 @@ def test_every_layer_of_t5_reads_a_position_bias_that_fused_attention_takes(monk
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="Triton's interpreter multiplies the bits of bf16")
 @pytest.mark.parametrize(("rows", "out", "inner"), [(1, 7, 16), (130, 200, 96), (512, 10240, 4096)])
-def test_fp8_weight_product(rows, out, inner):
+def test_fp8_weight_matmul(rows, out, inner):
     x = torch.randn(rows, inner, device=DEVICE).to(torch.bfloat16)
     weight, scale = torch.randn(out, inner, device=DEVICE).to(FP8), torch.rand(out, device=DEVICE) + 0.5
     expected = (x.double() @ weight.double().t()) * scale.double()
-    y = fp8_weight_product(x, weight, scale)
+    y = fp8_weight_matmul(x, weight, scale)
     assert y.dtype == torch.bfloat16
     assert y.isfinite().all()
     assert (y.double() - expected).norm() < 2**-8 * expected.norm()
