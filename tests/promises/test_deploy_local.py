@@ -108,7 +108,7 @@ def test_deploy_ask_and_delete(bundled: Path, tmp_path: Path):
         took = time.monotonic() - began
         url = done.stdout.strip()
         assert url == f"http://localhost:{cluster.port}/test-small-one"
-        assert "warm" in done.stderr
+        assert "ready" in done.stderr
 
         expected = {"word": "beside", "number": 7, "given": "here"}
         assert cluster.post("test-small-one/say").json() == expected

@@ -6,11 +6,13 @@ To add a command, add its line to COMMANDS below and a module of the same name b
 
     @app.command()
     def name(...) -> None:
-        \"\"\"What `chutes name --help` says.\"\"\"
+        \"\"\"The help text of `chutes name --help`.\"\"\"
 
-or several commands on that `app` for a group such as `chutes keys create`. The module is imported only when
-its command is called, and the libraries it needs only when it does its work: `chutes --help` reads this file
-and no other. A command that cannot do its work says so through `chutes.cli._console.fail`.
+or with several commands on that `app` for a group such as `chutes keys create`. Options that commands share are in
+`chutes.cli._options`. A command that cannot do its work ends through `chutes.cli._console.fail`.
+
+Imports are lazy, so that the command line starts fast. `chutes --help` imports this file alone, a command's module is
+imported when the command is called, and a command imports its libraries when it needs them.
 """
 
 import sys
@@ -23,20 +25,20 @@ from typer.core import TyperCommand, TyperGroup
 from chutes._version import version
 
 COMMANDS = {
-    "init": "Write a new chute, ready to run.",
+    "init": "Write a new chute that is ready to run.",
     "run": "Serve a chute on this machine.",
-    "build": "Build a chute's container image.",
-    "download": "Fetch a model into the hub's cache.",
-    "keys": "Make, list and delete API keys.",
-    "deploy": "Put a chute on a cluster.",
-    "chutes": "See and change what runs on a cluster.",
-    "node": "Make this machine part of a cluster.",
-    "export": "Write a chute as a manifest for Kubernetes.",
+    "build": "Build the container image of a chute.",
+    "download": "Download a model into the Hugging Face cache.",
+    "keys": "Create, list and delete API keys.",
+    "deploy": "Deploy a chute on a cluster.",
+    "chutes": "Inspect and manage the chutes on a cluster.",
+    "node": "Run this machine as a node of a cluster.",
+    "export": "Export a chute as a Kubernetes manifest.",
 }
 
 
 class LazyGroup(TyperGroup):
-    """Knows its commands by name and help, and imports the one that is called."""
+    """A group that lists its commands without importing them, and imports the one that is called."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
@@ -44,7 +46,7 @@ class LazyGroup(TyperGroup):
             self.add_command(TyperCommand(name, help=text))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command that was called, its module imported in the place of the stand-in."""
+        """Replace the placeholder of the called command by the command itself, then resolve it."""
         if args[0] in COMMANDS:
             module = import_module(f"{__name__}.{args[0]}")
             command = typer.main.get_command(module.app)
@@ -62,7 +64,7 @@ app = typer.Typer(
     cls=LazyGroup,
     name="chutes",
     no_args_is_help=True,
-    pretty_exceptions_enable=False,  # a bug's traceback, without the values of its variables
+    pretty_exceptions_enable=False,  # the traceback of a bug must not show the values of variables, such as keys
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

@@ -1,4 +1,4 @@
-"""What of a model repository is needed, and what to tell a person when it cannot be had."""
+"""The Hugging Face Hub: which files of a repository a loader reads, and what its errors mean to a user."""
 
 import re
 from collections.abc import Collection, Iterable
@@ -19,16 +19,16 @@ _TEXT = {".json", ".md", ".txt"}
 _OTHER_FORMATS = {".bin", ".ckpt", ".h5", ".msgpack", ".onnx", ".onnx_data", ".pb", ".pt", ".pth", ".xml"}
 _VARIANT = re.compile(r"\.(fp16|bf16|fp32|ema_only|non_ema)(-\d+-of-\d+)?\.safetensors$")
 
-# Everything that its client raises; its own errors of HTTP, offline mode and the local cache are OSErrors.
+# All errors of the hub's client. Those for HTTP, offline mode and the local cache are subclasses of OSError.
 ERRORS = (httpx.TransportError, HFValidationError, OSError)
 
 
-def needed(files: Iterable[str], components: Collection[str] = ()) -> list[str]:
-    """The files that a loader reads, out of all that a repository holds.
+def files_to_download(files: Iterable[str], components: Collection[str] = ()) -> list[str]:
+    """Return the files of a repository that a loader reads.
 
-    A diffusers repository names its components (transformer, vae, …) in model_index.json, each a folder; the
-    same weights packed into single files beside them (23.8 GB for FLUX.1-dev) are left out. So are, in any
-    repository, copies of safetensors weights in other formats and precisions.
+    `components` are the folders of a diffusers pipeline (transformer, vae, …). If given, files outside of them are left
+    out, such as a copy of the weights in one file (23.8 GB for FLUX.1-dev). Copies of safetensors weights in other
+    formats and precisions are always left out.
     """
     paths = [PurePosixPath(name) for name in files]
     if components:
@@ -45,38 +45,38 @@ def needed(files: Iterable[str], components: Collection[str] = ()) -> list[str]:
 
 
 def components(model_index: dict[str, object]) -> list[str]:
-    """The folders that a model_index.json names: `"vae": ["diffusers", "AutoencoderKL"]`."""
+    """Return the folders that a model_index.json names, in entries like `"vae": ["diffusers", "AutoencoderKL"]`."""
     return [
         name for name, value in model_index.items() if isinstance(value, list) and any(v is not None for v in value)
     ]
 
 
 def explain(error: Exception, repo: str) -> str:
-    """One line: what went wrong, and what to do."""
+    """Return what went wrong and what to do about it."""
     hub = constants.ENDPOINT
     match error:
         case GatedRepoError():
             text = (
-                f"{repo} is gated: accept its terms at {hub}/{repo}, make a token that may read it, "
+                f"{repo} is a gated model. Accept its terms at {hub}/{repo}, create a token that may read it, "
                 "and set HF_TOKEN to that token."
             )
         case RepositoryNotFoundError():
             text = (
-                f"There is no model {repo}, or it is private: check the name, "
+                f"The hub has no model {repo}, or the model is private. Check the name, "
                 "or set HF_TOKEN to a token that may read it."
             )
         case HFValidationError():
-            text = f"{repo!r} is not a model's name: it looks like black-forest-labs/FLUX.1-dev."
+            text = f"{repo!r} is not a model name. A model name looks like black-forest-labs/FLUX.1-dev."
         case httpx.TransportError() | OfflineModeIsEnabled() | LocalEntryNotFoundError():
             text = (
-                f"{hub} cannot be reached, and {repo} is not wholly in {constants.HF_HUB_CACHE}: "
-                "check the network (HTTPS_PROXY, HF_HUB_OFFLINE) and run it again; what has arrived is kept."
+                f"Cannot reach {hub}, and {constants.HF_HUB_CACHE} holds no complete copy of {repo}. "
+                "Check the network, HTTPS_PROXY and HF_HUB_OFFLINE, and run the command again. It resumes the download."
             )
         case HfHubHTTPError() if error.response.status_code == httpx.codes.UNAUTHORIZED:
-            text = f"{hub} does not accept the token: set HF_TOKEN to a valid one, or unset it."
+            text = f"{hub} rejects the token. Set HF_TOKEN to a valid token, or unset it."
         case HfHubHTTPError():
             status = error.response.status_code
-            text = f"{hub} answered {status} for {repo}: try again in a while; what has arrived is kept."
+            text = f"{hub} answered {status} for {repo}. Run the command again later. It resumes the download."
         case _:
-            text = f"{repo} could not be downloaded: {error}"
+            text = f"Cannot download {repo}: {error}"
     return text

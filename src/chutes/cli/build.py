@@ -1,4 +1,4 @@
-"""`chutes build`: a chute's container image, by way of a folder that any docker can build from."""
+"""`chutes build`: build a chute's container image from a folder that any Docker engine can build."""
 
 import shlex
 import shutil
@@ -8,80 +8,84 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chutes.cli._console import fail, say
+from chutes.cli._console import fail, note
+from chutes.cli._options import ChuteRef
 
 if TYPE_CHECKING:
-    from chutes.cli._context import Author
+    from chutes.cli._build_context import AuthorFiles
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def build(
-    ref: Annotated[
-        str, typer.Argument(help="module:name, a dotted module, or a file; the name is chute if not given.")
-    ],
+    ref: ChuteRef,
     *,
-    only_print: Annotated[bool, typer.Option("--print", help="Print the Dockerfile, and write nothing.")] = False,
-    context: Annotated[Path | None, typer.Option(help="The folder to write.", show_default="build/NAME-TAG")] = None,
+    only_print: Annotated[bool, typer.Option("--print", help="Print the Dockerfile and write no files.")] = False,
+    context: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder for the build context.", show_default="build/NAME-TAG"),
+    ] = None,
     include_cwd: Annotated[
-        bool, typer.Option("--include-cwd", help="Take every file of the chute's folder, not only what it imports.")
+        bool,
+        typer.Option("--include-cwd", help="Copy every file of the chute's folder, not only the modules it imports."),
     ] = False,
 ) -> None:
-    """Write the Dockerfile and everything it needs into a folder, and build the image if there is an engine.
+    """Write a Docker build context for a chute, and build its image if a Docker engine is available.
 
-    In the image are its own directives, this package, and the chute's module with what it imports from its folder.
+    The image contains the directives of the chute's Image, this package, and the chute's module with the modules that
+    it imports from its folder. The name of the image is printed.
     """
-    from chutes.cli import _context
+    from chutes.cli import _build_context
     from chutes.exception import LoadError
     from chutes.loader import load_chute
 
     try:
         chute = load_chute(ref)
-        author = _author(ref, include_cwd=include_cwd)
+        author = _author_files(ref, include_cwd=include_cwd)
     except LoadError as error:
-        fail(str(error))
+        fail(error)
     image = chute.image
     if isinstance(image, str):
-        fail(f"{chute.name} uses the image {image}, which is built already: there is nothing to build.")
+        fail(f"{chute.name} uses the existing image {image}, so there is nothing to build.")
     if only_print:
-        typer.echo(_context.dockerfile(str(image), author), nl=False)
+        typer.echo(_build_context.dockerfile(str(image), author), nl=False)
         return
     folder = context or Path("build") / f"{image.name}-{image.tag}"
     try:
-        _context.write(folder, image, author)
-    except _context.ContextError as error:
-        fail(f"{error}.")
+        _build_context.write(folder, image, author)
+    except _build_context.ContextError as error:
+        fail(error)
     except OSError as error:
-        fail(f"{error.filename or folder} cannot be written: {error.strerror}.")
-    say(f"Wrote {folder}: {len(author.files)} of your files, and the Dockerfile")
+        fail(f"Cannot write {error.filename or folder}: {error.strerror}")
+    note(f"Wrote the Dockerfile and {len(author.files)} of your files to {folder}")
     _run_docker(folder, f"{image.username}/{image.name}:{image.tag}".lower())
 
 
-def _author(ref: str, *, include_cwd: bool) -> "Author":
-    """The author's files, after the chute has been loaded from them."""
-    from chutes.cli import _context
+def _author_files(ref: str, *, include_cwd: bool) -> "AuthorFiles":
+    """Return the author's files. The chute must be loaded, because its imports tell which files it needs."""
+    from chutes.cli import _build_context
     from chutes.deploy import package
     from chutes.loader import parse
 
     source = parse(ref)
-    files = _context.all_of(source.root) if include_cwd else package.files_of(source)
-    return _context.Author(source.root, tuple(sorted(files)), source.entry)
+    files = _build_context.all_files(source.root) if include_cwd else package.files_of(source)
+    return _build_context.AuthorFiles(source.root, tuple(sorted(files)), source.entry)
 
 
 def _run_docker(folder: Path, tag: str) -> None:
-    """Build, or say plainly that nothing was built and how to do it."""
+    """Build the image and print its tag, or fail with the command that builds it elsewhere."""
     command = ["docker", "build", "--platform", "linux/amd64", "--tag", tag, str(folder)]
-    later = f"the image was not built; where there is an engine, run: {shlex.join(command)}"
+    hint = f"so the image was not built. Build it on a machine with Docker: `{shlex.join(command)}`."
     docker = shutil.which("docker")
     if docker is None:
-        fail(f"There is no docker here, so {later}")
-    probe = subprocess.run(  # noqa: S603 - no shell, and our own words
+        fail(f"Docker is not installed, {hint}")
+    probe = subprocess.run(  # noqa: S603 - no shell, no input from outside
         [docker, "version"], capture_output=True, text=True, check=False
     )
     if probe.returncode != 0:
-        fail(f"docker's engine does not answer, so {later}")
+        fail(f"The Docker engine does not answer, {hint}")
     code = subprocess.run([docker, *command[1:]], check=False).returncode  # noqa: S603 - as above
     if code != 0:
-        fail(f"docker build ended with {code}; what it was given is in {folder}.")
+        fail(f"docker build failed with exit code {code}. The build context is in {folder}.")
     typer.echo(tag)

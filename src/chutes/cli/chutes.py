@@ -1,4 +1,4 @@
-"""`chutes chutes`: what runs on a cluster. Tables for people, `--json` for programs."""
+"""`chutes chutes`: inspect and manage the chutes on a cluster, with tables for people and `--json` for programs."""
 
 import json
 import sys
@@ -12,103 +12,102 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from chutes.cli import chutes_tables as tables
-from chutes.cli._console import fail, say, settings
+from chutes.cli import COMMANDS
+from chutes.cli import _tables as tables
+from chutes.cli._console import fail, load_settings, note, require
+from chutes.cli._options import AsJson, ClusterAddress, DeployedName
 
 if TYPE_CHECKING:
     from chutes.deploy.registry import DeployedChute
 
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=COMMANDS["chutes"])
 
-Name = Annotated[str, typer.Argument(help="Its name, id or slug, or its module's name with dashes.")]
-Address = Annotated[
-    str | None, typer.Option(help="The cluster's head, HOST:PORT.", show_default="RAY_ADDRESS, or this machine's")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-
-_WATCH_EVERY = 1.0  # seconds
-_FOLLOW_EVERY = 0.5
+_WATCH_INTERVAL = 1.0  # seconds
+_FOLLOW_INTERVAL = 0.5
 
 
 @dataclass(frozen=True)
 class _Cluster:
+    """A connected cluster: the address of its HTTP proxy, and the labels of its head node."""
+
     http: tuple[str, int]
     labels: dict[str, str]
 
 
 @contextmanager
-def _connected(address: str | None) -> Iterator[_Cluster]:
-    """The cluster meanwhile; whatever is wrong with it or with a name ends the command in one line."""
+def _connect(address: str | None) -> Iterator[_Cluster]:
+    """Connect to the cluster. An error of the cluster or the caller ends the command in one line."""
+    require("ray")
     from chutes.deploy import cluster
     from chutes.exception import ChutesError
 
-    settings()  # Ray Serve may have to be started with them
+    load_settings()  # Ray Serve may be started with these settings, so reject an invalid one here
     try:
         with cluster.connected(address):
             yield _Cluster(cluster.serve_http(), cluster.head_labels())
     except ChutesError as error:
-        fail(f"{error}" if str(error).endswith("?") else f"{error}.")
-
-
-@app.callback()
-def chutes() -> None:
-    """See and change what runs on a cluster."""
+        fail(error)
 
 
 @app.command("list")
-def list_chutes(*, address: Address = None, as_json: Json = False) -> None:
-    """List the chutes on the cluster."""
+def list_chutes(*, address: ClusterAddress = None, as_json: AsJson = False) -> None:
+    """List the chutes on a cluster."""
+    require("ray")
     from chutes.deploy import cluster, registry
 
     if cluster.explicit_address(address) is None and cluster.find() is None:
         if as_json:
             typer.echo("[]")
         else:
-            say("No cluster is running here, so nothing is deployed: `chutes deploy` starts one")
+            note("No cluster is running on this machine. Start one with `chutes deploy`.")
         return
-    with _connected(address) as known:
+    with _connect(address) as connected:
         rows = [
             {
-                "name": each.name,
-                "id": each.spec.uid if each.spec else None,
-                "slug": each.slug,
-                "status": each.status,
-                "replicas": sum(replica["state"] == "running" for replica in each.replicas),
-                "url": cluster.url(each.slug, known.http),
+                "name": chute.name,
+                "id": chute.spec.uid if chute.spec else None,
+                "slug": chute.slug,
+                "status": chute.status,
+                "replicas": sum(replica["state"] == "running" for replica in chute.replicas),
+                "url": cluster.url(chute.slug, connected.http),
             }
-            for each in registry.everything()
+            for chute in registry.everything()
         ]
     if as_json:
         _print_json(rows)
         return
     if not rows:
-        say("Nothing is deployed")
+        note("No chute is deployed. Deploy one with `chutes deploy`.")
         return
     Console().print(tables.chutes(rows))
 
 
 @app.command()
-def get(name: Name, *, address: Address = None, as_json: Json = False) -> None:
-    """Show a chute's configuration, version, URL, cords and replicas."""
+def get(name: DeployedName, *, address: ClusterAddress = None, as_json: AsJson = False) -> None:
+    """Show the configuration, version, URL, cords and replicas of a chute."""
     from chutes.deploy import registry
 
-    with _connected(address) as known:
-        told = _describe(registry.find(name), known)
+    with _connect(address) as connected:
+        description = _describe(registry.find(name), connected)
     if as_json:
-        _print_json(told)
+        _print_json(description)
         return
-    Console().print(tables.description(told))
+    Console().print(tables.description(description))
 
 
-def _describe(chute: "DeployedChute", known: _Cluster) -> dict[str, Any]:
+def _describe(chute: "DeployedChute", connected: _Cluster) -> dict[str, Any]:
     from chutes.deploy import cluster
 
     spec = chute.spec
-    told: dict[str, Any] = {"name": chute.name, "status": chute.status, "url": cluster.url(chute.slug, known.http)}
-    told["host"] = f"http://{chute.slug}.localhost:{known.http[1]}"
+    description: dict[str, Any] = {
+        "name": chute.name,
+        "status": chute.status,
+        "url": cluster.url(chute.slug, connected.http),
+        "host": f"http://{chute.slug}.localhost:{connected.http[1]}",
+    }
     if spec is not None:
         scaling = spec.autoscaling
-        told |= {
+        description |= {
             "id": spec.uid,
             "slug": spec.slug,
             "version": spec.version,
@@ -122,87 +121,91 @@ def _describe(chute: "DeployedChute", known: _Cluster) -> dict[str, Any]:
             **spec.metadata,
             "cords": spec.cords,
         }
-    told["deployed_at"] = tables.when(spec.made_at if spec else chute.details.get("last_deployed_time_s"))
-    told["replicas"] = [
+    description["deployed_at"] = tables.format_time(spec.made_at if spec else chute.details.get("last_deployed_time_s"))
+    description["replicas"] = [
         {"id": each["replica_id"], "state": each["state"], "node": each.get("node_ip"), "pid": each.get("pid")}
         for each in chute.replicas
     ]
-    return told
+    return description
 
 
 @app.command()
 def status(
-    name: Name,
+    name: DeployedName,
     *,
-    address: Address = None,
-    as_json: Json = False,
+    address: ClusterAddress = None,
+    as_json: AsJson = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Show it every second, until Ctrl-C; with --json a line each.")
+        bool,
+        typer.Option("--watch", help="Update the output every second until Ctrl-C. With --json, print a line each."),
     ] = False,
 ) -> None:
-    """Show a chute's replicas, its queue, and what its last minutes were like."""
+    """Show the replicas, the queue and the recent requests of a chute.
+
+    Request counts and latencies are those of the last five minutes.
+    """
     from chutes.deploy import registry, stats
 
-    with _connected(address) as known:
-        told = stats.status(registry.find(name), known.http)
+    with _connect(address) as connected:
+        current = stats.status(registry.find(name), connected.http)
         while as_json and watch:
-            typer.echo(json.dumps(told, default=str))
+            typer.echo(json.dumps(current, default=str))
             sys.stdout.flush()
-            time.sleep(_WATCH_EVERY)
-            told = stats.status(registry.find(name), known.http)
+            time.sleep(_WATCH_INTERVAL)
+            current = stats.status(registry.find(name), connected.http)
         if as_json:
-            _print_json(told)
+            _print_json(current)
             return
         if not watch:
-            Console().print(tables.status(told))
+            Console().print(tables.status(current))
             return
-        with Live(tables.status(told), refresh_per_second=4) as live:
+        with Live(tables.status(current), refresh_per_second=4) as live:
             while True:
-                time.sleep(_WATCH_EVERY)
-                live.update(tables.status(stats.status(registry.find(name), known.http)))
+                time.sleep(_WATCH_INTERVAL)
+                live.update(tables.status(stats.status(registry.find(name), connected.http)))
 
 
 @app.command()
 def metrics(
-    name: Name,
+    name: DeployedName,
     *,
-    address: Address = None,
-    as_json: Json = False,
+    address: ClusterAddress = None,
+    as_json: AsJson = False,
     prometheus: Annotated[
-        bool, typer.Option("--prometheus", help="Print every series of every replica, as Prometheus reads it.")
+        bool, typer.Option("--prometheus", help="Print the metrics of all replicas in the Prometheus text format.")
     ] = False,
 ) -> None:
-    """Show a chute's GPUs, queue, latencies, images and steps per second."""
+    """Show the GPUs, queue, latencies, and images and steps per second of a chute."""
     from chutes.deploy import registry, stats
 
-    with _connected(address) as known:
+    with _connect(address) as connected:
         chute = registry.find(name)
         if prometheus:
             typer.echo(stats.prometheus(chute), nl=False)
             return
-        told = stats.metrics(chute, known.http)
+        current = stats.metrics(chute, connected.http)
     if as_json:
-        _print_json(told)
+        _print_json(current)
         return
-    Console().print(tables.metrics(told))
+    Console().print(tables.metrics(current))
 
 
 @app.command()
 def logs(
-    name: Name,
+    name: DeployedName,
     *,
-    address: Address = None,
-    tail: Annotated[int, typer.Option(help="How many lines to begin with.", min=0)] = 100,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines, until Ctrl-C.")] = False,
-    as_json: Json = False,
+    address: ClusterAddress = None,
+    tail: Annotated[int, typer.Option(help="Number of past lines to print first.", min=0)] = 100,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new lines until Ctrl-C.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Print the log lines of all replicas, in order."""
+    """Print the log lines of all replicas of a chute, in the order of their timestamps."""
     from chutes.deploy import registry
     from chutes.deploy.logs import Reader
 
     console = Console(highlight=False, soft_wrap=True)
-    shown = tables.Lines()
-    with _connected(address):
+    log_lines = tables.LogLines()
+    with _connect(address):
         reader = Reader(registry.find(name).slug)
         lines = reader.read()
         lines = lines[-tail:] if tail else []
@@ -212,46 +215,53 @@ def logs(
                     fields = {"level": line.level, "logger": line.logger, "message": line.message, **line.fields}
                     typer.echo(json.dumps({"timestamp": line.time, "replica": line.replica, **fields}))
                 else:
-                    console.print(shown.text(line))
+                    console.print(log_lines.text(line))
             if not follow:
                 return
-            time.sleep(_FOLLOW_EVERY)
+            time.sleep(_FOLLOW_INTERVAL)
             lines = reader.read()
 
 
 @app.command()
-def delete(name: Name, *, address: Address = None) -> None:
-    """Delete a chute; what it runs is finished first. With the last one goes the cluster that `deploy` started."""
-    from chutes.cli.deploy import Phases
+def delete(name: DeployedName, *, address: ClusterAddress = None) -> None:
+    """Delete a chute after its running requests have finished.
+
+    If it is the last chute on a cluster that `chutes deploy` started, the cluster is stopped too.
+    """
+    require("ray")
+    from chutes.cli._deploy_progress import DeployProgress
     from chutes.deploy import cluster, registry, rollout
 
-    with _connected(address) as known:
+    with _connect(address) as connected:
         chute = registry.find(name)
-        with Phases() as phases:
-            rollout.delete(chute.slug, phases.tell)
-        last = not registry.everything()
-    say(f"Deleted {chute.name}")
-    if last and cluster.stop_local(known.labels):
-        say("It was the last one: the cluster on this machine is stopped")
+        with DeployProgress() as progress:
+            rollout.delete(chute.slug, progress.report)
+        is_last = not registry.everything()
+    note(f"Deleted {chute.name}")
+    if is_last and cluster.stop_local(connected.labels):
+        note("No chute is left, so the cluster on this machine was stopped.")
 
 
 @app.command()
 def scale(
-    name: Name,
-    replicas: Annotated[int, typer.Argument(help="How many there are to be; deploying again forgets it.", min=1)],
+    name: DeployedName,
+    replicas: Annotated[int, typer.Argument(help="Number of replicas to run.", min=1)],
     *,
-    address: Address = None,
+    address: ClusterAddress = None,
 ) -> None:
-    """Run this many replicas of a chute, whatever the load."""
+    """Run a fixed number of replicas of a chute instead of scaling with the load.
+
+    The next `chutes deploy` of the chute turns autoscaling on again.
+    """
     from chutes.deploy import registry, rollout
 
-    with _connected(address):
+    with _connect(address):
         chute = registry.find(name)
         if chute.spec is None:
-            fail(f"{chute.name} was not deployed by `chutes deploy`.")
+            fail(f"{chute.name} was not deployed by `chutes deploy`, so it cannot be scaled")
         rollout.scale(chute.spec, replicas)
-    say(f"{chute.name} is to run {replicas} replica{'s' if replicas > 1 else ''}")
+    note(f"Scaling {chute.name} to {replicas} replica{'s' if replicas > 1 else ''}")
 
 
-def _print_json(value: Any) -> None:
+def _print_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=2, default=str))

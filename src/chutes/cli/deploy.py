@@ -1,72 +1,65 @@
-"""`chutes deploy`: a chute on a cluster; on one of its own on this machine if there is none."""
+"""`chutes deploy`: deploy a chute on a cluster, and start one on this machine if none is running."""
 
 import re
-import time
-from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
-from chutes._text import printable
-from chutes.cli._console import fail, say, settings
-
-if TYPE_CHECKING:
-    from rich.status import Status
+from chutes.cli._console import fail, load_settings, note, require
+from chutes.cli._deploy_progress import DeployProgress
+from chutes.cli._options import ChuteRef, ClusterAddress, NoAuth
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def deploy(
-    ref: Annotated[
-        str, typer.Argument(help="module:name, a dotted module, or a file; the name is chute if not given.")
-    ],
+    ref: ChuteRef,
     *,
-    address: Annotated[
-        str | None, typer.Option(help="The cluster's head, HOST:PORT.", show_default="RAY_ADDRESS, or this machine's")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="Deploy it under another name.")] = None,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it serves.")] = True,
+    address: ClusterAddress = None,
+    name: Annotated[str | None, typer.Option(help="Deploy the chute under another name.")] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the chute is ready.")] = True,
     env: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Set this in the replicas' environment; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Set an environment variable in the replicas. Repeatable."),
     ] = None,
-    no_auth: Annotated[
-        bool, typer.Option("--no-auth", help="Ask nobody for an API key, whoever can reach the address.")
-    ] = False,
+    no_auth: NoAuth = False,
 ) -> None:
-    """Put a chute on a cluster and print its URL.
+    """Deploy a chute on a cluster and print its URL.
 
-    Without a cluster one is started on this machine; it goes on after this command, until the last chute is deleted.
+    If no cluster is running, one is started on this machine. It keeps running until its last chute is deleted.
 
-    Deploying again replaces the old version's replicas by new ones; if those fail to load, the old version serves on.
+    A second deployment of the same chute replaces the replicas of the first. If the new replicas fail to load, the old
+    version keeps serving.
+
+    Exit codes: 0 the chute is ready, 1 the command or a file is wrong, 3 the chute failed to load.
     """
+    require("ray")
     from chutes.deploy import application, cluster, package, placement, rollout
     from chutes.exception import ChutesError
     from chutes.loader import load_chute
     from chutes.server.auth import Exposed, check_exposure
 
-    environment = _environment(env or [])
+    environment = _parse_environment(env or [])
     if name is not None and not re.search(r"[A-Za-z0-9]", name):
-        fail(f"--name {name!r}: a name has a letter or a digit.")
-    settings(environment)  # replicas get those of the environment: a wrong one is told now
+        fail(f"--name is {name!r}, but a name needs at least one letter or digit")
+    load_settings(environment)  # the replicas get these settings, so reject an invalid one here
     labels: dict[str, str] = {}
     try:
         chute = load_chute(ref)
         packed = package.pack(ref)
-        with Phases() as phases:
-            none_here = not cluster.explicit_address(address) and cluster.find() is None
-            phases.tell("starting a cluster on this machine" if none_here else "connecting", None)
+        with DeployProgress() as progress:
+            starts_cluster = not cluster.explicit_address(address) and cluster.find() is None
+            progress.report("starting a cluster on this machine" if starts_cluster else "connecting", None)
             with cluster.connected(address, start=True) as started:
                 try:
                     http = cluster.serve_http()
                     cluster.check_proxy(http)
-                    check_exposure(settings(host=http[0], no_auth=no_auth))
+                    check_exposure(load_settings(host=http[0], no_auth=no_auth))
                     nodes = cluster.ray_nodes()
                     ray_options = placement.place(chute.node_selector, nodes)
                     if chute.node_selector and "num_gpus" not in ray_options:
-                        say(f"No node has a GPU: {chute.name} is placed without one, and may not load there")
+                        note(f"No node has a GPU. {chute.name} is placed on a node without one and may fail to load.")
                     spec = application.spec_for(
                         chute,
                         packed,
@@ -76,60 +69,28 @@ def deploy(
                         surge=placement.has_room(chute.node_selector, nodes, cluster.free_gpus()),
                         no_auth=no_auth,
                     )
-                    (rollout.roll_out if wait else rollout.start_unwatched)(spec, phases.tell)
+                    (rollout.roll_out if wait else rollout.start_unwatched)(spec, progress.report)
                 except (ChutesError, Exposed):
-                    if started:  # nothing runs on it
+                    if started:  # remember how to stop the cluster, which serves nothing
                         labels = cluster.head_labels()
                     raise
     except (ChutesError, Exposed) as error:
         cluster.stop_local(labels)
-        fail(str(error) if str(error).endswith((".", "?")) else f"{error}.", _code(error))
+        fail(error, _exit_code(error))
     typer.echo(cluster.url(spec.slug, http))
 
 
-def _code(error: Exception) -> int:
-    """As `chutes run` ends: 1 for a mistake in the command or the file, 3 when the chute failed to load."""
+def _exit_code(error: Exception) -> int:
+    """Return the same code as `chutes run`: 3 if the chute failed to load, 1 for a wrong command or file."""
     from chutes.deploy.rollout import RolloutFailed
     from chutes.server import ExitCode
 
     return ExitCode.LOAD_FAILED if isinstance(error, RolloutFailed) else ExitCode.USAGE
 
 
-def _environment(given: list[str]) -> dict[str, str]:
-    pairs = [each.partition("=") for each in given]
+def _parse_environment(values: list[str]) -> dict[str, str]:
+    pairs = [value.partition("=") for value in values]
     for name, equals, _ in pairs:
         if not equals or not name.isidentifier():
-            fail(f"--env {name}: write it as KEY=VALUE.")
+            fail(f"--env is {name!r}, but must have the form KEY=VALUE")
     return {name: value for name, _, value in pairs}
-
-
-class Phases:
-    """Shows where a deploy is: one changing line on a terminal, a line per phase in a log."""
-
-    def __init__(self) -> None:
-        self._console = Console(stderr=True)
-        self._status: Status | None = None
-        self._said = ""
-        self._began = time.monotonic()
-
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            self._status = self._console.status("")
-            self._status.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._status is not None:
-            self._status.stop()
-
-    def tell(self, phase: str, fraction: float | None) -> None:
-        """Show the phase, and how far it is."""
-        percent = f" {fraction:.0%}" if fraction is not None and phase != "warm" else ""
-        line = printable(f"{phase}{percent}")  # a replica's own words
-        if self._status is not None:
-            self._status.update(Text(line))
-        if line != self._said and (self._status is None or phase == "warm"):
-            say(f"{line} ({time.monotonic() - self._began:.1f} s)")
-        self._said = line

@@ -1,4 +1,4 @@
-"""`chutes download`: a model from the hub into the cache that chutes read it from."""
+"""`chutes download`: download a model from the Hugging Face Hub into the cache that chutes load it from."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chutes.cli._console import fail, say, size
+from chutes.cli._console import fail, format_bytes, note, require
 
 if TYPE_CHECKING:
     from huggingface_hub import RepoFile
@@ -18,67 +18,67 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def download(
-    repo: Annotated[str, typer.Argument(help="The model's name, such as black-forest-labs/FLUX.1-dev.")],
+    repo: Annotated[str, typer.Argument(help="The model's repository, such as black-forest-labs/FLUX.1-dev.")],
 ) -> None:
-    """Fetch a model into the hub's cache: only the files that a loader reads, and only those not there yet.
+    """Download a model into the Hugging Face cache and print its folder.
 
-    Prints the folder. Set HF_TOKEN for a model whose terms must be accepted, and HF_HOME to keep it
-    elsewhere.
+    Only files that a loader reads are downloaded, and only those that are not in the cache yet.
+
+    Set HF_TOKEN for a model whose terms must be accepted. Set HF_HOME to keep the cache in another folder.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    try:
-        from chutes.cli import _hub
-    except ImportError:
-        fail("This needs the huggingface_hub package: pip install 'chutes-selfhosted[imagegen]'")
+    require("huggingface_hub")
     from huggingface_hub.errors import LocalEntryNotFoundError
     from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    from chutes.cli import _hub
 
     disable_progress_bars()
     try:
         folder = _fetch(repo)
     except _hub.ERRORS as error:
-        why = _hub.explain(error, repo)
+        reason = _hub.explain(error, repo)
         try:
-            folder = _already_here(repo)
+            folder = _find_in_cache(repo)
         except (ValueError, LocalEntryNotFoundError):
-            fail(why)
-        say("Everything needed is here already; the hub could not be asked for anything newer.")
+            fail(reason)
+        note("The hub did not answer, but the cache holds every file of the model.")
     typer.echo(folder)
 
 
 def _fetch(repo: str) -> str:
-    """Fetch what is missing; returns the folder."""
+    """Download the missing files of a model, and return its folder."""
     from huggingface_hub import HfApi, RepoFile, snapshot_download
 
-    from chutes.cli._progress import Transfer
+    from chutes.cli._download_progress import Transfer
 
     api = HfApi()
     tree = [entry for entry in api.list_repo_tree(repo, recursive=True) if isinstance(entry, RepoFile)]
-    api.auth_check(repo)  # anybody may list a gated model: say now that its files are not for this token
-    patterns = _needed(repo, tree)
+    api.auth_check(repo)  # anyone may list the files of a gated model, so check access before downloading
+    patterns = _patterns(repo, tree)
     plan = snapshot_download(repo, allow_patterns=patterns, dry_run=True)
     missing = sum(file.file_size or 0 for file in plan if file.will_download)
     total = sum(file.file_size or 0 for file in plan)
-    _check_space(missing)
-    say(f"{repo}: {len(plan)} files, {size(total)}, of which {size(missing)} are to be fetched")
+    _check_disk_space(missing)
+    note(f"{repo}: {len(plan)} files, {format_bytes(total)}; {format_bytes(missing)} to download")
     with Transfer(missing) as transfer:
         return snapshot_download(repo, allow_patterns=patterns, tqdm_class=transfer.bar_class)
 
 
-def _already_here(repo: str) -> str:
-    """The folder of a model that was fetched before; LocalEntryNotFoundError if any of it is missing."""
+def _find_in_cache(repo: str) -> str:
+    """Return the folder of a model that is in the cache. Raise LocalEntryNotFoundError if a file is missing."""
     from huggingface_hub import get_cached_repo_tree, snapshot_download
     from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
 
     try:
-        patterns = _needed(repo, get_cached_repo_tree(repo), local_files_only=True)
+        patterns = _patterns(repo, get_cached_repo_tree(repo), local_files_only=True)
     except CachedRepoTreeNotFoundError as error:
         raise LocalEntryNotFoundError(str(error)) from None
     return snapshot_download(repo, allow_patterns=patterns, local_files_only=True)
 
 
-def _needed(repo: str, tree: "list[RepoFile]", *, local_files_only: bool = False) -> list[str]:
-    """The names of the files to have, as patterns that match nothing else."""
+def _patterns(repo: str, tree: "list[RepoFile]", *, local_files_only: bool = False) -> list[str]:
+    """Return the names of the files to download, as glob patterns that match nothing else."""
     from glob import escape
 
     from huggingface_hub import hf_hub_download
@@ -90,17 +90,17 @@ def _needed(repo: str, tree: "list[RepoFile]", *, local_files_only: bool = False
     if "model_index.json" in names:
         path = hf_hub_download(repo, "model_index.json", local_files_only=local_files_only)
         components = _hub.components(json.loads(Path(path).read_text(encoding="utf-8")))
-    return [escape(name) for name in _hub.needed(names, components)]
+    return [escape(name) for name in _hub.files_to_download(names, components)]
 
 
-def _check_space(wanted: int) -> None:
+def _check_disk_space(needed: int) -> None:
     from huggingface_hub import constants
 
     folder = Path(constants.HF_HUB_CACHE)
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    free = shutil.disk_usage(there).free
-    if free < wanted:
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
         fail(
-            f"{size(wanted)} are needed and {size(free)} are free in {folder}: make room, "
-            f"or set HF_HOME to a folder on a larger disk."
+            f"The download needs {format_bytes(needed)}, but {folder} has {format_bytes(free)} free. Free some space, "
+            "or set HF_HOME to a folder on a larger disk."
         )

@@ -1,52 +1,65 @@
-"""`chutes export`: a chute as a manifest for Kubernetes."""
+"""`chutes export`: write a chute as a deployment for another system."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from chutes.cli._console import fail, say, settings
+from chutes.cli import COMMANDS
+from chutes.cli._console import fail, load_settings, note
+from chutes.cli._options import ChuteRef
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+
+@app.callback(help=COMMANDS["export"])
+def export() -> None:
+    """Keep `kuberay` a subcommand: Typer would otherwise make the only command the default."""
 
 
 @app.command()
-def export(
-    ref: Annotated[
-        str, typer.Argument(help="module:name, a dotted module, or a file; the name is chute if not given.")
-    ],
+def kuberay(
+    ref: ChuteRef,
     *,
-    to_kuberay: Annotated[bool, typer.Option("--kuberay", help="A RayService, for the KubeRay operator.")] = False,
     image: Annotated[
-        str | None, typer.Option(help="The image to run.", show_default="the one that `chutes build` makes, and -ray")
+        str | None,
+        typer.Option(
+            metavar="NAME:TAG",
+            help="Container image to run.",
+            show_default="the image that `chutes build` makes, with the suffix -ray",
+        ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Write rayservice.yaml and the image's Dockerfile into this folder.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write rayservice.yaml and the Dockerfile of the image into this folder."),
     ] = None,
 ) -> None:
-    """Print a chute as a manifest for Kubernetes, with the settings that `chutes deploy` would give it."""
-    if not to_kuberay:
-        fail("Say what for: --kuberay is what there is.")
-    from chutes.deploy import application, kuberay, package
+    """Export a RayService manifest for the KubeRay operator.
+
+    The manifest holds the same settings that `chutes deploy` would give the chute. It never holds API keys: they come
+    from a Kubernetes Secret. Without --output the manifest is printed.
+    """
+    from chutes.deploy import application, package
+    from chutes.deploy import kuberay as manifests
     from chutes.exception import LoadError
     from chutes.loader import load_chute
 
-    settings()  # replicas get those of the environment: a wrong one is told now
+    load_settings()  # the replicas get these settings, so reject an invalid one here
     try:
         chute = load_chute(ref)
         spec = application.spec_for(chute, package.pack(ref), ray_options={})
     except LoadError as error:
-        fail(str(error))
+        fail(error)
     except (OSError, ValueError) as error:
-        fail(f"The API keys cannot be read: {error}.")
-    text = kuberay.manifest(chute, spec, image=image)
+        fail(f"The API keys cannot be read: {error}")
+    manifest = manifests.manifest(chute, spec, image=image)
     if output is None:
-        typer.echo(text, nl=False)
+        typer.echo(manifest, nl=False)
         return
     try:
         output.mkdir(parents=True, exist_ok=True)
-        (output / "rayservice.yaml").write_text(text, encoding="utf-8")
-        (output / "Dockerfile").write_text(kuberay.dockerfile(chute), encoding="utf-8")
+        (output / "rayservice.yaml").write_text(manifest, encoding="utf-8")
+        (output / "Dockerfile").write_text(manifests.dockerfile(chute), encoding="utf-8")
     except OSError as error:
-        fail(f"{error.filename or output} cannot be written: {error.strerror}.")
-    say(f"Wrote rayservice.yaml and Dockerfile into {output}")
+        fail(f"Cannot write {error.filename or output}: {error.strerror}")
+    note(f"Wrote rayservice.yaml and Dockerfile to {output}")

@@ -1,4 +1,4 @@
-"""`chutes init`: a new chute that runs at once, to be changed from there."""
+"""`chutes init`: write a new chute to start from."""
 
 import importlib.util
 import keyword
@@ -9,31 +9,34 @@ from typing import Annotated
 
 import typer
 
-from chutes.cli._console import fail, say
+from chutes.cli._console import fail, note
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
-def init(name: Annotated[str, typer.Argument(help="The chute's name, such as my-image-gen.")]) -> None:
-    """Write NAME.py into the current folder: pictures from text, over HTTP.
+def init(name: Annotated[str, typer.Argument(help="Name of the chute, such as my-image-gen.")]) -> None:
+    """Write NAME.py, a text-to-image service, into the current folder.
 
-    It runs as it is, also on a laptop without a GPU. Nothing is overwritten.
+    The chute runs as it is, also on a laptop without a GPU. An existing file is never overwritten.
     """
     module = name.removesuffix(".py").replace("-", "_").lower()
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,99}", module) or keyword.iskeyword(module):
-        fail(f"{name!r} cannot be a module's name: use up to 100 letters, digits and dashes, such as my-image-gen.")
+        fail(
+            f"{name!r} cannot be used as a module name. Use a letter, then up to 99 letters, digits and dashes, "
+            "such as my-image-gen."
+        )
     path = Path(f"{module}.py")
     if path.exists():
-        fail(f"{path} is there already: choose another name, or move it away.")
+        fail(f"{path} already exists. Choose another name, or move the file away.")
     if importlib.util.find_spec(module):
-        fail(f"{path} would hide a module named {module} that Python has already: choose another name.")
+        fail(f"{path} would hide the installed module {module!r}. Choose another name.")
     text = files("chutes.cli").joinpath("template.py.txt").read_text(encoding="utf-8")
     text = text.replace("{{module}}", module).replace("{{name}}", module.replace("_", "-"))
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        fail(f"{path} cannot be written: {error.strerror}.")
+        fail(f"Cannot write {path}: {error.strerror}")
     typer.echo(path)
-    say(f"Serve it with: chutes run {module}")
+    note(f"To serve it, run: chutes run {module}")

@@ -1,4 +1,4 @@
-"""`chutes keys`: the API keys that a server on this machine accepts."""
+"""`chutes keys`: manage the API keys that a server on this machine accepts."""
 
 import json
 import sys
@@ -8,63 +8,74 @@ from typing import Annotated
 import typer
 
 from chutes._warn import did_you_mean
-from chutes.cli._console import fail, say
+from chutes.cli import COMMANDS
+from chutes.cli._console import fail, load_settings, note
+from chutes.cli._options import AsJson
 from chutes.server.keys import Key, KeyStore
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Make, list and delete API keys.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=COMMANDS["keys"])
 
-Name = Annotated[str, typer.Argument(help="What the key is for, such as the app that will hold it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+KeyName = Annotated[str, typer.Argument(help="Name of the key, such as the app that uses it.")]
 
 
-def _keys(store: KeyStore) -> list[Key]:
+def _key_store() -> KeyStore:
+    return KeyStore(load_settings().keys_file)
+
+
+def _read_keys(store: KeyStore) -> list[Key]:
     try:
         return store.list()
     except (OSError, ValueError) as error:
-        fail(f"{error}. Move it away, or name another with CHUTES_KEYS_FILE.")
+        fail(f"{str(error).rstrip('.')}. Move the file away, or set CHUTES_KEYS_FILE to another one.")
 
 
 def _warn_of_risks(store: KeyStore) -> None:
     for risk in store.risks():
-        say(f"Warning: {risk}.")
+        note(f"Warning: {risk.rstrip('.')}.")
 
 
 @app.command()
-def create(name: Name, *, as_json: AsJson = False) -> None:
-    """Make a key and print it: the only time that it is shown."""
-    store = KeyStore()
-    _keys(store)
+def create(name: KeyName, *, as_json: AsJson = False) -> None:
+    """Create an API key and print it.
+
+    Only a hash of the key is stored, so it cannot be shown again.
+    """
+    store = _key_store()
+    _read_keys(store)
     try:
         key = store.create(name)
     except ValueError as error:
-        fail(f"{error}.")
+        fail(error)
     except OSError as error:
-        fail(f"The key cannot be kept in {store.path} ({error.strerror}): set CHUTES_KEYS_FILE.")
+        fail(f"Cannot write {store.path}: {error.strerror}. Set CHUTES_KEYS_FILE to another file.")
     _warn_of_risks(store)
     if as_json:
         typer.echo(json.dumps({"name": name, "key": key}))
         return
     typer.echo(key)
-    say("It is not shown again. Clients send it as `Authorization: Bearer KEY`, or as `X-API-Key: KEY`.")
+    note("The key is not shown again. Clients send it as `Authorization: Bearer KEY` or as `X-API-Key: KEY`.")
 
 
 @app.command("list")
 def list_(*, as_json: AsJson = False) -> None:
-    """List the keys: their names and when they were made, never the keys themselves."""
-    store = KeyStore()
-    keys = _keys(store)
+    """List the names and creation times of all API keys.
+
+    The keys themselves are not stored, so they are not shown.
+    """
+    store = _key_store()
+    keys = _read_keys(store)
     _warn_of_risks(store)
     if as_json:
-        shown = [{k: v for k, v in asdict(key).items() if k != "digest"} for key in keys]
-        typer.echo(json.dumps(shown, indent=2))
+        rows = [{field: value for field, value in asdict(key).items() if field != "digest"} for key in keys]
+        typer.echo(json.dumps(rows, indent=2))
         return
     if not keys:
-        say("There are no keys. Make one with: chutes keys create NAME")
+        note("There are no API keys. To create one, run: chutes keys create NAME")
         return
     from rich.console import Console
     from rich.table import Table
 
-    from chutes.cli.chutes_tables import plain
+    from chutes.cli._tables import plain
 
     table = Table("Name", "Created", box=None, pad_edge=False, header_style="bold")
     for key in keys:
@@ -73,17 +84,15 @@ def list_(*, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def delete(name: Name) -> None:
-    """Delete a key: a running server stops accepting it within a second."""
-    store = KeyStore()
-    known = [key.name for key in _keys(store)]
+def delete(name: KeyName) -> None:
+    """Delete an API key. A running server rejects it within a second."""
+    store = _key_store()
+    names = [key.name for key in _read_keys(store)]
     try:
         deleted = store.delete(name)
     except OSError as error:
-        fail(f"{store.path} cannot be changed ({error.strerror}).")
+        fail(f"Cannot change {store.path}: {error.strerror}")
     if not deleted:
-        fail(
-            f"There is no key named {name!r}{did_you_mean(name, known) or '.'} `chutes keys list` shows what there is."
-        )
+        fail(f"There is no API key named {name!r}{did_you_mean(name, names) or '.'} List them with `chutes keys list`.")
     _warn_of_risks(store)
-    say(f"Deleted {name!r}.")
+    note(f"Deleted {name!r}.")

@@ -1,4 +1,4 @@
-"""`chutes run`: a chute on this machine, over HTTP, until it is told to stop."""
+"""`chutes run`: serve a chute on this machine over HTTP until a signal stops it."""
 
 import contextlib
 import os
@@ -6,107 +6,111 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from chutes.cli._console import fail, settings
+from chutes.cli._console import fail, load_settings
+from chutes.cli._options import ChuteRef
+from chutes.cli._setting_options import with_setting_options
 
 app = typer.Typer(add_completion=False)
 
-_LAST_WORDS = 20  # seconds that a process has for its shutdown hooks, after the grace period
-_DEV_QUEUE = 10_000  # an author at work is not to be told that too many requests wait
+_SHUTDOWN_HOOKS = 20  # seconds that the shutdown hooks get after the grace period
+_DEV_QUEUE_SIZE = 10_000  # large enough that a developer never sees 429
 
 
 @app.command()
+@with_setting_options
 def run(
-    ref: Annotated[
-        str, typer.Argument(help="module:name, a dotted module, or a file; the name is chute if not given.")
-    ],
+    ref: ChuteRef,
     *,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
-    port: Annotated[
-        int | None,
-        typer.Option(help="Port to listen on; 0 takes any.", min=0, max=65535, show_default="8000"),
-    ] = None,
-    reload: Annotated[bool, typer.Option("--reload", help="Start again when a Python file changes.")] = False,
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"] | None,
-        typer.Option(help="What is logged, from here up.", show_default="info"),
-    ] = None,
-    no_auth: Annotated[
-        bool, typer.Option("--no-auth", help="Ask nobody for an API key, whoever can reach the address.")
-    ] = False,
+    reload: Annotated[bool, typer.Option("--reload", help="Restart the server when a Python file changes.")] = False,
     dev: Annotated[
-        bool, typer.Option("--dev", help="For an author at work: no API key on loopback, nobody turned away.")
+        bool, typer.Option("--dev", help="Development mode: no API key on loopback, and no limit on queued requests.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="The same as --log-level debug.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Same as --log-level debug.")] = False,
+    **settings: Any,
 ) -> None:
     """Serve a chute on this machine until Ctrl-C or SIGTERM.
 
-    The port opens at once: /health says that it is alive, /ready what it is loading and how far that is.
+    The port opens at once. /health reports that the process is alive, and /ready reports how far the chute has loaded.
 
-    Every setting of the server is an environment variable too: CHUTES_HOST, CHUTES_QUEUE_SIZE, ...
+    Every setting is also an environment variable, such as CHUTES_QUEUE_SIZE. An option wins over the variable. API keys
+    have no option, because other users can read command lines: set CHUTES_API_KEYS, or use `chutes keys create`.
 
-    Exits with 0 when stopped as asked, 1 for a mistake in the file or a setting, 2 for one in the command, else 3
-    (the chute failed to load), 4 (it cannot go on: start it again) or 5 (requests were cut off after the grace period).
+    Exit codes: 0 stopped by a signal, 1 a wrong file or setting, 2 a wrong command line, 3 the chute failed to load, 4
+    the chute failed while serving and must be restarted, 5 requests were aborted after the grace period.
     """
     if reload:
-        command = [argument for argument in sys.argv[1:] if argument != "--reload"]
         from chutes.loader import parse
 
-        _run_again_on_changes([sys.executable, "-m", "chutes", *command], parse(ref).root, settings().drain_grace)
+        command = [argument for argument in sys.argv[1:] if argument != "--reload"]
+        grace = load_settings(**_given(settings)).drain_grace
+        _run_and_reload([sys.executable, "-m", "chutes", *command], parse(ref).root, grace)
         return
-    given: dict[str, Any] = {"host": host, "port": port, "log_level": "debug" if debug else log_level}
-    given = {name: value for name, value in given.items() if value is not None}
-    if no_auth:
-        given["no_auth"] = True
-    wanted = settings(**given)
+    if debug:
+        settings["log_level"] = "debug"
+    loaded = load_settings(**_given(settings))
     if dev:
         os.environ["CHUTES_DEV_MODE"] = "true"
-        wanted.queue_size = _DEV_QUEUE
-        wanted.no_auth |= wanted.is_loopback
-    os.environ.setdefault("CHUTES_EXECUTION_CONTEXT", "REMOTE")  # `is_remote()`: here is where the model runs
+        loaded.queue_size = _DEV_QUEUE_SIZE
+        loaded.no_auth |= loaded.is_loopback
+    os.environ.setdefault("CHUTES_EXECUTION_CONTEXT", "REMOTE")  # for `is_remote()`: the model runs in this process
+    from chutes.exception import LoadError
     from chutes.server import serve
+    from chutes.server.auth import Exposed
+    from chutes.server.process import PortInUse
 
-    raise typer.Exit(serve(ref, wanted))
+    try:
+        code = serve(ref, loaded)
+    except (Exposed, LoadError, PortInUse) as error:
+        fail(error)
+    raise typer.Exit(code)
 
 
-def _run_again_on_changes(command: list[str], folder: Path, grace: float) -> None:
-    """Run a command, and again after each change of a Python file, until Ctrl-C or SIGTERM; each ends in its grace."""
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _run_and_reload(command: list[str], folder: Path, grace: float) -> None:
+    """Run a server, and restart it after each change of a Python file, until Ctrl-C or SIGTERM.
+
+    Each server gets its grace period, in seconds, to finish its requests.
+    """
     from watchfiles import PythonFilter, watch
 
     if not folder.is_dir():
-        fail(f"There is no folder {folder}.")
-    passed_on = signal.SIGTERM
+        fail(f"The folder {folder} does not exist")
+    last_signal = signal.SIGTERM
 
-    def told(*_: object) -> None:
-        nonlocal passed_on
-        passed_on = signal.SIGINT
+    def stop(*_: object) -> None:
+        nonlocal last_signal
+        last_signal = signal.SIGINT
         raise KeyboardInterrupt
 
-    # A shell that is not interactive has what it puts into the background ignore SIGINT: sent to this process alone, it
-    # ends the server all the same, as it does without --reload.
+    # A non-interactive shell starts background jobs with SIGINT ignored. Restoring the handler lets a SIGINT that only
+    # this process receives stop the server, as it does without --reload.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # What is sent to the whole group, as a terminal's Ctrl-C is, reaches the server by itself; the same signal again
-    # would cut its requests off, so that it is the other one that is passed on.
-    signal.signal(signal.SIGTERM, told)
-    process = subprocess.Popen(command)  # noqa: S603 - our own words
+    # Ctrl-C on a terminal reaches the server too, because it signals the whole process group. The server aborts its
+    # requests when the same signal arrives twice, so this process forwards the other signal.
+    signal.signal(signal.SIGTERM, stop)
+    process = subprocess.Popen(command)  # noqa: S603 - no input from outside
     with contextlib.suppress(KeyboardInterrupt):
         try:
             for _ in watch(folder, watch_filter=PythonFilter(), raise_interrupt=False):
-                _end(process, grace, signal.SIGTERM)
+                _stop(process, grace, signal.SIGTERM)
                 process = subprocess.Popen(command)  # noqa: S603 - as above
         finally:
-            _end(process, grace, passed_on)
+            _stop(process, grace, last_signal)
 
 
-def _end(process: subprocess.Popen[bytes], grace: float, by: signal.Signals) -> None:
-    """Let a server drain; one that has not ended after its grace, or when this process is told to end, is killed."""
+def _stop(process: subprocess.Popen[bytes], grace: float, by: signal.Signals) -> None:
+    """Let a server drain, and kill it after the grace period or when this process is asked to stop."""
     if process.poll() is None:
         process.send_signal(by)
     try:
-        process.wait(grace + _LAST_WORDS)
+        process.wait(grace + _SHUTDOWN_HOOKS)
     except subprocess.TimeoutExpired:
         pass
     finally:

@@ -88,7 +88,7 @@ def _follow(spec: Spec, old: set[str], tell: ProgressCallback) -> str | None:
     while True:
         chute = _look(spec.slug)
         if chute.status == "running":
-            tell("warm", 1.0)
+            tell("ready", 1.0)
             return None
         if chute.status in _OVER:
             return failure_reason(chute)

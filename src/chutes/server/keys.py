@@ -39,11 +39,6 @@ class Key:
     created: str
 
 
-def default_path() -> Path:
-    """The key file: `CHUTES_KEYS_FILE`, else `~/.chutes/keys.json`."""
-    return Path(os.environ.get("CHUTES_KEYS_FILE") or "~/.chutes/keys.json").expanduser()
-
-
 def _digest(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -54,8 +49,8 @@ class KeyStore:
     Changes to the file are seen while the server runs: within a second a new key works and a deleted one does not.
     """
 
-    def __init__(self, path: Path | None = None, given: Iterable[str] = ()) -> None:
-        self.path = (path or default_path()).expanduser()
+    def __init__(self, path: Path, given: Iterable[str] = ()) -> None:
+        self.path = path.expanduser()
         self._given = tuple(_digest(key) for key in given)
         self._digests: tuple[str, ...] = ()
         self._seen: tuple[int, int, int] | None = None

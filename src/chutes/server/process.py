@@ -21,10 +21,9 @@ import uvicorn
 from uvicorn.server import HANDLED_SIGNALS
 
 from chutes.chute import Chute
-from chutes.exception import LoadError
 from chutes.loader import load_chute, locate
 from chutes.server import logs
-from chutes.server.auth import Exposed, check_exposure
+from chutes.server.auth import check_exposure
 from chutes.server.http_protocol import HttpProtocol
 from chutes.server.lifecycle import ExitCode
 from chutes.server.runtime import Runtime
@@ -53,10 +52,10 @@ class _StoppedError(KeyboardInterrupt):
 
 
 def serve(target: str | Chute, settings: Settings | None = None) -> int:
-    """Serve a chute, or the one that a reference names, until a signal; the exit code (see `ExitCode`).
+    """Serve a chute, or the chute that a reference names, until a signal stops it. Return the exit code.
 
-    Returns only if it was stopped as asked, or never began. After a failure, or when the author's code is still running
-    after the grace period, the process ends in here.
+    Raise Exposed, PortInUse or LoadError if serving cannot begin. After a later failure, or if the author's code still
+    runs after the grace period, end the process with one of the codes of `ExitCode`.
     """
     settings = settings or Settings()
     logs.configure(settings.log_level, settings.log_format)
@@ -68,9 +67,6 @@ def serve(target: str | Chute, settings: Settings | None = None) -> int:
             return _serve(chute, settings, listener)
     except _StoppedError:
         return ExitCode.OK
-    except (Exposed, LoadError, PortInUse) as error:
-        log.error("%s", error)  # noqa: TRY400 - a mistake of the caller, told in one line
-        return ExitCode.USAGE
 
 
 @contextlib.contextmanager

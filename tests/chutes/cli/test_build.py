@@ -114,14 +114,14 @@ def test_without_an_engine_it_says_that_nothing_was_built_and_how_to(chutes: Run
     assert "docker build --platform linux/amd64 --tag me/mine:1.0 build/mine-1.0" in done.stderr
     done = chutes("build", "mine", PATH=str(folder / "nothing"))
     assert done.returncode == 1
-    assert "no docker here" in done.stderr
+    assert "Docker is not installed" in done.stderr
     assert (folder / "build/mine-1.0/Dockerfile").is_file()
 
 
 def test_a_build_that_fails_is_a_failure(chutes: Run, folder: Path) -> None:
     done = chutes("build", "mine", PATH=docker(folder, build=17))
     assert (done.returncode, done.stdout) == (1, "")
-    assert "ended with 17" in done.stderr
+    assert "exit code 17" in done.stderr
 
 
 def test_what_cannot_be_built_is_one_line(fails: Callable[..., str], folder: Path) -> None:

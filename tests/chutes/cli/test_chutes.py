@@ -14,11 +14,11 @@ def nowhere(tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
-def test_without_a_cluster_nothing_is_deployed():
+def test_without_a_cluster_the_list_is_empty():
     assert json.loads(run.invoke(app, ["chutes", "list", "--json"]).stdout) == []
     done = run.invoke(app, ["chutes", "list"])
     assert (done.exit_code, done.stdout) == (0, "")
-    assert "nothing is deployed" in done.stderr
+    assert "No cluster is running" in done.stderr
 
 
 @pytest.mark.parametrize("named", [["--address", "127.0.0.1:1"], []])

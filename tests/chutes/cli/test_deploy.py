@@ -6,7 +6,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from chutes.cli import app
-from chutes.cli.deploy import Phases
+from chutes.cli._deploy_progress import DeployProgress
 
 run = CliRunner()
 
@@ -28,7 +28,7 @@ def test_what_cannot_be_loaded_starts_no_cluster():
 def test_an_environment_is_written_as_pairs():
     done = run.invoke(app, ["deploy", "x", "--env", "NOPE"])
     assert done.exit_code == 1
-    assert done.stderr == "Error: --env NOPE: write it as KEY=VALUE.\n"
+    assert done.stderr == "Error: --env is 'NOPE', but must have the form KEY=VALUE.\n"
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,8 @@ def test_an_environment_is_written_as_pairs():
     [
         (["--env", "CHUTES_QUEUE_SIZE=lots"], {}, "CHUTES_QUEUE_SIZE is 'lots'"),
         ([], {"CHUTES_PORT": "abc"}, "CHUTES_PORT is 'abc'"),
-        (["--name", ""], {}, "--name ''"),
-        (["--name", "///"], {}, "--name '///'"),
+        (["--name", ""], {}, "--name is ''"),
+        (["--name", "///"], {}, "--name is '///'"),
     ],
 )
 def test_what_makes_no_sense_is_one_line(arguments, environment, told):
@@ -57,18 +57,20 @@ def test_an_address_where_nothing_answers(tmp_path):
 
 
 def test_a_line_per_phase_in_a_log(capsys):
-    with Phases() as phases:
+    with DeployProgress() as progress:
         for fraction in (None, None, 0.5, 0.5):
-            phases.tell("loading", fraction)
-        phases.tell("warm", 1.0)
+            progress.report("loading", fraction)
+        progress.report("ready", 1.0)
     said = [line.partition(" (")[0] for line in capsys.readouterr().err.splitlines()]
-    assert said == ["loading", "loading 50%", "warm"]
+    assert said == ["loading", "loading 50%", "ready"]
 
 
 def test_a_phase_on_a_terminal_is_shown_as_it_stands(monkeypatch):
     screen = io.StringIO()
-    monkeypatch.setattr("chutes.cli.deploy.Console", lambda **_: Console(file=screen, force_terminal=True, width=80))
-    with Phases() as phases:
-        phases.tell("loading [/nope] \x1b]0;title\x07", 0.5)
+    monkeypatch.setattr(
+        "chutes.cli._deploy_progress.Console", lambda **_: Console(file=screen, force_terminal=True, width=80)
+    )
+    with DeployProgress() as progress:
+        progress.report("loading [/nope] \x1b]0;title\x07", 0.5)
     assert r"loading [/nope] \x1b]0;title\x07 50%" in screen.getvalue()
     assert "\x1b]0" not in screen.getvalue()

@@ -22,13 +22,13 @@ def exportable(tmp_path, monkeypatch):
 
 
 def test_prints_a_manifest(exportable):
-    done = run.invoke(app, ["export", "exportable", "--kuberay"])
+    done = run.invoke(app, ["export", "kuberay", "exportable"])
     assert done.exit_code == 0
     assert yaml.safe_load(done.stdout)["kind"] == "RayService"
 
 
 def test_writes_the_manifest_and_the_images_dockerfile(exportable):
-    done = run.invoke(app, ["export", "exportable", "--kuberay", "--image", "mine:2", "--output", "k8s"])
+    done = run.invoke(app, ["export", "kuberay", "exportable", "--image", "mine:2", "--output", "k8s"])
     assert done.exit_code == 0
     told = yaml.safe_load((exportable / "k8s" / "rayservice.yaml").read_text())
     pod = told["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]
@@ -41,20 +41,20 @@ def test_writes_the_manifest_and_the_images_dockerfile(exportable):
     [
         ({"CHUTES_PORT": "abc"}, "k8s", "CHUTES_PORT is 'abc'"),
         ({"CHUTES_KEYS_FILE": "exportable.py"}, "k8s", "The API keys cannot be read"),
-        ({}, "exportable.py/k8s", "cannot be written"),
+        ({}, "exportable.py/k8s", "Cannot write exportable.py/k8s"),
     ],
 )
 def test_what_is_wrong_is_one_line(environment, output, told, exportable, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    done = run.invoke(app, ["export", "exportable", "--kuberay", "--output", output])
+    done = run.invoke(app, ["export", "kuberay", "exportable", "--output", output])
     assert done.exit_code == 1
     assert isinstance(done.exception, SystemExit)
     assert told in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_says_what_it_can_write(exportable):
+def test_the_target_is_a_subcommand(exportable):
     done = run.invoke(app, ["export", "exportable"])
-    assert done.exit_code == 1
-    assert "--kuberay" in done.stderr
+    assert done.exit_code == 2
+    assert "No such command" in done.stderr

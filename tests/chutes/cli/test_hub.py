@@ -1,6 +1,6 @@
 """Which files are taken, on the listings of real repositories."""
 
-from chutes.cli._hub import components, needed
+from chutes.cli._hub import components, files_to_download
 
 FLUX = [
     ".gitattributes",
@@ -60,12 +60,12 @@ SDXL = [
 
 
 def test_flux_without_the_single_files_at_its_root() -> None:
-    left_out = set(FLUX) - set(needed(FLUX, FLUX_PARTS))
+    left_out = set(FLUX) - set(files_to_download(FLUX, FLUX_PARTS))
     assert left_out == {".gitattributes", "ae.safetensors", "dev_grid.jpg", "flux1-dev.safetensors"}
 
 
 def test_sdxl_in_one_format_and_one_precision() -> None:
-    assert needed(SDXL, ["text_encoder", "unet"]) == [
+    assert files_to_download(SDXL, ["text_encoder", "unet"]) == [
         "model_index.json",
         "text_encoder/config.json",
         "text_encoder/model.safetensors",
@@ -76,12 +76,15 @@ def test_sdxl_in_one_format_and_one_precision() -> None:
 
 def test_a_model_that_is_no_pipeline_is_taken_whole_but_for_copies() -> None:
     files = ["config.json", "model.safetensors", "pytorch_model.bin", "tf_model.h5", "1_Dense/pytorch_model.bin"]
-    assert needed(files) == ["config.json", "model.safetensors", "1_Dense/pytorch_model.bin"]
+    assert files_to_download(files) == ["config.json", "model.safetensors", "1_Dense/pytorch_model.bin"]
 
 
 def test_what_exists_in_one_variant_alone_is_kept() -> None:
-    assert needed(["unet/m.fp16.safetensors", "vae/m.bin"], ["unet", "vae"]) == ["unet/m.fp16.safetensors", "vae/m.bin"]
-    assert needed(["m.fp16-00001-of-00002.safetensors", "m.safetensors"]) == ["m.safetensors"]
+    assert files_to_download(["unet/m.fp16.safetensors", "vae/m.bin"], ["unet", "vae"]) == [
+        "unet/m.fp16.safetensors",
+        "vae/m.bin",
+    ]
+    assert files_to_download(["m.fp16-00001-of-00002.safetensors", "m.safetensors"]) == ["m.safetensors"]
 
 
 def test_components_are_the_folders_that_the_index_names() -> None:

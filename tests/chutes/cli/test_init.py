@@ -28,12 +28,12 @@ def test_it_writes_a_module_named_after_the_chute(chutes: Run, tmp_path: Path) -
 def test_nothing_is_overwritten_or_hidden(chutes: Run, fails: Callable[..., str], tmp_path: Path) -> None:
     chutes("init", "mine")
     (tmp_path / "mine.py").write_text("precious")
-    assert "there already" in fails("init", "mine")
+    assert "already exists" in fails("init", "mine")
     assert (tmp_path / "mine.py").read_text() == "precious"
     for name in ("torch", "json", "chutes"):
         assert "would hide" in fails("init", name)
     for name in ("9lives", "class", "../up", "a b", ""):
-        assert "cannot be a module's name" in fails("init", name)
+        assert "cannot be used as a module name" in fails("init", name)
     assert [path.name for path in tmp_path.glob("*.py")] == ["mine.py"]
 
 

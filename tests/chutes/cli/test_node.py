@@ -36,7 +36,7 @@ def began(monkeypatch):
 def test_either_a_head_or_one_that_joins(arguments):
     done = run.invoke(app, ["node", "start", *arguments])
     assert done.exit_code == 1
-    assert "--head to begin a cluster" in done.stderr
+    assert "--head to start a cluster" in done.stderr
 
 
 def test_a_head_says_where_requests_come_in_and_what_it_has(began):
@@ -60,7 +60,7 @@ def test_a_node_joins(began):
 def test_cards_are_written_properly(began):
     done = run.invoke(app, ["node", "start", "--head", "--fake-gpus", "h100"])
     assert done.exit_code == 1
-    assert done.stderr == "Error: --fake-gpus: 'h100' is not a GPU: write kind:memory, as h100:80.\n"
+    assert done.stderr == "Error: --fake-gpus is invalid: 'h100' is not a GPU: write kind:memory, as h100:80.\n"
     assert began == []
 
 
@@ -68,9 +68,15 @@ def test_cards_are_written_properly(began):
     ("arguments", "told"),
     [
         (["--head", "--host", "203.0.113.7"], "Cannot listen on 203.0.113.7:8123: Cannot assign requested address"),
-        (["--head", "--node-ip", "999.1.1.1"], "--node-ip: '999.1.1.1' is not an IP address"),
-        (["--address", "nonsense"], "No cluster answers at nonsense: write the head's address as HOST:PORT"),
-        (["--address", "127.0.0.1:1"], "No cluster answers at 127.0.0.1:1: write the head's address as HOST:PORT"),
+        (["--head", "--node-ip", "999.1.1.1"], "--node-ip is '999.1.1.1', which is not an IP address"),
+        (
+            ["--address", "nonsense"],
+            "No cluster answers at nonsense. Set --address to the HOST:PORT of the head node",
+        ),
+        (
+            ["--address", "127.0.0.1:1"],
+            "No cluster answers at 127.0.0.1:1. Set --address to the HOST:PORT of the head node",
+        ),
     ],
 )
 def test_an_address_that_is_none_is_one_line(arguments, told):

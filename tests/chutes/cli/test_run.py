@@ -153,7 +153,7 @@ def test_settings_that_make_no_sense_are_one_line_that_names_them(fails: Callabl
 
 
 def test_reloading_needs_a_folder_to_watch(fails: Callable[..., str], folder: Path) -> None:
-    assert re.search(r"no folder \S+/nowhere", fails("run", "nowhere/app.py", "--reload"))
+    assert re.search(r"folder \S+/nowhere does not exist", fails("run", "nowhere/app.py", "--reload"))
 
 
 def test_options_win_over_the_environment(folder: Path) -> None:

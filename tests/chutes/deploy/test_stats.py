@@ -7,7 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
-from chutes.cli import chutes_tables as tables
+from chutes.cli import _tables as tables
 from chutes.deploy import stats
 from chutes.deploy.registry import DeployedChute
 from tests.waiting import LIMIT

@@ -74,11 +74,6 @@ def test_a_broken_file_is_an_error_and_not_an_empty_list(store: KeyStore) -> Non
         store.list()
 
 
-def test_the_path_can_be_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("CHUTES_KEYS_FILE", str(tmp_path / "elsewhere.json"))
-    assert keys.default_path() == tmp_path / "elsewhere.json"
-
-
 def test_odd_characters_are_only_wrong(store: KeyStore) -> None:
     store.create("laptop")
     assert not store.verify("ü\udc80\x00")

@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 
 from chutes.chute import Chute
-from chutes.server import ExitCode, Settings, serve
+from chutes.exception import LoadError
+from chutes.server import Settings, serve
+from chutes.server.auth import Exposed
 from chutes.server.process import PortInUse, bind
 
 # How a process ends is shown by real ones, in tests/promises.
@@ -21,19 +23,17 @@ def test_bind_takes_the_port_and_does_not_listen_yet() -> None:
 
 
 def test_whoever_listens_second_on_a_port_bound_twice_ends_with_a_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chutes.server.logs.configure", lambda *_: None)
-    told: list[str] = []
-    monkeypatch.setattr("chutes.server.process.log.error", lambda message, *given: told.append(message % given))
     with bind("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
         bound = bind("127.0.0.1", port)  # neither listens yet
         monkeypatch.setattr("chutes.server.process.bind", lambda *_: bound)
         first.listen()
         chute = Chute(username="me", name="late", image="none")
-        assert serve(chute, Settings(port=port, keys_file=tmp_path / "keys.json")) == ExitCode.USAGE
-    assert told == [f"Cannot listen on 127.0.0.1:{port}: Address already in use"]
+        with pytest.raises(PortInUse, match=f"Cannot listen on 127.0.0.1:{port}: Address already in use"):
+            serve(chute, Settings(port=port, keys_file=tmp_path / "keys.json"))
 
 
 def test_bind_knows_names_and_version_6() -> None:
@@ -50,11 +50,9 @@ def test_an_address_that_is_none_of_ours() -> None:
         bind("no-such-host.invalid", 0)
 
 
-def test_a_mistake_is_an_exit_code_and_a_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_mistake_of_the_caller_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chutes.server.logs.configure", lambda *_: None)
-    given = Settings(port=0, keys_file=tmp_path / "keys.json")
-    assert serve(str(tmp_path / "missing.py"), given) == ExitCode.USAGE == 1
-    assert serve("x", Settings(port=0, host="0.0.0.0", keys_file=tmp_path / "keys.json")) == ExitCode.USAGE
-    assert "Traceback" not in capsys.readouterr().err
+    with pytest.raises(LoadError, match=r"missing\.py"):
+        serve(str(tmp_path / "missing.py"), Settings(port=0, keys_file=tmp_path / "keys.json"))
+    with pytest.raises(Exposed, match="--no-auth"):
+        serve("x", Settings(port=0, host="0.0.0.0", keys_file=tmp_path / "keys.json"))

@@ -1,7 +1,7 @@
 import pytest
 from rich.console import Console
 
-from chutes.cli import chutes_tables as tables
+from chutes.cli import _tables as tables
 from chutes.deploy.logs import Line
 
 
@@ -42,7 +42,7 @@ def test_status_as_a_table():
         console.quiet = False
         console.print(tables.status(told))
     text = shown.get()
-    for part in ("draws is running", "1, 3 waiting", "12.5 per minute", "p50 0.5 s  p99 2 s", "1/2", "starting"):
+    for part in ("draws is running", "1, 3 queued", "12.5 per minute", "p50 0.5 s  p99 2 s", "1/2", "starting"):
         assert part in text
 
 
@@ -58,11 +58,11 @@ def test_status_as_a_table():
     ],
 )
 def test_values_for_people(key, value, words):
-    assert tables.in_words(key, value) == words
+    assert tables.format_value(key, value) == words
 
 
 def test_lines_in_the_color_of_their_replica():
-    lines = tables.Lines()
+    lines = tables.LogLines()
     fields = {"number": 7, "exception": "Traceback\n  here"}
     first = lines.text(Line("2026-01-01T10:20:30.123456Z", "a1", "error", "author", "oh no", fields))
     assert first.plain == "10:20:30.123 a1 error   oh no  number=7\n    Traceback\n      here"
@@ -86,7 +86,7 @@ def shown(what):
 def test_a_log_line_forges_no_other():
     forged = f"{HOSTILE}\n10:20:30.123 a1 info    forged"
     fields = {"path": forged, forged: 1, "exception": f"ValueError: {forged}"}
-    text = shown(tables.Lines().text(Line(forged, forged, forged, forged, forged, fields)))
+    text = shown(tables.LogLines().text(Line(forged, forged, forged, forged, forged, fields)))
     assert [line.startswith("    ") for line in text.splitlines()] == [False, True, True]
     assert text.replace("\n", "").isprintable()
     assert text.count("[bold]b[/]") == 6  # of the time only the hours to milliseconds are shown
@@ -129,5 +129,5 @@ def test_metrics_as_a_table():
     console = Console(width=120)
     with console.capture() as shown:
         console.print(tables.metrics(told))
-    for part in ("1 running, 2 waiting; 30 per minute", "NVIDIA H100", "50%", "40.0 of 80.0 GB", "none", "14"):
+    for part in ("1 running, 2 queued; 30 requests per minute", "NVIDIA H100", "50%", "40.0 of 80.0 GB", "none", "14"):
         assert part in shown.get()

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from chutes.cli import _context
-from chutes.cli._context import Author, ContextError
+from chutes.cli import _build_context
+from chutes.cli._build_context import AuthorFiles, ContextError
 from chutes.image import Image
 
 
@@ -17,7 +17,7 @@ def image(*sources: str) -> Image:
 
 
 @pytest.fixture
-def author(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Author:
+def author(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AuthorFiles:
     monkeypatch.delenv("CHUTES_EXECUTION_CONTEXT", raising=False)
     root = tmp_path / "mine"
     (root / "data/deep").mkdir(parents=True)
@@ -27,15 +27,15 @@ def author(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Author:
     (root / ".venv").mkdir()
     (root / ".venv/x.py").touch()
     (root / "mine.py").write_text("import helper\n")
-    return Author(root, (root / "mine.py", root / "helper.py"), "mine:chute")
+    return AuthorFiles(root, (root / "mine.py", root / "helper.py"), "mine:chute")
 
 
 def names(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.suffix != ".whl"}
 
 
-def test_the_context_holds_the_image_s_sources_and_the_author_s_modules(author: Author, tmp_path: Path) -> None:
-    _context.write(tmp_path / "context", image("data/*.txt", "./a file", "https://example.org/x.tgz"), author)
+def test_the_context_holds_the_image_s_sources_and_the_author_s_modules(author: AuthorFiles, tmp_path: Path) -> None:
+    _build_context.write(tmp_path / "context", image("data/*.txt", "./a file", "https://example.org/x.tgz"), author)
     assert names(tmp_path / "context") == {
         "Dockerfile",
         "a file",
@@ -46,52 +46,52 @@ def test_the_context_holds_the_image_s_sources_and_the_author_s_modules(author: 
     }
 
 
-def test_a_context_inside_of_what_is_added_does_not_hold_itself(author: Author) -> None:
+def test_a_context_inside_of_what_is_added_does_not_hold_itself(author: AuthorFiles) -> None:
     folder = author.root / "build/x"
     for _ in range(2):
-        _context.write(folder, image("."), author)
+        _build_context.write(folder, image("."), author)
     assert not (folder / "build").exists()
     assert (folder / "data/deep/d").is_file()
     assert not (folder / ".venv").exists()
 
 
-def test_a_folder_with_something_else_in_it_is_left_alone(author: Author, tmp_path: Path) -> None:
+def test_a_folder_with_something_else_in_it_is_left_alone(author: AuthorFiles, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other/Dockerfile").write_text("FROM scratch\n")
     with pytest.raises(ContextError, match="--context"):
-        _context.write(tmp_path / "other", image(), author)
+        _build_context.write(tmp_path / "other", image(), author)
     assert names(tmp_path / "other") == {"Dockerfile"}
 
 
-def test_a_source_outside_of_the_folder_is_refused(author: Author, tmp_path: Path) -> None:
+def test_a_source_outside_of_the_folder_is_refused(author: AuthorFiles, tmp_path: Path) -> None:
     (tmp_path / "secret").touch()
     with pytest.raises(ContextError, match="outside"):
-        _context.write(tmp_path / "context", image("../secret"), author)
+        _build_context.write(tmp_path / "context", image("../secret"), author)
 
 
-def test_a_source_that_has_gone_is_refused(author: Author, tmp_path: Path) -> None:
+def test_a_source_that_has_gone_is_refused(author: AuthorFiles, tmp_path: Path) -> None:
     defined = image("a file")
     (author.root / "a file").unlink()
-    with pytest.raises(ContextError, match="There is no a file"):
-        _context.write(tmp_path / "context", defined, author)
+    with pytest.raises(ContextError, match="a file, which does not exist"):
+        _build_context.write(tmp_path / "context", defined, author)
 
 
-def test_torch_comes_along_only_for_those_who_draw(author: Author) -> None:
-    assert "[imagegen]" not in _context.dockerfile("FROM x", author)
+def test_torch_comes_along_only_for_those_who_draw(author: AuthorFiles) -> None:
+    assert "[imagegen]" not in _build_context.dockerfile("FROM x", author)
     (author.root / "helper.py").write_text("def f():\n    from imagegen import models\n")
-    assert '.whl[imagegen]"' in _context.dockerfile("FROM x", author)
+    assert '.whl[imagegen]"' in _build_context.dockerfile("FROM x", author)
 
 
-def test_the_author_s_user_runs_it_and_root_installs_it(author: Author) -> None:
-    lines = _context.dockerfile("FROM x\nUSER me", author).splitlines()
+def test_the_author_s_user_runs_it_and_root_installs_it(author: AuthorFiles) -> None:
+    lines = _build_context.dockerfile("FROM x\nUSER me", author).splitlines()
     assert lines.index("USER 0:0") < next(i for i, line in enumerate(lines) if "pip install" in line)
     assert [line for line in lines if line.startswith("USER")][-1] == "USER me"
     assert lines[-1] == ('CMD ["python3", "-m", "chutes", "run", "mine:chute", "--host", "0.0.0.0", "--port", "8000"]')
 
 
 @pytest.mark.parametrize("user", ["", "\nUSER 10001", "\n# hadolint ignore=DL3066\nUSER me"])
-def test_hadolint_finds_nothing_in_what_is_added(author: Author, user: str) -> None:
+def test_hadolint_finds_nothing_in_what_is_added(author: AuthorFiles, user: str) -> None:
     tool = Path(sys.executable).parent / "hadolint"
-    text = _context.dockerfile(f"FROM python:3.12-slim{user}", author)
+    text = _build_context.dockerfile(f"FROM python:3.12-slim{user}", author)
     done = subprocess.run([tool, "-"], input=text, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")

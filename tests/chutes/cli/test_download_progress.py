@@ -1,18 +1,18 @@
 import pytest
 
-from chutes.cli import _progress
-from chutes.cli._progress import Transfer
+from chutes.cli import _download_progress
+from chutes.cli._download_progress import Transfer
 
 
 def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = iter([0.0, 4.0, 12.0, 15.0, 23.0])
-    monkeypatch.setattr(_progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(_download_progress.time, "monotonic", lambda: next(clock))
     with Transfer(2_000_000) as transfer:
         for done in (100_000, 600_000, 700_000, 2_000_000):
             transfer.show(done)
     assert capsys.readouterr().err.splitlines() == [
-        "Fetched 600.0 kB of 2.0 MB (30%), 50.0 kB/s",
-        "Fetched 2.0 MB of 2.0 MB (100%), 87.0 kB/s",
+        "Downloaded 600.0 kB of 2.0 MB (30%), 50.0 kB/s",
+        "Downloaded 2.0 MB of 2.0 MB (100%), 87.0 kB/s",
     ]
 
 

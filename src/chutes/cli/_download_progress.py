@@ -1,4 +1,4 @@
-"""How far a download is: one bar on a terminal, a line now and then in a log."""
+"""The progress of a download: one bar on a terminal, or a line every ten seconds in a log."""
 
 import io
 import sys
@@ -17,17 +17,20 @@ from rich.progress import (
 )
 from tqdm.std import tqdm
 
-from chutes.cli._console import say, size
+from chutes.cli._console import format_bytes, note
 
-_LOG_EVERY = 10.0  # seconds
+_LOG_INTERVAL = 10.0  # seconds
 
 
 class Transfer:
-    """Shows the bytes that arrive, told by the hub's client through a class in the place of its own bars."""
+    """The progress of one download.
+
+    Pass `bar_class` to the hub's client as its `tqdm_class`: its bars draw nothing and report their bytes here.
+    """
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self.bar_class = type("Bar", (_Silent,), {"transfer": self})
+        self.bar_class = type("Bar", (_SilentBar,), {"transfer": self})
         self._started = self._last_line = time.monotonic()
         self._progress: Progress | None = None
         if sys.stderr.isatty():
@@ -39,7 +42,7 @@ class Transfer:
                 TimeRemainingColumn(),
                 console=Console(stderr=True),
             )
-            self._task = self._progress.add_task("Fetching", total=total or None)
+            self._task = self._progress.add_task("Downloading", total=total or None)
 
     def __enter__(self) -> Self:
         if self._progress and self.total:
@@ -53,20 +56,20 @@ class Transfer:
             self._progress.stop()
 
     def show(self, done: float) -> None:
-        """Called, from any thread, with the bytes that have arrived so far."""
+        """Show how many bytes have arrived so far. May be called from any thread."""
         done = min(done, self.total)
         if self._progress:
             self._progress.update(self._task, completed=done)
             return
         now = time.monotonic()
-        if self.total and now - self._last_line >= _LOG_EVERY:
+        if self.total and now - self._last_line >= _LOG_INTERVAL:
             self._last_line = now
-            rate = size(done / (now - self._started))
-            say(f"Fetched {size(done)} of {size(self.total)} ({done / self.total:.0%}), {rate}/s")
+            rate = format_bytes(done / (now - self._started))
+            note(f"Downloaded {format_bytes(done)} of {format_bytes(self.total)} ({done / self.total:.0%}), {rate}/s")
 
 
-class _Silent(tqdm):  # type: ignore[type-arg]  # generic in its stub alone
-    """A tqdm bar that draws nothing, and passes on the bytes it counts."""
+class _SilentBar(tqdm):  # type: ignore[type-arg]  # generic only in its stub
+    """A tqdm bar that draws nothing and reports the bytes that it counts."""
 
     transfer: Transfer
 
