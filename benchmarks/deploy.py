@@ -23,7 +23,7 @@ from typing import Any
 
 import httpx
 
-from tests.promises._cluster import Cluster, Load, cluster_folder, free_port, percentile, wait_for
+from benchmarks.harness.cluster import Cluster, Load, cluster_folder, free_port, percentile, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "deploy.json"

@@ -24,8 +24,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.promises._server import Server, serving
-from tests.waiting import wait_for
+from benchmarks.harness.server import Server, serving
+from benchmarks.harness.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "latency.json"

@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from PIL import Image
 from schemathesis import GenerationMode
 
+from benchmarks.harness.waiting import wait_for
 from chutes.chute._progress import Progress
 from chutes.server import Settings, create_app
 from imagegen import image_file, memory
 from imagegen.http.schemas import BatchGenerationInput, GenerationInput
-from tests.waiting import wait_for
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,8 @@ import jsonschema
 import pytest
 import yaml
 
+from benchmarks.harness.waiting import LIMIT
 from chutes._version import version
-from tests.waiting import LIMIT
 
 ROOT = Path.cwd()
 CLEAN = bool(os.environ.get("CHUTES_TEST_CLEAN"))

@@ -14,9 +14,9 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from benchmarks.harness.waiting import LIMIT
 from chutes.loader import load_chute
 from chutes.server import Settings, create_app
-from tests.waiting import LIMIT
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.nginx import CONFIG, NGINX, command, nginx
-from tests.waiting import LIMIT, wait_for
+from benchmarks.harness.nginx import CONFIG, NGINX, command, nginx
+from benchmarks.harness.waiting import LIMIT, wait_for
 
 PICTURE = b"p" * 1_500_000
 

@@ -15,6 +15,8 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.harness.cluster import Cluster, cluster_folder
+from benchmarks.harness.nginx import NGINX, nginx
 from benchmarks.hostile import page
 from benchmarks.hostile.attack import CLOSED, Row, held, once
 from benchmarks.hostile.inputs import GROWTH, HEALTH_MS, counted, find_missed
@@ -23,8 +25,6 @@ from benchmarks.hostile.rows import ROWS
 from benchmarks.hostile.rows.bodies import MIB, prompt
 from benchmarks.hostile.server import ROOT, Process, Server, wait_for
 from benchmarks.hostile.wire import HOST, Part, exchange, post
-from tests.nginx import NGINX, nginx
-from tests.promises._cluster import Cluster, cluster_folder
 
 SLUG = "benchmark-hostile"
 OWN_HOST = f"{SLUG}.localhost"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
-from tests.promises._server import Server, serving
+from benchmarks.harness.server import Server, serving
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "600"))  # for all tests together
 TESTS = 6

@@ -6,9 +6,9 @@ import json
 import pytest
 from hypothesis import strategies as st
 
+from benchmarks.harness.server import Server
 from benchmarks.hostile.wire import Part, chunked, exchange, head
 from tests.fuzz.conftest import Fuzz
-from tests.promises._server import Server
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(3600)]
 

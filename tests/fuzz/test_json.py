@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
+from benchmarks.harness.server import Server
 from tests.fuzz.conftest import Fuzz
-from tests.promises._server import Server
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(3600)]
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from prometheus_client import REGISTRY
 
+from benchmarks.harness.waiting import LIMIT
 from imagegen.engine import Engine
 from imagegen.errors import EngineStopped, ImagegenError, InputError, Unsupported
 from imagegen.http.schemas import BatchGenerationInput, GenerationInput
 from imagegen.picture import Picture
-from tests.waiting import LIMIT
 
 
 def ask(seed: int | None = 1, steps: int = 4, **fields: object) -> GenerationInput:

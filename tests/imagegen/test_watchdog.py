@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from benchmarks.harness.waiting import wait_for
 from imagegen.watchdog import Watchdog
-from tests.waiting import wait_for
 
 Watch = Callable[..., tuple[Watchdog, list[str]]]
 
@@ -125,7 +125,7 @@ def test_many_kinds_are_forgotten():
 STOPPED = """
 import sys, threading
 from imagegen.watchdog import Watchdog
-from tests.waiting import wait_for
+from benchmarks.harness.waiting import wait_for
 watchdog = Watchdog(lambda reason: print(reason, flush=True), hang_after=3, patience=60)
 watchdog.start()
 watchdog.begin("step", threading.Event())

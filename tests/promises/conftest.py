@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.promises._server import Server, serving
+from benchmarks.harness.server import Server, serving
 
 ROOT = Path(__file__).parents[2]
 

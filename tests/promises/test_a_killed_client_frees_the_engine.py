@@ -6,7 +6,7 @@ import socket
 import struct
 import time
 
-from tests.promises._server import Server, wait_for
+from benchmarks.harness.server import Server, wait_for
 
 REQUEST = {"prompt": "a cat", "width": 512, "height": 512, "num_inference_steps": 30, "seed": 1}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.promises._server import serving
+from benchmarks.harness.server import serving
 
 HELLO = """
 @chute.cord(public_api_path="/hello")

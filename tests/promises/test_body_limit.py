@@ -3,8 +3,8 @@
 import http.client
 from pathlib import Path
 
-from tests.promises._server import Server, serving
-from tests.waiting import LIMIT
+from benchmarks.harness.server import Server, serving
+from benchmarks.harness.waiting import LIMIT
 
 ECHO = """
 @chute.cord(public_api_path="/size")

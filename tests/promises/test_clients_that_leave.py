@@ -5,7 +5,7 @@ import socket
 import time
 from pathlib import Path
 
-from tests.promises._server import Server, serving, wait_for
+from benchmarks.harness.server import Server, serving, wait_for
 
 STEPS = """
 started, finished, cancelled, closed = [], [], [], []

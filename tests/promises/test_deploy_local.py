@@ -8,8 +8,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.promises._cluster import Cluster, cluster_folder, wait_for
-from tests.waiting import LIMIT
+from benchmarks.harness.cluster import Cluster, cluster_folder, wait_for
+from benchmarks.harness.waiting import LIMIT
 
 ROOT = Path(__file__).resolve().parents[2]
 

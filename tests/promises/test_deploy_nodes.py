@@ -3,8 +3,8 @@
 import json
 import time
 
-from tests.promises._cluster import cluster_folder
-from tests.waiting import LIMIT
+from benchmarks.harness.cluster import cluster_folder
+from benchmarks.harness.waiting import LIMIT
 
 SOURCE = """
 chute = Chute(username="test", name="needs-{gb}", image="none", node_selector=NodeSelector(min_vram_gb_per_gpu={gb}))

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.promises._cluster import Cluster, Load, cluster_folder, wait_for
+from benchmarks.harness.cluster import Cluster, Load, cluster_folder, wait_for
 
 SOURCE = """
 chute = Chute(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.promises._server import serving
+from benchmarks.harness.server import serving
 
 POISONED = """
 from chutes.exception import Fatal

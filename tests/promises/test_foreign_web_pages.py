@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.promises._server import Server, serving, wait_for
+from benchmarks.harness.server import Server, serving, wait_for
 
 DRAWS = """
 from fastapi import WebSocket

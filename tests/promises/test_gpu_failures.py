@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.promises._server import Server, serving, wait_for
+from benchmarks.harness.server import Server, serving, wait_for
 
 ROOT = Path(__file__).parents[2]
 

@@ -2,7 +2,7 @@
 
 import threading
 
-from tests.promises._server import Server
+from benchmarks.harness.server import Server
 
 
 def test_health_while_drawing(service: Server) -> None:

@@ -11,8 +11,8 @@ from typing import Self
 
 import pytest
 
-from tests.promises._server import Server, serving, wait_for
-from tests.waiting import LIMIT
+from benchmarks.harness.server import Server, serving, wait_for
+from benchmarks.harness.waiting import LIMIT
 
 CHUTE = """
 from fastapi import Request, Response, WebSocket

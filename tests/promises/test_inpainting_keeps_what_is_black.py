@@ -6,7 +6,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from tests.promises._server import Server
+from benchmarks.harness.server import Server
 
 rng = np.random.default_rng(0)
 PHOTO = Image.fromarray(rng.integers(0, 256, (301, 403, 3), np.uint8))  # no multiple of anything

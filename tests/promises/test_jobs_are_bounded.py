@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.promises._server import Server, serving, wait_for
+from benchmarks.harness.server import Server, serving, wait_for
 
 JOBS = """
 import os

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.promises._server import serving, wait_for
+from benchmarks.harness.server import serving, wait_for
 
 TALKING = """
 import logging

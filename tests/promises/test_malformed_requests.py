@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.promises._server import Server, serving, wait_for
+from benchmarks.harness.server import Server, serving, wait_for
 
 TYPED = """
 from pydantic import BaseModel, Field

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.generation import GenerationMode
 
-from tests.promises._server import serving
-from tests.waiting import LIMIT
+from benchmarks.harness.server import serving
+from benchmarks.harness.waiting import LIMIT
 
 TYPED = """
 from typing import Any, Literal

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.harness.server import Server, serving, wait_for
+from benchmarks.harness.waiting import LIMIT
 from imagegen.errors import InputError
 from imagegen.http import base64_images
-from tests.promises._server import Server, serving, wait_for
-from tests.waiting import LIMIT
 
 CHUTE = """
 from typing import Annotated

@@ -6,8 +6,8 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
+from benchmarks.harness.server import Server
 from imagegen import image_file
-from tests.promises._server import Server
 
 REQUEST = {"prompt": "Käse 🧀 on a red table", "width": 256, "height": 192, "num_inference_steps": 4}
 

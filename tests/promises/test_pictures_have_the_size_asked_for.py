@@ -7,8 +7,8 @@ import pytest
 import requests
 from PIL import Image
 
-from tests.promises._server import Server
-from tests.waiting import LIMIT
+from benchmarks.harness.server import Server
+from benchmarks.harness.waiting import LIMIT
 
 
 def test_the_documentations_curl(service: Server) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from tests.promises._server import Server
+from benchmarks.harness.server import Server
 from training import config, evaluate
 from training.drawings import dataset
 from training.models import classifier

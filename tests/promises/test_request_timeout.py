@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.promises._server import serving, wait_for
+from benchmarks.harness.server import serving, wait_for
 
 SLOW = """
 from pathlib import Path

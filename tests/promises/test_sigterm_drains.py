@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.promises._server import serving, wait_for
-from tests.waiting import LIMIT
+from benchmarks.harness.server import serving, wait_for
+from benchmarks.harness.waiting import LIMIT
 
 GATED = """
 from pathlib import Path

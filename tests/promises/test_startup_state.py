@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.promises._server import serving
+from benchmarks.harness.server import serving
 
 STATE = """
 @chute.on_startup(priority=10)

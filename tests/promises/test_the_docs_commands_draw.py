@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.promises._server import Server
+from benchmarks.harness.server import Server
 
 PICTURES = (Path(__file__).parents[2] / "docs" / "image-service.md").read_text()
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.promises._server import Server
+from benchmarks.harness.server import Server
 
 ROOT = Path(__file__).parents[2]
 

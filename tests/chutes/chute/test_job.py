@@ -10,9 +10,9 @@ from fastapi import HTTPException
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
+from benchmarks.harness.waiting import LIMIT
 from chutes.chute import Chute, Job, Port
 from chutes.exception import ChutesWarning
-from tests.waiting import LIMIT
 
 
 class Training(BaseModel):

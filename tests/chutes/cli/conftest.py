@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.waiting import LIMIT
+from benchmarks.harness.waiting import LIMIT
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from tests.waiting import LIMIT
+from benchmarks.harness.waiting import LIMIT
 
 T = TypeVar("T")
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.harness.waiting import LIMIT
 from tests.chutes.cli import hub
 from tests.chutes.cli.conftest import Run
-from tests.waiting import LIMIT
 
 INDEX = json.dumps({"_class_name": "FluxPipeline", "vae": ["diffusers", "AutoencoderKL"]}).encode()
 FILES = {

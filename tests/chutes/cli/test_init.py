@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from benchmarks.harness.waiting import LIMIT
 from tests.chutes.cli.conftest import Run
 from tests.chutes.cli.server import eventually, get, running
-from tests.waiting import LIMIT
 
 
 def test_it_writes_a_module_named_after_the_chute(chutes: Run, tmp_path: Path) -> None:

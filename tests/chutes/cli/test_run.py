@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.harness.waiting import LIMIT
 from tests.chutes.cli.conftest import Run
 from tests.chutes.cli.server import eventually, get, running
-from tests.waiting import LIMIT
 
 CHUTE = """
 import os

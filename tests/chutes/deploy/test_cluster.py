@@ -10,10 +10,10 @@ from contextlib import contextmanager
 import grpc
 import pytest
 
+from benchmarks.harness.waiting import LIMIT
 from chutes._gpus import Gpu
 from chutes.deploy import cluster
 from chutes.deploy.placement import LABEL
-from tests.waiting import LIMIT
 
 
 @pytest.fixture(autouse=True)

@@ -9,12 +9,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
+from benchmarks.harness.waiting import wait_for
 from chutes.chute import Chute
 from chutes.deploy import application, cluster, probes, proxy
 from chutes.deploy.package import Package
 from chutes.deploy.replica import BY_HOST_HEADER, REPLICA_HEADER
 from chutes.server.keys import KeyStore
-from tests.promises._server import wait_for
 
 pytestmark = pytest.mark.anyio
 

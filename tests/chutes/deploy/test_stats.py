@@ -7,10 +7,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
+from benchmarks.harness.waiting import LIMIT
 from chutes.cli import _tables as tables
 from chutes.deploy import stats
 from chutes.deploy.registry import DeployedChute
-from tests.waiting import LIMIT
 
 TEXT = """\
 # HELP imagegen_images_total Pictures finished.

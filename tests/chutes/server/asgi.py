@@ -6,8 +6,8 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message
 
+from benchmarks.harness.waiting import LIMIT
 from chutes.server.access_log import LOG_CONTEXT
-from tests.waiting import LIMIT
 
 
 class Call:

@@ -11,6 +11,7 @@ from starlette.background import BackgroundTask
 from starlette.responses import PlainTextResponse, Response
 from starlette.websockets import WebSocket
 
+from benchmarks.harness.waiting import LIMIT
 from chutes.chute import Chute
 from chutes.exception import Fatal
 from chutes.server import Settings, create_app
@@ -18,7 +19,6 @@ from chutes.server.access_log import LOG_CONTEXT
 from chutes.server.lifecycle import ExitCode
 from chutes.server.runtime import Runtime
 from tests.chutes.server.asgi import Call, until
-from tests.waiting import LIMIT
 
 pytestmark = pytest.mark.anyio
 

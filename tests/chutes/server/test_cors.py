@@ -8,9 +8,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.testclient import TestClient
 
+from benchmarks.harness.waiting import wait_for
 from chutes.chute import Chute
 from chutes.server import Settings, cors, create_app
-from tests.promises._server import wait_for
 
 PAGE = "https://app.example"
 KEY = "right"

@@ -15,12 +15,12 @@ from prometheus_client import REGISTRY
 from pydantic import BaseModel
 from starlette.testclient import TestClient
 
+from benchmarks.harness.waiting import wait_for
 from chutes.chute import Chute
 from chutes.exception import Fatal
 from chutes.server import Settings, create_app
 from chutes.server import jobs as jobs_module
 from chutes.server.job_files import list_files
-from tests.promises._server import wait_for
 
 COUNTED = {"chute_id": Chute(username="test", name="jobs", image="none").uid, "reason": "queue_full"}
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks.harness.waiting import LIMIT
 from chutes.chute import Chute
 from chutes.exception import ChutesError, Draining, NotReady, Unavailable
 from chutes.server.admission import Admission
 from chutes.server.lifecycle import ExitCode, Lifecycle, State, describe
 from tests.chutes.server.asgi import until
-from tests.waiting import LIMIT
 
 pytestmark = pytest.mark.anyio
 

@@ -8,10 +8,10 @@ from starlette.responses import RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.testclient import TestClient
 
+from benchmarks.harness.waiting import wait_for
 from chutes.chute import Chute
 from chutes.server import Settings, create_app
 from chutes.server.redirects import make_relative
-from tests.promises._server import wait_for
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from pydantic import BaseModel
 from starlette.middleware.cors import CORSMiddleware
 from starlette.testclient import TestClient
 
+from benchmarks.harness.waiting import wait_for
 from chutes.chute import Chute
 from chutes.exception import UpstreamUnavailable
 from chutes.server import Runtime, Settings, create_app
 from chutes.server.logs import request_id
-from tests.waiting import wait_for
 
 
 class Picture(BaseModel):

@@ -10,9 +10,9 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
+from benchmarks.harness.waiting import LIMIT, wait_for
 from chutes.chute import Chute
 from chutes.server import Settings, create_app
-from tests.waiting import LIMIT, wait_for
 
 
 @pytest.fixture(autouse=True)

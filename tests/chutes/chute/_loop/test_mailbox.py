@@ -3,8 +3,8 @@ import threading
 
 import pytest
 
+from benchmarks.harness.waiting import LIMIT
 from chutes.chute._loop.mailbox import Mailbox
-from tests.waiting import LIMIT
 
 
 def test_everything_posted_is_done_once_and_in_order() -> None:

@@ -6,9 +6,9 @@ from contextvars import ContextVar
 
 import pytest
 
+from benchmarks.harness.waiting import LIMIT
 from chutes.chute._loop.user_loop import UserLoop
 from chutes.exception import Draining, Fatal
-from tests.waiting import LIMIT
 
 
 @pytest.fixture

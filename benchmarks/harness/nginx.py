@@ -1,4 +1,4 @@
-"""nginx with the configuration of `deploy/nginx`, in front of a backend on this machine."""
+"""nginx with the configuration in `deploy/nginx`, in front of a backend on this machine."""
 
 import shutil
 import socket
@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.waiting import LIMIT, wait_for
+from benchmarks.harness.waiting import LIMIT, wait_for
 
-CONFIG = Path(__file__).resolve().parent.parent / "deploy" / "nginx" / "nginx.conf"
+CONFIG = Path(__file__).resolve().parents[2] / "deploy" / "nginx" / "nginx.conf"
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
 
 
 def command(folder: Path) -> list[str]:
-    """Return the command line of the nginx whose files are in a folder."""
+    """Return the command line of an nginx with its files in `folder`."""
     return [str(NGINX), "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", "stderr"]
 
 
@@ -22,9 +22,13 @@ def command(folder: Path) -> list[str]:
 def nginx(
     folder: Path, backend: int, *changes: tuple[str, str], listen: str = ""
 ) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    """Run nginx on a free port until the block is left; the port and the process.
+    """Run nginx on a free port until the block ends, and yield the port and the process.
 
-    `changes` to the configuration are made besides its addresses, and `listen` adds options to the socket's.
+    Args:
+        folder: for nginx's files.
+        backend: the port that nginx forwards to.
+        changes: replacements in the configuration, beside the addresses.
+        listen: options to append to the `listen` directive.
     """
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = int(probe.getsockname()[1])
@@ -41,7 +45,7 @@ def nginx(
     (folder / "nginx.conf").write_text(text)
     check = subprocess.run([*command(folder), "-t"], capture_output=True, text=True, check=False)
     assert check.returncode == 0, check.stderr
-    # As root nginx would hand its files to another user, who cannot enter the test's folder.
+    # Started as root, nginx would give its files to another user, who has no access to the folder.
     process = subprocess.Popen([*command(folder), "-g", "daemon off; user root;"], stderr=subprocess.DEVNULL)
 
     def listens() -> bool:

@@ -1,4 +1,4 @@
-"""A real server in a process of its own, for the promises: started on a free port, asked, stopped by its id."""
+"""A `chutes run` process on a free port, which is queried over HTTP and stopped by its process id."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from tests.waiting import LIMIT, wait_for
+from benchmarks.harness.waiting import LIMIT, wait_for
 
 __all__ = ["Server", "serving", "wait_for"]
 
@@ -26,7 +26,7 @@ chute = Chute(username="test", name="promise", image="none", concurrency={concur
 
 
 class Server:
-    """One `chutes run`: its process, its address, what it logged."""
+    """A `chutes run` process, with its address and its log."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -47,32 +47,38 @@ class Server:
         self._listening.set()
 
     def wait_for_port(self) -> None:
+        """Wait until the server listens."""
         self._listening.wait(LIMIT)
-        assert self.port, f"never listened: {self.lines}"
+        assert self.port, f"The server never listened: {self.lines}"
 
     def wait_until_ready(self) -> None:
+        """Wait until `/ready` answers 200."""
         wait_for(lambda: self.get("/ready").status_code == 200)
 
     @property
     def url(self) -> str:
+        """The server's base URL."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def log(self) -> list[dict[str, Any]]:
+        """All log records so far."""
         return [json.loads(line) for line in self.lines]
 
     def get(self, path: str, **options: Any) -> httpx.Response:
+        """Send a GET request; options are those of httpx."""
         return self.client.get(self.url + path, **options)
 
     def post(self, path: str, **options: Any) -> httpx.Response:
+        """Send a POST request, by default with an empty JSON object; options are those of httpx."""
         return self.client.post(self.url + path, **{"json": {}, **options})
 
     def connect(self) -> socket.socket:
-        """A connection for bytes that no client library would send."""
+        """Open a TCP connection, for bytes that no client library sends."""
         return socket.create_connection(("127.0.0.1", self.port), LIMIT)
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of a series over the label sets that hold these labels."""
+        """Return the sum of a metric over all series that have these labels."""
         total = 0.0
         for line in self.get("/metrics").text.splitlines():
             series, _, value = line.rpartition(" ")
@@ -81,10 +87,11 @@ class Server:
         return total
 
     def signal(self, number: int = signal.SIGTERM) -> None:
+        """Send a signal to the process."""
         self.process.send_signal(number)
 
     def wait(self) -> int:
-        """The exit code, once it has one."""
+        """Wait for the process to end, and return its exit code."""
         code = self.process.wait(LIMIT)
         self._reader.join(LIMIT)
         return code
@@ -94,7 +101,16 @@ class Server:
 def serving(
     folder: Path, source: str, *, concurrency: int = 1, wait: bool = True, ref: str | None = None, **env: object
 ) -> Iterator[Server]:
-    """Serve a chute whose module is the preamble and this source; settings are given as CHUTES_* variables."""
+    """Serve a chute whose module consists of PREAMBLE and `source`.
+
+    Args:
+        folder: the working directory of the process.
+        source: the module's code after the preamble.
+        concurrency: the chute's concurrency.
+        wait: wait until the server is ready.
+        ref: serve this reference instead of the module.
+        env: settings, passed as CHUTES_* variables.
+    """
     module = folder / "served.py"
     module.write_text(PREAMBLE.format(concurrency=concurrency) + source)
     settings = {f"CHUTES_{key.upper()}": str(value) for key, value in env.items()}

@@ -1,4 +1,4 @@
-"""A real cluster of its own for the deploy promises: started, asked and stopped by id."""
+"""A Ray cluster of its own, which is started, queried and stopped by process id."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import httpx
 
-from tests.waiting import LIMIT, wait_for
+from benchmarks.harness.waiting import LIMIT, wait_for
 
 __all__ = ["Cluster", "Load", "cluster_folder", "free_port", "percentile", "wait_for"]
 
@@ -29,7 +29,7 @@ from chutes.chute import Chute, NodeSelector
 
 
 class Cluster:
-    """An environment in which `chutes` sees no other cluster than this one."""
+    """A folder and an environment in which `chutes` finds this cluster only."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -47,6 +47,7 @@ class Cluster:
         }
 
     def chutes(self, *arguments: str, check: bool = True, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a `chutes` command to its end; with `check`, its exit code must be 0."""
         done = subprocess.run(
             [sys.executable, "-m", "chutes", *arguments],
             cwd=cwd or self.folder,
@@ -61,6 +62,7 @@ class Cluster:
         return done
 
     def start_chutes(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a `chutes` command without waiting for its end."""
         return subprocess.Popen(
             [sys.executable, "-m", "chutes", *arguments],
             cwd=self.folder,
@@ -71,7 +73,7 @@ class Cluster:
         )
 
     def node(self, *arguments: str) -> str:
-        """Start a node; the cluster's address."""
+        """Start a node, and return the cluster's address."""
         output = self.folder / f"node{len(self.nodes)}.log"
         with output.open("wb") as file:
             process = subprocess.Popen(
@@ -87,32 +89,38 @@ class Cluster:
 
         def up() -> bool:
             assert process.poll() is None, output.read_text()
-            # Ray writes the file about when it says so, and not always before.
+            # Ray sometimes writes the file only after this message.
             return "Ray runtime started" in output.read_text() and address.exists() and bool(address.read_text())
 
         wait_for(up)
         return address.read_text().strip()
 
     def write(self, module: str, source: str) -> None:
+        """Write a module that consists of PREAMBLE and `source`."""
         (self.folder / f"{module}.py").write_text(PREAMBLE + source)
 
     def deploy(self, ref: str, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run `chutes deploy`."""
         return self.chutes("deploy", ref, *options, check=check)
 
     def status(self, name: str) -> dict[str, Any]:
+        """Return the status of a deployed chute."""
         return dict(json.loads(self.chutes("chutes", "status", name, "--json").stdout))
 
     def url(self, path: str) -> str:
+        """Return the URL of a path at the cluster's HTTP proxy."""
         return f"http://127.0.0.1:{self.port}/{path}"
 
     def get(self, path: str) -> httpx.Response:
+        """Send a GET request to the HTTP proxy."""
         return httpx.get(self.url(path), timeout=LIMIT)
 
     def post(self, path: str, body: object = None, **headers: str) -> httpx.Response:
+        """Send a POST request to the HTTP proxy, by default with an empty JSON object."""
         return httpx.post(self.url(path), json=body or {}, headers=headers, timeout=LIMIT)
 
     def processes(self) -> list[int]:
-        """Every process that has this cluster's folder in its environment or command, this one's own aside."""
+        """Return the ids of all processes with this cluster's folder in their environment or command line."""
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -125,7 +133,7 @@ class Cluster:
         return found
 
     def stop(self) -> None:
-        """End the nodes, and by its id whatever they left."""
+        """Stop the nodes, and kill the processes that they left running."""
         for process in reversed(self.nodes):
             process.send_signal(signal.SIGTERM)
         for process in self.nodes:
@@ -144,7 +152,7 @@ class Cluster:
 
 @contextmanager
 def cluster_folder() -> Iterator[Cluster]:
-    """A cluster's folder and environment, nothing started yet. Short: Ray keeps sockets in it."""
+    """Provide a cluster without nodes. Its folder has a short path, because Ray keeps sockets in it."""
     cluster = Cluster(Path(tempfile.mkdtemp(prefix="cd", dir="/tmp")))
     try:
         yield cluster
@@ -153,22 +161,23 @@ def cluster_folder() -> Iterator[Cluster]:
 
 
 def free_port() -> int:
+    """Return a TCP port that nothing listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 class Load:
-    """Clients that ask again and again, each on its own thread, until told to stop; what they were answered."""
+    """Clients that send requests without pause, each on its own thread, until the block ends."""
 
     def __init__(self, url: str, clients: int, body: dict[str, Any] | None = None) -> None:
         self.answers: list[tuple[float, float, int, str]] = []
-        """When asked, seconds taken, status (0: no answer), replica."""
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(url, body or {})) for _ in range(clients)]
+        """Start time, duration in seconds, status (0: no answer) and replica of each request."""
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(url, body or {})) for _ in range(clients)]
 
-    def _ask(self, url: str, body: dict[str, Any]) -> None:
+    def _run(self, url: str, body: dict[str, Any]) -> None:
         with httpx.Client(timeout=LIMIT) as client:
-            while not self._over.is_set():
+            while not self._stop.is_set():
                 began = time.monotonic()
                 try:
                     answer = client.post(url, json=body)
@@ -184,14 +193,16 @@ class Load:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._over.set()
+        self._stop.set()
         for thread in self._threads:
             thread.join()
 
     def count(self, *statuses: int) -> int:
+        """Return the number of answers with one of these statuses."""
         return sum(status in statuses for _, _, status, _ in self.answers)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
+    """Return a percentile of values, as one of them."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]

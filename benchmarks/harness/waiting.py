@@ -1,7 +1,7 @@
-"""How the tests wait: for a condition, with one limit that only ends a test in which the condition never comes.
+"""Waiting for a condition, with one limit that ends a test whose condition never holds.
 
-The limit is no measure of speed. It is far beyond what a machine with forty other processes per core needs, so that a
-test fails only for what it is about; how fast things are is measured by `python -m benchmarks.latency`.
+The limit does not measure speed. It is far longer than a busy machine needs, so that a test fails only for what it
+tests. `python -m benchmarks.latency` measures speed.
 """
 
 import time
