@@ -2,7 +2,7 @@
 
 To add a command, add its line to COMMANDS below and a module of the same name beside this file, with
 
-    app = typer.Typer(add_completion=False)
+    app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
     @app.command()
     def name(...) -> None:
@@ -64,6 +64,7 @@ app = typer.Typer(
     cls=LazyGroup,
     name="chutes",
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,  # the traceback of a bug must not show the values of variables, such as keys
     context_settings={"help_option_names": ["-h", "--help"]},
 )

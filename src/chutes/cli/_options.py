@@ -5,10 +5,14 @@ from typing import Annotated
 import typer
 
 ChuteRef = Annotated[
-    str, typer.Argument(help="The chute, as MODULE:NAME or FILE.py:NAME. NAME may be left out if it is 'chute'.")
+    str,
+    typer.Argument(
+        metavar="CHUTE",
+        help="The chute to load, as MODULE:NAME or FILE.py:NAME. NAME may be left out if it is 'chute'.",
+    ),
 ]
 DeployedName = Annotated[
-    str, typer.Argument(help="A deployed chute, by its name, id or slug, or by its module's name.")
+    str, typer.Argument(metavar="NAME", help="A deployed chute, by its name, id or slug, or by its module's name.")
 ]
 ClusterAddress = Annotated[
     str | None,

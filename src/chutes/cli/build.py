@@ -14,7 +14,7 @@ from chutes.cli._options import ChuteRef
 if TYPE_CHECKING:
     from chutes.cli._build_context import AuthorFiles
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
 
 @app.command()

@@ -20,7 +20,7 @@ from chutes.cli._options import AsJson, ClusterAddress, DeployedName
 if TYPE_CHECKING:
     from chutes.deploy.registry import DeployedChute
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help=COMMANDS["chutes"])
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="markdown", help=COMMANDS["chutes"])
 
 _WATCH_INTERVAL = 1.0  # seconds
 _FOLLOW_INTERVAL = 0.5
@@ -245,7 +245,7 @@ def delete(name: DeployedName, *, address: ClusterAddress = None) -> None:
 @app.command()
 def scale(
     name: DeployedName,
-    replicas: Annotated[int, typer.Argument(help="Number of replicas to run.", min=1)],
+    replicas: Annotated[int, typer.Argument(metavar="REPLICAS", help="Number of replicas to run.", min=1)],
     *,
     address: ClusterAddress = None,
 ) -> None:

@@ -9,7 +9,7 @@ from chutes.cli._console import fail, load_settings, note, require
 from chutes.cli._deploy_progress import DeployProgress
 from chutes.cli._options import ChuteRef, ClusterAddress, NoAuth
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
 
 @app.command()

@@ -13,12 +13,14 @@ from chutes.cli._console import fail, format_bytes, note, require
 if TYPE_CHECKING:
     from huggingface_hub import RepoFile
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
 
 @app.command()
 def download(
-    repo: Annotated[str, typer.Argument(help="The model's repository, such as black-forest-labs/FLUX.1-dev.")],
+    repo: Annotated[
+        str, typer.Argument(metavar="MODEL", help="The model's repository, such as black-forest-labs/FLUX.1-dev.")
+    ],
 ) -> None:
     """Download a model into the Hugging Face cache and print its folder.
 

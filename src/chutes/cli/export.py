@@ -9,7 +9,7 @@ from chutes.cli import COMMANDS
 from chutes.cli._console import fail, load_settings, note
 from chutes.cli._options import ChuteRef
 
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="markdown")
 
 
 @app.callback(help=COMMANDS["export"])

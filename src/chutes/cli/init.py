@@ -11,11 +11,11 @@ import typer
 
 from chutes.cli._console import fail, note
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
 
 @app.command()
-def init(name: Annotated[str, typer.Argument(help="Name of the chute, such as my-image-gen.")]) -> None:
+def init(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the chute, such as my-image-gen.")]) -> None:
     """Write NAME.py, a text-to-image service, into the current folder.
 
     The chute runs as it is, also on a laptop without a GPU. An existing file is never overwritten.

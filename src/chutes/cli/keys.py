@@ -13,9 +13,9 @@ from chutes.cli._console import fail, load_settings, note
 from chutes.cli._options import AsJson
 from chutes.server.keys import Key, KeyStore
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help=COMMANDS["keys"])
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="markdown", help=COMMANDS["keys"])
 
-KeyName = Annotated[str, typer.Argument(help="Name of the key, such as the app that uses it.")]
+KeyName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the key, such as the app that uses it.")]
 
 
 def _key_store() -> KeyStore:

@@ -11,7 +11,7 @@ import typer
 from chutes.cli import COMMANDS
 from chutes.cli._console import fail, load_settings, note, require
 
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="markdown")
 
 
 @app.callback(help=COMMANDS["node"])

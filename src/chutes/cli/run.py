@@ -14,7 +14,7 @@ from chutes.cli._console import fail, load_settings
 from chutes.cli._options import ChuteRef
 from chutes.cli._setting_options import with_setting_options
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
 _SHUTDOWN_HOOKS = 20  # seconds that the shutdown hooks get after the grace period
 _DEV_QUEUE_SIZE = 10_000  # large enough that a developer never sees 429

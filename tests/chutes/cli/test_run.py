@@ -115,7 +115,7 @@ def test_a_reference_may_be_a_module_a_dotted_one_or_a_file(folder: Path, ref: s
         ("nothing.py", "no file nothing.py"),
         ("broken", "broken.py:2"),
         ("small:chut", "small:chute"),
-        ("small:number", "not a Chute"),
+        ("small:number", "must be a Chute"),
     ],
 )
 def test_what_cannot_be_loaded_is_one_line(chutes: Run, folder: Path, ref: str, told: str) -> None:
