@@ -1,32 +1,45 @@
-"""Every exception that can become an HTTP answer, in one tree, each with its status; a command's own stand beside it.
+"""The exceptions of this package, in two trees.
+
+An error of the first tree becomes an HTTP response. It has a status and a code, and its message is sent to the client:
 
     ChutesError (500)
-    ├── InvalidPath (also ValueError)      a cord's path is not one
-    ├── DuplicatePath (also ValueError)    two different cords at one internal path
-    ├── NotConfigured                      no configuration file, and one was needed
-    ├── AuthenticationRequired (401)       the configuration holds no account
-    ├── LoadError                          a chute could not be loaded from its file
-    ├── Fatal (503)                        only a new process recovers from this: liveness fails
-    ├── BadRequest (400)                   ambiguous: which host, or which key, is unclear
-    ├── Unauthorized (401)                 no API key, or a wrong one
-    ├── HostNotAllowed (403)               a host name that is not this server's
-    ├── OriginNotAllowed (403)             a web page of another site
-    ├── BodyTooLarge (413)
-    ├── BodyTooComplex (413)               the JSON body has too many values
-    ├── UnsupportedMediaType (415)         the body's type or encoding is not accepted here
-    ├── UploadTimeout (408)                the body did not arrive in time
-    ├── QueueFull (429)                    all slots taken, and the line is full
-    ├── Unavailable (503)                  try again later
-    │   ├── NotReady                       still loading
-    │   │   └── StillProvisioning
-    │   ├── Draining                       shutting down
-    │   └── QueueTimeout                   waited in line for too long
-    ├── RequestTimeout (504)
-    └── UpstreamUnavailable (502)          a passthrough cord's server does not answer
-        └── UpstreamTimeout (504)
+    ├── BadRequest (400)                   ambiguous request: several hosts, several keys, a broken encoding
+    ├── Unauthorized (401)                 missing or invalid API key
+    ├── HostNotAllowed (403)               host name that does not belong to this server
+    ├── OriginNotAllowed (403)             request from a web page of another site
+    ├── UploadTimeout (408)                request body that did not arrive in time
+    ├── BodyTooLarge (413)                 request body over the size limit
+    ├── BodyTooComplex (413)               request body that would take too long to parse
+    ├── UnsupportedMediaType (415)         media type or content encoding that the route does not accept
+    ├── QueueFull (429)                    no free slot and no room in the queue
+    ├── Fatal (503)                        failure that only a new process recovers from
+    ├── Unavailable (503)                  temporary condition: try again later
+    │   ├── NotReady                       the chute is loading
+    │   │   └── StillProvisioning          upstream's name for it
+    │   ├── Draining                       the process is shutting down
+    │   └── QueueTimeout                   the request waited too long for a slot
+    ├── UpstreamUnavailable (502)          no answer from the server behind a passthrough cord
+    │   └── UpstreamTimeout (504)
+    └── RequestTimeout (504)               handler that ran longer than allowed
 
-A message is sent to clients as it stands, so it names no path and no internals. `ChutesWarning` is the category of
-what an author is warned of while a chute is being defined.
+An error of the second tree ends a command. The command prints `Error: ` and the message, and exits with `exit_code`:
+
+    CommandError (exit code 1)
+    ├── InvalidPath (also ValueError)      malformed path of a cord
+    ├── DuplicatePath (also ValueError)    two cords with the same internal path
+    ├── NotConfigured                      no configuration file
+    ├── AuthenticationRequired             no account in the configuration file
+    ├── LoadError                          chute that cannot be found or imported
+    ├── InsecureSettings                   public address without a usable API key
+    ├── AddressUnavailable                 address that cannot be listened on
+    ├── BuildContextError                  file that cannot be part of an image
+    ├── NoCluster                          no cluster that can be reached
+    ├── UnknownChute                       no deployed chute of that name
+    ├── InvalidChuteName                   name that cannot be deployed, or that is taken
+    ├── Unschedulable                      no node that can run the chute
+    └── RolloutFailed (exit code 3)        version whose replicas did not start
+
+`ChutesWarning` is the category of warnings about a chute's definition.
 """
 
 from collections.abc import Mapping
@@ -34,18 +47,19 @@ from typing import ClassVar
 
 
 class ChutesWarning(UserWarning):
-    """Something in a chute's definition works, but probably not as its author meant."""
+    """A chute's definition works, but probably not as its author intended."""
 
 
 class ChutesError(Exception):
-    """Something went wrong; `str()` is one line that a client may read.
+    """An error that becomes an HTTP response.
 
-    Raised without a message it says its class's own `message`. `headers` are sent along with the answer.
+    The message is one line that the client reads: it must not contain paths or other internals. Without a message, the
+    `message` of the class is used. `headers` are added to the response.
     """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
-    message: ClassVar[str] = "Internal server error"
+    message: ClassVar[str] = "Internal server error."
     headers: Mapping[str, str]
 
     def __init__(self, message: str | None = None, *, headers: Mapping[str, str] | None = None) -> None:
@@ -53,62 +67,28 @@ class ChutesError(Exception):
         self.headers = dict(headers or {})
 
 
-class InvalidPath(ChutesError, ValueError):
-    """A cord's path is not one: parts of lower-case letters, digits, `_` and `-` that start with no `-`."""
-
-    code = "invalid_path"
-
-
-class DuplicatePath(ChutesError, ValueError):
-    """Two different cords want the same internal path."""
-
-    code = "duplicate_path"
-
-
-class NotConfigured(ChutesError):
-    """There is no configuration file, and one was needed."""
-
-    code = "not_configured"
-    message = "There is no configuration file"
-
-
-class AuthenticationRequired(ChutesError):
-    """The configuration holds no account, and one was needed."""
-
-    status = 401
-    code = "authentication_required"
-    message = "The configuration holds no account"
-
-
-class LoadError(ChutesError):
-    """A chute could not be loaded from its file or module: one line that says why."""
-
-    code = "load_failed"
-    message = "The chute could not be loaded"
-
-
-class Fatal(ChutesError):
-    """Only a new process recovers from this (a poisoned GPU): liveness fails, and the process exits."""
-
-    status = 503
-    code = "fatal"
-    message = "The service has failed and is being restarted"
-
-
 class BadRequest(ChutesError):
-    """The request is ambiguous: proxies and servers may disagree about what it says."""
+    """The request is ambiguous: a proxy and this server could read it differently."""
 
     status = 400
     code = "bad_request"
-    message = "Bad request"
+    message = "Bad request."
+
+
+class Unauthorized(ChutesError):
+    """The request has no API key, or an invalid one."""
+
+    status = 401
+    code = "invalid_api_key"
+    message = "An API key is required. Send it as 'Authorization: Bearer KEY'."
 
 
 class HostNotAllowed(ChutesError):
-    """The request is for a host name that is not this server's."""
+    """The request's host name does not belong to this server."""
 
     status = 403
     code = "host_not_allowed"
-    message = "Host not allowed: see CHUTES_ALLOWED_HOSTS"
+    message = "Host not allowed. Add it to CHUTES_ALLOWED_HOSTS."
 
 
 class OriginNotAllowed(ChutesError):
@@ -116,104 +96,96 @@ class OriginNotAllowed(ChutesError):
 
     status = 403
     code = "origin_not_allowed"
-    message = "Origin not allowed: see CHUTES_CORS_ORIGINS"
-
-
-class Unauthorized(ChutesError):
-    """No API key came, or a wrong one."""
-
-    status = 401
-    code = "invalid_api_key"
-    message = "A valid API key is needed: send it as 'Authorization: Bearer KEY'"
-
-
-class BodyTooLarge(ChutesError):
-    """The request's body is larger than is taken."""
-
-    status = 413
-    code = "body_too_large"
-    message = "The request body is too large"
-
-
-class BodyTooComplex(ChutesError):
-    """The request's JSON body has more values than are accepted."""
-
-    status = 413
-    code = "body_too_complex"
-    message = "The JSON body has too many values"
-
-
-class UnsupportedMediaType(ChutesError):
-    """The request's body has a media type or a content encoding that is not accepted."""
-
-    status = 415
-    code = "unsupported_media_type"
-    message = "The body's media type is not supported"
+    message = "Origin not allowed. Add it to CHUTES_CORS_ORIGINS."
 
 
 class UploadTimeout(ChutesError):
-    """The request's body did not arrive in time."""
+    """The request body did not arrive in time."""
 
     status = 408
     code = "upload_timeout"
-    message = "The request body did not arrive in time"
+    message = "The request body did not arrive in time."
+
+
+class BodyTooLarge(ChutesError):
+    """The request body is over the size limit."""
+
+    status = 413
+    code = "body_too_large"
+    message = "The request body is too large."
+
+
+class BodyTooComplex(ChutesError):
+    """The request body would take too long to parse: it has too many values, fields or escapes."""
+
+    status = 413
+    code = "body_too_complex"
+    message = "The JSON body has too many values."
+
+
+class UnsupportedMediaType(ChutesError):
+    """The route does not accept the media type or the content encoding of the request body."""
+
+    status = 415
+    code = "unsupported_media_type"
+    message = "The media type of the request body is not supported."
 
 
 class QueueFull(ChutesError):
-    """All slots are taken and the line in front of them is full."""
+    """All slots are taken and the queue is full."""
 
     status = 429
     code = "queue_full"
-    message = "Too many requests are waiting already, try again later"
+    message = "Too many requests are waiting. Try again later."
+
+
+class Fatal(ChutesError):
+    """Only a new process recovers from this failure, such as a GPU error. `/health` fails and the process exits."""
+
+    status = 503
+    code = "fatal"
+    message = "The service has failed and is restarting. Try again later."
 
 
 class Unavailable(ChutesError):
-    """The service cannot take this request now; a later one may pass."""
+    """The service cannot take this request now; a later one may succeed."""
 
     status = 503
     code = "unavailable"
-    message = "Temporarily unavailable, try again later"
+    message = "The service is temporarily unavailable. Try again later."
 
 
 class NotReady(Unavailable):
     """The chute is still loading."""
 
     code = "not_ready"
-    message = "Still loading, try again later"
+    message = "The service is still loading. Try again later."
 
 
-class StillProvisioning(NotReady):
-    """Upstream's name for a chute that is not up yet."""
+class StillProvisioning(NotReady, RuntimeError):
+    """Upstream's name for a chute that is still loading."""
 
 
 class Draining(Unavailable):
-    """The process is shutting down: what runs is finished, nothing new is begun."""
+    """The process is shutting down: it finishes running requests and accepts no others."""
 
     code = "draining"
-    message = "Shutting down, try again later"
+    message = "The service is shutting down. Try again later."
 
 
 class QueueTimeout(Unavailable):
-    """The request waited in line for too long and was never started."""
+    """The request waited too long for a slot; its handler never ran."""
 
     code = "queue_timeout"
-    message = "Waited too long for a free slot, try again later"
-
-
-class RequestTimeout(ChutesError):
-    """The request took longer than is allowed, and was cancelled."""
-
-    status = 504
-    code = "timeout"
-    message = "The request took too long and was cancelled"
+    message = "The request waited too long for a free slot. Try again later."
 
 
 class UpstreamUnavailable(ChutesError):
-    """The server behind a passthrough cord cannot be reached, or hung up."""
+    """The server behind a passthrough cord cannot be reached, or closed the connection."""
 
     status = 502
     code = "upstream_unavailable"
-    message = "The server behind this route does not answer"
+    message = "The server behind this route does not answer."
 
 
 class UpstreamTimeout(UpstreamUnavailable):
@@ -221,4 +193,90 @@ class UpstreamTimeout(UpstreamUnavailable):
 
     status = 504
     code = "upstream_timeout"
-    message = "The server behind this route took too long to answer"
+    message = "The server behind this route took too long to answer."
+
+
+class RequestTimeout(ChutesError):
+    """The handler ran longer than allowed and was cancelled."""
+
+    status = 504
+    code = "timeout"
+    message = "The request took too long and was cancelled."
+
+
+class CommandError(Exception):
+    """An error that ends a command, or a chute's import, with one line for the person at the terminal.
+
+    Without a message, the `message` of the class is used.
+    """
+
+    exit_code: ClassVar[int] = 1
+    message: ClassVar[str] = "The command failed."
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(self.message if message is None else message)
+
+
+class InvalidPath(CommandError, ValueError):
+    """The path of a cord is malformed.
+
+    Each part consists of lower-case letters, digits, `_` and `-`, and does not start with `-`.
+    """
+
+
+class DuplicatePath(CommandError, ValueError):
+    """Two cords have the same internal path."""
+
+
+class NotConfigured(CommandError, RuntimeError):
+    """A script asks for the configuration file, but there is none."""
+
+    message = "No configuration file found. Create ~/.chutes/config.ini, or set CHUTES_CONFIG_PATH."
+
+
+class AuthenticationRequired(CommandError, RuntimeError):
+    """A script asks for the account, but the configuration file has none."""
+
+    message = "The configuration file has no account. Add all five keys of its section [auth]."
+
+
+class LoadError(CommandError):
+    """A chute cannot be found or imported."""
+
+    message = "The chute could not be loaded."
+
+
+class InsecureSettings(CommandError):
+    """The server would listen on a public address without a usable API key."""
+
+
+class AddressUnavailable(CommandError):
+    """The server cannot listen on the address, for example because another process does."""
+
+
+class BuildContextError(CommandError):
+    """A file cannot be part of the image's build context."""
+
+
+class NoCluster(CommandError):
+    """No cluster answers at the address, or none is running on this machine."""
+
+    message = "No cluster is running here. Start one with `chutes deploy`."
+
+
+class UnknownChute(CommandError):
+    """No chute of this name is deployed."""
+
+
+class InvalidChuteName(CommandError):
+    """The chute cannot be deployed under this name, because it has no slug or another chute has it."""
+
+
+class Unschedulable(CommandError):
+    """No node of the cluster can run this chute."""
+
+
+class RolloutFailed(CommandError):
+    """The replicas of a new version did not start. The message is the one that a replica reported."""
+
+    exit_code = 3

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chutes.cli import _wheel
+from chutes.exception import BuildContextError
 
 if TYPE_CHECKING:
     from chutes.image import Image
@@ -17,10 +18,6 @@ ADDED_FOLDER = "_chute"  # the folder of the context for the wheel and the autho
 _MARK = "# Written by `chutes build`."
 _IMPORTS_IMAGEGEN = re.compile(r"^\s*(from|import)\s+(imagegen|chutes\.chute\.template\.diffusion)\b", re.MULTILINE)
 _HIDDEN = {".git", ".venv", "__pycache__", "node_modules", "venv"}
-
-
-class ContextError(Exception):
-    """The build context cannot be written; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +71,12 @@ def write(folder: Path, image: "Image", author: AuthorFiles) -> None:
     """Write the whole context into a folder, in place of one that an earlier build wrote.
 
     Sources of the image's ADD and COPY directives are relative to the current folder, as when the image was defined.
-    Raise ContextError if a source is missing, or if the folder holds files that no build wrote.
+    Raise BuildContextError if a source is missing, or if the folder holds files that no build wrote.
     """
     if folder.exists() and any(folder.iterdir()):
         existing = folder / "Dockerfile"
         if not existing.is_file() or not existing.read_text("utf-8").startswith(_MARK):
-            raise ContextError(
+            raise BuildContextError(
                 f"{folder} holds files that `chutes build` did not write. Name another folder with --context."
             )
         shutil.rmtree(folder)
@@ -96,10 +93,10 @@ def _copy_source(source: str, root: Path, folder: Path) -> None:
     """Copy what an ADD or COPY directive names to the same relative path in the context."""
     relative = source.removeprefix("./").lstrip("/")
     if ".." in Path(relative).parts:
-        raise ContextError(f"{source} is outside of {root}. An image can only add files from inside that folder.")
+        raise BuildContextError(f"{source} is outside of {root}. An image can only add files from inside that folder.")
     found = [root] if relative in {"", "."} else sorted(root.glob(relative))
     if not found:
-        raise ContextError(f"The image adds {source}, which does not exist in {root}.")
+        raise BuildContextError(f"The image adds {source}, which does not exist in {root}.")
     for path in found:
         files = all_files(path) if path.is_dir() else [path]
         _copy_files(files, root, folder, folder)

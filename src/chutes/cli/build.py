@@ -37,7 +37,7 @@ def build(
     it imports from its folder. The name of the image is printed.
     """
     from chutes.cli import _build_context
-    from chutes.exception import LoadError
+    from chutes.exception import BuildContextError, LoadError
     from chutes.loader import load_chute
 
     try:
@@ -54,7 +54,7 @@ def build(
     folder = context or Path("build") / f"{image.name}-{image.tag}"
     try:
         _build_context.write(folder, image, author)
-    except _build_context.ContextError as error:
+    except BuildContextError as error:
         fail(error)
     except OSError as error:
         fail(f"Cannot write {error.filename or folder}: {error.strerror}")

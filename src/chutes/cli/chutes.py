@@ -39,13 +39,13 @@ def _connect(address: str | None) -> Iterator[_Cluster]:
     """Connect to the cluster. An error of the cluster or the caller ends the command in one line."""
     require("ray")
     from chutes.deploy import cluster
-    from chutes.exception import ChutesError
+    from chutes.exception import CommandError
 
     load_settings()  # Ray Serve may be started with these settings, so reject an invalid one here
     try:
         with cluster.connected(address):
             yield _Cluster(cluster.serve_http(), cluster.head_labels())
-    except ChutesError as error:
+    except CommandError as error:
         fail(error)
 
 

@@ -36,9 +36,9 @@ def deploy(
     """
     require("ray")
     from chutes.deploy import application, cluster, package, placement, rollout
-    from chutes.exception import ChutesError
+    from chutes.exception import CommandError
     from chutes.loader import load_chute
-    from chutes.server.auth import Exposed, check_exposure
+    from chutes.server.auth import check_exposure
 
     environment = _parse_environment(env or [])
     if name is not None and not re.search(r"[A-Za-z0-9]", name):
@@ -70,22 +70,14 @@ def deploy(
                         no_auth=no_auth,
                     )
                     (rollout.roll_out if wait else rollout.start_unwatched)(spec, progress.report)
-                except (ChutesError, Exposed):
+                except CommandError:
                     if started:  # remember how to stop the cluster, which serves nothing
                         labels = cluster.head_labels()
                     raise
-    except (ChutesError, Exposed) as error:
+    except CommandError as error:
         cluster.stop_local(labels)
-        fail(error, _exit_code(error))
+        fail(error, error.exit_code)
     typer.echo(cluster.url(spec.slug, http))
-
-
-def _exit_code(error: Exception) -> int:
-    """Return the same code as `chutes run`: 3 if the chute failed to load, 1 for a wrong command or file."""
-    from chutes.deploy.rollout import RolloutFailed
-    from chutes.server import ExitCode
-
-    return ExitCode.LOAD_FAILED if isinstance(error, RolloutFailed) else ExitCode.USAGE
 
 
 def _parse_environment(values: list[str]) -> dict[str, str]:

@@ -60,6 +60,7 @@ def start(
         fail("Choose either --head to start a cluster, or --address HOST:PORT to join one")
     from chutes._gpus import installed_gpus
     from chutes.deploy import cluster, placement
+    from chutes.exception import NoCluster
 
     if node_ip is not None:
         _check_ip("--node-ip", node_ip)
@@ -85,7 +86,7 @@ def start(
     if address is not None:
         try:
             cluster.check_access(address)
-        except cluster.NoCluster as error:
+        except NoCluster as error:
             fail(error)
     note(f"GPUs of this node: {', '.join(str(gpu) for gpu in gpus) or 'none'}")
     command = cluster.node_command(
@@ -102,11 +103,12 @@ def _check_ip(option: str, value: str) -> None:
 
 
 def _check_port(host: str, port: int) -> None:
-    from chutes.server.process import PortInUse, bind
+    from chutes.exception import AddressUnavailable
+    from chutes.server.process import bind
 
     try:
         bind(host, port).close()
-    except PortInUse as error:
+    except AddressUnavailable as error:
         fail(error)
 
 

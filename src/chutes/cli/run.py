@@ -57,14 +57,12 @@ def run(
         loaded.queue_size = _DEV_QUEUE_SIZE
         loaded.no_auth |= loaded.is_loopback
     os.environ.setdefault("CHUTES_EXECUTION_CONTEXT", "REMOTE")  # for `is_remote()`: the model runs in this process
-    from chutes.exception import LoadError
+    from chutes.exception import CommandError
     from chutes.server import serve
-    from chutes.server.auth import Exposed
-    from chutes.server.process import PortInUse
 
     try:
         code = serve(ref, loaded)
-    except (Exposed, LoadError, PortInUse) as error:
+    except CommandError as error:
         fail(error)
     raise typer.Exit(code)
 

@@ -24,7 +24,7 @@ import httpx
 from chutes._gpus import Gpu
 from chutes.deploy import placement
 from chutes.deploy.package import own_folder
-from chutes.exception import ChutesError
+from chutes.exception import NoCluster
 from chutes.server import Settings
 from chutes.server.settings import is_loopback
 
@@ -57,13 +57,6 @@ _ANSWERS_WITHIN = 3.0  # seconds
 _START_WITHIN = 90.0
 _STOP_WITHIN = 30.0
 _PROXY_WITHIN = 10.0  # a proxy that was killed is back by then
-
-
-class NoCluster(ChutesError):
-    """There is no cluster at this address, or none at all."""
-
-    code = "no_cluster"
-    message = "No cluster is running here: `chutes deploy` starts one"
 
 
 def node_command(

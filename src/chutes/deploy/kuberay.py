@@ -35,7 +35,7 @@ _SHM = "2Gi"  # Ray's object store; the 64 MB that containers have would send it
 
 
 def application(args: dict[str, Any]) -> Any:
-    """Ray Serve calls this inside the cluster: the application of the chute that the image holds. Exposed."""
+    """Ray Serve calls this inside the cluster: the application of the chute that the image holds. InsecureSettings."""
     ref, environment = args["ref"], dict(args.get("environment", {}))
     said: dict[str, Any] = {"no_auth": environment["CHUTES_NO_AUTH"]} if "CHUTES_NO_AUTH" in environment else {}
     check_exposure(Settings(host="0.0.0.0", **said))  # noqa: S104 - as the manifest says: who lets all in has to say so

@@ -11,16 +11,10 @@ from typing import Any
 
 from chutes._gpus import GPU_MODELS, Gpu
 from chutes.chute import NodeSelector
-from chutes.exception import ChutesError
+from chutes.exception import Unschedulable
 
 LABEL = "chutes-gpus"
 _LONGEST = 63  # characters of a label's value
-
-
-class Unplaceable(ChutesError):
-    """No node of the cluster can ever run this chute."""
-
-    code = "unplaceable"
 
 
 @dataclass(frozen=True)
@@ -84,7 +78,7 @@ def _fits(selector: NodeSelector, gpu: Gpu) -> bool:
 
 
 def place(selector: NodeSelector | None, known: Sequence[Node]) -> dict[str, Any]:
-    """Ray's options for one replica. Unplaceable, with what the nodes have, when no node will do.
+    """Ray's options for one replica. Unschedulable, with what the nodes have, when no node will do.
 
     Where there is not one GPU in the whole cluster it runs without, as `chutes run` does on such a machine: the chute
     itself knows whether it can.
@@ -93,7 +87,7 @@ def place(selector: NodeSelector | None, known: Sequence[Node]) -> dict[str, Any
         return {"num_cpus": 0}
     fitting = [node for node in known if accepts(selector, node)]
     if not fitting:
-        raise Unplaceable(f"No node can run this: it needs {describe(selector)}, and there is {_inventory(known)}")
+        raise Unschedulable(f"No node can run this: it needs {describe(selector)}, and there is {_inventory(known)}")
     # Kinds of the table that are not here yet may join later.
     accepted = {label(node.gpus) for node in fitting}
     accepted |= {f"{name}-{GPU_MODELS[name].vram_gb}" for name in selector.supported_gpus}

@@ -10,16 +10,10 @@ from typing import Any
 
 from chutes._warn import did_you_mean
 from chutes.deploy.application import DEPLOYMENT, Spec, from_json, to_json
-from chutes.exception import ChutesError
+from chutes.exception import UnknownChute
 
 _NAMESPACE = b"chutes"
 _PATIENCE = 5.0  # seconds for a replica to say how it is
-
-
-class UnknownChute(ChutesError):
-    """Nothing of this name is deployed."""
-
-    code = "unknown_chute"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from chutes.deploy import logs, registry
 from chutes.deploy.application import Spec, build
-from chutes.exception import ChutesError
+from chutes.exception import InvalidChuteName, RolloutFailed
 
 ProgressCallback = Callable[[str, float | None], None]
 """Called with the phase in words, and how far it is, 0 to 1, where that is known."""
@@ -23,18 +23,6 @@ _POLL = 0.2  # seconds
 _GOES_BACK_WITHIN = 60.0
 _PLACED_WITHIN = 5.0  # where a node has room
 _OVER = {"deploy_failed", "unhealthy"}
-
-
-class BadName(ChutesError):
-    """The chute cannot be deployed under this name."""
-
-    code = "bad_name"
-
-
-class RolloutFailed(ChutesError):
-    """The version could not be started; the message is what the replica said."""
-
-    code = "rollout_failed"
 
 
 def start(spec: Spec) -> None:
@@ -67,12 +55,12 @@ def roll_out(spec: Spec, tell: ProgressCallback) -> None:
 
 
 def _before(spec: Spec) -> Spec | None:
-    """The version that this one replaces. BadName where that is another chute, or where there is no slug."""
+    """The version that this one replaces. InvalidChuteName where that is another chute, or where there is no slug."""
     if not spec.slug:
-        raise BadName("Its username and name have no letter or digit for its address: choose another --name")
+        raise InvalidChuteName("Its username and name have no letter or digit for its address: choose another --name")
     before = registry.recall(spec.slug) if spec.slug in registry.serve_details() else None
     if before is not None and before.uid != spec.uid:
-        raise BadName(f"{before.name} is deployed at /{spec.slug} already: choose another --name")
+        raise InvalidChuteName(f"{before.name} is deployed at /{spec.slug} already: choose another --name")
     return before
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from chutes.exception import BadRequest, Unauthorized
+from chutes.exception import BadRequest, InsecureSettings, Unauthorized
 from chutes.server.body import respond_and_drain
 from chutes.server.errors import from_chutes_error
 from chutes.server.keys import KeyStore
@@ -25,28 +25,24 @@ log = logging.getLogger(__name__)
 _KEY_HEADERS = (b"authorization", b"x-api-key")
 
 
-class Exposed(Exception):
-    """These settings would let others in unasked, or name keys that cannot be read."""
-
-
 def key_store(settings: Settings) -> KeyStore:
     """The keys that these settings name."""
     return KeyStore(settings.keys_file, [key.get_secret_value() for key in settings.api_keys])
 
 
 def check_exposure(settings: Settings) -> None:
-    """Refuse to listen where others can reach us without a key; Exposed says in one line what to do about it."""
+    """Raise InsecureSettings if the server would listen on a public address without a usable API key."""
     if settings.no_auth:
         return
     if not all(key.get_secret_value().isascii() for key in settings.api_keys):
-        raise Exposed("CHUTES_API_KEYS holds a key that is not ASCII: clients could not send it in a header")
+        raise InsecureSettings("CHUTES_API_KEYS holds a key that is not ASCII: clients could not send it in a header")
     try:
         has_keys = bool(key_store(settings))
     except (OSError, ValueError) as error:
-        raise Exposed(f"The API keys cannot be read: {error}") from error
+        raise InsecureSettings(f"The API keys cannot be read: {error}") from error
     if has_keys or settings.is_loopback:
         return
-    raise Exposed(
+    raise InsecureSettings(
         f"Listening on {settings.host} lets others in, so an API key is needed: set CHUTES_API_KEYS, or run "
         "`chutes keys create NAME`, or pass --no-auth to let everybody in"
     )

@@ -12,7 +12,7 @@ from enum import IntEnum, StrEnum
 from typing import Any
 
 from chutes.chute import Chute
-from chutes.exception import ChutesError, Draining, Fatal, NotReady, Unavailable
+from chutes.exception import ChutesError, CommandError, Draining, Fatal, NotReady, Unavailable
 from chutes.loader import raised_at
 from chutes.server.admission import Admission
 
@@ -156,7 +156,7 @@ class Lifecycle:
 def describe(error: BaseException) -> str:
     """An exception in one line: what, and in which line of the author's it was raised."""
     text = " ".join(str(error).split())
-    if isinstance(error, ChutesError):
+    if isinstance(error, (ChutesError, CommandError)):
         return text
     kind = type(error).__name__
     return f"{kind}: {text}{raised_at(error)}" if text else f"{kind}{raised_at(error)}"

@@ -21,6 +21,7 @@ import uvicorn
 from uvicorn.server import HANDLED_SIGNALS
 
 from chutes.chute import Chute
+from chutes.exception import AddressUnavailable
 from chutes.loader import load_chute, locate
 from chutes.server import logs
 from chutes.server.auth import check_exposure
@@ -43,10 +44,6 @@ _NEARLY_ALL = 0.9  # of the file descriptors
 _DESCRIPTORS = "/dev/fd"
 
 
-class PortInUse(Exception):
-    """The address cannot be listened on."""
-
-
 class _StoppedError(KeyboardInterrupt):
     """A signal came while the chute's module was being imported."""
 
@@ -54,8 +51,8 @@ class _StoppedError(KeyboardInterrupt):
 def serve(target: str | Chute, settings: Settings | None = None) -> int:
     """Serve a chute, or the chute that a reference names, until a signal stops it. Return the exit code.
 
-    Raise Exposed, PortInUse or LoadError if serving cannot begin. After a later failure, or if the author's code still
-    runs after the grace period, end the process with one of the codes of `ExitCode`.
+    Raise CommandError if the server cannot start. After a later failure, or if the author's code still runs after the
+    grace period, end the process with one of the codes of `ExitCode`.
     """
     settings = settings or Settings()
     logs.configure(settings.log_level, settings.log_format)
@@ -97,7 +94,7 @@ def _serve(chute: Chute, settings: Settings, listener: socket.socket) -> ExitCod
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that has the port but does not listen yet. PortInUse says in one line what is in the way."""
+    """A socket that has the port but does not listen yet. AddressUnavailable says in one line what is in the way."""
     listener = None
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -112,8 +109,9 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _in_use(host: str, port: int, error: Exception) -> PortInUse:
-    return PortInUse(f"Cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}")
+def _in_use(host: str, port: int, error: Exception) -> AddressUnavailable:
+    reason = getattr(error, "strerror", None) or error
+    return AddressUnavailable(f"Cannot listen on {host}:{port}: {reason}. Choose another host or port.")
 
 
 class Server(uvicorn.Server):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from chutes.cli import _build_context
-from chutes.cli._build_context import AuthorFiles, ContextError
+from chutes.cli._build_context import AuthorFiles, BuildContextError
 from chutes.image import Image
 
 
@@ -58,21 +58,21 @@ def test_a_context_inside_of_what_is_added_does_not_hold_itself(author: AuthorFi
 def test_a_folder_with_something_else_in_it_is_left_alone(author: AuthorFiles, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other/Dockerfile").write_text("FROM scratch\n")
-    with pytest.raises(ContextError, match="--context"):
+    with pytest.raises(BuildContextError, match="--context"):
         _build_context.write(tmp_path / "other", image(), author)
     assert names(tmp_path / "other") == {"Dockerfile"}
 
 
 def test_a_source_outside_of_the_folder_is_refused(author: AuthorFiles, tmp_path: Path) -> None:
     (tmp_path / "secret").touch()
-    with pytest.raises(ContextError, match="outside"):
+    with pytest.raises(BuildContextError, match="outside"):
         _build_context.write(tmp_path / "context", image("../secret"), author)
 
 
 def test_a_source_that_has_gone_is_refused(author: AuthorFiles, tmp_path: Path) -> None:
     defined = image("a file")
     (author.root / "a file").unlink()
-    with pytest.raises(ContextError, match="a file, which does not exist"):
+    with pytest.raises(BuildContextError, match="a file, which does not exist"):
         _build_context.write(tmp_path / "context", defined, author)
 
 

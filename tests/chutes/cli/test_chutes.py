@@ -40,4 +40,4 @@ def test_a_setting_that_makes_no_sense_is_one_line(monkeypatch):
 def test_what_needs_a_cluster_says_so(command):
     done = run.invoke(app, ["chutes", command, "some-chute"])
     assert done.exit_code == 1
-    assert done.stderr == "Error: No cluster is running here: `chutes deploy` starts one.\n"
+    assert done.stderr == "Error: No cluster is running here. Start one with `chutes deploy`.\n"

@@ -67,7 +67,10 @@ def test_cards_are_written_properly(began):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--head", "--host", "203.0.113.7"], "Cannot listen on 203.0.113.7:8123: Cannot assign requested address"),
+        (
+            ["--head", "--host", "203.0.113.7"],
+            "Cannot listen on 203.0.113.7:8123: Cannot assign requested address. Choose another host or port",
+        ),
         (["--head", "--node-ip", "999.1.1.1"], "--node-ip is '999.1.1.1', which is not an IP address"),
         (
             ["--address", "nonsense"],

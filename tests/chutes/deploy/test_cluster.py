@@ -70,7 +70,7 @@ def test_a_cluster_that_is_gone_is_not_waited_for(tmp_path, monkeypatch):
         port = listener.getsockname()[1]
     note(tmp_path, f"127.0.0.1:{port}")
     assert cluster.find() is None
-    with pytest.raises(cluster.NoCluster, match="`chutes deploy` starts one"), cluster.connected():
+    with pytest.raises(cluster.NoCluster, match="Start one with `chutes deploy`"), cluster.connected():
         pass
     with pytest.raises(cluster.NoCluster, match=r"No cluster answers at no\.such\.host:1"):
         cluster.connected("no.such.host:1").__enter__()

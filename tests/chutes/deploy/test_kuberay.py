@@ -8,7 +8,7 @@ import yaml
 from chutes.chute import Chute, NodeSelector
 from chutes.deploy import application, kuberay
 from chutes.deploy.package import Package
-from chutes.server.auth import Exposed
+from chutes.server.auth import InsecureSettings
 
 pytest.importorskip("ray")
 
@@ -303,7 +303,7 @@ def test_the_application_is_built_in_the_cluster(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("CHUTES_KEYS_FILE", str(tmp_path / "keys.json"))
-    with pytest.raises(Exposed):
+    with pytest.raises(InsecureSettings):
         kuberay.application({"ref": "served_there:chute"})
     everybody = kuberay.application({"ref": "served_there:chute", "environment": {"CHUTES_NO_AUTH": "true"}})
     assert everybody._bound_deployment.max_ongoing_requests == 7

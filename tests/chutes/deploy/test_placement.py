@@ -3,7 +3,7 @@ import pytest
 from chutes._gpus import Gpu
 from chutes.chute import NodeSelector
 from chutes.deploy import placement
-from chutes.deploy.placement import Node, Unplaceable
+from chutes.deploy.placement import Node, Unschedulable
 
 LARGE = Node("1", "10.0.0.1", (Gpu("h100_sxm", 80),), 2)
 SMALL = Node("2", "10.0.0.2", (Gpu("4090", 24),), 4)
@@ -39,7 +39,7 @@ def test_selects_by_label():
 
 
 def test_refuses_with_what_the_nodes_have():
-    with pytest.raises(Unplaceable) as refused:
+    with pytest.raises(Unschedulable) as refused:
         placement.place(NodeSelector(min_vram_gb_per_gpu=141, exclude=["b200"]), [LARGE, SMALL])
     assert str(refused.value) == (
         "No node can run this: it needs 1 GPU of 141 GB, not b200, and there is "

@@ -31,14 +31,14 @@ def test_another_chute_with_the_same_slug_is_left_alone(monkeypatch, deploy):
     monkeypatch.setattr(registry, "recall", {there.slug: there}.get)
     monkeypatch.setattr(registry, "serve_details", lambda: {there.slug: {"status": "RUNNING"}})
     monkeypatch.setattr(rollout, "start", lambda _: pytest.fail("it was replaced"))
-    with pytest.raises(rollout.BadName, match=r"Foo\.bar is deployed at /myuser-foo-bar already"):
+    with pytest.raises(rollout.InvalidChuteName, match=r"Foo\.bar is deployed at /myuser-foo-bar already"):
         deploy(make_spec(name="foo-bar"), lambda *_: None)
 
 
 @pytest.mark.parametrize("deploy", [rollout.roll_out, rollout.start_unwatched])
 def test_a_chute_without_an_address_is_refused(monkeypatch, deploy):
     monkeypatch.setattr(registry, "recall", lambda _: pytest.fail("it was looked for"))
-    with pytest.raises(rollout.BadName, match="choose another --name"):
+    with pytest.raises(rollout.InvalidChuteName, match="choose another --name"):
         deploy(replace(make_spec(), slug=""), lambda *_: None)
 
 

@@ -10,7 +10,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from chutes.server.auth import AuthMiddleware, Exposed, check_exposure
+from chutes.server.auth import AuthMiddleware, InsecureSettings, check_exposure
 from chutes.server.keys import KeyStore
 from chutes.server.settings import Settings
 
@@ -193,14 +193,14 @@ def test_a_key_can_be_required_where_none_is_known(tmp_path: Path) -> None:
 )
 def test_exposure(tmp_path: Path, given: dict[str, Any], refused: bool) -> None:
     if refused:
-        with pytest.raises(Exposed, match="chutes keys create"):
+        with pytest.raises(InsecureSettings, match="chutes keys create"):
             check_exposure(settings(tmp_path, **given))
     else:
         check_exposure(settings(tmp_path, **given))
 
 
 def test_a_key_that_no_header_can_carry_is_refused() -> None:
-    with pytest.raises(Exposed, match="not ASCII"):
+    with pytest.raises(InsecureSettings, match="not ASCII"):
         check_exposure(Settings(api_keys="fine,s\u00e9cret"))  # type: ignore[arg-type]
 
 
@@ -213,5 +213,5 @@ def test_a_key_in_the_file_is_enough_to_be_exposed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 def test_keys_that_cannot_be_read_are_an_error_and_not_an_open_door(tmp_path: Path, host: str) -> None:
     (tmp_path / "keys.json").write_text("{")
-    with pytest.raises(Exposed, match="is not a key file"):
+    with pytest.raises(InsecureSettings, match="is not a key file"):
         check_exposure(settings(tmp_path, host=host))

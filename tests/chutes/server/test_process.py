@@ -4,10 +4,9 @@ from pathlib import Path
 import pytest
 
 from chutes.chute import Chute
-from chutes.exception import LoadError
+from chutes.exception import AddressUnavailable, InsecureSettings, LoadError
 from chutes.server import Settings, serve
-from chutes.server.auth import Exposed
-from chutes.server.process import PortInUse, bind
+from chutes.server.process import bind
 
 # How a process ends is shown by real ones, in tests/promises.
 
@@ -18,11 +17,11 @@ def test_bind_takes_the_port_and_does_not_listen_yet() -> None:
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port))
         held.listen()
-        with pytest.raises(PortInUse, match=f"Cannot listen on 127.0.0.1:{port}: Address already in use"):
+        with pytest.raises(AddressUnavailable, match=f"Cannot listen on 127.0.0.1:{port}: Address already in use"):
             bind("127.0.0.1", port)
 
 
-def test_whoever_listens_second_on_a_port_bound_twice_ends_with_a_line(
+def test_the_second_process_to_listen_on_a_port_bound_twice_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chutes.server.logs.configure", lambda *_: None)
@@ -32,7 +31,7 @@ def test_whoever_listens_second_on_a_port_bound_twice_ends_with_a_line(
         monkeypatch.setattr("chutes.server.process.bind", lambda *_: bound)
         first.listen()
         chute = Chute(username="me", name="late", image="none")
-        with pytest.raises(PortInUse, match=f"Cannot listen on 127.0.0.1:{port}: Address already in use"):
+        with pytest.raises(AddressUnavailable, match=f"Cannot listen on 127.0.0.1:{port}: Address already in use"):
             serve(chute, Settings(port=port, keys_file=tmp_path / "keys.json"))
 
 
@@ -44,9 +43,9 @@ def test_bind_knows_names_and_version_6() -> None:
 
 
 def test_an_address_that_is_none_of_ours() -> None:
-    with pytest.raises(PortInUse, match="Cannot listen on"):
+    with pytest.raises(AddressUnavailable, match="Cannot listen on"):
         bind("203.0.113.9", 0)
-    with pytest.raises(PortInUse, match="Cannot listen on"):
+    with pytest.raises(AddressUnavailable, match="Cannot listen on"):
         bind("no-such-host.invalid", 0)
 
 
@@ -54,5 +53,5 @@ def test_a_mistake_of_the_caller_is_raised(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("chutes.server.logs.configure", lambda *_: None)
     with pytest.raises(LoadError, match=r"missing\.py"):
         serve(str(tmp_path / "missing.py"), Settings(port=0, keys_file=tmp_path / "keys.json"))
-    with pytest.raises(Exposed, match="--no-auth"):
+    with pytest.raises(InsecureSettings, match="--no-auth"):
         serve("x", Settings(port=0, host="0.0.0.0", keys_file=tmp_path / "keys.json"))
