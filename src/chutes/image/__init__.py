@@ -1,4 +1,4 @@
-"""The container image a chute runs in."""
+"""The container image that a chute runs in."""
 
 from chutes.image.base import Image
 

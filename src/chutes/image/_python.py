@@ -1,8 +1,8 @@
-"""A Python of one's own in an image, whatever the distribution's is.
+"""Build directives that install a version of Python of the author's choice.
 
-Built from source, as that works on any Debian or Ubuntu for any version, brings pip, and gives a Python that pip
-may install into; the ready-made builds that exist are for one distribution, or are marked as managed by another
-tool. The compilers stay in the image: pip needs them for packages without wheels, and Triton at run time.
+Python is built from source, because that works for any version on any Debian or Ubuntu, includes pip, and yields an
+interpreter that pip may install packages into. The compilers stay in the image: pip needs them for packages without
+wheels, and Triton needs them at run time.
 """
 
 import re
@@ -11,10 +11,9 @@ from chutes.image.directive import APT, ENV, RUN, BaseDirective
 
 PREFIX = "/opt/python"
 
-# The newest release of each line that is known here.
-_NEWEST_PATCH = {"3.8": 20, "3.9": 25, "3.10": 19, "3.11": 14, "3.12": 13, "3.13": 12, "3.14": 3}
+_LATEST_PATCH = {"3.8": 20, "3.9": 25, "3.10": 19, "3.11": 14, "3.12": 13, "3.13": 12, "3.14": 3}
 
-_BUILD_NEEDS = (
+_BUILD_DEPENDENCIES = (
     "build-essential",
     "ca-certificates",
     "libbz2-dev",
@@ -34,25 +33,28 @@ _BUILD_NEEDS = (
 
 
 def full_version(version: str) -> str:
-    """`3.11` -> the newest known 3.11.z; a full version as it is. ValueError for anything else."""
-    if version in _NEWEST_PATCH:
-        return f"{version}.{_NEWEST_PATCH[version]}"
+    """Return the latest known release of a minor version (`3.11` -> `3.11.14`), or a full version unchanged.
+
+    Raise ValueError for anything else.
+    """
+    if version in _LATEST_PATCH:
+        return f"{version}.{_LATEST_PATCH[version]}"
     if re.fullmatch(r"3\.\d+\.\d+((a|b|rc)\d+)?", version):
         return version
-    known = ", ".join(_NEWEST_PATCH)
-    raise ValueError(f"with_python takes a version such as 3.11.9, or one of {known}, not {version!r}")
+    known = ", ".join(_LATEST_PATCH)
+    raise ValueError(f"Python version must be a full version such as 3.11.9, or one of {known}; got {version!r}.")
 
 
 def install_python(version: str) -> list[BaseDirective]:
-    """Directives that put `python`, `python3` and `pip` of this version first on the PATH."""
+    """Return the directives that put `python`, `python3` and `pip` of a version first on the PATH."""
     version = full_version(version)
-    folder = re.sub(r"[a-z].*", "", version)  # release candidates lie beside the release
+    folder = re.sub(r"[a-z].*", "", version)  # python.org keeps pre-releases in the folder of their release
     archive = f"https://www.python.org/ftp/python/{folder}/Python-{version}.tgz"
     source = f"/usr/src/Python-{version}"
     build = [
         f"wget -q -O /usr/src/python.tgz {archive}",
         "tar -xzf /usr/src/python.tgz -C /usr/src",
-        # The path of its library is written into it, so that no loader need be told.
+        # The rpath lets the interpreter find its shared library without a change to the loader's configuration.
         f'env -C {source} ./configure --prefix={PREFIX} --enable-shared LDFLAGS="-Wl,-rpath,{PREFIX}/lib"',
         f'make -C {source} -j"$(nproc)"',
         f"make -C {source} install",
@@ -61,7 +63,7 @@ def install_python(version: str) -> list[BaseDirective]:
         f"rm -rf {source} /usr/src/python.tgz",
     ]
     return [
-        APT("install", _BUILD_NEEDS),
+        APT("install", _BUILD_DEPENDENCIES),
         RUN(" \\\n    && ".join(build)),
         ENV("PATH", f"{PREFIX}/bin:$PATH"),
     ]

@@ -1,4 +1,7 @@
-"""Requirements in an author's shell commands: `pip3 install torch>=2.4.0` would write to a file named `=2.4.0`."""
+"""Quoting of pip requirements in shell commands.
+
+Unquoted, `pip install torch>=2.4.0` installs any version of torch and redirects the output to a file named `=2.4.0`.
+"""
 
 import re
 
@@ -8,22 +11,22 @@ _PIP_INSTALL = re.compile(
     """,
     re.VERBOSE,
 )
-# A name, extras, and versions of which one is compared by < or >. Not `2>err.log` nor `pip>log`: a version follows.
+# A name, extras, and version comparisons that contain < or >. A version must follow the operator, so that redirections
+# such as `2>err.log` and `pip>log` do not match.
 _VERSION = r"\d+(?:\.(?:\d+|\*))*(?:(?:a|b|rc)\d+)?(?:\.(?:post|dev)\d+)?(?:\+[\w.]+)?"
-_COMPARED = rf"(?:<=|>=|<|>|==|!=|~=){_VERSION}"
+_COMPARISON = rf"(?:<=|>=|<|>|==|!=|~=){_VERSION}"
 _REQUIREMENT = re.compile(
-    rf"""(?<!\S) [A-Za-z][\w.-]* (?:\[[\w,.-]*\])?  (?=\S*[<>]) {_COMPARED} (?:,{_COMPARED})* (?!\S)""", re.VERBOSE
+    rf"""(?<!\S) [A-Za-z][\w.-]* (?:\[[\w,.-]*\])?  (?=\S*[<>]) {_COMPARISON} (?:,{_COMPARISON})* (?!\S)""", re.VERBOSE
 )
 
 
 def quote_requirements(command: str) -> str:
-    """The command with the requirements that the shell would take for redirections in double quotes."""
+    """Return a shell command with each pip requirement that contains `<` or `>` in double quotes."""
     return _PIP_INSTALL.sub(_quote, command)
 
 
 def _quote(install: re.Match[str]) -> str:
     head, words = install[0].removesuffix(install["words"]), install["words"]
-    # Words in quotes already are left alone.
     parts = re.split(r"""("[^"]*"|'[^']*')""", words)
     return head + "".join(
         part if part[:1] in {'"', "'"} else _REQUIREMENT.sub(lambda found: f'"{found[0]}"', part) for part in parts

@@ -1,4 +1,4 @@
-"""An image as an author writes it; `str(image)` is its Dockerfile."""
+"""The builder of a container image; `str(image)` is its Dockerfile."""
 
 import inspect
 import re
@@ -30,6 +30,7 @@ from chutes.image.directive import (
 from chutes.util.context import is_remote
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-_.]*", re.IGNORECASE)
+_NAME_RULE = "Use letters, digits, '-', '_' and '.', and start with a letter or digit."
 _REFERENCE = re.compile(
     r"(?:[a-z0-9][a-z0-9.-]*(?::\d+)?/)?"  # host
     r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*"  # path
@@ -47,10 +48,15 @@ _LAST_PORT = 65_535
 
 
 class Image:
-    """The container image of a chute, step by step; each method returns the image.
+    """A container image, built step by step: each method adds a Dockerfile directive and returns the image.
 
-    `base_image` is the same as `from_base`, `python_version` the same as `with_python`, `description` the same as
-    `readme`.
+    `chutes build` builds the image and tags it `username/name:tag`, in lower case. `name` and `tag` consist of letters,
+    digits, `-`, `_` and `.`, and start with a letter or digit; otherwise ValueError is raised.
+
+    `base_image` is a shortcut for `from_base`, and `python_version` for `with_python`. `description` is another name of
+    `readme`, the text about the image. An unknown argument has no effect and causes a ChutesWarning.
+
+    Methods raise AssertionError for an invalid argument, and ValueError for a value with a line break.
     """
 
     default_base_image = "parachutes/python:3.12"
@@ -83,87 +89,110 @@ class Image:
 
     @property
     def uid(self) -> str:
-        """The same id for the same user, name and tag, everywhere."""
+        """The image's id: a UUID computed from username, name and tag, in lower case."""
         return self._uid
 
     @property
     def name(self) -> str:
-        """What it is called: letters, digits, `-`, `_` and `.`."""
+        """The image's name."""
         return self._name
 
     @name.setter
     def name(self, name: str) -> None:
         if not _NAME.fullmatch(name):
-            raise ValueError(f"Invalid image name: {name}")
+            raise ValueError(f"Invalid image name: {name!r}. {_NAME_RULE}")
         self._name = name
 
     @property
     def tag(self) -> str:
-        """Which version of it: letters, digits, `-`, `_` and `.`."""
+        """The image's tag, usually its version."""
         return self._tag
 
     @tag.setter
     def tag(self, tag: str) -> None:
         if not _NAME.fullmatch(tag):
-            raise ValueError(f"Invalid image tag: {tag}")
+            raise ValueError(f"Invalid image tag: {tag!r}. {_NAME_RULE}")
         self._tag = tag
 
     def __str__(self) -> str:
         lines: list[str] = []
-        before: BaseDirective | None = None
+        previous: BaseDirective | None = None
         for directive in self._directives:
-            # What the author wrote as separate steps stays separate layers.
-            separate = ("DL3059",) if isinstance(directive, RUN) and isinstance(before, RUN) else ()
+            # Each `run_command` stays a layer of its own, which hadolint's DL3059 would merge.
+            separate = ("DL3059",) if isinstance(directive, RUN) and isinstance(previous, RUN) else ()
             if ignore := (*directive.ignore, *separate):
                 lines.append(f"# hadolint ignore={','.join(ignore)}")
             lines.append(str(directive))
-            before = directive
+            previous = directive
         return "\n".join(lines)
 
     @property
     def sources(self) -> list[str]:
-        """The files and folders that it takes, relative to the current folder; patterns as written."""
+        """The local files, folders and glob patterns that `add` and `copy` name, relative to the current folder."""
         return [d.source for d in self._directives if isinstance(d, ADD) and not d.is_remote]
 
-    # What it starts from.
+    # Base image
 
     def from_base(self, base_image: str) -> Self:
-        """Start from this image."""
+        """Set the base image, such as `nvidia/cuda:12.4.1-runtime-ubuntu22.04`.
+
+        Emits `FROM base_image` as the first line, in place of the default. The last call counts.
+        """
         _require(_REFERENCE, base_image, "image reference")
         self._directives = [FROM(base_image), *(d for d in self._directives if not isinstance(d, FROM))]
         return self
 
     def with_python(self, version: str = "3.10.15") -> Self:
-        """Put this Python first on the PATH; `3.11` means its newest release."""
+        """Build a version of Python from source and put its `python`, `python3` and `pip` first on the PATH.
+
+        `3.11` means the latest known release of 3.11. Emits `RUN` directives that install the build tools and build
+        Python in /opt/python, and `ENV PATH`. The base image must be a Debian or Ubuntu. Raises ValueError for an
+        invalid version.
+        """
         return self._append(*install_python(version))
 
     def with_arg(self, name: str, default: str | None = None) -> Self:
-        """Take a build argument."""
+        """Declare a build argument, and its default if there is one.
+
+        Emits `ARG name` or `ARG name=default`. Set it with `docker build --build-arg name=value`.
+        """
         _require(_VARIABLE, name, "build argument")
         return self._append(ARG(name, None if default is None else str(default)))
 
-    # What is installed.
+    # Packages and commands
 
     def apt_install(self, *packages: str | list[str]) -> Self:
-        """Install packages of the distribution: one, several, or a list; `name=version` pins one."""
+        """Install Debian packages, given as names or lists of names. `name=version` pins a version.
+
+        Emits one `RUN` directive with `apt-get update`, `apt-get install --no-install-recommends`, and the removal of
+        the package lists.
+        """
         return self._append(APT("install", _packages(packages)))
 
     def apt_remove(self, *packages: str | list[str]) -> Self:
-        """Remove packages of the distribution."""
+        """Remove Debian packages, given as names or lists of names. Emits `RUN apt-get remove -y`."""
         return self._append(APT("remove", _packages(packages)))
 
     def pip_install(self, *packages: str | list[str], index_url: str | None = None) -> Self:
-        """Install packages of Python: requirements, or options of pip such as `-r requirements.txt`."""
+        """Install Python packages, given as requirements such as `torch>=2.4`, or as options of pip.
+
+        An option and its value are one argument: `"-r requirements.txt"`. Emits `RUN pip install --no-cache-dir`, with
+        `--index-url` if given. Requirements are quoted for the shell.
+        """
         words = [word for package in _flat(packages) for word in _pip_words(package)]
         if not words:
-            raise AssertionError("pip_install needs a package")
+            raise AssertionError("pip_install() requires at least one package.")
         return self._append(PIP([*words, *(["--index-url", index_url] if index_url else [])]))
 
     def run_command(self, command: str) -> Self:
-        """Run a shell command as written, but that requirements such as `torch>=2.4` after `pip install` are quoted."""
+        """Run a shell command while the image is built. Emits `RUN command`.
+
+        Several lines become a script that stops at the first error. Requirements such as `torch>=2.4` after
+        `pip install` are put in quotes, because the shell would read `>` as a redirection.
+        """
         return self._append(RUN(quote_requirements(command)))
 
-    # What is put in.
+    # Files
 
     def add(
         self,
@@ -176,10 +205,14 @@ class Image:
         exclude: list[str] | None = None,
         build_dir: str | None = None,
     ) -> Self:
-        """Add files of the current folder, or from an address; the first two options are for addresses.
+        """Add a file, a folder, or the matches of a glob pattern from the current folder; or the contents of a URL.
 
-        AssertionError when nothing there matches. Inside a built image this does nothing, as the files are in it.
-        `exclude` and `build_dir` concern upstream's upload and are accepted only.
+        Emits `COPY source dest`, or `ADD source dest` for a URL, a Git repository or a tar archive, which is unpacked.
+        `chown` (`user:group`) and `chmod` (`755`) set the owner and the mode. For a URL, `checksum`
+        (`sha256:` and 64 hex digits) verifies the download. For a Git repository, `keep_git_dir` keeps its .git folder.
+
+        Raises AssertionError if a local source does not exist. Inside a built image, where `is_remote()` is true, the
+        method has no effect, because the image contains the files already. `exclude` and `build_dir` have no effect.
         """
         if is_remote():
             return self
@@ -192,34 +225,34 @@ class Image:
             chmod=_checked(_MODE, chmod, "mode"),
         )
         if not directive.is_remote and not _exists(source):
-            raise AssertionError(f"There is nothing to add at {source!r}")
+            raise AssertionError(f"The image adds {source!r}, which does not exist in {Path.cwd()}.")
         return self._append(directive)
 
     def copy(self, source: str, dest: str, chown: str | None = None, chmod: str | None = None) -> Self:
-        """Copy files or folders of the current folder into the image."""
+        """Copy a file, a folder, or the matches of a glob pattern from the current folder. Same as `add`."""
         return self.add(source, dest, chown=chown, chmod=chmod)
 
     copy_file = copy
 
-    # What it runs as.
+    # Container
 
     def with_env(self, key: str, value: str) -> Self:
-        """Set an environment variable; `$NAME` in its value is replaced."""
+        """Set an environment variable. Emits `ENV key=value`. Docker replaces `$NAME` in the value."""
         _require(_VARIABLE, key, "environment variable")
         return self._append(ENV(key, str(value)))
 
     def set_workdir(self, directory: str) -> Self:
-        """Change the folder."""
+        """Set the working directory. Emits `WORKDIR directory`."""
         return self._append(WORKDIR(directory))
 
     def set_user(self, user: str) -> Self:
-        """Change the user."""
+        """Set the user, by name or number, for the following directives and the container. Emits `USER user`."""
         return self._append(USER(user))
 
     def expose_port(self, port: int) -> Self:
-        """Name a port that is listened on."""
+        """Declare a port that the container listens on, from 1 to 65535. Emits `EXPOSE port`."""
         if not 0 < int(port) <= _LAST_PORT:
-            raise AssertionError(f"Not a port: {port!r}")
+            raise AssertionError(f"Port must be from 1 to {_LAST_PORT}; got {port!r}.")
         return self._append(EXPOSE(str(port)))
 
     def with_healthcheck(
@@ -230,7 +263,11 @@ class Image:
         start_period: str | float | None = None,
         retries: int | None = None,
     ) -> Self:
-        """Ask with this command whether the container is well; times in seconds, or as `30s`. The last one counts."""
+        """Set the command that checks whether the container is healthy. The last call counts.
+
+        Emits `HEALTHCHECK`. A string runs in a shell, a list is run as it is. Times are seconds, or strings such as
+        `30s` and `1m30s`. The container is unhealthy after `retries` failures in a row.
+        """
         return self._replace(
             HEALTHCHECK(
                 command,
@@ -242,22 +279,25 @@ class Image:
         )
 
     def with_entrypoint(self, *command: str | list[str]) -> Self:
-        """Run this when the container starts: a command line, its words, or a list of them. The last one counts."""
+        """Set the command that the container runs: one command line, or its words. The last call counts.
+
+        Emits `ENTRYPOINT` with a JSON list. `chutes build` adds a `CMD`, so an entrypoint must run its arguments.
+        """
         words = _flat(command)
         return self._replace(ENTRYPOINT(shlex.split(words[0]) if len(words) == 1 else words))
 
-    # What is said of it.
+    # Metadata
 
     def with_maintainer(self, maintainer: str) -> Self:
-        """Say who looks after it."""
+        """Set the maintainer. Emits `LABEL maintainer="…"`."""
         return self._append(MAINTAINER(maintainer))
 
     def with_label(self, key: str, value: str) -> Self:
-        """Set a label."""
+        """Set a label. Emits `LABEL key="value"`."""
         _require(_LABEL, key, "label")
         return self._append(LABEL(key, str(value)))
 
-    # The same under the names that are in use elsewhere.
+    # Upstream's other names of the same methods
 
     run = run_command
     env = with_env
@@ -280,7 +320,7 @@ def _exists(pattern: str) -> bool:
 
 def _require(pattern: re.Pattern[str], value: str, what: str) -> str:
     if not pattern.fullmatch(value):
-        raise AssertionError(f"Not a valid {what}: {value!r}")
+        raise AssertionError(f"Invalid {what}: {value!r}.")
     return value
 
 
@@ -295,12 +335,12 @@ def _flat(values: tuple[str | list[str], ...]) -> list[str]:
 def _packages(packages: tuple[str | list[str], ...]) -> list[str]:
     names = [name for package in _flat(packages) for name in package.split()]
     if not names:
-        raise AssertionError("A package is needed")
+        raise AssertionError("At least one package is required.")
     return [_require(_PACKAGE, name, "package name") for name in names]
 
 
 def _pip_words(package: str) -> list[str]:
-    """An option and its value are two words; a requirement is one, whatever spaces it has."""
+    """Split an option from its value. A requirement stays one word, even if it contains spaces."""
     return shlex.split(package) if package.startswith("-") else [package.strip()]
 
 

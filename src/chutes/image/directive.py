@@ -1,4 +1,7 @@
-"""The instructions of a Dockerfile: what each takes, and how it is written so that Docker reads what was meant."""
+"""The directives of a Dockerfile, one class each.
+
+`str(directive)` is the text that Docker reads, with values quoted where Docker would otherwise split or expand them.
+"""
 
 import json
 import re
@@ -12,7 +15,7 @@ _ARCHIVE = re.compile(r"\.(tar|tar\.(gz|bz2|xz|zst)|tgz|tbz2?|txz)$")
 
 
 class DirectiveType(StrEnum):
-    """The instructions there are."""
+    """The Dockerfile instructions that the builder can emit."""
 
     FROM = "FROM"
     ARG = "ARG"
@@ -30,19 +33,22 @@ class DirectiveType(StrEnum):
 
 @dataclass
 class BaseDirective:
-    """One instruction; `str()` is its text."""
+    """A Dockerfile instruction and its arguments.
+
+    Raise ValueError if the arguments contain a line break, which only RUN may have.
+    """
 
     args: str
     type: ClassVar[DirectiveType]
 
     @property
     def ignore(self) -> tuple[str, ...]:
-        """Rules of hadolint that ask for what the author did not say, and need not."""
+        """The rules of hadolint that are turned off for this directive, because they concern the author's choices."""
         return ()
 
     def __post_init__(self) -> None:
         if "\n" in self.args and self.type is not DirectiveType.RUN:
-            raise ValueError(f"{self.type} takes one line, not {self.args!r}")
+            raise ValueError(f"{self.type} must be on one line; got {self.args!r}.")
 
     def __str__(self) -> str:
         return f"{self.type} {self.args}"
@@ -55,7 +61,10 @@ class FROM(BaseDirective):
 
 
 class RUN(BaseDirective):
-    """A shell command. Several lines that are not one command already become a script that stops at the first error."""
+    """A shell command.
+
+    Several lines become a script that stops at the first error, unless backslashes join them to one command.
+    """
 
     type = DirectiveType.RUN
 
@@ -67,12 +76,12 @@ class RUN(BaseDirective):
         end = "EOF"
         while end in lines:
             end += "_"
-        # hadolint wants an empty line after it.
+        # hadolint requires an empty line after a here-document.
         self.args = "\n".join([f"<<{end}", "set -e", *lines, end, ""])
 
 
 class APT(RUN):
-    """Packages of the distribution, to `install` or to `remove`."""
+    """A command that installs or removes Debian packages. `action` is `install` or `remove`."""
 
     def __init__(self, action: str, packages: Iterable[str]) -> None:
         names = " ".join(packages)
@@ -88,12 +97,12 @@ class APT(RUN):
 
     @property
     def ignore(self) -> tuple[str, ...]:
-        """Which versions to pin is the author's to say."""
+        """The rule that asks for pinned versions, unless all versions are pinned."""
         return () if self._pinned else ("DL3008",)
 
 
 class PIP(RUN):
-    """Packages of Python, with pip's own options among them where they are given."""
+    """A command that installs Python packages. `packages` may contain options of pip."""
 
     def __init__(self, packages: Iterable[str]) -> None:
         words = list(packages)
@@ -102,12 +111,15 @@ class PIP(RUN):
 
     @property
     def ignore(self) -> tuple[str, ...]:
-        """Which versions to pin is the author's to say."""
+        """The rule that asks for pinned versions, unless all versions are pinned."""
         return () if self._pinned else ("DL3013",)
 
 
 class ADD(BaseDirective):
-    """Files from an address or the build context. The latter are copied, or unpacked if they are a tar archive."""
+    """Files from a URL, a Git repository or the build context.
+
+    Files of the build context are copied with COPY. Tar archives are unpacked with ADD.
+    """
 
     type = DirectiveType.ADD
 
@@ -118,7 +130,7 @@ class ADD(BaseDirective):
 
     @property
     def is_remote(self) -> bool:
-        """Whether the source is an address."""
+        """Whether the source is a URL."""
         return "://" in self.source
 
     def __str__(self) -> str:
@@ -127,13 +139,13 @@ class ADD(BaseDirective):
 
 
 class WORKDIR(BaseDirective):
-    """The folder that what follows happens in."""
+    """The working directory of the following directives and of the container."""
 
     type = DirectiveType.WORKDIR
 
 
 class ENV(BaseDirective):
-    """An environment variable; `$NAME` in its value is replaced."""
+    """An environment variable. Docker replaces `$NAME` in its value."""
 
     type = DirectiveType.ENV
 
@@ -142,7 +154,7 @@ class ENV(BaseDirective):
 
 
 class ARG(BaseDirective):
-    """A build argument."""
+    """A build argument and its default."""
 
     type = DirectiveType.ARG
 
@@ -151,7 +163,7 @@ class ARG(BaseDirective):
 
 
 class LABEL(BaseDirective):
-    """A label."""
+    """A label of the image."""
 
     type = DirectiveType.LABEL
 
@@ -160,31 +172,31 @@ class LABEL(BaseDirective):
 
 
 class MAINTAINER(LABEL):
-    """Who looks after it: a label, since the instruction of this name is deprecated."""
+    """The maintainer, as a label, because Docker deprecates its MAINTAINER instruction."""
 
     def __init__(self, maintainer: str) -> None:
         super().__init__("maintainer", maintainer)
 
 
 class USER(BaseDirective):
-    """Who runs what follows."""
+    """The user of the following directives and of the container."""
 
     type = DirectiveType.USER
 
     @property
     def ignore(self) -> tuple[str, ...]:
-        """Names are as good as numbers where the image itself makes the user."""
+        """The rule that asks for a numeric user, which is needless if the image itself creates the user."""
         return () if re.fullmatch(r"\d+(:\d+)?", self.args) else ("DL3066",)
 
 
 class EXPOSE(BaseDirective):
-    """A port that is listened on."""
+    """A port that the container listens on."""
 
     type = DirectiveType.EXPOSE
 
 
 class HEALTHCHECK(BaseDirective):
-    """A command that tells whether the container is well."""
+    """A command that checks whether the container is healthy. A string runs in a shell."""
 
     type = DirectiveType.HEALTHCHECK
 
@@ -195,7 +207,7 @@ class HEALTHCHECK(BaseDirective):
 
 
 class ENTRYPOINT(BaseDirective):
-    """The command that the container runs."""
+    """The command that the container runs, as a list of words."""
 
     type = DirectiveType.ENTRYPOINT
 
@@ -204,7 +216,7 @@ class ENTRYPOINT(BaseDirective):
 
 
 def quoted(value: str) -> str:
-    """A value as it stands, or in double quotes where Docker would split it or read it otherwise."""
+    """Return a value, in double quotes if Docker would otherwise split it."""
     return value if _PLAIN_VALUE.fullmatch(value) else _in_quotes(value)
 
 
@@ -213,10 +225,10 @@ def _in_quotes(value: str) -> str:
 
 
 def paths(source: str, dest: str) -> str:
-    """Source and destination, as JSON where one of them has spaces."""
+    """Return source and destination, as JSON if one of them contains spaces."""
     return json.dumps([source, dest]) if re.search(r"\s", source + dest) else f"{source} {dest}"
 
 
 def shell_word(word: str) -> str:
-    """One word for the shell: in quotes if it would take any of it for its own, as the `>` of `torch>=2.4`."""
+    """Return a word for the shell, in double quotes if it has special characters, such as the `>` of `torch>=2.4`."""
     return word if re.fullmatch(r"[\w./:@%+,=~-]+", word) else _in_quotes(word)

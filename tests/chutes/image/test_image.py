@@ -22,7 +22,7 @@ def make(**options: Any) -> Image:
 
 
 def lines(image: Image) -> list[str]:
-    """What follows the first line, without hadolint's comments."""
+    """The lines after the first one, without comments for hadolint."""
     return [line for line in str(image).splitlines()[1:] if not line.startswith("# hadolint")]
 
 
@@ -39,7 +39,7 @@ def test_uid(username: str, name: str, tag: str, uid: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "-a", ".a", "a b", "a:b"])
-def test_names_and_tags_that_are_none(name: str) -> None:
+def test_invalid_names_and_tags_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="Invalid image name"):
         make(name=name)
     with pytest.raises(ValueError, match="Invalid image tag"):
@@ -49,7 +49,7 @@ def test_names_and_tags_that_are_none(name: str) -> None:
         image.tag = name
 
 
-def test_the_least() -> None:
+def test_a_minimal_image() -> None:
     assert str(Image("u", "n", "t")) == "FROM parachutes/python:3.12"
     assert Image("u", "n", "t", "about it").readme == "about it"
     assert str(make().from_base("nvidia/cuda:12.4.1-runtime-ubuntu22.04")) == (
@@ -67,12 +67,12 @@ def test_base_images(reference: str) -> None:
 
 
 @pytest.mark.parametrize("reference", ["", "a b", "a:b:c", "a@sha256:1", "a\nRUN x"])
-def test_base_images_that_are_none(reference: str) -> None:
+def test_invalid_base_images_are_refused(reference: str) -> None:
     with pytest.raises(AssertionError):
         make().from_base(reference)
 
 
-def test_keywords_in_use_elsewhere() -> None:
+def test_keyword_arguments_of_upstream() -> None:
     image = make(base_image="ubuntu:22.04", python_version="3.11", description="about it")
     assert str(image).startswith("FROM ubuntu:22.04\n")
     assert "Python-3.11." in str(image)
@@ -159,7 +159,7 @@ REFUSED: list[Callable[[Image], Image]] = [
 
 
 @pytest.mark.parametrize("build", REFUSED, ids=range(len(REFUSED)))
-def test_what_is_refused(build: Callable[[Image], Image]) -> None:
+def test_invalid_arguments_are_refused(build: Callable[[Image], Image]) -> None:
     with pytest.raises(AssertionError):
         build(make())
 
@@ -169,12 +169,12 @@ def test_what_is_refused(build: Callable[[Image], Image]) -> None:
     [lambda i: i.with_env("A", "x\nRUN y"), lambda i: i.set_workdir("/a\nRUN y"), lambda i: i.with_label("a", "\n")],
     ids=["env", "workdir", "label"],
 )
-def test_no_line_can_be_smuggled_in(build: Callable[[Image], Image]) -> None:
-    with pytest.raises(ValueError, match="one line"):
+def test_a_value_cannot_add_a_line(build: Callable[[Image], Image]) -> None:
+    with pytest.raises(ValueError, match="must be on one line"):
         build(make())
 
 
-def test_packages_may_be_pinned_and_named_as_debian_names_them() -> None:
+def test_package_names_and_versions_of_debian() -> None:
     image = make().apt_install("libstdc++6 python3.11", "git=1:2.34.1-1ubuntu1~22.04")
     assert "libstdc++6 python3.11 git=1:2.34.1-1ubuntu1~22.04 " in str(image)
 
@@ -207,12 +207,12 @@ def test_add_and_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert image.sources == ["*.py", f"{tmp_path}/x.py", "a b", "x.py", "w.tar.gz"]
 
 
-def test_inside_a_built_image_nothing_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inside_a_built_image_no_source_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHUTES_EXECUTION_CONTEXT", "REMOTE")
     assert lines(make().add("nowhere", "/x").copy("nowhere", "/x")) == []
 
 
-def test_commands_of_several_lines() -> None:
+def test_multiline_commands() -> None:
     one = make().run_command("apt-get update \\\n  && echo a")
     assert lines(one) == ["RUN apt-get update \\", "  && echo a"]
     script = make().run_command("\nset -x\nfor i in 1 2; do\n  echo $i\ndone\n").run_command("echo EOF\nEOF")
@@ -251,8 +251,8 @@ def everything() -> Image:
     )
 
 
-def test_what_is_generated_lints_clean() -> None:
-    """Whatever the rules are by default; those that ask for the author's decisions are switched off in the text."""
+def test_hadolint_finds_nothing() -> None:
+    """With its default rules. Those that concern the author's decisions are turned off in the Dockerfile."""
     found = subprocess.run(
         [HADOLINT, "--no-color", "--format", "json", "-"],
         input=str(everything()),
@@ -265,12 +265,12 @@ def test_what_is_generated_lints_clean() -> None:
     assert found.returncode == 0
 
 
-def test_rules_are_switched_off_only_where_they_would_complain() -> None:
+def test_rules_are_turned_off_only_where_they_would_match() -> None:
     image = make(base_image="ubuntu:22.04").apt_install("git=1").with_user("1000:1000").pip_install("a==1")
     assert "hadolint" not in str(image)
 
 
-def test_names_of_ready_made_images() -> None:
+def test_names_of_prebuilt_images() -> None:
     assert VLLM == "chutes/vllm:nightly-2025111700"
     assert SGLANG == "chutes/sglang:nightly-2025111800"
     assert DIFFUSION == "chutes/diffusion:0.34.0.po"

@@ -37,5 +37,5 @@ def test_requirements_are_quoted(written: str, meant: str) -> None:
         "pip install out>log.txt",
     ],
 )
-def test_redirections_and_all_else_are_left_alone(command: str) -> None:
+def test_redirections_and_other_commands_are_unchanged(command: str) -> None:
     assert quote_requirements(command) == command

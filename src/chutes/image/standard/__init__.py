@@ -1,1 +1,1 @@
-"""Names of ready-made images."""
+"""Names of prebuilt images."""

@@ -1,3 +1,3 @@
-"""The image that a server of diffusers runs in."""
+"""The prebuilt image for chutes that run diffusers."""
 
 DIFFUSION = "chutes/diffusion:0.34.0.po"

@@ -1,3 +1,3 @@
-"""The image that a server of SGLang runs in."""
+"""The prebuilt image for chutes that run SGLang."""
 
 SGLANG = "chutes/sglang:nightly-2025111800"

@@ -1,3 +1,3 @@
-"""The image that a server of vLLM runs in."""
+"""The prebuilt image for chutes that run vLLM."""
 
 VLLM = "chutes/vllm:nightly-2025111700"
