@@ -8,7 +8,7 @@ import sys
 import unicodedata
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Unpack
 from uuid import NAMESPACE_OID, uuid5
 
 from fastapi import FastAPI, Request
@@ -18,13 +18,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chutes._warn import warn
 from chutes.chute import _options
-from chutes.chute._loop.hooks import Hook, by_priority, check_parentheses, make_hook
+from chutes.chute._loop.hooks import Hook, by_priority, make_hook
 from chutes.chute._loop.user_loop import UserLoop
+from chutes.chute._options import ChuteOptions
 from chutes.chute._progress import Progress
 from chutes.chute._routing.route import ChuteRoute
 from chutes.chute._routing.routes import Routes
-from chutes.chute.cord import Cord, Function
-from chutes.chute.job import Job
+from chutes.chute.cord import Cord, CordOptions, Function
+from chutes.chute.job import Job, JobDecorator, JobOptions
 from chutes.chute.node_selector import NodeSelector
 from chutes.exception import ChutesError
 from chutes.image import Image
@@ -34,20 +35,49 @@ __all__ = ["Chute", "ChutePack", "is_remote"]
 
 log = logging.getLogger(__name__)
 
-_SLUG_LENGTH = 58  # of a label in a host name, with room for a suffix
+_SLUG_LENGTH = 58  # of the 63 characters of a host name's label; the rest is room for a suffix
 
 
 class Chute(FastAPI):
-    """A service: what it needs (image, GPUs), what it loads (startup hooks), what it answers (cords).
+    """An inference service: a FastAPI application made of decorated functions.
 
-    - `concurrency`: how many requests run at once, and how many threads plain `def` handlers have.
-    - `max_instances` (`max_replicas`), `min_replicas`: how many copies a cluster may and must run.
-    - `scaling_threshold`: the utilisation, 0 to 1, above which there is one more; `scale_up_threshold`: the same by
-      the number of requests that wait.
-    - `shutdown_after_seconds` (`scale_down_delay`): for how long a copy is idle before it goes.
-    - `passthrough_headers`: what passthrough cords send to their upstream.
+    Its cords answer HTTP requests, its jobs run in the background, and its hooks load and release the model.
 
-    FastAPI's own keyword arguments are passed on; unknown ones are kept in `extra` and warned of.
+    Args:
+        username: The owner's name; part of `uid` and `slug`.
+        name: The chute's name; must not be empty.
+        image: The container image: an `Image`, or the name of one that exists.
+        tagline: A summary in one line.
+        readme: A description in Markdown.
+        standard_template: The name of the template that made this chute.
+        revision: The commit of the model that is served. It is only kept as an attribute.
+        node_selector: The GPUs that one replica needs; None runs anywhere.
+        concurrency: The number of requests that run at once, and of threads for plain `def` handlers.
+        max_instances: The most replicas that a cluster runs. Other name: `max_replicas`.
+        shutdown_after_seconds: Seconds of low load before the cluster removes a replica. Other name:
+            `scale_down_delay`.
+        scaling_threshold: Utilization, from 0 to 1, above which the cluster adds a replica.
+        passthrough_headers: Headers that passthrough cords send to their upstream.
+        min_replicas: The fewest replicas that a cluster runs. Other name: `min_instances`.
+        scale_up_threshold: Number of waiting requests above which the cluster adds a replica. A value between 0 and 1
+            is a `scaling_threshold`.
+        allow_external_egress: No effect. Outgoing connections are never restricted.
+        encrypted_fs: No effect. Files are not encrypted.
+        tee: No effect. The chute does not run in a trusted execution environment.
+        lock_modules: No effect. Python modules are not locked.
+        options: FastAPI's keyword arguments. At run time, an unknown one is kept in `extra` with a warning.
+
+    Attributes:
+        uid: An identifier that depends only on `username` and `name`.
+        slug: `username` and `name` as one label of a host name.
+        cords: The cords that are served.
+        jobs: The jobs that can be run.
+        extra: Unknown keyword arguments.
+        executor: The event loop and the threads that run the author's code.
+        progress: What a startup hook is doing; `/ready` shows it while the chute loads.
+        info: Facts about the loaded model; `/ready` shows them once the chute serves.
+        failure: Why only a new process can recover, or None.
+        lifecycle_managed: Whether the server runs the hooks, in place of the ASGI lifespan.
     """
 
     def __init__(
@@ -72,149 +102,98 @@ class Chute(FastAPI):
         *,
         min_replicas: int = 1,
         scale_up_threshold: float | None = None,
-        **kwargs: Any,
+        **options: Unpack[ChuteOptions],
     ) -> None:
-        settings: dict[str, Any] = {
+        if not name:
+            raise ValueError(f"Chute name must not be empty; got {name!r}.")
+        scaling: dict[str, Any] = {
             "max_instances": max_instances,
             "min_replicas": min_replicas,
             "scaling_threshold": scaling_threshold,
             "scale_up_threshold": scale_up_threshold,
             "shutdown_after_seconds": shutdown_after_seconds,
         }
-        if not name:
-            raise ValueError("name= is empty: a chute goes by it")
         parameters = inspect.signature(Chute.__init__).parameters
-        _options.take_aliases(kwargs, settings, {key: parameters[key].default for key in settings})
-        fastapis, extra = _options.split(kwargs, parameters.keys() - {"self", "kwargs"})
-        super().__init__(**{"title": name, "summary": tagline or None, "description": readme, **fastapis})
-        self.extra = extra
+        given = _options.take_aliases({**options}, scaling, {key: parameters[key].default for key in scaling})
+        fastapi_options, self.extra = _options.split(given, parameters.keys() - {"self", "options"})
+        _options.warn_without_effect(
+            "Chute",
+            allow_external_egress=allow_external_egress,
+            encrypted_fs=encrypted_fs,
+            tee=tee,
+            lock_modules=lock_modules,
+        )
+        super().__init__(**{"title": name, "summary": tagline or None, "description": readme, **fastapi_options})
 
-        self._username = username
-        self._name = name
-        self._image = image
-        self._tagline = tagline
-        self._readme = readme
-        self._standard_template = standard_template
-        self._node_selector = node_selector
-        self._uid = str(uuid5(NAMESPACE_OID, f"{username}::chute::{name}"))
+        self.username = self._username = username
+        self.name = self._name = name
+        self.uid = str(uuid5(NAMESPACE_OID, f"{username}::chute::{name}"))
+        self.slug = _slug(username, name)
+        self.image = self._image = image
+        self.tagline = tagline
+        self.readme = readme
+        self.standard_template = self._standard_template = standard_template
         self.revision = revision
+        self.node_selector = node_selector
         self.concurrency = concurrency
-        self.max_instances: int = settings["max_instances"]
-        self.min_replicas: int = settings["min_replicas"]
-        self.scaling_threshold: float = settings["scaling_threshold"]
-        self.scale_up_threshold: float | None = settings["scale_up_threshold"]
-        self.shutdown_after_seconds: int = settings["shutdown_after_seconds"]
+        self.max_instances: int = scaling["max_instances"]
+        self.min_replicas: int = scaling["min_replicas"]
+        self.scaling_threshold: float = scaling["scaling_threshold"]
+        self.scale_up_threshold: float | None = scaling["scale_up_threshold"]
+        self.shutdown_after_seconds: int = scaling["shutdown_after_seconds"]
+        self.max_replicas, self.scale_down_delay = self.max_instances, self.shutdown_after_seconds
         self.allow_external_egress = allow_external_egress
         self.encrypted_fs = encrypted_fs
         self.passthrough_headers = dict(passthrough_headers or {})
         self.tee = tee
         self.lock_modules = lock_modules
+        self._set_up()
 
+    def _set_up(self) -> None:
+        """Create what the chute keeps besides its arguments."""
         self.progress = Progress()
         self.info: dict[str, object] = {}
         self.failure: str | None = None
         self.lifecycle_managed = False
+        self.executor = UserLoop(self.concurrency, self._on_fatal)
         self.router.route_class = ChuteRoute
-        self._cords = Routes(self.router)
-        self._jobs: list[Job] = []
+        self.router.lifespan_context = self._with_hooks(self.router.lifespan_context)
+        self._routes = Routes(self.router)
+        self.cords: list[Cord] = self._routes.cords
+        self._cords = self.cords
+        self.jobs: list[Job] = []
+        self._jobs = self.jobs
         self._startup_hooks: list[Hook] = []
         self._shutdown_hooks: list[Hook] = []
         self._on_fail: Callable[[str], object] = lambda reason: None
-        self._executor = UserLoop(concurrency, self._on_fatal)
         self._initialized = False
-        self.router.lifespan_context = self._with_hooks(self.router.lifespan_context)
 
-    @property
-    def username(self) -> str:
-        """Whose it is."""
-        return self._username
+    # Decorators
 
-    @property
-    def name(self) -> str:
-        """What it is called."""
-        return self._name
+    def cord(self, func: None = None, /, **options: Unpack[CordOptions]) -> Cord:
+        """Serve the decorated function over HTTP. The options are those of `Cord`.
 
-    @property
-    def tagline(self) -> str:
-        """What it is, in a line."""
-        return self._tagline
-
-    @property
-    def readme(self) -> str:
-        """What it is, in Markdown."""
-        return self._readme
-
-    @property
-    def uid(self) -> str:
-        """The same id for the same user and name, everywhere."""
-        return self._uid
-
-    @property
-    def slug(self) -> str:
-        """User and name as one label of a host name."""
-        text = unicodedata.normalize("NFKD", f"{self._username}-{self._name}").encode("ascii", "ignore").decode()
-        return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:_SLUG_LENGTH].rstrip("-")
-
-    @property
-    def image(self) -> Image | str:
-        """The container image it runs in: how to build it, or its name."""
-        return self._image
-
-    @property
-    def node_selector(self) -> NodeSelector | None:
-        """Which machines it may run on."""
-        return self._node_selector
-
-    @property
-    def standard_template(self) -> str | None:
-        """The template it was made from."""
-        return self._standard_template
-
-    @property
-    def cords(self) -> list[Cord]:
-        """What it answers."""
-        return self._cords.cords
-
-    @property
-    def jobs(self) -> list[Job]:
-        """What it runs in the background."""
-        return self._jobs
-
-    @property
-    def max_replicas(self) -> int:
-        """The same as `max_instances`."""
-        return self.max_instances
-
-    @property
-    def scale_down_delay(self) -> int:
-        """The same as `shutdown_after_seconds`."""
-        return self.shutdown_after_seconds
-
-    @property
-    def executor(self) -> UserLoop:
-        """The event loop and the threads that the author's code runs on."""
-        return self._executor
-
-    # What an author decorates with.
-
-    def cord(self, func: object = None, /, **options: Any) -> Cord:
-        """Serve the function below over HTTP; the options are those of `Cord`."""
-        check_parentheses("cord", func, 'public_api_path="/..."')
+        The decorated name stays the function.
+        """
+        _options.check_keywords_only("cord", func, 'public_api_path="/..."')
         return Cord(self, **options)
 
-    def job(self, func: object = None, /, **options: Any) -> Job:
-        """Run the function below in the background when asked to; the options are those of `Job`."""
-        check_parentheses("job", func)
+    def job(self, func: None = None, /, **options: Unpack[JobOptions]) -> JobDecorator:
+        """Run the decorated function in the background when a client starts it. The options are those of `Job`.
+
+        The decorated name becomes the `Job`; calling it calls the function.
+        """
+        _options.check_keywords_only("job", func)
         return Job(self, **options)
 
     def on_startup(self, priority: int = 50) -> Callable[[Function], Function]:
-        """Run the function below before the first request; lower priorities run first."""
-        check_parentheses("on_startup", priority)
+        """Run the decorated function before the first request. Lower priorities run first."""
+        _options.check_parentheses("on_startup", priority)
         return self._collect(self._startup_hooks, priority)
 
     def on_shutdown(self, priority: int = 50) -> Callable[[Function], Function]:
-        """Run the function below after the last request; lower priorities run first."""
-        check_parentheses("on_shutdown", priority)
+        """Run the decorated function after the last request. Lower priorities run first."""
+        _options.check_parentheses("on_shutdown", priority)
         return self._collect(self._shutdown_hooks, priority)
 
     def _collect(self, hooks: list[Hook], priority: int) -> Callable[[Function], Function]:
@@ -225,58 +204,59 @@ class Chute(FastAPI):
         return decorate
 
     def add_cord(self, cord: Cord) -> None:
-        """Serve this cord; one that is served at the same path under the same verb is replaced, with a warning."""
-        # Names of the function that the handler is defined in, for annotations that mean them.
-        frame = sys._getframe(2)  # noqa: SLF001 - the one way to see them
-        self._cords.add(cord, {} if frame.f_locals is frame.f_globals else dict(frame.f_locals))
+        """Serve a cord. It replaces, with a warning, a cord or route at the same path and method."""
+        # The local names where the handler is defined, because its annotations may use them.
+        frame = sys._getframe(2)  # noqa: SLF001 - there is no public way to them
+        self._routes.add(cord, {} if frame.f_locals is frame.f_globals else dict(frame.f_locals))
         self.openapi_schema = None
 
     def add_job(self, job: Job) -> None:
-        """Offer this job, in place of one of the same name."""
-        if any(other.name == job.name for other in self._jobs):
-            warn(f"Job {job.name!r} replaces the one before it of the same name")
-        self._jobs = [other for other in self._jobs if other.name != job.name] + [job]
+        """Offer a job. It replaces, with a warning, a job of the same name."""
+        for other in [other for other in self.jobs if other.name == job.name]:
+            warn(f"Job {job.name!r} replaces an earlier job of the same name.")
+            self.jobs.remove(other)
+        self.jobs.append(job)
 
-    # Its life.
+    # Lifecycle
 
     async def initialize(self) -> None:
-        """Run the startup hooks, on the author's loop; nothing happens the second time."""
+        """Run the startup hooks on the author's event loop, unless they have run already."""
         if self._initialized:
             return
-        self._cords.resolve()
-        self._executor.threads = max(1, self.concurrency)
-        self._executor.start()
+        self._routes.resolve()
+        self.executor.threads = max(1, self.concurrency)
+        self.executor.start()
         try:
             for _, hook in by_priority(self._startup_hooks):
-                await self._executor.run(hook)
+                await self.executor.run(hook)
         except BaseException:
-            await asyncio.to_thread(self._executor.stop)
+            await asyncio.to_thread(self.executor.stop)
             raise
         self._initialized = True
 
     async def shutdown(self) -> None:
-        """Run the shutdown hooks, each even if one before it failed, and stop the author's loop."""
+        """Run every shutdown hook, even if one fails, and stop the author's event loop."""
         hooks = by_priority(self._shutdown_hooks) if self._initialized else []
         self._initialized = False
         for _, hook in hooks:
             try:
-                await self._executor.run(hook)
+                await self.executor.run(hook)
             except Exception:
                 log.exception("A shutdown hook failed")
-        await asyncio.to_thread(self._executor.stop)
+        await asyncio.to_thread(self.executor.stop)
 
     def fail(self, reason: str) -> None:
-        """Say, from any thread, that only a new process will recover (a poisoned GPU); who runs this one ends it."""
+        """Report, from any thread, a failure that only a new process can recover from; the server then exits."""
         self.failure = reason
         self._on_fail(reason)
 
     def _on_fatal(self, reason: str) -> None:
-        """The author's code raised Fatal, wherever: in a stream or a job no request is left to answer it."""
-        if self._initialized and self.failure is None:  # else the load failed, or it is over anyway
+        """Handle Fatal raised by the author's code, also in a stream or a job, which have no response left."""
+        if self._initialized and self.failure is None:  # otherwise loading failed, or the failure is known
             self.fail(reason)
 
     def on_fail(self, callback: Callable[[str], object]) -> None:
-        """Have whoever runs it called with the reason when the chute fails, in place of who ran it before."""
+        """Set the function that `fail` calls with the reason."""
         self._on_fail = callback
 
     def _with_hooks(self, inner: Callable[..., Any]) -> Callable[..., Any]:
@@ -295,22 +275,27 @@ class Chute(FastAPI):
 
         return lifespan
 
-    # FastAPI's, with what was left for later done first.
+    # Overrides of FastAPI's methods
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection, as an ASGI application."""
-        self._cords.resolve()
+        """Handle one ASGI connection."""
+        self._routes.resolve()
         await super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
-        """The OpenAPI document of its cords."""
-        self._cords.resolve()
+        """Return the OpenAPI document."""
+        self._routes.resolve()
         return super().openapi()
 
     def build_middleware_stack(self) -> ASGIApp:
-        """FastAPI's; our own exceptions answer with their status, unless somebody handles them already."""
+        """Build FastAPI's middleware stack, in which a ChutesError without another handler answers with its status."""
         self.exception_handlers.setdefault(ChutesError, _answer)
         return super().build_middleware_stack()
+
+
+def _slug(username: str, name: str) -> str:
+    text = unicodedata.normalize("NFKD", f"{username}-{name}").encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:_SLUG_LENGTH].rstrip("-")
 
 
 async def _answer(_: Request, error: Exception) -> Response:
@@ -319,7 +304,7 @@ async def _answer(_: Request, error: Exception) -> Response:
 
 
 class ChutePack(BaseModel):
-    """A chute and what a template adds to it."""
+    """A chute, and what a template adds to it."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 

@@ -1,11 +1,11 @@
-"""One function of a chute that is reached over HTTP."""
+"""Cords: the functions of a chute that answer HTTP requests."""
 
 import inspect
 import re
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from http import HTTPMethod
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Never, Protocol, TypedDict, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -31,35 +31,66 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 InputSchema = type[BaseModel] | Schema
 
 _UPSTREAM_PORT = 8000
-_SILENCE = 1800.0  # seconds without a byte; a long prompt is read for minutes before the first token comes
+_READ_TIMEOUT = 1800.0  # seconds; a server reads a long prompt for minutes before it sends the first token
+
+
+class CordOptions(TypedDict, total=False):
+    """The keyword arguments of `Cord`."""
+
+    stream: bool
+    path: str | None
+    passthrough_path: str | None
+    passthrough: bool
+    passthrough_port: int | None
+    public_api_path: str | None
+    public_api_method: str | None
+    method: str
+    provision_timeout: int
+    input_schema: InputSchema | None
+    minimal_input_schema: InputSchema | None
+    output_content_type: str | None
+    output_schema: InputSchema | None
+    sglang_passthrough: bool
+    max_body_bytes: int | None
+    max_json_values: int | None
 
 
 class CordOwner(Protocol):
-    """What a cord uses of its chute."""
+    """The part of a chute that a cord uses."""
 
     passthrough_headers: dict[str, str]
-
-    @property
-    def executor(self) -> UserLoop:
-        """The event loop and the threads that run the author's code."""
+    executor: UserLoop
 
     def add_cord(self, cord: "Cord") -> None:
-        """Serve the cord."""
+        """Serve a cord."""
 
 
 class Cord:
-    """How a function is served. `@chute.cord(...)` makes one.
+    """A function that answers HTTP requests. `@chute.cord(...)` creates one.
 
-    - `public_api_path`: where; at `path`, the function's own name, if it isn't given.
-    - `method`: the verb it is served under; that of a passthrough cord is the verb towards its upstream.
-    - `public_api_method`: wins over `method`.
-    - `input_schema`: the body's model where the handler's own annotations don't say; `minimal_input_schema` is
-      shown as an example; each a model, or a JSON schema that is only shown.
-    - `output_content_type`: the content type of bytes, text and streams.
-    - `stream`: the function yields the answer piece by piece.
-    - `passthrough`: the request goes to `passthrough_path` at `passthrough_port` of this machine instead.
-    - `max_body_bytes`: the largest body that is accepted, up to `CHUTES_MAX_BODY_BYTES`, which is the default.
-    - `max_json_values`: the most values of a JSON body, in place of `CHUTES_MAX_JSON_VALUES`.
+    Args:
+        app: The chute.
+        stream: Whether to stream any iterable that the function returns. Generators always stream.
+        path: The internal path, which must be unique in the chute; by default the function's name.
+        passthrough_path: The path at the upstream of a passthrough cord; by default the function's name.
+        passthrough: Whether to forward requests to a server on this machine instead of calling the function.
+        passthrough_port: The port of that server; 8000 by default.
+        public_api_path: The path at which the cord is served; by default `path`.
+        public_api_method: The HTTP method under which the cord is served; by default `method`, or POST for a
+            passthrough cord.
+        method: The HTTP method under which the cord is served; for a passthrough cord, the method towards its upstream.
+        provision_timeout: No effect. No call waits for an instance to be provisioned.
+        input_schema: The model of the body, for a handler whose annotations name none. A JSON schema is only shown.
+        minimal_input_schema: A model whose defaults are shown as an example, or a JSON schema.
+        output_content_type: The content type of bytes, text and streams.
+        output_schema: The model or JSON schema of the output, which is only shown.
+        sglang_passthrough: Whether to wait for the upstream without a timeout.
+        max_body_bytes: The largest accepted body in bytes; `CHUTES_MAX_BODY_BYTES` is the default and the upper bound.
+        max_json_values: The most values in a JSON body; `CHUTES_MAX_JSON_VALUES` by default.
+        session_kwargs: Unknown arguments, which are kept with a warning. Type checkers reject them.
+
+    Raises:
+        InvalidPath: A path has other characters than lower-case letters, digits, `_` and `-`.
     """
 
     def __init__(
@@ -82,40 +113,40 @@ class Cord:
         *,
         max_body_bytes: int | None = None,
         max_json_values: int | None = None,
-        **session_kwargs: Any,
+        **session_kwargs: Never,
     ) -> None:
         self._app = app
         self.stream = stream
+        self.path = _path(path)
         self.passthrough = passthrough
+        self.passthrough_path = _path(passthrough_path)
         self.passthrough_port = passthrough_port
+        self.public_api_path = _path(public_api_path) or None
+        self.method = _verb(method)
+        self.public_api_method = _verb(public_api_method or ("POST" if passthrough else method))
         self.provision_timeout = provision_timeout
         self.sglang_passthrough = sglang_passthrough
         self.max_body_bytes = _options.positive("max_body_bytes", max_body_bytes)
         self.max_json_values = _options.positive("max_json_values", max_json_values)
-        self.body_kind: BodyKind | None = None  # known once there is a route
-        self.session_kwargs = session_kwargs
-        self.method = _verb(method)
-        self.public_api_method = _verb(public_api_method or ("POST" if passthrough else method))
-        self.name = ""
-        self._path = _path(path)
-        self._passthrough_path = _path(passthrough_path)
-        self.public_api_path = _path(public_api_path)
-        self._input_schema = _schema(input_schema)
-        self._minimal_input_schema = _schema(minimal_input_schema)
-        self._output_schema = _schema(output_schema)
+        self.session_kwargs: dict[str, Any] = dict(session_kwargs)
+        self._input_schema = _schema("input_schema", input_schema)
+        self._minimal_input_schema = _schema("minimal_input_schema", minimal_input_schema)
+        self._output_schema = _schema("output_schema", output_schema)
         self.content_type = output_content_type
+        self.name = ""
+        self._func: Callable[..., Any] | None = None
         self.return_hint: Any = None
         self.handler: signature.Handler | None = None
-        self._func: Callable[..., Any] | None = None
-        known = inspect.signature(Cord).parameters.keys() - {"app", "session_kwargs"}
-        warn_unknown("cord", session_kwargs, known)
+        self.body_kind: BodyKind | None = None  # known once there is a route
+        warn_unknown("Cord", session_kwargs, CordOptions.__annotations__)
+        _options.warn_without_effect("Cord", provision_timeout=provision_timeout)
 
     def __call__(self, func: Function) -> Function:
-        """Serve the function, and leave it as it is."""
+        """Serve a function, and return it unchanged."""
         self._func = func
         self.name = getattr(func, "__name__", type(func).__name__)
-        self._path = self._path or _path(self.name)
-        self._passthrough_path = self._passthrough_path or _path(self.name)
+        self.path = self.path or _path(self.name)
+        self.passthrough_path = self.passthrough_path or _path(self.name)
         self._app.add_cord(self)
         return func
 
@@ -123,35 +154,25 @@ class Cord:
     def func(self) -> Callable[..., Any]:
         """The author's function."""
         if self._func is None:
-            raise TypeError("This cord decorates no function yet")
+            raise TypeError("This cord has no function yet. Write @chute.cord(...) above one.")
         return self._func
 
     @property
-    def path(self) -> str:
-        """The internal path: the function's own name, unless another was given."""
-        return self._path or ""
-
-    @property
-    def passthrough_path(self) -> str:
-        """The path at the upstream of a passthrough cord."""
-        return self._passthrough_path or ""
-
-    @property
     def route_path(self) -> str:
-        """Where it is served."""
+        """The path at which the cord is served."""
         return self.public_api_path or self.path
 
     @property
     def route_methods(self) -> frozenset[str]:
-        """The verbs it is served under."""
+        """The HTTP methods under which the cord is served."""
         return frozenset({self.public_api_method})
 
     @property
     def upstream(self) -> str:
-        """The address that a passthrough cord passes requests on to."""
+        """The URL to which a passthrough cord forwards requests."""
         return f"http://127.0.0.1:{self.passthrough_port or _UPSTREAM_PORT}{self.passthrough_path}"
 
-    # What is shown of it.
+    # Schemas, for display
 
     @cached_property
     def _extracted(self) -> tuple[Schema, str | None, Schema]:
@@ -159,29 +180,29 @@ class Cord:
 
     @property
     def input_models(self) -> list[type[BaseModel]] | None:
-        """The models that it takes, or None if it takes anything that is not a model."""
+        """The models that the function takes, or None if it takes anything that is not a model."""
         if isinstance(self._input_schema, type):
             return [self._input_schema]
         return SchemaExtractor.extract_models(self.func)
 
     @property
     def input_model(self) -> type[BaseModel] | None:
-        """The model given as `input_schema`, if it was one."""
+        """The `input_schema`, if it is a model."""
         return self._input_schema if isinstance(self._input_schema, type) else None
 
     @property
     def input_schema(self) -> Schema:
-        """The JSON schema of its input."""
+        """The JSON schema of the input."""
         return _as_schema(self._input_schema) or self._extracted[0]
 
     @property
     def minimal_input_schema(self) -> Schema | None:
-        """The JSON schema of the least that it needs."""
+        """The JSON schema given as `minimal_input_schema`, or that of its model."""
         return _as_schema(self._minimal_input_schema)
 
     @property
     def minimal_example(self) -> dict[str, Any] | None:
-        """A request made of the minimal schema's defaults, if it has one for each field."""
+        """An example made of the defaults of `minimal_input_schema`, if every field has one."""
         if not isinstance(self._minimal_input_schema, type):
             return None
         try:
@@ -191,20 +212,27 @@ class Cord:
 
     @property
     def output_schema(self) -> Schema:
-        """The JSON schema of its output."""
+        """The JSON schema of the output."""
         if isinstance(self._output_schema, type):
             return self._output_schema.model_json_schema()
         return self._output_schema or self._extracted[2]
 
     @property
     def output_content_type(self) -> str | None:
-        """The content type of its output, as given or as the return annotation suggests."""
+        """The content type of the output, as given or as the return annotation suggests."""
         return self.content_type or self._extracted[1]
 
-    # What FastAPI calls.
+    # What FastAPI calls
 
     def endpoint(self, names: Mapping[str, Any] | None = None) -> Callable[..., Any]:
-        """The function that FastAPI routes to, with a signature of its kind. Raises `signature.UnresolvedError`."""
+        """Return the function that FastAPI calls, with a signature that FastAPI understands.
+
+        Args:
+            names: Local names that the handler's annotations may use.
+
+        Raises:
+            UnresolvedError: An annotation names something that doesn't exist yet.
+        """
         self.return_hint = signature.return_hint(self.func, names or {})
         endpoint = self._passthrough_endpoint() if self.passthrough else self._endpoint(names)
         endpoint.__name__ = self.name
@@ -213,8 +241,8 @@ class Cord:
 
     def _passthrough_endpoint(self) -> Callable[..., Any]:
         async def endpoint(request: Request) -> Response:
-            silence = None if self.sglang_passthrough else _SILENCE
-            return await forward(request, self.method, self.upstream, self._app.passthrough_headers, silence)
+            read_timeout = None if self.sglang_passthrough else _READ_TIMEOUT
+            return await forward(request, self.method, self.upstream, self._app.passthrough_headers, read_timeout)
 
         return endpoint
 
@@ -248,35 +276,35 @@ class Cord:
 
 
 def _empty_body(adapter: TypeAdapter[Any]) -> Any:
-    """What a request without a body stands for: the model's defaults."""
+    """Return the value that a request without a body stands for: the model's defaults."""
     try:
         return adapter.validate_python({})
     except ValidationError as error:
         raise signature.refused(error) from None
 
 
-def _path(path: str | None) -> str | None:
-    """A path with one slash in front and none behind; InvalidPath if it is none."""
+def _path(path: str | None) -> str:
+    """Return a path with one leading slash and no trailing one; empty for None. Raise InvalidPath."""
     if path is None:
-        return None
+        return ""
     normal = "/" + path.strip("/")
     if not PATH_RE.fullmatch(normal):
         raise InvalidPath(
-            f"{path!r} is not a cord's path: use lower-case letters, digits, '_' and '-', and begin no part with '-'"
+            f"Cord path {path!r} is invalid. Use lower-case letters, digits, '_' and '-', with no '-' after a '/'."
         )
     return normal
 
 
 def _verb(method: str) -> str:
     if method.upper() not in HTTPMethod.__members__:
-        raise ValueError(f"{method!r} is not an HTTP method")
+        raise ValueError(f"Cord method must be an HTTP method, as 'GET' or 'POST'; got {method!r}.")
     return method.upper()
 
 
-def _schema(schema: Any) -> InputSchema | None:
+def _schema(name: str, schema: Any) -> InputSchema | None:
     if schema is None or isinstance(schema, dict) or (isinstance(schema, type) and issubclass(schema, BaseModel)):
         return schema
-    raise TypeError(f"Schema must be a Pydantic BaseModel class or a dict, got {schema!r}")
+    raise TypeError(f"Cord {name} must be a Pydantic BaseModel class or a dict; got {schema!r}.")
 
 
 def _as_schema(schema: InputSchema | None) -> Schema | None:

@@ -1,4 +1,4 @@
-"""One function of a chute that runs in the background."""
+"""Jobs: the functions of a chute that run in the background."""
 
 import asyncio
 import inspect
@@ -9,12 +9,12 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from itertools import islice
 from pathlib import Path
-from typing import Any, NotRequired, Protocol, cast
+from typing import Any, Generic, Never, NotRequired, Protocol, cast
 
 from fastapi import HTTPException
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
-from typing_extensions import TypedDict
+from typing_extensions import ParamSpec, TypedDict, TypeVar
 
 from chutes._warn import warn_unknown
 from chutes.chute import _options
@@ -29,15 +29,21 @@ _SSH_PORT = 2202
 _FIRST_PORT = 8002
 _OUTPUT_DIR = "output_dir"
 
+# A bare `Job` in an annotation is a job with any function.
+Params = ParamSpec("Params", default=...)
+Result = TypeVar("Result", default=Any)
+_Params = ParamSpec("_Params")
+_Result = TypeVar("_Result")
+
 _cancel_event: ContextVar[threading.Event | None] = ContextVar("cancel_event", default=None)
 
 
 class JobTimeout(TimeoutError):
-    """A job was not done in its time. What the author's own code waits for in vain is another TimeoutError."""
+    """A job took longer than its own `timeout`. A TimeoutError of the author's code is another class."""
 
 
 class Port(BaseModel):
-    """A port that a job listens on."""
+    """A port that a job declares: 2202, or 8002 to 65535."""
 
     name: str
     port: int = Field(le=65_535)
@@ -51,24 +57,45 @@ class Port(BaseModel):
         return port
 
 
-class JobOwner(Protocol):
-    """What a job uses of its chute."""
+class JobOptions(TypedDict, total=False):
+    """The keyword arguments of `Job`."""
 
-    @property
-    def executor(self) -> UserLoop:
-        """The event loop and the threads that run the author's code."""
+    ports: list[Port] | None
+    timeout: int | None
+    upload: bool
+    ssh: bool
+    max_body_bytes: int | None
+    max_json_values: int | None
+
+
+class JobDecorator(Protocol):
+    """What `@chute.job(...)` does to a function: it makes a `Job` that keeps the function's signature."""
+
+    def __call__(self, func: Callable[_Params, _Result], /) -> "Job[_Params, _Result]":
+        """Make the job."""
+
+
+class JobOwner(Protocol):
+    """The part of a chute that a job uses."""
+
+    executor: UserLoop
 
     def add_job(self, job: "Job") -> None:
-        """Offer the job."""
+        """Offer a job."""
 
 
-class Job:
-    """How a function is run in the background. `@chute.job(...)` makes one, and the decorated name stays callable.
+class Job(Generic[Params, Result]):
+    """A function that runs in the background. `@chute.job(...)` creates one, and calling it calls the function.
 
-    - `timeout`: 30 to 86400 seconds, or None for no limit.
-    - `ports`: what it listens on; `ssh` adds one for that.
-    - `upload`: kept for upstream's sake; results stay on this machine.
-    - `max_body_bytes`, `max_json_values`: limits of its arguments, as for a cord.
+    Args:
+        app: The chute.
+        ports: No effect. A job may listen on any port of its machine, and none is published.
+        timeout: The time limit in seconds, from 30 to 86400; None for no limit.
+        upload: No effect. Results always stay on this machine.
+        ssh: No effect. No SSH server is started.
+        max_body_bytes: The largest accepted body in bytes, as for a cord.
+        max_json_values: The most values in a JSON body, as for a cord.
+        unknown: Unknown arguments, which are ignored with a warning. Type checkers reject them.
     """
 
     def __init__(
@@ -81,53 +108,60 @@ class Job:
         *,
         max_body_bytes: int | None = None,
         max_json_values: int | None = None,
-        **unknown: Any,
+        **unknown: Never,
     ) -> None:
         if timeout is not None and not (isinstance(timeout, int) and _SHORTEST <= timeout <= _LONGEST):
-            raise AssertionError(f"timeout is None, or {_SHORTEST} to {_LONGEST} whole seconds, not {timeout!r}")
+            raise AssertionError(
+                f"Job timeout must be None or an integer from {_SHORTEST} to {_LONGEST} seconds; got {timeout!r}."
+            )
         self._app = app
         self.ports = [*(ports or []), *([Port(name="ssh", port=_SSH_PORT, proto="tcp")] if ssh else [])]
-        for what in ("name", "port"):
-            values = [getattr(port, what) for port in self.ports]
+        for field in ("name", "port"):
+            values = [getattr(port, field) for port in self.ports]
             if len(set(values)) < len(values):
-                raise ValueError(f"Two ports of a job have the same {what}")
-        self.timeout = timeout
+                raise ValueError(f"Job ports must differ in name and number; two have the same {field}: {values}.")
+        self.timeout: float | None = timeout
         self.upload = upload
         self.ssh = ssh
         self.max_body_bytes = _options.positive("max_body_bytes", max_body_bytes)
         self.max_json_values = _options.positive("max_json_values", max_json_values)
         self.name = ""
-        self._func: Callable[..., Any] | None = None
+        self._func: Callable[Params, Result] | None = None
         self._idle_event = threading.Event()
-        warn_unknown("job", unknown, inspect.signature(Job).parameters.keys() - {"app", "unknown"})
+        warn_unknown("Job", unknown, JobOptions.__annotations__)
+        _options.warn_without_effect("Job", ports=ports or [], upload=upload, ssh=ssh)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Decorate a function, the first time; call that function from then on."""
+    def __call__(self, *args: Params.args, **kwargs: Params.kwargs) -> Result:
+        """Call the author's function. The first call, with the function, is that of the decorator."""
         if self._func is not None:
             return self._func(*args, **kwargs)
-        (self._func,) = args
-        self.name = self._func.__name__
-        self.__doc__ = self._func.__doc__
+        func: Any = args[0]
+        self._func = func
+        self.name = func.__name__
+        self.__doc__ = func.__doc__
         self._app.add_job(self)
-        return self
+        return cast("Result", self)
 
     @property
-    def func(self) -> Callable[..., Any]:
+    def func(self) -> Callable[Params, Result]:
         """The author's function."""
         if self._func is None:
-            raise TypeError("This job decorates no function yet")
+            raise TypeError("This job has no function yet. Write @chute.job(...) above one.")
         return self._func
 
     @property
     def cancel_event(self) -> threading.Event:
-        """Set when the run that asks is to end: cancelled, or out of time."""
+        """Set when the current run must end, because it was cancelled or its time is over."""
         return _cancel_event.get() or self._idle_event
 
     def arguments(self, data: dict[str, Any]) -> dict[str, Any]:
-        """The function's keyword arguments for a run with this data.
+        """Return the function's keyword arguments for a run with this data.
 
-        One parameter that is a model takes all of it, or its default where there is none; others take it by name.
-        RequestValidationError (422) names what is missing, unknown, or of the wrong type: a hundred at most.
+        A single parameter that is a model takes all of the data, or its default if there is none. Other parameters take
+        the data by name.
+
+        Raises:
+            RequestValidationError: Values are missing, unknown, or of the wrong type; at most a hundred are listed.
         """
         parameters = [p for p in self._parameters() if p.name != _OUTPUT_DIR]
         open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
@@ -142,7 +176,7 @@ class Job:
                 if not data and parameters[0].default is not inspect.Parameter.empty:
                     return {}
                 return {next(iter(fields)): TypeAdapter(hint).validate_python(data)}
-            if not open_ended:  # a million unknown names are a million errors for pydantic, and it stops at none
+            if not open_ended:  # pydantic reports every one of a million unknown names
                 unknown = islice((name for name in data if name not in fields), signature.MOST_ERRORS)
                 data = {name: data[name] for name in (*(name for name in fields if name in data), *unknown)}
             named = cast("Any", TypedDict)(self.name, fields)
@@ -153,11 +187,17 @@ class Job:
             raise signature.refused(error) from None
 
     async def call(self, data: dict[str, Any], *, output_dir: str) -> Any:
-        """Run it once, on the author's loop, and wait for what it returns or raises.
+        """Run the function once on the author's event loop, and return its result or raise its error.
 
-        A parameter `output_dir` gets the folder given. JobTimeout after `timeout` seconds. When that happens, or
-        the caller is cancelled, `cancel_event` is set, a coroutine is cancelled, and the end of either kind of
-        function is waited for.
+        When the time is over or the caller is cancelled, `cancel_event` is set and a coroutine is cancelled. The call
+        returns only after the function has ended.
+
+        Args:
+            data: The arguments, by name.
+            output_dir: The folder that the function gets if it has a parameter `output_dir`.
+
+        Raises:
+            JobTimeout: The function ran longer than `timeout` seconds.
         """
         arguments = self.arguments(data)
         if any(p.name == _OUTPUT_DIR or p.kind is p.VAR_KEYWORD for p in self._parameters()):
@@ -175,13 +215,16 @@ class Job:
                 work.cancel()
                 await asyncio.wait([work])
         if cancel.is_set():
-            raise JobTimeout(f"Job {self.name!r} took longer than {self.timeout} seconds")
+            raise JobTimeout(f"Job {self.name!r} took longer than {self.timeout} seconds.")
         return work.result()
 
     async def run(self, job_status_url: str | None = None, **job_data: Any) -> dict[str, Any]:
-        """Run it once: `{"status": "complete", "result"}` or `{"status": "error", "detail"}`; else as `call`.
+        """Run the function once, and return `{"status": "complete", "result"}` or `{"status": "error", "detail"}`.
 
-        What it writes to its `output_dir` stays in a temporary folder, which the log names.
+        Its `output_dir` is a temporary folder. The log names it if the function wrote into it.
+
+        Raises:
+            JobTimeout: The function ran longer than `timeout` seconds.
         """
         output = tempfile.mkdtemp(prefix=f"{self.name}-")
         try:
@@ -193,8 +236,8 @@ class Job:
             return {"status": "error", "detail": _detail(error)}
         finally:
             try:
-                Path(output).rmdir()  # noqa: ASYNC240 - a moment
-            except OSError:  # there is something in it
+                Path(output).rmdir()  # noqa: ASYNC240 - takes microseconds
+            except OSError:  # it is not empty
                 log.info("Job %s wrote to %s", self.name, output)
 
     def _takes_chute(self) -> bool:

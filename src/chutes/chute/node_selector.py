@@ -1,21 +1,28 @@
-"""Which machines a chute may run on."""
+"""The GPUs that a chute needs."""
 
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from chutes._gpus import GPU_MODELS, REPORTED_SHARE, gpu_id, nearest_gpu
 from chutes._warn import did_you_mean, warn, warn_unknown
+from chutes.chute._options import warn_without_effect
 
 __all__ = ["NodeSelector", "gpu_id"]
 
 
 class NodeSelector(BaseModel):
-    """How many GPUs, with how much memory each (in GB), of which kinds.
+    """The GPUs that a replica of a chute needs.
 
-    `include` and `exclude` take names of the GPU table (`h100`, `4090`, …). A name that is not in it is warned of
-    and kept; a usual spelling of one that is (`rtx4090`, `a100-80gb`) is understood. `max_hourly_price_per_gpu` has
-    no meaning on one's own machines and is only kept.
+    A GPU name in another usual spelling (`rtx4090`, `a100-80gb`) is replaced by the known name, with a warning. An
+    unknown name is kept with a warning, and selects nothing. An unknown argument is ignored with a warning.
+
+    Args:
+        gpu_count: The number of GPUs, from 1 to 8.
+        min_vram_gb_per_gpu: The least memory of each GPU in GB, as GPUs are sold.
+        max_hourly_price_per_gpu: No effect. Your own GPUs have no price.
+        include: Names of the GPU models that are allowed, as `h100` or `4090`; None allows all.
+        exclude: Names of the GPU models that are not allowed.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -26,9 +33,17 @@ class NodeSelector(BaseModel):
     include: list[str] | None = None
     exclude: list[str] | None = None
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        warn_unknown("NodeSelector", settings.keys() - type(self).model_fields, type(self).model_fields)
+    @model_validator(mode="before")
+    @classmethod
+    def _warn_unknown(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            warn_unknown("NodeSelector", given.keys() - cls.model_fields, cls.model_fields)
+        return given
+
+    @model_validator(mode="after")
+    def _warn_without_effect(self) -> Self:
+        warn_without_effect("NodeSelector", max_hourly_price_per_gpu=self.max_hourly_price_per_gpu)
+        return self
 
     @field_validator("min_vram_gb_per_gpu")
     @classmethod
@@ -42,11 +57,11 @@ class NodeSelector(BaseModel):
 
     @property
     def supported_gpus(self) -> list[str]:
-        """The kinds of GPU in the table that this selects, in the table's order."""
+        """The known GPU models that this selects."""
         return [name for name, gpu in GPU_MODELS.items() if self.accepts(name, gpu.vram_gb)]
 
     def accepts(self, gpu: str | None, vram_gb: float) -> bool:
-        """Whether one card will do: its name in the table (None if unknown there) and its memory in GB."""
+        """Return whether a GPU will do, given its model's name (None if it is unknown) and its memory in GB."""
         if self.include is not None and not _is_one_of(gpu, self.include):
             return False
         if self.exclude is not None and _is_one_of(gpu, self.exclude):
@@ -55,15 +70,15 @@ class NodeSelector(BaseModel):
 
 
 def _is_one_of(gpu: str | None, names: list[str]) -> bool:
-    """`h100` also stands for its form factors, `h100_sxm` and `h100_nvl`."""
+    """Return whether a name is listed; `h100` also lists its form factors, `h100_sxm` and `h100_nvl`."""
     return gpu is not None and (gpu in names or gpu.removesuffix("_sxm").removesuffix("_nvl") in names)
 
 
 def _known_name(name: str) -> str:
     known = nearest_gpu(name)
     if known is None:
-        warn(f"NodeSelector: {name!r} is no known GPU{did_you_mean(name, GPU_MODELS)}")
+        warn(f"NodeSelector: {name!r} is not a known GPU.{did_you_mean(name, GPU_MODELS)}")
         return name.lower()
     if known != name.lower():
-        warn(f"NodeSelector: {name!r} is read as {known!r}; write that")
+        warn(f"NodeSelector: {name!r} is read as {known!r}. Write {known!r}.")
     return known

@@ -93,6 +93,6 @@ def delete(name: KeyName) -> None:
     except OSError as error:
         fail(f"Cannot change {store.path}: {error.strerror}")
     if not deleted:
-        fail(f"There is no API key named {name!r}{did_you_mean(name, names) or '.'} List them with `chutes keys list`.")
+        fail(f"There is no API key named {name!r}.{did_you_mean(name, names)} List them with `chutes keys list`.")
     _warn_of_risks(store)
     note(f"Deleted {name!r}.")

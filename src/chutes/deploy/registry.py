@@ -81,8 +81,8 @@ def find(name: str, known: Sequence[DeployedChute] | None = None) -> DeployedChu
         if found:
             raise UnknownChute(f"{name} is {' and '.join(each.name for each in found)}, name one of them")
     every = [other for each in known for other in (*each.names, *each.modules)]
-    there = f": there is {', '.join(each.name for each in known)}" if known else ""
-    raise UnknownChute(f"No chute {name} is deployed{did_you_mean(name, every) or there}")
+    there = f" There is {', '.join(each.name for each in known)}." if known else ""
+    raise UnknownChute(f"No chute {name} is deployed.{did_you_mean(name, every) or there}")
 
 
 def serve_details() -> dict[str, Any]:

@@ -4,7 +4,7 @@ import inspect
 import re
 import shlex
 from pathlib import Path
-from typing import Any, Self
+from typing import Never, Self
 from uuid import NAMESPACE_OID, uuid5
 
 from chutes._warn import warn_unknown
@@ -71,7 +71,7 @@ class Image:
         base_image: str | None = None,
         python_version: str | None = None,
         description: str = "",
-        **unknown: Any,
+        **unknown: Never,
     ) -> None:
         self.username = username
         self.name = name

@@ -206,7 +206,7 @@ def test_the_authors_own_lifespan_runs_inside_the_hooks() -> None:
 def test_a_decorator_without_parentheses_says_so(chute: Chute, decorator: str) -> None:
     def load(self: Chute) -> None: ...
 
-    with pytest.raises(TypeError, match=rf"write @chute\.{decorator}\(.*\) above 'load'"):
+    with pytest.raises(TypeError, match=rf"Write @chute\.{decorator}\(.*\) above 'load'"):
         getattr(chute, decorator)(load)
 
 
@@ -254,7 +254,7 @@ def test_progress_and_failure_can_be_told_from_any_thread() -> None:
 
 
 def test_a_chute_has_a_name() -> None:
-    with pytest.raises(ValueError, match="name= is empty"):
+    with pytest.raises(ValueError, match="Chute name must not be empty"):
         Chute(username="test", name="", image="none")
 
 
@@ -274,7 +274,7 @@ def test_a_pack_holds_a_chute() -> None:
 def test_nothing_warns_in_an_ordinary_definition() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        make(tagline="t", readme="r", allow_external_egress=True)
+        make(tagline="t", readme="r", concurrency=2)
 
 
 def test_a_path_that_is_none_says_what_one_is(chute: Chute) -> None:

@@ -233,7 +233,9 @@ def test_ports_that_are_none(port: int) -> None:
 
 def test_ports(chute: Chute) -> None:
     web = Port(name="http", port=8002, proto="http")
-    assert chute.job(ports=[web], ssh=True).ports == [web, Port(name="ssh", port=2202, proto="tcp")]
+    with pytest.warns(ChutesWarning, match="has no effect"):
+        job = chute.job(ports=[web], ssh=True)
+    assert job.ports == [web, Port(name="ssh", port=2202, proto="tcp")]
     with pytest.raises(ValueError, match="same name"):
         chute.job(ports=[web, Port(name="http", port=8003)])
     with pytest.raises(ValueError, match="same port"):

@@ -49,7 +49,7 @@ def test_usual_spellings_are_understood(written: str, meant: str) -> None:
 def test_unknown_gpus_are_warned_of_and_kept() -> None:
     with pytest.warns(ChutesWarning, match="Did you mean 'h100_sxm'"):
         assert NodeSelector(exclude=["h100_smx"]).exclude == ["h100_smx"]
-    with pytest.warns(ChutesWarning, match="'k80' is no known GPU"):
+    with pytest.warns(ChutesWarning, match="'k80' is not a known GPU"):
         NodeSelector(include=["k80"])
 
 

@@ -37,9 +37,9 @@ def test_a_module_that_is_deployed_twice_names_neither():
 def test_an_unknown_name_suggests_the_nearest():
     with pytest.raises(UnknownChute, match=r"deployed\. Did you mean 'my-image-gen'"):
         find("my-imge-gen", [FOREIGN, GUIDE])
-    with pytest.raises(UnknownChute, match="there is somebodys-app, FLUX"):
+    with pytest.raises(UnknownChute, match="There is somebodys-app, FLUX"):
         find("xyz", [FOREIGN, GUIDE])
-    with pytest.raises(UnknownChute, match=r"No chute xyz is deployed$"):
+    with pytest.raises(UnknownChute, match=r"No chute xyz is deployed\.$"):
         find("xyz", [])
 
 

@@ -32,16 +32,16 @@ _NOT_SENT_BACK = _HOP_BY_HOP | {"date", "server", "x-request-id"}
 
 
 async def forward(
-    request: Request, method: str, url: str, headers: Mapping[str, str], silence: float | None
+    request: Request, method: str, url: str, headers: Mapping[str, str], read_timeout: float | None
 ) -> Response:
     """Send the request on and answer with the upstream's status, headers and body, piece by piece.
 
-    `headers` replace the client's; `silence` is for how many seconds the upstream may send nothing. Raises
+    `headers` replace the client's; `read_timeout` is for how many seconds the upstream may send nothing. Raises
     UpstreamUnavailable (502) or UpstreamTimeout (504) before anything was answered.
     """
     client = httpx.AsyncClient(
         transport=httpx.AsyncHTTPTransport(verify=False, trust_env=False),  # plain HTTP, to this machine
-        timeout=httpx.Timeout(silence, connect=_CONNECT),
+        timeout=httpx.Timeout(read_timeout, connect=_CONNECT),
     )
     try:
         upstream = await client.send(

@@ -1,4 +1,4 @@
-"""What runs before the first request and after the last, in order of priority."""
+"""Startup and shutdown hooks: functions that run before the first request and after the last."""
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
@@ -7,12 +7,13 @@ from typing import Any
 from chutes.chute._loop.user_loop import is_coroutine_function
 
 Hook = tuple[int, Callable[[], Awaitable[Any]]]
+"""A priority, and the coroutine function to run."""
 
 
 def make_hook(func: Callable[..., Any], chute: object) -> Callable[[], Awaitable[Any]]:
-    """A coroutine function without parameters that calls the author's, which takes the chute or nothing.
+    """Wrap an author's function, which takes the chute or nothing, as a coroutine function without parameters.
 
-    A plain function is called right on the loop's thread: what it sets for its thread (a CUDA device, say) holds
+    A plain function runs on the loop's own thread, so that what it sets for its thread, such as a CUDA device, holds
     for the handlers on that loop.
     """
     arguments = [chute] if inspect.signature(func).parameters else []
@@ -26,12 +27,5 @@ def make_hook(func: Callable[..., Any], chute: object) -> Callable[[], Awaitable
 
 
 def by_priority(hooks: Iterable[Hook]) -> list[Hook]:
-    """The lowest number first; equal ones in the order they were written."""
+    """Sort hooks by ascending priority; equal priorities keep the order of definition."""
     return sorted(hooks, key=lambda hook: hook[0])
-
-
-def check_parentheses(decorator: str, argument: object, arguments: str = "") -> None:
-    """TypeError when a decorator was used without its parentheses, so that the function came as its argument."""
-    if callable(argument):
-        name = getattr(argument, "__name__", "function")
-        raise TypeError(f"@chute.{decorator} needs parentheses: write @chute.{decorator}({arguments}) above {name!r}")

@@ -93,7 +93,7 @@ def test_an_upstream_that_is_down_is_502(serve: Serve) -> None:
 
 
 def test_an_upstream_that_says_nothing_is_504(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chutes.chute.cord._SILENCE", 0.1)
+    monkeypatch.setattr("chutes.chute.cord._READ_TIMEOUT", 0.1)
     chute = Chute("myuser", "proxy", "img")
     with socket.create_server(("127.0.0.1", 0)) as silent:
 
