@@ -26,7 +26,7 @@ from chutes.deploy import placement
 from chutes.deploy.package import own_folder
 from chutes.exception import NoCluster
 from chutes.server import Settings
-from chutes.server.settings import is_loopback
+from chutes.server.hosts import is_loopback
 
 LOCAL = "chutes-local"  # label: the process to stop when the last chute is deleted
 HTTP_HOST, HTTP_PORT = "chutes-host", "chutes-port"  # labels of the head: where requests come in

@@ -31,9 +31,9 @@ from chutes.server import Settings
 from chutes.server.access_log import REQUEST_ID_PATTERN
 from chutes.server.body import ClientDisconnected, Upload, Uploads, read_body, respond_and_drain
 from chutes.server.errors import error_response, from_chutes_error
+from chutes.server.hosts import is_loopback
 from chutes.server.origin import OriginPolicy, Violation, deny
 from chutes.server.paths import METRICS, PROBES
-from chutes.server.settings import is_loopback
 
 STATS_PATH = "/-/chutes"
 RECENT = 300.0  # seconds for which requests are remembered

@@ -15,10 +15,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from chutes.exception import BadRequest, InsecureSettings, Unauthorized
 from chutes.server.body import respond_and_drain
 from chutes.server.errors import from_chutes_error
+from chutes.server.hosts import is_loopback
 from chutes.server.keys import KeyStore
 from chutes.server.origin import OriginPolicy, deny
 from chutes.server.paths import METRICS_PATHS, PROBES
-from chutes.server.settings import Settings, is_loopback
+from chutes.server.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -11,16 +11,15 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
-from ipaddress import ip_address
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chutes.exception import BadRequest, ChutesError, HostNotAllowed, OriginNotAllowed
 from chutes.server.body import respond_and_drain
 from chutes.server.errors import from_chutes_error
-from chutes.server.settings import Settings, is_loopback
+from chutes.server.hosts import host_name, is_ip_address, is_loopback
+from chutes.server.settings import Settings
 
-_AUTHORITY = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|([\w-]+(?:\.[\w-]+)*)\.?)(?::[0-9]*)?")
 _ORIGIN = re.compile(rb"https?://(.+)")
 _WATCHED = frozenset({b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode"})
 _FORWARDING = {b"forwarded", b"via", b"x-real-ip"}
@@ -139,16 +138,11 @@ async def deny(error: ChutesError, path: str, scope: Scope, receive: Receive, se
 
 
 def _host_name(authority: bytes) -> str | None:
-    """The host of `host:port` in lower case, without a trailing dot or brackets; None if it is malformed."""
-    found = _AUTHORITY.fullmatch(authority)
-    return (found[1] or found[2]).decode().lower() if found else None
+    return host_name(authority.decode("latin-1"))
 
 
 def _is_ip(authority: bytes) -> bool:
-    try:
-        return bool(ip_address(_host_name(authority) or ""))
-    except ValueError:
-        return False
+    return is_ip_address(_host_name(authority) or "")
 
 
 def _host_not_allowed(host: bytes) -> HostNotAllowed:

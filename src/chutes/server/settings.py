@@ -1,76 +1,123 @@
-"""Every setting of the runtime: its name, its default, its bounds.
-
-Each is also an environment variable, `CHUTES_` and the name in capitals. Arguments given to `Settings` win over the
-environment.
-"""
+"""The server's settings: environment variables that start with `CHUTES_`."""
 
 import re
 from collections.abc import Mapping
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+from chutes.server.hosts import host_name, is_ip_address, is_loopback
 
 MIB = 1024 * 1024
 _PREFIX = "CHUTES_"
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
-_HOST = re.compile(
-    r"(?:\[([0-9a-f:.]+)\]|((?:\*\.)?[\w-]+(?:\.[\w-]+)*)\.?)(?::[0-9]+)?|([0-9a-f]*:[0-9a-f]*:[0-9a-f:.]*)", re.ASCII
-)
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[\w.-]+)(?::[0-9]+)?", re.ASCII)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
 
 class Settings(BaseSettings):
-    """How a chute is served; times in seconds, sizes in bytes."""
+    """The settings of a server. An argument wins over the environment variable of the same name.
+
+    The docstring of each field is its description in `chutes run --help` and in the documentation. Times are in
+    seconds, sizes in bytes.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX, extra="ignore", env_ignore_empty=True, use_attribute_docstrings=True
     )
 
-    # Where
+    # Address
+
     host: str = "127.0.0.1"
+    """Address to listen on. Any other than a loopback address requires an API key."""
+
     port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on; 0 chooses a free one."""
 
-    # Who
+    # Access
+
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    """API keys that clients may use, in addition to those of the key file."""
+
     keys_file: Path = Path("~/.chutes/keys.json")
+    """File in which `chutes keys` stores the hashes of API keys."""
+
     no_auth: bool = False
-    require_key: bool = False  # even while there is none: for replicas, whose machines may not have the key file
+    """Disable API-key authentication."""
+
+    require_key: bool = False
+    """Require an API key even while none exists. Replicas use it, because other machines may not have the key file."""
+
     open_metrics: bool = False
+    """Serve `/metrics` to every client without an API key."""
+
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Host names besides `localhost` that a server without API keys accepts, such as `*.example.com`; `*` for all."""
+
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins, such as `https://app.example.com`, whose web pages may use this server; `*` allows every origin."""
 
-    # How much, how long
+    # Queue and time limits
+
     queue_size: int = Field(default=16, ge=0)
-    queue_timeout: Seconds = 300.0
-    request_timeout: Seconds = 600.0
-    header_timeout: Seconds = 20.0
-    upload_timeout: Seconds = 120.0
-    min_upload_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1024.0  # bytes per second
-    send_timeout: Seconds = 30.0
-    max_body_bytes: int = Field(default=64 * MIB, ge=1)
-    max_json_values: int = Field(default=50_000, ge=1)
-    drain_grace: Seconds = 120.0
-    keep_alive: Seconds = 75.0
-    jobs_kept: int = Field(default=100, ge=1)
-    max_job_result_bytes: int = Field(default=10 * MIB, ge=1)
+    """Number of requests that may wait for a slot. Further requests are rejected with status 429."""
 
-    # What is told
+    queue_timeout: Positive = 300.0
+    """Seconds that a request may wait for a slot before it is rejected with status 503."""
+
+    request_timeout: Positive = 600.0
+    """Seconds that a handler may run before it is cancelled and the client receives status 504."""
+
+    header_timeout: Positive = 20.0
+    """Seconds that a client may take to send the headers of a request."""
+
+    upload_timeout: Positive = 120.0
+    """Seconds that a client may take to send the body of a request."""
+
+    min_upload_rate: Positive = 1024.0
+    """Bytes per second that a client must send on average, after the first five seconds of a body."""
+
+    send_timeout: Positive = 30.0
+    """Seconds after which a client that does not read its response is disconnected."""
+
+    keep_alive: Positive = 75.0
+    """Seconds after which an idle connection is closed."""
+
+    drain_grace: Positive = 120.0
+    """Seconds that running requests get to finish when the server stops."""
+
+    # Sizes
+
+    max_body_bytes: int = Field(default=64 * MIB, ge=1)
+    """Largest size of a request body."""
+
+    max_json_values: int = Field(default=50_000, ge=1)
+    """Largest number of values in a JSON body, counted as its `,`, `:`, `[` and `{`."""
+
+    jobs_kept: int = Field(default=100, ge=1)
+    """Number of finished jobs whose results and files are kept."""
+
+    max_job_result_bytes: int = Field(default=10 * MIB, ge=1)
+    """Largest size of a job's result as JSON."""
+
+    # Logs
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lowest level of messages that are logged."""
+
     log_format: Literal["auto", "json", "console"] = "auto"
+    """Format of the log: `console` for people, `json` for machines. `auto` chooses `console` on a terminal."""
 
     @field_validator("port", mode="before")
     @classmethod
-    def _ignore_service_links(cls, value: object) -> object:
-        """Take the default for `CHUTES_PORT=tcp://10.0.0.1:8000`.
+    def _ignore_service_link(cls, value: object) -> object:
+        """Return the default for a value such as `tcp://10.0.0.1:8000`.
 
-        Kubernetes, and Docker's links, set it in every container beside a service named `chutes`. The others that they
-        set (`CHUTES_SERVICE_HOST`, `CHUTES_PORT_8000_TCP_ADDR`) are no settings, and so are ignored anyway.
+        Kubernetes and Docker's links set `CHUTES_PORT` like this in every container next to a service named `chutes`.
         """
         if isinstance(value, str) and _SERVICE_LINK.match(value):
             return cls.model_fields["port"].default
@@ -78,64 +125,56 @@ class Settings(BaseSettings):
 
     @field_validator("api_keys", "allowed_hosts", "cors_origins", mode="before")
     @classmethod
-    def _split(cls, value: object) -> object:
-        """Variables with several values separate them by commas."""
+    def _split_at_commas(cls, value: object) -> object:
         if isinstance(value, str):
-            return tuple(each.strip() for each in value.split(",") if each.strip())
+            return tuple(item.strip() for item in value.split(",") if item.strip())
         return value
 
     @field_validator("allowed_hosts")
     @classmethod
-    def _host_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_host_name(each) for each in value)
+    def _normalize_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_normalize_host(entry) for entry in value)
 
     @field_validator("cors_origins")
     @classmethod
-    def _serialized_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_origin(each) for each in value)
+    def _normalize_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_normalize_origin(entry) for entry in value)
 
     @field_validator("log_level", mode="before")
     @classmethod
-    def _any_case(cls, value: object) -> object:
+    def _lower_case(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
     @property
     def is_loopback(self) -> bool:
-        """Whether nobody but this machine can reach the host that is bound."""
+        """Whether only this machine can reach the host that the server listens on."""
         return is_loopback(self.host.strip("[]"))
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host is `localhost` or an address of the loopback interface."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _host_name(entry: str) -> str:
-    """A host name as requests are compared with it: in lower case, without port, brackets and trailing dot."""
+def _normalize_host(entry: str) -> str:
+    """Return a host as requests are compared with it: in lower case, without port, brackets or a trailing dot."""
     if entry == "*":
         return entry
-    found = _HOST.fullmatch(entry.lower())
-    if found is None:
-        raise ValueError(f"{entry!r} is not a host name: write example.com, *.example.com, an IP address, or *")
-    return next(group for group in found.groups() if group)
+    if is_ip_address(entry):
+        return entry.lower()
+    wildcard = "*." if entry.startswith("*.") else ""
+    host = host_name(entry.removeprefix(wildcard))
+    if host is None or (wildcard and ":" in host) or entry.endswith(":"):
+        raise ValueError(f"{entry!r} is not a host name. Write example.com, *.example.com, an IP address, or *")
+    return wildcard + host
 
 
-def _origin(entry: str) -> str:
-    """An origin as browsers send it: in lower case, without a default port."""
+def _normalize_origin(entry: str) -> str:
+    """Return an origin as browsers send it: in lower case, without a default port."""
     origin = entry.lower()
     if origin == "*":
         return origin
     if not _ORIGIN.fullmatch(origin):
-        raise ValueError(f"{entry!r} is not an origin: write https://example.com without a path, or *")
+        raise ValueError(f"{entry!r} is not an origin. Write https://example.com without a path, or *")
     return origin.removesuffix(_DEFAULT_PORTS.get(origin.partition(":")[0], ""))
 
 
 def settings_from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    """The settings in somebody else's environment, a replica's for one, by their names; an empty one is none."""
-    told = {name: value for name, value in environment.items() if name.startswith(_PREFIX) and value}
-    return {name.removeprefix(_PREFIX).lower(): value for name, value in told.items()}
+    """Return the settings of another process's environment by their field names, without those that are empty."""
+    variables = {name: value for name, value in environment.items() if name.startswith(_PREFIX) and value}
+    return {name.removeprefix(_PREFIX).lower(): value for name, value in variables.items()}

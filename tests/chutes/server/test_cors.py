@@ -172,7 +172,7 @@ def test_a_subclass_of_the_authors_decides_itself(chute: Chute, tmp_path: Path) 
     ["app.example", "https://", "https://app.example/", "https://app.example/page", "null", "https://*.example"],
 )
 def test_an_origin_that_is_none_is_refused_at_the_start(wrong: str) -> None:
-    with pytest.raises(ValidationError, match=r"is not an origin: write https://example\.com without a path"):
+    with pytest.raises(ValidationError, match=r"is not an origin\. Write https://example\.com without a path"):
         Settings(cors_origins=f"https://fine.example,{wrong}")  # type: ignore[arg-type]
 
 
