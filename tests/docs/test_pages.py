@@ -1,0 +1,33 @@
+"""The pages for authors: every code block runs, and prints what the page shows."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from benchmarks.harness.cluster import cluster_folder
+from tests.docs.page import DOCS, blocks_of, reader
+
+PAGES = [
+    path
+    for name in ("tutorial.md", "writing", "container-images.md")
+    for path in (sorted((DOCS / name).glob("*.md")) if (DOCS / name).is_dir() else [DOCS / name])
+]
+
+NOT_RUN = {
+    "tutorial.md": ["installs packages", "the test has a folder already", "needs a Docker engine"],
+}
+"""By page, why some of its blocks are not run."""
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the pages use curl")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_the_blocks_of(page: Path) -> None:
+    with cluster_folder() as cluster, reader(cluster) as who:
+        for block in blocks_of(page):
+            who.read(block)
+
+
+def test_the_blocks_that_are_not_run_are_known() -> None:
+    found = {str(page.relative_to(DOCS)): [block.reason for block in blocks_of(page) if block.reason] for page in PAGES}
+    assert {page: reasons for page, reasons in found.items() if reasons} == NOT_RUN
