@@ -1,5 +1,6 @@
 """`chutes deploy`: deploy a chute on a cluster, and start one on this machine if none is running."""
 
+import os
 import re
 from typing import Annotated
 
@@ -39,11 +40,14 @@ def deploy(
     from chutes.exception import CommandError
     from chutes.loader import load_chute
     from chutes.server.auth import check_exposure
+    from chutes.server.misspelt_settings import misspelt_settings
 
     environment = _parse_environment(env or [])
     if name is not None and not re.search(r"[A-Za-z0-9]", name):
         fail(f"--name is {name!r}, but a name needs at least one letter or digit")
     load_settings(environment)  # the replicas get these settings, so reject an invalid one here
+    for warning in misspelt_settings({**os.environ, **environment}):
+        note(warning)
     labels: dict[str, str] = {}
     try:
         chute = load_chute(ref)

@@ -27,6 +27,7 @@ from chutes.server import logs
 from chutes.server.auth import check_exposure
 from chutes.server.http_protocol import HttpProtocol
 from chutes.server.lifecycle import ExitCode
+from chutes.server.misspelt_settings import misspelt_settings
 from chutes.server.runtime import Runtime
 from chutes.server.settings import Settings
 from chutes.server.websocket_protocol import WebSocketProtocol
@@ -56,6 +57,8 @@ def serve(target: str | Chute, settings: Settings | None = None) -> int:
     """
     settings = settings or Settings()
     logs.configure(settings.log_level, settings.log_format)
+    for warning in misspelt_settings(os.environ):
+        log.warning("%s", warning)
     try:
         check_exposure(settings)
         source = locate(target) if isinstance(target, str) else None

@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from chutes.server.hosts import host_name, is_ip_address, is_loopback
 
 MIB = 1024 * 1024
-_PREFIX = "CHUTES_"
+PREFIX = "CHUTES_"
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[\w.-]+)(?::[0-9]+)?", re.ASCII)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
@@ -27,7 +27,7 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, extra="ignore", env_ignore_empty=True, use_attribute_docstrings=True
+        env_prefix=PREFIX, extra="ignore", env_ignore_empty=True, use_attribute_docstrings=True
     )
 
     # Address
@@ -176,5 +176,5 @@ def _normalize_origin(entry: str) -> str:
 
 def settings_from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     """Return the settings of another process's environment by their field names, without those that are empty."""
-    variables = {name: value for name, value in environment.items() if name.startswith(_PREFIX) and value}
-    return {name.removeprefix(_PREFIX).lower(): value for name, value in variables.items()}
+    variables = {name: value for name, value in environment.items() if name.startswith(PREFIX) and value}
+    return {name.removeprefix(PREFIX).lower(): value for name, value in variables.items()}
