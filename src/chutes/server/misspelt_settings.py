@@ -28,10 +28,8 @@ _NOT_SETTINGS = frozenset(
     }
 )
 # Kubernetes and Docker's links set such names, and values such as tcp://10.0.0.1:8000, for each service.
-_SERVICE_LINK = re.compile(
-    r"(?:.*_)?(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
-)
-_SERVICE_URL = re.compile(r"(?:tcp|udp|sctp)://")
+_SERVICE_LINK = re.compile(r"(.*_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+_SERVICE_URL = re.compile(r"(tcp|udp|sctp)://")
 
 
 def misspelt_settings(environment: Mapping[str, str]) -> Iterator[str]:

@@ -55,3 +55,14 @@ def test_a_mistake_of_the_caller_is_raised(tmp_path: Path, monkeypatch: pytest.M
         serve(str(tmp_path / "missing.py"), Settings(port=0, keys_file=tmp_path / "keys.json"))
     with pytest.raises(InsecureSettings, match="--no-auth"):
         serve("x", Settings(port=0, host="0.0.0.0", keys_file=tmp_path / "keys.json"))
+
+
+def test_a_misspelt_setting_is_logged_once_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("chutes.server.logs.configure", lambda *_: None)
+    monkeypatch.setenv("CHUTES_QUEUESIZE", "3")
+    with pytest.raises(InsecureSettings):
+        serve("present", Settings(port=0, host="0.0.0.0", keys_file=tmp_path / "keys.json"))
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == ["CHUTES_QUEUESIZE is not a setting and has no effect. Did you mean CHUTES_QUEUE_SIZE?"]
