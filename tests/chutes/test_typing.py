@@ -1,0 +1,52 @@
+"""What a type checker says about an author's code that uses the installed wheel."""
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from chutes.cli import _wheel
+
+PROJECT = Path(__file__).parent / "author_project"
+
+
+@pytest.fixture(scope="module")
+def errors(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> set[tuple[str, int, str]]:
+    """Return the file, line and code of each error that `mypy --strict` reports for the project."""
+    folder = tmp_path_factory.mktemp("author")
+    venv.create(folder / "env", with_pip=False)
+    (packages,) = (folder / "env").glob("lib/*/site-packages")
+    with zipfile.ZipFile(_wheel.write(folder)) as wheel:
+        wheel.extractall(packages)
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))  # everything but the wheel itself
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "--config-file=",
+        f"--python-executable={folder}/env/bin/python",
+    ]
+    command += [f"--cache-dir={pytestconfig.cache.mkdir('mypy-author')}", "story.py", "mistakes.py"]
+    environment = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "MYPYPATH"}}
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
+    assert "checked 2 source files" in done.stdout, done.stdout + done.stderr
+    lines = [line for line in done.stdout.splitlines() if ": error: " in line]
+    found = [re.fullmatch(r"(\S+):(\d+): error: .*\[([a-z-]+)\]", line) for line in lines]
+    return {(match[1], int(match[2]), match[3]) for match in found if match}
+
+
+def test_decorated_functions_keep_their_types(errors: set[tuple[str, int, str]]) -> None:
+    assert [error for error in errors if error[0] != "mistakes.py"] == []
+
+
+def test_misspelt_names_and_wrong_types_are_errors(errors: set[tuple[str, int, str]]) -> None:
+    lines = (PROJECT / "mistakes.py").read_text().splitlines()
+    expected = {("mistakes.py", at, line.split("  # ")[1]) for at, line in enumerate(lines, 1) if "  # " in line}
+    assert {error for error in errors if error[0] == "mistakes.py"} == expected
