@@ -1,4 +1,4 @@
-"""The outermost layer: gives each request its id, catches what nobody else caught, and writes one line about it."""
+"""The middleware around all others except CORS: request ids, unhandled exceptions and the access log."""
 
 import logging
 import re
@@ -21,25 +21,29 @@ log = logging.getLogger("chutes.access")
 REQUEST_ID_PATTERN = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
 _TOKEN = b"!#$%&'*+-.^_`|~" + string.digits.encode() + string.ascii_letters.encode()  # RFC 9110, section 5.6.2
 _TEXT = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
-_MAX_COOKIE_ESCAPES = 200
+_MAX_COOKIE_ESCAPES = 200  # backslashes
 
-LOG_CONTEXT = "chutes.log_context"  # where in the scope the inner layers leave what the line should also say
+LOG_CONTEXT = "chutes.log_context"
+"""Key of the ASGI scope for a dict with further fields of the access log's line; inner layers add to it."""
 
 
 class AccessLogMiddleware:
-    """ASGI layer around everything."""
+    """Gives each request an id, answers unhandled exceptions with 500, and logs one line for each request.
+
+    The request id is the client's `X-Request-ID`, if that is short and plain, or a random one.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, and tell about it."""
+        """Serve and log one HTTP request; pass on everything else."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given, cookies = _read_headers(scope)
-        current = given or token_hex(16)
-        request_id.set(current)
+        client_id, cookies = _read_headers(scope)
+        current_id = client_id or token_hex(16)
+        request_id.set(current_id)
         log_context: dict[str, Any] = {}
         scope[LOG_CONTEXT] = log_context
         status = 0
@@ -50,14 +54,14 @@ class AccessLogMiddleware:
             if message["type"] == "http.response.start":
                 if 300 <= message["status"] < 400:
                     make_relative(message, scope)
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", current.encode())]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", current_id.encode())]
                 _check_sendable(message)
                 status = message["status"]
             elif not message.get("more_body", False):
                 complete = True
             await send(message)
 
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         try:
             _check_cookies(cookies)
             await self._app(scope, receive, send_with_id)
@@ -68,47 +72,46 @@ class AccessLogMiddleware:
                 log.exception("Unhandled error in %s %s", scope["method"], scope["path"])
                 response = internal_error(scope["path"])
             if status:
-                log_context["status"] = response.status_code  # the connection is closed in the middle of the answer
+                log_context["status"] = response.status_code  # the connection closes in mid-response
             else:
                 await response(scope, receive, send_with_id)
         finally:
             level = logging.DEBUG if scope["path"] in MONITORING else logging.INFO
             if log.isEnabledFor(level):
                 log_context.setdefault("status", status if complete else CLIENT_CLOSED_REQUEST)
-                log_context.update(method=scope["method"], path=scope["path"], ms=_ms(time.perf_counter() - began))
+                log_context.update(
+                    method=scope["method"], path=scope["path"], ms=_milliseconds(time.perf_counter() - started_at)
+                )
                 log.log(level, "%s %s %s", scope["method"], scope["path"], log_context["status"], extra=log_context)
 
 
 def _check_cookies(cookies: bytes) -> None:
-    """Raise BadRequest for cookies that Python before 3.12.6 takes quadratic time to unquote (CVE-2024-7592)."""
+    """Raise BadRequest for cookies that Python before 3.12.6 unquotes in quadratic time (CVE-2024-7592)."""
     if cookies.count(b"\\") > _MAX_COOKIE_ESCAPES:
-        raise BadRequest(f"Send a Cookie header with at most {_MAX_COOKIE_ESCAPES} backslashes")
+        raise BadRequest(f"The Cookie header has too many backslashes. Send at most {_MAX_COOKIE_ESCAPES}.")
 
 
 def _check_sendable(message: Message) -> None:
-    """Raise ValueError for the start of an answer that uvicorn would fail to send, after it took it for sent."""
+    """Raise ValueError for a response that uvicorn cannot send. It would only notice after marking it as sent."""
     if not 200 <= message["status"] < 600:
-        raise ValueError(f"The answer's status must be from 200 to 599; got {message['status']}.")
+        raise ValueError(f"The status of a response must be from 200 to 599; got {message['status']}.")
     headers = message["headers"]
     names = [name for name, _ in headers]
     values = b"".join([value for _, value in headers])
     if b"".join(names).translate(None, _TOKEN) or values.translate(None, _TEXT) or not all(names):
-        raise ValueError(f"A header of the answer cannot be sent: {headers!r:.1000}")
+        raise ValueError(f"A response header contains characters that HTTP does not allow: {headers!r:.1000}")
 
 
 def _read_headers(scope: Scope) -> tuple[str | None, bytes]:
-    """Return the id that the client, or a proxy in front, chose, and the cookies.
-
-    The id is None unless it is short and plain.
-    """
-    current, cookies = None, b""
+    """Return the request id that the client or a proxy sent, or None, and the cookies."""
+    client_id, cookies = None, b""
     for name, value in scope["headers"]:
         if name == b"x-request-id" and REQUEST_ID_PATTERN.fullmatch(value):
-            current = value.decode()
+            client_id = value.decode()
         elif name == b"cookie":
             cookies += value
-    return current, cookies
+    return client_id, cookies
 
 
-def _ms(seconds: float) -> float:
+def _milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 2)

@@ -1,8 +1,7 @@
-"""Admission: so many requests run, so many more wait in line, the rest are turned away.
+"""Admission control: a fixed number of slots and a bounded FIFO queue.
 
-Counting only; nothing here knows HTTP. A slot belongs to the work and not to the request that asked for it: a client
-may be long gone while its handler still holds the GPU. All of it is called on one event loop, and nothing in it
-waits.
+This module only counts; it knows nothing of HTTP. A slot belongs to the work, not to the client: a client may be gone
+while its handler still uses the GPU. All functions run on one event loop and never block.
 """
 
 import asyncio
@@ -12,12 +11,12 @@ from collections import deque
 
 from chutes.exception import Draining, QueueFull
 
-_WEIGHT = 0.2  # of the newest duration in the running mean
-_LONGEST_RETRY = 120  # seconds; some clients, OpenAI's among them, heed no longer Retry-After
+_WEIGHT = 0.2  # of the newest duration in the moving average
+_MAX_RETRY_AFTER = 120  # seconds; some clients, such as OpenAI's SDK, ignore longer values
 
 
 class Admission:
-    """`concurrency` slots, and in front of them a first-in-first-out line of at most `queue_size`."""
+    """`concurrency` slots, and a first-in-first-out queue of at most `queue_size` waiters for them."""
 
     def __init__(self, concurrency: int, queue_size: int) -> None:
         self.concurrency = max(1, concurrency)
@@ -25,36 +24,39 @@ class Admission:
         self.running = 0
         self.closed = False
         self._queue: deque[asyncio.Future[None]] = deque()
-        self._mean = 0.0
+        self._average = 0.0  # duration in seconds
         self._idle: asyncio.Future[None] | None = None
 
     @property
     def queued(self) -> int:
-        """How many wait in line."""
+        """Number of waiters in the queue."""
         return len(self._queue)
 
     @property
     def retry_after(self) -> int:
-        """In how many seconds a place is likely to be free, from how long the work took lately; at least 1."""
-        turns = (len(self._queue) + 1) / self.concurrency
-        return min(_LONGEST_RETRY, max(1, math.ceil(self._mean * turns)))
+        """Seconds until a slot is likely to be free, from 1 to 120, estimated from recent durations."""
+        rounds = (len(self._queue) + 1) / self.concurrency
+        return min(_MAX_RETRY_AFTER, max(1, math.ceil(self._average * rounds)))
 
     def check(self) -> None:
-        """Refuse what could not acquire now: Draining, QueueFull."""
+        """Raise Draining or QueueFull if `enqueue` would."""
         if self.closed:
             raise Draining(headers={"Connection": "close"})
         if self.running >= self.concurrency and len(self._queue) >= self.queue_size:
             raise QueueFull(headers={"Retry-After": str(self.retry_after)})
 
     def acquire(self) -> bool:
-        """Take a slot if one is free; whoever has one calls `release` when the work is done."""
+        """Take a slot if one is free, and return whether it was. Call `release` when the work is done."""
         if self.closed or self.running >= self.concurrency:
             return False
         self.running += 1
         return True
 
     def enqueue(self) -> asyncio.Future[None]:
-        """A waiter that is done once a slot was taken for it, or Draining was raised in it. QueueFull, Draining."""
+        """Join the queue and return a future that is done when the caller has a slot.
+
+        Raise QueueFull or Draining. The future raises Draining if the queue closes first.
+        """
         self.check()
         waiter = asyncio.get_running_loop().create_future()
         if self.acquire():
@@ -64,21 +66,21 @@ class Admission:
         return waiter
 
     def withdraw(self, waiter: asyncio.Future[None]) -> None:
-        """Leave the line; if the slot came in the same moment, hand it on."""
+        """Leave the queue. If the waiter has received a slot already, pass it on."""
         if waiter in self._queue:
             self._queue.remove(waiter)
             waiter.cancel()
         elif waiter.done() and not waiter.cancelled() and waiter.exception() is None:
             self._pass_slot_on()
 
-    def release(self, began: float) -> None:
-        """Give the slot back; `began` (monotonic) is when the work did."""
-        took = time.monotonic() - began
-        self._mean = self._mean + _WEIGHT * (took - self._mean) if self._mean else took
+    def release(self, started_at: float) -> None:
+        """Return a slot. `started_at` is the monotonic time at which the work began."""
+        duration = time.monotonic() - started_at
+        self._average = self._average + _WEIGHT * (duration - self._average) if self._average else duration
         self._pass_slot_on()
 
     def _pass_slot_on(self) -> None:
-        """To the first in line if there is one: nobody who comes later can get in between."""
+        """Give a slot to the first waiter, so that no later arrival can take it; free it if the queue is empty."""
         while self._queue:
             waiter = self._queue.popleft()
             if not waiter.done():
@@ -89,7 +91,7 @@ class Admission:
             self._idle.set_result(None)
 
     def close(self) -> None:
-        """Admit nobody any more; those in line are told so, those who run go on."""
+        """Admit no more work, and raise Draining in every waiter. Running work continues."""
         self.closed = True
         while self._queue:
             waiter = self._queue.popleft()
@@ -97,9 +99,9 @@ class Admission:
                 waiter.set_exception(Draining(headers={"Connection": "close"}))
 
     async def wait_idle(self) -> None:
-        """Until nothing runs any more."""
+        """Wait until no slot is taken."""
         if not self.running:
             return
         if self._idle is None or self._idle.done():
             self._idle = asyncio.get_running_loop().create_future()
-        await asyncio.shield(self._idle)  # others may wait for the same
+        await asyncio.shield(self._idle)  # several callers may wait for the same future

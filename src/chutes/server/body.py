@@ -9,7 +9,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from chutes.exception import BadRequest, BodyTooLarge, ChutesError, QueueFull, UnsupportedMediaType, UploadTimeout
 
-_LINGER = 1.0  # seconds that a refused upload is still read, so that its sender receives the answer
+LINGER = 1.0
+"""Seconds for which the rest of a rejected request is read, so that its sender receives the response."""
 _SLOW_START = 5.0  # seconds before the minimum rate holds
 _SHARE = 3.75  # times the largest body: what all of them may take together; with their buffers it is four times
 _GZIP_WINDOW = 31  # zlib's number for a gzip header and the largest window
@@ -201,7 +202,7 @@ async def respond_and_drain(response: Response, scope: Scope, receive: Receive, 
 
     await response(scope, receive, hold_open)
     try:
-        async with asyncio.timeout(_LINGER):
+        async with asyncio.timeout(LINGER):
             message = await receive()
             while message["type"] == "http.request" and message.get("more_body", False):
                 message = await receive()

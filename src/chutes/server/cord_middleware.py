@@ -1,8 +1,8 @@
-"""A cord's request from arrival to answer: refused or admitted, run, timed, cancelled when nobody waits for it.
+"""The middleware that runs the requests of cords: body, queue, handler, timeout, cancellation, metrics.
 
-The handler runs in a task of its own, and the slot belongs to that task. When the client leaves or the time is up the
-task is cancelled and the request is over at once, but the slot is free only when the handler has really ended: a thread
-that still draws holds its GPU, and the next request must not join it there.
+Each handler runs in a task of its own, which owns the slot. When the client disconnects or the time limit is reached,
+the task is cancelled and the request ends at once. The slot is released later, when the task has ended: a thread that
+still uses the GPU must not share it with the next request.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chutes.chute import Chute, Cord, Job
-from chutes.chute._handler.media import URL_ENCODED, BodyHeaders, body_headers
+from chutes.chute._handler.media import MULTIPART, URL_ENCODED, BodyHeaders, body_headers
 from chutes.chute._routing.route import PARSED_JSON
 from chutes.exception import ChutesError, Draining, QueueTimeout, RequestTimeout
 from chutes.metrics import last_request_timestamp, request_duration, total_requests
@@ -34,7 +34,7 @@ from chutes.server.body import (
     respond_and_drain,
 )
 from chutes.server.errors import from_chutes_error, from_validation
-from chutes.server.forms import check_form
+from chutes.server.forms import FormScan, check_form
 from chutes.server.in_flight import CLIENT_CLOSED_REQUEST, InFlightRequest
 from chutes.server.lifecycle import Lifecycle, State
 from chutes.server.paths import JOBS, METRICS, PROBES
@@ -50,11 +50,14 @@ log = logging.getLogger(__name__)
 
 # A cord that answers GET at these paths is a probe: it is never queued and never rejected.
 _UNQUEUED = {(method, path) for method in ("GET", "HEAD") for path in PROBES | {METRICS}}
-_WATCH_AFTER = 0.05  # seconds; most answers are out before it is worth asking whether the client still listens
+_WATCH_AFTER = 0.05  # seconds; most handlers end before it pays to watch for a disconnect
 
 
 class CordMiddleware:
-    """ASGI layer that sends the requests of cords through admission, and all others straight on."""
+    """Sends requests of cords through admission to the chute, and all other requests to `others`.
+
+    The limits on request bodies apply to both.
+    """
 
     def __init__(
         self, chute: Chute, others: ASGIApp, lifecycle: Lifecycle, admission: Admission, settings: Settings
@@ -77,13 +80,13 @@ class CordMiddleware:
             timeout=settings.upload_timeout,
             min_rate=settings.min_upload_rate,
         )
-        self._one_gunzip = asyncio.Semaphore(1)  # what is decompressed is counted only afterwards
+        self._one_gunzip = asyncio.Semaphore(1)  # decompressed bytes are counted only afterwards
         self._running: dict[asyncio.Task[None], InFlightRequest] = {}
-        self._series: dict[tuple[str, int], _Series] = {}  # looking them up by label is slow
+        self._series: dict[tuple[str, int], _Series] = {}  # a cache, because a lookup by labels is slow
         self._queue_wait = metrics.queue_wait.labels(chute.uid)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on a request: now, in its turn, or not at all."""
+        """Serve one request."""
         if scope["type"] != "http":
             await self._chute(scope, receive, send)
             return
@@ -110,24 +113,21 @@ class CordMiddleware:
                 await self._run(cord, scope, request)
         except (ChutesError, InvalidJson) as error:
             upload.release()
-            # The frames of its traceback hold what was received so far.
-            error = error.with_traceback(None)
+            error = error.with_traceback(None)  # its frames hold the received part of the body
             if request is None and not upload.complete:
                 await respond_and_drain(self._answer(error, scope), scope, receive, send)
             elif request is None or not request.response_started:
                 await self._answer(error, scope)(scope, receive, send)
-            elif isinstance(error, ChutesError):  # the connection is closed in the middle of the answer
+            elif isinstance(error, ChutesError):  # the connection closes in mid-response
                 scope[LOG_CONTEXT]["status"] = error.status
         except ClientDisconnected:
             scope[LOG_CONTEXT]["status"] = CLIENT_CLOSED_REQUEST
         except asyncio.CancelledError:
-            scope[LOG_CONTEXT]["status"] = self._given_up
+            scope[LOG_CONTEXT]["status"] = self._cancel_status
             raise
         finally:
             upload.release()
-            del scope[
-                UPLOAD
-            ]  # it holds the connection, which holds the scope: only the garbage collector would free them
+            del scope[UPLOAD]  # breaks a reference cycle: the upload holds the connection, which holds the scope
             if request is not None:
                 request.close()
 
@@ -138,7 +138,7 @@ class CordMiddleware:
     async def _accept(
         self, cord: Cord, scope: Scope, headers: BodyHeaders, upload: Upload, send: Send
     ) -> InFlightRequest:
-        """Check a request of a cord, and read its body."""
+        """Check a request of a cord and read its body."""
         self._lifecycle.check()
         if cord.passthrough:
             self._admission.check()
@@ -152,9 +152,22 @@ class CordMiddleware:
     async def _pass_on(
         self, target: Cord | Job | None, scope: Scope, headers: BodyHeaders, upload: Upload, send: Send
     ) -> None:
-        """Send a request to the runtime's own routes or the author's others; JSON and URL-encoded forms are checked."""
+        """Send a request to the runtime's own routes or to the author's native ones.
+
+        JSON and URL-encoded forms are read and checked first. Multipart forms, which may be large, are checked while
+        the route reads them.
+        """
         receive = upload.receive
-        if headers.announced and (headers.is_json or headers.media_type == URL_ENCODED):
+        if headers.media_type == MULTIPART:
+            scan = FormScan(MULTIPART)
+
+            async def receive_scanned() -> Message:
+                message = await upload.receive()
+                scan.feed(message.get("body", b""))
+                return message
+
+            receive = receive_scanned
+        elif headers.announced and (headers.is_json or headers.media_type == URL_ENCODED):
             compressed = check_encoding(headers.encoding)
             body: bytes | None = await self._read(target, scope, upload, headers, compressed=compressed)
 
@@ -172,7 +185,7 @@ class CordMiddleware:
     async def _read(
         self, target: Cord | Job | None, scope: Scope, upload: Upload, headers: BodyHeaders, *, compressed: bool
     ) -> bytes:
-        """Return the body without its content encoding; JSON is parsed into the scope, forms are checked."""
+        """Return the decompressed body. JSON is parsed into the scope, and forms are checked."""
         body = await read_body(upload.receive)
         if compressed and body:
             async with self._one_gunzip:
@@ -183,7 +196,7 @@ class CordMiddleware:
         if body and not headers.is_json:
             await check_form(body, headers.media_type)
         elif body:
-            upload.hold(len(body))  # by its value, which takes about as much
+            upload.hold(len(body))  # the parsed value takes about as much memory again
             most = (target.max_json_values if target is not None else None) or self._settings.max_json_values
             scope[PARSED_JSON] = await parse_json(body, most, self._settings.max_body_bytes * 3 // 2)
         return body
@@ -195,46 +208,46 @@ class CordMiddleware:
         return from_chutes_error(scope["path"], error)
 
     async def _wait_for_slot(self, scope: Scope, request: InFlightRequest) -> None:
-        """Take a slot; a client that leaves, or waits too long, is out of the line."""
+        """Wait for a slot. Raise ClientDisconnected, QueueTimeout or Draining."""
         if self._admission.acquire():
             self._queue_wait.observe(0)
             return
         waiter = self._admission.enqueue()
-        arrived = time.monotonic()
+        queued_at = time.monotonic()
         request.watch()
-        came = False
+        has_slot = False
         try:
             either: set[asyncio.Future[None]] = {waiter, request.done}
             timeout = self._settings.queue_timeout
             await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            came = waiter.done() and not request.done.done()
+            has_slot = waiter.done() and not request.done.done()
         finally:
-            if not came:
+            if not has_slot:
                 self._admission.withdraw(waiter)
-            waited = time.monotonic() - arrived
+            waited = time.monotonic() - queued_at
             self._queue_wait.observe(waited)
             scope[LOG_CONTEXT]["queue_ms"] = round(waited * 1000, 2)
         if request.abort_status:
             metrics.disconnects.labels(self._chute_id, "queued").inc()
             raise ClientDisconnected
-        if not came:
+        if not has_slot:
             raise QueueTimeout(headers={"Retry-After": str(self._admission.retry_after)})
-        waiter.result()  # a slot, or Draining
+        waiter.result()  # raises Draining if the queue was closed
 
     async def _run(self, cord: Cord, scope: Scope, request: InFlightRequest) -> None:
-        """Run the handler in the slot just taken, until it answers, its client leaves, or its time is up."""
+        """Run the handler until it ends, the client disconnects, or the time limit is reached."""
         request.started_at = time.monotonic()
         loop = asyncio.get_running_loop()
         task = loop.create_task(self._chute(scope, request.receive, request.send))
         self._running[task] = request
-        # Not a `finally` inside the task: one that is cancelled before its first step never gets there.
+        # Not a `finally` inside the task: a task that is cancelled before its first step never reaches it.
         task.add_done_callback(partial(self._ended, cord.name, request))
         watch = loop.call_later(_WATCH_AFTER, request.watch)
         deadline = loop.call_later(self._settings.request_timeout, request.end, RequestTimeout.status)
         try:
             await request.done
         except asyncio.CancelledError:
-            request.abort_status = self._given_up
+            request.abort_status = self._cancel_status
             raise
         finally:
             watch.cancel()
@@ -245,19 +258,19 @@ class CordMiddleware:
             metrics.disconnects.labels(self._chute_id, "running").inc()
             raise ClientDisconnected
         if request.abort_status == RequestTimeout.status:
-            after = f"Not done within {self._settings.request_timeout:g} seconds"
-            raise RequestTimeout(after, headers={"x-should-retry": "false"})
+            message = f"The request was cancelled after {self._settings.request_timeout:g} seconds, the time limit."
+            raise RequestTimeout(message, headers={"x-should-retry": "false"})
         if request.abort_status:
             raise Draining(headers={"Connection": "close"})
         task.result()
 
     @property
-    def _given_up(self) -> int:
-        """Why the server cancels a request: it ends; or, as Ray Serve's does, because its client has left."""
+    def _cancel_status(self) -> int:
+        """The status of a request that the server cancels: while draining, or (Ray Serve) when its client leaves."""
         return Draining.status if self._lifecycle.state is State.DRAINING else CLIENT_CLOSED_REQUEST
 
     def _ended(self, function: str, request: InFlightRequest, task: asyncio.Task[None]) -> None:
-        """The handler has really ended: free its slot and count it."""
+        """Release the slot of a handler that has ended, and update the metrics."""
         del self._running[task]
         self._admission.release(request.started_at)
         request.end()
@@ -277,24 +290,24 @@ class CordMiddleware:
         durations.observe(time.monotonic() - request.started_at)
         latest.set(time.time())
         if request.abort_status and error is not None:
-            log.warning("%s failed after its request was over", function, exc_info=error)
+            log.warning("Handler %s failed after its request had ended", function, exc_info=error)
 
     def abort_all(self) -> None:
-        """End all requests that still run, now."""
+        """Abort all running requests."""
         for request in self._running.values():
             request.end(Draining.status)
 
     def _with_load(self, send: Send) -> Send:
-        """Tell on each answer how busy this chute is."""
+        """Add the headers that report how busy the chute is."""
 
         async def send_with_load(message: Message) -> None:
             if message["type"] == "http.response.start":
-                size, used = self._admission.concurrency, self._admission.running
+                slots, used = self._admission.concurrency, self._admission.running
                 message["headers"] = [
                     *message.get("headers", ()),
                     (b"x-chutes-conn-used", b"%d" % used),
-                    (b"x-chutes-conn-available", b"%d" % (size - used)),
-                    (b"x-chutes-conn-utilization", b"%.2f" % (used / size)),
+                    (b"x-chutes-conn-available", b"%d" % (slots - used)),
+                    (b"x-chutes-conn-utilization", b"%.2f" % (used / slots)),
                 ]
             await send(message)
 
@@ -302,6 +315,6 @@ class CordMiddleware:
 
 
 def _route_path(scope: Scope, own_root: str) -> str:
-    """The path that the chute's router will look for: without the root path, if it begins with that."""
+    """Return the path that the chute's router looks for: the path without the root path."""
     path, root = str(scope["path"]), own_root or str(scope.get("root_path", ""))
     return path[len(root) :] if path == root or path.startswith(f"{root}/") else path

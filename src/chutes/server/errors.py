@@ -19,13 +19,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from chutes.exception import ChutesError, Fatal
+from chutes.server.forms import FORMS
 from chutes.server.logs import request_id
 
 _LONGEST_INPUT = 200  # characters of a refused value that are sent back
 _LONGEST_MESSAGE = 1000  # characters of what is wrong with one field
 _MOST_FIELDS = 100  # that are told what is wrong with them
-
-_FORMS = ("multipart/", "application/x-www-form-urlencoded")
 
 _CODES = {
     400: "bad_request",
@@ -168,8 +167,8 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
     cause = error.__cause__
     if isinstance(cause, ChutesError):  # reading the body raised it, and FastAPI took it for a body that is broken
         return from_chutes_error(path, cause)
-    form = request.headers.get("content-type", "").lower().startswith(_FORMS)
-    if error.status_code == 400 and isinstance(cause, (ValueError, RecursionError)) and not form:
+    is_form = request.headers.get("content-type", "").partition(";")[0].strip().lower() in FORMS
+    if error.status_code == 400 and isinstance(cause, (ValueError, RecursionError)) and not is_form:
         # FastAPI could not read the body; what declares itself as JSON was parsed before it came here.
         return from_validation(path, [{"type": "json_invalid", "loc": ("body",), "msg": "The body is not valid JSON"}])
     detail = error.detail

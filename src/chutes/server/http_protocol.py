@@ -20,6 +20,7 @@ from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from chutes.chute._handler.media import body_headers
+from chutes.server.body import LINGER
 from chutes.server.errors import error_response
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ _MAX_HEADER_BYTES = 64 * 1024
 _MAX_HEADERS = 100
 _MAX_PIPELINED = 64  # requests of one connection that wait for those before them
 _MANY_EVENTS = 1000  # of the parser, in what is received at once
-_LINGER = 1.0  # seconds that a refused client is still read from, so that it gets to see the answer
 _LOG_EVERY = 10.0  # seconds between lines about invalid requests
 
 _REFUSALS = {  # by status: code and message
@@ -240,7 +240,7 @@ class HttpProtocol(HttpToolsProtocol):
         if cycle is not None:
             _disconnect(cycle)
         # Closing with unread bytes resets the connection, and the answer is lost with it.
-        self.loop.call_later(_LINGER, self.transport.close)
+        self.loop.call_later(LINGER, self.transport.close)
 
     @property
     def busy(self) -> bool:

@@ -1,14 +1,14 @@
 """Relative redirects.
 
-Starlette builds the `Location` of a redirect from the request's `Host`: behind a proxy that is often the wrong address,
-and a `Host` that somebody made up turns a cached answer into a redirect to their site.
+Starlette builds the `Location` of a redirect from the request's `Host`. Behind a proxy that is often the wrong address,
+and an attacker's `Host` would turn a cached response into a redirect to the attacker's site.
 """
 
 from starlette.types import Message, Scope
 
 
 def make_relative(message: Message, scope: Scope) -> None:
-    """Cut the scheme and host from the `Location` of a redirect to this same server; others stay as they are."""
+    """Remove the scheme and host from the `Location` of a redirect to this server; leave other redirects alone."""
     message["headers"] = [
         (name, _relative(value, scope) if name.lower() == b"location" else value)
         for name, value in message.get("headers", ())
@@ -25,7 +25,7 @@ def _relative(location: bytes, scope: Scope) -> bytes:
 
 
 def _hosts(scope: Scope) -> list[bytes]:
-    """What this server is called in its own URLs: the request's `Host`, else the address that it listens on."""
+    """Return the hosts of this server's own URLs: the request's `Host` and the address that it listens on."""
     hosts = [value for name, value in scope["headers"] if name == b"host"]
     if server := scope.get("server"):
         host, port = server
@@ -35,10 +35,10 @@ def _hosts(scope: Scope) -> list[bytes]:
 
 
 def _below_root(path: bytes, root: bytes) -> bytes:
-    """The path as clients know it: on a cluster it begins with the chute's slug."""
+    """Return the path as clients see it: on a cluster it begins with the chute's slug."""
     if not path.startswith(b"/"):
         path = b"/" + path
     if root and not (path == root or path.startswith((root + b"/", root + b"?"))):
         path = root + path
-    # `//name` and `/\name` would lead to another host.
+    # Browsers read `//name` and `/\name` as another host.
     return b"/%2F" + path[2:] if path[1:2] in {b"/", b"\\"} else path

@@ -3,9 +3,10 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from fastapi import Form
 from prometheus_client import REGISTRY
 from starlette.background import BackgroundTask
 from starlette.responses import PlainTextResponse, Response
@@ -227,6 +228,25 @@ async def test_an_upload_that_stalls_or_is_broken_off(chute: Chute) -> None:
         assert gone.scope["chutes.log_context"]["status"] == 499
 
 
+async def test_a_multipart_form_of_a_native_route_is_bounded_while_it_arrives(chute: Chute) -> None:
+    @chute.post("/upload")
+    async def upload(name: Annotated[str, Form()]) -> str:
+        return name
+
+    multipart = {"content-type": "multipart/form-data; boundary=b"}
+    field = b"--b\r\nContent-Disposition: form-data; name=name%b\r\n\r\nx\r\n"
+    async with running(chute) as app:
+        small = Call(app, "/upload", headers=multipart)
+        for byte in field % b"" + b"--b--\r\n":
+            small.send(bytes([byte]), more=True)
+        assert (await small.send().end()).json() == "x"
+        costly = Call(app, "/upload", headers=multipart)
+        for _ in range(4):
+            costly.send(field % (b";" * 4000), more=True)
+        await costly.end()
+        assert (costly.status, costly.json()["code"]) == (413, "body_too_complex")
+
+
 async def test_when_the_line_is_full_a_body_is_not_even_read(chute: Chute) -> None:
     async with running(chute, queue_size=0) as app:
         first = Call(app, "/wait").send()
@@ -304,7 +324,7 @@ async def test_a_handler_that_fails_while_it_is_cancelled_is_logged(
         call.leave()
         await call.end()
         await until(lambda: not app.admission.running)
-    assert "stubborn failed after its request was over" in caplog.text
+    assert "stubborn failed after its request had ended" in caplog.text
 
 
 async def test_waiting_too_long(chute: Chute) -> None:
