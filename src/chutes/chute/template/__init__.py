@@ -1,4 +1,4 @@
-"""Ready-made chutes around a model. A language model runs in a server of its own, and requests are passed on to it."""
+"""Ready-made chutes around a model. Those for language models forward requests to another server."""
 
 from chutes.chute.template.vllm import build_vllm_chute
 

@@ -1,23 +1,22 @@
 """A chute in front of a vLLM server that the author starts."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import Unpack
 
-from chutes.chute.base import Chute
 from chutes.chute.node_selector import NodeSelector
-from chutes.chute.template._server import PORT, ServerChute, announce, locked, passed_on
+from chutes.chute.template._openai import (
+    LanguageModelChute,
+    ServerOptions,
+    forward,
+    forward_language_model,
+    new_chute,
+    server_command,
+)
 from chutes.image import Image
 from chutes.image.standard.vllm import VLLM
 
 
-class VLLMChute(ServerChute):
-    """The chute, and its routes' functions."""
-
-    chat: Callable[..., Any]
-    completion: Callable[..., Any]
-    chat_stream: Callable[..., Any]
-    completion_stream: Callable[..., Any]
-    models: Callable[..., Any]
+class VLLMChute(LanguageModelChute):
+    """A chute in front of a vLLM server."""
 
 
 def build_vllm_chute(
@@ -25,48 +24,23 @@ def build_vllm_chute(
     model_name: str,
     node_selector: NodeSelector,
     image: str | Image = VLLM,
-    tagline: str = "",
-    readme: str = "",
-    concurrency: int = 32,
-    engine_args: str | None = None,
-    revision: str | None = None,
-    max_instances: int = 1,
-    scaling_threshold: float = 0.75,
-    shutdown_after_seconds: int = 300,
-    allow_external_egress: bool = False,
-    tee: bool = False,
+    **options: Unpack[ServerOptions],
 ) -> VLLMChute:
-    """OpenAI's routes for a language model, passed on to port 10101; start the server with the `command` returned.
+    """Create a chute that forwards OpenAI's routes to port 10101. Start vLLM with the `command` that it returns.
 
-    ValueError without `revision`.
+    Args:
+        username: The owner's name.
+        model_name: The model's repository, which also names the chute.
+        node_selector: The GPUs that one replica needs.
+        image: The container image.
+        options: `revision`, the commit of the model, is required. `engine_args` are more arguments for vLLM. The others
+            are those of `Chute`; `concurrency` is 32 by default.
+
+    Raises:
+        ValueError: `revision` is missing, or is among the `engine_args`.
     """
-    arguments = locked(model_name, revision, engine_args)
-    chute = Chute(
-        username=username,
-        name=model_name,
-        image=image,
-        tagline=tagline,
-        readme=readme,
-        standard_template="vllm",
-        revision=revision,
-        node_selector=node_selector,
-        concurrency=concurrency,
-        max_instances=max_instances,
-        shutdown_after_seconds=shutdown_after_seconds,
-        scaling_threshold=scaling_threshold,
-        allow_external_egress=allow_external_egress,
-        tee=tee,
-    )
-    serve = ["vllm", "serve", model_name, "--revision", str(revision), "--host", "127.0.0.1", "--port", str(PORT)]
-    chat, text = "/v1/chat/completions", "/v1/completions"
-    passed_on(chute, "tokenize", "/tokenize", "Turn text into tokens.")
-    passed_on(chute, "detokenize", "/detokenize", "Turn tokens into text.")
-    return VLLMChute(
-        chute=chute,
-        command=announce(chute, serve, arguments),
-        chat_stream=passed_on(chute, "chat_stream", chat, "Answer a conversation.", stream=True),
-        completion_stream=passed_on(chute, "completion_stream", text, "Continue a text.", stream=True),
-        chat=passed_on(chute, "chat", chat, "Answer a conversation."),
-        completion=passed_on(chute, "completion", text, "Continue a text."),
-        models=passed_on(chute, "get_models", "/v1/models", "List the models.", method="GET"),
-    )
+    chute = new_chute("vllm", username, model_name, node_selector, image, options)
+    forward(chute, "tokenize", "/tokenize", "Turn text into tokens.")
+    forward(chute, "detokenize", "/detokenize", "Turn tokens into text.")
+    words = ["vllm", "serve", model_name, "--revision", str(chute.revision)]
+    return VLLMChute(chute=chute, command=server_command(chute, words, options), **forward_language_model(chute))
