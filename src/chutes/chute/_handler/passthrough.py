@@ -47,7 +47,7 @@ async def forward(
         upstream = await client.send(
             client.build_request(
                 method,
-                httpx.URL(url, query=request.scope["query_string"]),
+                httpx.URL(url, query=request.scope["query_string"] or None),  # an empty one would add a "?"
                 headers=_outgoing(request, headers),
                 content=request.stream() if _has_body(request) else None,
             ),

@@ -2,6 +2,7 @@ import importlib.util
 import json
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,23 @@ def test_the_request_goes_on_and_the_answer_comes_back(client: TestClient) -> No
     assert seen["headers"]["x-own"] == "1"
     assert seen["headers"]["content-type"] == "application/json"
     assert not {"x-api-key", "cookie"} & seen["headers"].keys()
+
+
+@pytest.mark.parametrize("query", ["", "?a=1"])
+def test_the_upstream_sees_the_request_target_as_it_came(serve: Serve, query: str) -> None:
+    chute = Chute("myuser", "proxy", "img")
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+
+        @chute.cord(passthrough=True, passthrough_port=listener.getsockname()[1], method="GET", public_api_method="GET")
+        async def plain(self: Chute) -> None: ...
+
+        response = pool.submit(serve(chute).get, f"/plain{query}")
+        connection, _ = listener.accept()
+        with connection:
+            target = connection.recv(65536).split(b" ")[1].decode()
+            connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+        assert response.result().status_code == 204
+    assert target == f"/plain{query}"
 
 
 @pytest.mark.parametrize("status", [201, 404, 422, 503])
