@@ -20,8 +20,8 @@ from schemathesis import GenerationMode
 from benchmarks.harness.waiting import wait_for
 from chutes.chute._progress import Progress
 from chutes.server import Settings, create_app
-from imagegen import image_file, memory
-from imagegen.http.schemas import BatchGenerationInput, GenerationInput
+from imagegen import Request, image_file, memory
+from imagegen.http import service
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +71,6 @@ def test_ready_says_what_was_loaded(client):
 
 def test_without_a_gpu_and_a_model_the_bundled_one_is_used_and_said_so(monkeypatch, caplog):
     """In `/ready`, in the log, in every answer."""
-    import chutes_app
-
     monkeypatch.delenv("IMAGEGEN_MODEL", raising=False)
     monkeypatch.setattr(memory, "gpus", list)
     node = SimpleNamespace(gpu_count=1, min_vram_gb_per_gpu=80)
@@ -80,13 +78,13 @@ def test_without_a_gpu_and_a_model_the_bundled_one_is_used_and_said_so(monkeypat
     told = []
     update = chute.progress.update
     monkeypatch.setattr(chute.progress, "update", lambda *args, **unit: (told.append(args[0]), update(*args, **unit)))
-    asyncio.run(chutes_app.load_model(chute))
-    picture = asyncio.run(chute.engine.generate(GenerationInput(prompt="a cat")))
-    asyncio.run(chutes_app.stop_engine(chute))
-    assert chute.info["origin"] == picture.headers["X-Model-Origin"] == "bundled"
+    asyncio.run(service.start_engine(chute))
+    picture = asyncio.run(chute.engine.generate(Request("a cat")))
+    asyncio.run(service.stop_engine(chute))
+    assert chute.info["origin"] == picture.origin == "bundled"
     assert "small bundled model" in caplog.text
     assert told[0].startswith("importing")  # the longest part of a small model's start
-    assert chute.progress.snapshot()["stage"] == told[-1] == "drawing a first picture"
+    assert chute.progress.snapshot()["stage"] == told[-1] == "generating a first picture"
 
 
 def test_the_documentations_curl(client):
@@ -250,13 +248,13 @@ def test_no_request_made_up_from_our_openapi_document_is_a_server_error(client, 
 
 
 def test_a_fallback_of_any_picture_in_a_batch_is_marked(client, chute, monkeypatch):
-    drawn = asyncio.run(chute.engine.batch(BatchGenerationInput(prompts=["a cat", "an owl"], num_inference_steps=10)))
-    smaller = dataclasses.replace(drawn[1], fallback="out-of-memory", drawn=(128, 128))
+    drawn = [asyncio.run(chute.engine.generate(Request(prompt))) for prompt in ("a cat", "an owl")]
+    pictures = iter([drawn[0], dataclasses.replace(drawn[1], fallback="out-of-memory", drawn=(128, 128))])
 
-    async def batch(_params):
-        return [drawn[0], smaller]
+    async def generate(request):
+        return next(pictures)
 
-    monkeypatch.setattr(chute.engine, "batch", batch)
+    monkeypatch.setattr(chute.engine, "generate", generate)
     headers = client.post("/batch", json={"prompts": ["a cat", "an owl"], "num_inference_steps": 10}).headers
     assert (headers["x-fallback"], headers["x-drawn-size"]) == ("out-of-memory", "128x128")
     assert headers["x-seed"] == f"{drawn[0].seed},{drawn[1].seed}"

@@ -60,7 +60,7 @@ def parts(pipeline: Any) -> dict[str, float]:
 
 async def _drawn(engine: Engine, params: GenerationInput) -> float:
     began = time.perf_counter()
-    picture = await engine.generate(params)
+    picture = await engine.generate(params.to_request())
     await asyncio.to_thread(picture.encode)
     return time.perf_counter() - began
 

@@ -1,10 +1,80 @@
-"""Diffusion as a service's other half: requests in, pictures out. Knows nothing of HTTP.
+"""Generate pictures with diffusion models.
 
-`http.schemas` are the request bodies, `image_file` writes files, `models` loads,
-`engine` draws. Nothing heavy is imported here.
+    model = imagegen.load("bundled")
+    engine = imagegen.Engine(model)
+    engine.start()
+    picture = await engine.generate(imagegen.Request("a red apple", seed=7))
+    picture.image.save("apple.png")
+    engine.stop()
+
+`load` finds a model and reads it, `Engine` owns the GPU and generates one picture at a time, `Request` says what to
+generate, and `Picture` is the result. `imagegen.errors` holds the errors; `imagegen.http` serves all of this from a
+chute. Names are imported when they are first used, so `import imagegen` is fast and needs none of the extra's packages.
 """
 
-from importlib.metadata import version
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-SOFTWARE = f"chutes-selfhosted {version('chutes-selfhosted')}"
-"""What is written into every picture as its maker."""
+if TYPE_CHECKING:
+    from imagegen.engine import Engine
+    from imagegen.errors import (
+        EngineFailed,
+        EngineStopped,
+        ImagegenError,
+        ImageTooLarge,
+        InputError,
+        LoadError,
+        MissingExtra,
+        NodeTooSmall,
+        NotFinite,
+        OutOfMemory,
+        Unsupported,
+        WeightsMissing,
+    )
+    from imagegen.models import Model, load
+    from imagegen.picture import Picture
+    from imagegen.request import Request
+
+__all__ = [
+    "Engine",
+    "EngineFailed",
+    "EngineStopped",
+    "ImageTooLarge",
+    "ImagegenError",
+    "InputError",
+    "LoadError",
+    "MissingExtra",
+    "Model",
+    "NodeTooSmall",
+    "NotFinite",
+    "OutOfMemory",
+    "Picture",
+    "Request",
+    "Unsupported",
+    "WeightsMissing",
+    "load",
+]
+
+_MODULES = {"Engine": "engine", "Model": "models", "Picture": "picture", "Request": "request", "load": "models"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        module = import_module(f"{__name__}.{_MODULES.get(name, 'errors')}")
+    except ModuleNotFoundError as error:
+        from imagegen.errors import MissingExtra
+
+        package = (error.name or "").partition(".")[0]
+        if package == __name__:
+            raise
+        raise MissingExtra(
+            f"imagegen needs the package {package}. Install it with: pip install 'chutes-selfhosted[imagegen]'",
+            name=error.name,
+        ) from error
+    return getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,7 +1,7 @@
-"""From the size asked for to the size drawn, and back.
+"""Sizes: from the requested size to the one that the model generates, and back.
 
-A model draws in multiples of its patch, some only near one size. So a picture is drawn on a canvas: the
-smallest that the model takes whose middle, scaled, is what was asked for.
+A model generates multiples of its patch size, and some models only near one size. So a picture is generated on a
+canvas: the smallest size that the model accepts whose middle, scaled, is the requested picture.
 """
 
 import math
@@ -10,39 +10,42 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
-Size = tuple[int, int]  # (width, height), as Pillow has it
+Size = tuple[int, int]  # (width, height), as in Pillow
 
-SMALLEST, LARGEST = 128, 2048  # what any model is asked to draw, in pixels a side
+SMALLEST, LARGEST = 128, 2048  # sides of a requested picture, in pixels
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a model draws: multiples of `multiple`; with `side` or `area`, that longest side or area only."""
+    """The sizes that a model generates: multiples of `multiple`.
+
+    With `side`, only pictures whose longest side has that many pixels; with `area`, only of about that many pixels.
+    """
 
     multiple: int
     side: int | None = None
     area: int | None = None
 
     def scale(self, width: int, height: int) -> float:
-        """Return how much larger than asked for a picture is drawn."""
+        """Return the factor from the requested to the generated size."""
         if self.side:
             return self.side / max(width, height)
         if self.area:
             return math.sqrt(self.area / (width * height))
-        # Inputs may be smaller than any picture that is asked for; a model of many sizes draws those larger.
+        # Input images may be smaller than SMALLEST; a model of any size generates those larger.
         return max(1.0, min(SMALLEST / min(width, height), LARGEST / max(width, height)))
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """What is drawn (`size`), the middle that is kept (`inner`), and what that is scaled to (`asked`)."""
+    """The size that the model generates (`size`), its middle that is kept (`inner`), and the size of the result."""
 
     size: Size
     inner: Size
-    asked: Size
+    result: Size
 
     def pad(self, image: Image.Image) -> Image.Image:
-        """Put an image of the size asked for on the canvas, its edges repeated outwards."""
+        """Scale an image of the result's size to `inner` and repeat its edges outwards up to `size`."""
         pixels = np.asarray(_resize(image, self.inner))
         left, top = self._offset
         right = self.size[0] - self.inner[0] - left
@@ -50,26 +53,26 @@ class Canvas:
         pad = [(top, bottom), (left, right), (0, 0)][: pixels.ndim]
         return Image.fromarray(np.pad(pixels, pad, mode="edge"))
 
-    def crop(self, drawn: Image.Image) -> Image.Image:
-        """Return the middle of what was drawn, at exactly the size asked for."""
+    def crop(self, image: Image.Image) -> Image.Image:
+        """Cut the middle out of a generated image and scale it to the result's size."""
         left, top = self._offset
-        return _resize(drawn.crop((left, top, left + self.inner[0], top + self.inner[1])), self.asked)
+        return _resize(image.crop((left, top, left + self.inner[0], top + self.inner[1])), self.result)
 
     @property
     def _offset(self) -> Size:
         return (self.size[0] - self.inner[0]) // 2, (self.size[1] - self.inner[1]) // 2
 
 
-def fit_canvas(asked: Size, sizes: Sizes, *, shrink: float = 1.0) -> Canvas:
-    """Return the canvas on which a picture of the size asked for is drawn, `shrink` times as large."""
-    scale = sizes.scale(*asked) * shrink
-    inner = max(1, round(asked[0] * scale)), max(1, round(asked[1] * scale))
+def fit_canvas(result: Size, sizes: Sizes, *, shrink: float = 1.0) -> Canvas:
+    """Return the canvas for a result of this size, its sides `shrink` times as long as the model would have them."""
+    scale = sizes.scale(*result) * shrink
+    inner = max(1, round(result[0] * scale)), max(1, round(result[1] * scale))
     width, height = (math.ceil(side / sizes.multiple) * sizes.multiple for side in inner)
-    return Canvas((width, height), inner, asked)
+    return Canvas((width, height), inner, result)
 
 
 def size_like(image: Size, width: int | None, height: int | None) -> Size:
-    """Return the size asked for: the image's own if none is given, in its proportions if one side is."""
+    """Return the requested size: the image's own if no side is given, in the image's proportions if one side is."""
     if width is None and height is None:
         return image
     if width is None:
@@ -80,12 +83,12 @@ def size_like(image: Size, width: int | None, height: int | None) -> Size:
 
 
 def cover(image: Image.Image, size: Size) -> Image.Image:
-    """Scale an image until it covers `size`, and cut off what stands over on both sides."""
+    """Scale an image until it covers `size`, then crop what is too much, equally on both sides."""
     return image if image.size == size else ImageOps.fit(image, size, Image.Resampling.LANCZOS)
 
 
 def dilate_mask(mask: Image.Image, cell: int) -> Image.Image:
-    """Grow a mask to the model's grid, so that every cell with any white in it is repainted whole."""
+    """Grow a mask to the model's grid of latents, `cell` pixels each: a cell with any white in it becomes white."""
     cells = mask.resize((mask.width // cell, mask.height // cell), Image.Resampling.BOX, reducing_gap=None)
     return cells.point(lambda value: 255 if value else 0).resize(mask.size, Image.Resampling.NEAREST)
 

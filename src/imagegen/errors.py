@@ -1,33 +1,29 @@
-"""Everything that can go wrong while drawing, each with the HTTP status that fits it.
+"""Everything that can go wrong in `imagegen`.
 
-    ImagegenError (500)
-    ├── InputError (422)          a field of the request, named in `field`
-    │   └── ImageTooLarge (413)
-    ├── Unsupported (501)         the loaded model cannot do this
-    ├── NotFinite (500)           the model produced NaN or infinite values
-    ├── OutOfMemory (503)         the request does not fit; the next one may
-    ├── EngineStopped (503)       shutting down, or not started
-    ├── EngineFailed (503)        the GPU is beyond repair: the process must be started again
-    └── LoadError (500)           at start-up: raised by `models`, never seen by a client
-        ├── WeightsMissing
-        └── NodeTooSmall
+    ImagegenError
+    ├── InputError                a field of the request cannot be used; `field` is its name
+    │   └── ImageTooLarge
+    ├── Unsupported               the loaded model cannot do this task
+    ├── NotFinite                 the model produced NaN or infinite values
+    ├── OutOfMemory               the picture does not fit into the GPU's memory; a later one may
+    ├── EngineStopped             the engine is stopping or was never started
+    ├── EngineFailed              the GPU is lost; only a new process can use it again
+    └── LoadError                 the model cannot be loaded
+        ├── MissingExtra
+        ├── NodeTooSmall
+        └── WeightsMissing
 
-Messages of all but LoadError are safe to send to a client.
+A message is one sentence or two that a client may read; those of LoadError, raised at start-up, may name local paths.
+`imagegen.http.answers` maps each class to an HTTP status.
 """
 
 
 class ImagegenError(Exception):
-    """Something went wrong while drawing; `str()` is one clear line."""
-
-    status = 500
-    code = "generation_failed"
+    """Generating a picture failed; `str()` is one line."""
 
 
 class InputError(ImagegenError):
-    """A field of the request cannot be used; `field` is its name in the JSON body."""
-
-    status = 422
-    code = "value_error"
+    """A field of the request cannot be used; `field` is its name in the request's body."""
 
     def __init__(self, message: str, *, field: str) -> None:
         super().__init__(message)
@@ -35,17 +31,11 @@ class InputError(ImagegenError):
 
 
 class ImageTooLarge(InputError):
-    """An input image has more pixels than are taken; found in its header, so nothing was decoded."""
-
-    status = 413
-    code = "image_too_large"
+    """An input image has too many pixels. Found in its header, before anything was decoded."""
 
 
 class Unsupported(ImagegenError):
-    """The loaded model cannot do what was asked."""
-
-    status = 501
-    code = "unsupported"
+    """The loaded model cannot do what the request needs."""
 
 
 class NotFinite(ImagegenError):
@@ -53,39 +43,28 @@ class NotFinite(ImagegenError):
 
 
 class OutOfMemory(ImagegenError):
-    """The picture did not fit into the GPU's memory, not even smaller (where that was tried)."""
-
-    status = 503
-    code = "out_of_memory"
+    """The picture does not fit into the GPU's memory, not even at half the size where that was tried."""
 
 
 class EngineStopped(ImagegenError):
-    """The engine is shutting down, or was never started."""
-
-    status = 503
-    code = "engine_stopped"
+    """The engine is stopping, or was never started."""
 
 
 class EngineFailed(ImagegenError):
     """The GPU reported an error that only a new process recovers from."""
 
-    status = 503
-    code = "engine_failed"
-
 
 class LoadError(ImagegenError):
     """The model cannot be loaded; the message says what to do about it."""
 
-    code = "load_failed"
 
-
-class WeightsMissing(LoadError):
-    """The weights are not on this machine, or only in part."""
-
-    code = "weights_missing"
+class MissingExtra(LoadError, ImportError):
+    """A package of the extra `imagegen` is not installed."""
 
 
 class NodeTooSmall(LoadError):
-    """This machine has fewer or smaller GPUs than the chute asks for."""
+    """This machine has fewer or smaller GPUs than the chute requires."""
 
-    code = "node_too_small"
+
+class WeightsMissing(LoadError):
+    """Some or all weights are not on this machine."""

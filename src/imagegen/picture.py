@@ -1,46 +1,36 @@
-"""A finished picture: its pixels, and everything needed to draw it again."""
+"""A finished picture: its pixels, and everything needed to generate it again."""
 
 from dataclasses import dataclass
 
 from PIL import Image
 
-from imagegen import image_file
-from imagegen.image_file import Format
+from imagegen.canvas import Size
+from imagegen.image_file import Format, encode_image
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An RGB image of exactly the size asked for; `drawn` is the size at which the model drew it."""
+    """An RGB image of exactly the requested size.
+
+    - `metadata`: the request, with the seed, the steps and the model that were used. It goes into the image file.
+    - `drawn`: the width and height at which the model generated the picture, before scaling.
+    - `origin`: where the weights came from: `bundled`, `folder` or `hub`.
+    - `precision`: the model's arithmetic, such as `bf16`.
+    - `fallback`: why the picture is less than what was requested, such as `out-of-memory`; None where it is not.
+    """
 
     image: Image.Image
     metadata: dict[str, object]
-    """The request as it was drawn, with its seed, the model's name and the software's: goes into the file."""
-    drawn: tuple[int, int]
+    drawn: Size
     origin: str
     precision: str
     fallback: str | None = None
-    """Why this picture is less than what was asked for; None where it is not."""
 
     @property
     def seed(self) -> int:
-        """The seed that, with the same request, draws this picture again."""
+        """The seed that, with the same request, generates this picture again."""
         return int(str(self.metadata["seed"]))
 
     def encode(self, file_format: Format = "jpeg", *, quality: int = 85) -> bytes:
-        """Write the picture into a file, its metadata inside. Takes a while: keep it off the event loop."""
-        return image_file.encode_image(self.image, file_format, self.metadata, quality=quality)
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """What a response tells of the picture."""
-        headers = {
-            "X-Seed": str(self.seed),
-            "X-Steps": str(self.metadata["num_inference_steps"]),
-            "X-Model": str(self.metadata["model"]).encode("ascii", "replace").decode(),
-            "X-Model-Origin": self.origin,
-            "X-Precision": self.precision,
-            "X-Drawn-Size": "{}x{}".format(*self.drawn),
-        }
-        if self.fallback:
-            headers["X-Fallback"] = self.fallback
-        return headers
+        """Return the picture as a file with its metadata inside. Slow: keep it off the event loop."""
+        return encode_image(self.image, file_format, self.metadata, quality=quality)

@@ -1,135 +1,141 @@
-"""One picture through one diffusers pipeline: arguments in, pixels out. Runs on the engine's thread."""
+"""Run one diffusers pipeline for one request, on the engine's thread."""
 
 import inspect
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
-from imagegen.canvas import Canvas, Size, dilate_mask
+from imagegen.canvas import Canvas, dilate_mask
 from imagegen.errors import NotFinite
 from imagegen.models import Model
+from imagegen.request import Request
 
-Task = Literal["text2image", "img2img", "inpaint"]
+AfterStep = Callable[[int, int], None]
+"""Called on the engine's thread after each step, with the number of finished steps and their total."""
 
-_TRUE_CFG = 2.0  # with a negative prompt, beside the distilled guidance; much of both burns the picture
-
-
-@dataclass(frozen=True)
-class Order:
-    """What to draw: the request, the size asked for, and the images that came with it (of that size)."""
-
-    task: Task
-    params: Any
-    size: Size
-    seed: int
-    image: Image.Image | None = None
-    mask: Image.Image | None = None
+_TRUE_CFG_SCALE = 2.0  # beside FLUX's distilled guidance; high values of both burn the picture
 
 
-def draw(
-    model: Model, order: Order, where: Canvas, *, steps: int, after_step: Callable[[int, int], None]
-) -> Image.Image:
-    """Draw on the canvas `where`, calling `after_step(done, total)`; what that raises ends the drawing.
+def sample(model: Model, request: Request, canvas: Canvas, *, steps: int, after_step: AfterStep) -> Image.Image:
+    """Return the model's picture at the canvas's size; an exception from `after_step` ends the run.
 
-    The noise comes from a generator on the CPU, so that a seed means the same on every device. Raises NotFinite if
-    the decoded picture holds NaN or infinite values.
+    The request has a seed, and its images have its size. `steps` replaces its number of steps. The noise comes from a
+    generator on the CPU, so that a seed means the same on every device. Raises NotFinite if the decoded picture holds
+    NaN or infinite values.
     """
-    pipeline = getattr(model, order.task)
+    pipeline = getattr(model, request.task)
     if model.plan == "offload":
         pipeline.enable_model_cpu_offload()  # the hooks belong to the pipeline that used the components last
-    arguments = _arguments(model, order, where, steps)
-
-    queued: list[torch.cuda.Event] = []
-    preparing = model.fast_path.prepare_decoder(*where.size) if model.fast_path else iter(())
-
-    def after(pipeline: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        if model.plan:  # on a GPU
-            # The CPU is steps ahead of the GPU: it may queue one, so that a cancelled picture stops within it.
-            event = torch.cuda.Event(blocking=True)
-            event.record()
-            queued.append(event)
-            next(preparing, None)  # for the decoder, while the CPU waits anyway
-            if len(queued) > 1:
-                queued.pop(0).synchronize()
-        after_step(index + 1, pipeline.num_timesteps)
-        return {}
-
     accepted = inspect.signature(pipeline.__call__).parameters
-    arguments = {key: value for key, value in arguments.items() if key in accepted}
+    arguments = {key: value for key, value in _arguments(model, request, canvas, steps).items() if key in accepted}
+    step_end = _StepEnd(model, canvas, after_step)
     try:
-        with _decoded_extremes(pipeline) as extremes:
-            images = pipeline(**arguments, callback_on_step_end=after, output_type="pt").images
+        with _observe_decoder(pipeline) as extremes:
+            images = pipeline(**arguments, callback_on_step_end=step_end, output_type="pt").images
     finally:
         pipeline.maybe_free_model_hooks()  # an exception skips the pipeline's own call
     finite = torch.stack(extremes or [*torch.aminmax(images[0])]).isfinite().all()
     image = _to_pil(images[0])
     if not finite:  # read only here, where the GPU has finished anyway
-        width, height = where.size
+        width, height = canvas.size
         raise NotFinite(f"The model produced NaN or infinite values at {width}x{height} with {steps} steps.")
     return image
 
 
-@contextmanager
-def _decoded_extremes(pipeline: Any) -> Iterator[list[torch.Tensor]]:
-    """Collect the least and the largest value of what the pipeline decodes; either is NaN if any value is.
+class _StepEnd:
+    """A pipeline's `callback_on_step_end`: paces the CPU and reports the step."""
 
-    They are taken from the VAE's own output, since postprocessing clamps infinite values into the range of a picture.
-    """
-    extremes: list[torch.Tensor] = []
+    def __init__(self, model: Model, canvas: Canvas, after_step: AfterStep) -> None:
+        self._on_gpu = model.plan is not None
+        self._after_step = after_step
+        self._queued: list[torch.cuda.Event] = []
+        path = model.fast_path
+        self._decoder_parts = path.prepare_decoder(*canvas.size) if path else iter(())
+
+    def __call__(self, pipeline: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if self._on_gpu:
+            self._wait_for_previous_step()
+        self._after_step(index + 1, pipeline.num_timesteps)
+        return {}
+
+    def _wait_for_previous_step(self) -> None:
+        """Let the CPU queue one step ahead of the GPU, not more, so that a cancelled picture stops within one step."""
+        event = torch.cuda.Event(blocking=True)
+        event.record()
+        self._queued.append(event)
+        next(self._decoder_parts, None)  # while the CPU waits anyway
+        if len(self._queued) > 1:
+            self._queued.pop(0).synchronize()
+
+
+class _ObservedProcessor:
+    """A pipeline's image processor that keeps the least and the greatest decoded value; NaN if any value is NaN."""
+
+    def __init__(self, processor: Any, extremes: list[Tensor]) -> None:
+        self._processor = processor
+        self._extremes = extremes
+
+    def postprocess(self, image: Tensor, *args: Any, **options: Any) -> Any:
+        self._extremes.extend(torch.aminmax(image))
+        return self._processor.postprocess(image, *args, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._processor, name)
+
+
+@contextmanager
+def _observe_decoder(pipeline: Any) -> Iterator[list[Tensor]]:
+    """Collect the extremes of what the pipeline's VAE decodes. Postprocessing would clamp infinite values."""
+    extremes: list[Tensor] = []
     processor = getattr(pipeline, "image_processor", None)
     if processor is None:
         yield extremes
         return
-    postprocess = processor.postprocess
-
-    def observed(image: Any, *args: Any, **options: Any) -> Any:
-        extremes.extend(torch.aminmax(image))
-        return postprocess(image, *args, **options)
-
-    processor.postprocess = observed
+    pipeline.image_processor = _ObservedProcessor(processor, extremes)
     try:
         yield extremes
     finally:
-        del processor.postprocess
+        pipeline.image_processor = processor
 
 
-def _arguments(model: Model, order: Order, where: Canvas, steps: int) -> dict[str, Any]:
-    """Every argument that some pipeline takes for this order."""
-    params = order.params
-    negative = params.negative_prompt if (params.negative_prompt or "").strip() else None
-    arguments = {
-        "prompt": params.prompt,
+def _arguments(model: Model, request: Request, canvas: Canvas, steps: int) -> dict[str, Any]:
+    """Return the arguments of a request for any pipeline; each pipeline accepts some of them."""
+    if request.seed is None:
+        raise ValueError("Request has no seed; the engine chooses one.")
+    negative = request.negative_prompt if (request.negative_prompt or "").strip() else None
+    arguments: dict[str, Any] = {
+        "prompt": request.prompt,
         "negative_prompt": negative,
-        "true_cfg_scale": (params.true_cfg_scale or _TRUE_CFG) if negative else 1.0,
-        "guidance_scale": params.guidance_scale,
-        "width": where.size[0],
-        "height": where.size[1],
+        "true_cfg_scale": (request.true_cfg_scale or _TRUE_CFG_SCALE) if negative else 1.0,
+        "guidance_scale": request.guidance,
+        "width": canvas.size[0],
+        "height": canvas.size[1],
         "num_inference_steps": steps,
         "max_sequence_length": model.max_sequence_length,
-        "generator": torch.Generator("cpu").manual_seed(order.seed),
+        "generator": torch.Generator("cpu").manual_seed(request.seed),
     }
-    if order.image:
-        # The last steps are done, `strength` of them all: at least one.
-        arguments["num_inference_steps"] = max(steps, math.ceil(1 / params.strength))
-        arguments["strength"] = params.strength
-        arguments["image"] = where.pad(order.image)
-    if order.mask:
-        arguments["mask_image"] = dilate_mask(where.pad(order.mask), model.text2image.vae_scale_factor)
+    if request.image:
+        # A pipeline runs the last `strength` of the steps: at least one must be left.
+        arguments["num_inference_steps"] = max(steps, math.ceil(1 / request.strength))
+        arguments["strength"] = request.strength
+        arguments["image"] = canvas.pad(request.image)
+    if request.mask:
+        arguments["mask_image"] = dilate_mask(canvas.pad(request.mask), model.text2image.vae_scale_factor)
     return arguments
 
 
-def _to_pil(image: torch.Tensor) -> Image.Image:
-    """(3, H, W) in 0..1, of any dtype and device, to RGB; rounded there, so that only bytes are copied."""
+def _to_pil(image: Tensor) -> Image.Image:
+    """Convert (3, H, W) in 0..1, of any dtype and device, to RGB; on the device, so that only bytes are copied."""
     pixels = image.float().mul(255).round().clamp(0, 255).to(torch.uint8)
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
-def finish(drawn: Image.Image, where: Canvas, order: Order) -> Image.Image:
-    """Bring what was drawn to the size asked for, and put back what the mask keeps, bit for bit."""
-    image = where.crop(drawn)
-    return Image.composite(image, order.image, order.mask) if order.image and order.mask else image
+def finish(image: Image.Image, canvas: Canvas, request: Request) -> Image.Image:
+    """Bring a sampled image to the requested size and restore, bit for bit, what the mask keeps."""
+    image = canvas.crop(image)
+    return Image.composite(image, request.image, request.mask) if request.image and request.mask else image

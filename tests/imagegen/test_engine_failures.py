@@ -14,9 +14,9 @@ from imagegen import engine as engine_module
 from imagegen import sampling, watchdog
 from imagegen.engine import Engine
 from imagegen.errors import EngineFailed, OutOfMemory
-from imagegen.http.schemas import GenerationInput
 from imagegen.models import Model
 from imagegen.picture import Picture
+from imagegen.request import Request
 from tests.imagegen.test_engine import Gate, ask, count, fault, until
 
 
@@ -32,7 +32,7 @@ def test_out_of_memory_is_drawn_again_at_half(engine, monkeypatch, at, error):
         fault(patch, engine, error, at=at)
         picture = asyncio.run(engine.generate(ask(steps=10)))
     assert picture.image.size == whole.image.size
-    assert (picture.headers["X-Fallback"], picture.headers["X-Steps"]) == ("out-of-memory", "5")
+    assert (picture.fallback, picture.metadata["num_inference_steps"]) == ("out-of-memory", 5)
     assert (whole.drawn, picture.drawn) == ((128, 128), (64, 64))
     assert asyncio.run(engine.generate(ask(steps=10))).encode() == whole.encode()
 
@@ -133,7 +133,7 @@ def test_out_of_memory_holds_no_tensors_while_drawing_again(engine, monkeypatch)
 
     held: list[object] = []
 
-    def draw(*args: object, **kwargs: object) -> Image.Image:
+    def sample(*args: object, **kwargs: object) -> Image.Image:
         import weakref
 
         if held:
@@ -143,7 +143,7 @@ def test_out_of_memory_holds_no_tensors_while_drawing_again(engine, monkeypatch)
         held.append(weakref.ref(activation))
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(engine_module, "draw", draw)
+    monkeypatch.setattr(engine_module, "sample", sample)
     asyncio.run(engine.generate(ask()))
     assert alive == [False]
 
@@ -205,7 +205,7 @@ class Block:
 
         monkeypatch.setattr(module, method, blocking)
 
-    async def outcome(self, request: GenerationInput, until_true: Callable[[], bool]) -> object:
+    async def outcome(self, request: Request, until_true: Callable[[], bool]) -> object:
         """Ask for a picture, and let the GPU go on once the condition holds."""
         task = asyncio.create_task(self.engine.generate(request))
         await until(self.entered.is_set)
@@ -239,7 +239,7 @@ def test_a_step_of_unknown_duration_may_take_long(start, monkeypatch, case):
     engine = start(on_failure=reasons.append, hang_after=1)
     if case in {"offload", "stream"}:
         # The plan only changes what the watchdog does here: its hooks and events need a GPU.
-        monkeypatch.setattr(engine_module, "draw", without_plan(engine.model))
+        monkeypatch.setattr(engine_module, "sample", without_plan(engine.model))
         monkeypatch.setattr(engine.model, "plan", case)
     known(engine)
     if case == "capturing":
@@ -254,7 +254,7 @@ def test_a_step_of_unknown_duration_may_take_long(start, monkeypatch, case):
 
 
 def without_plan(model: Model) -> Callable[..., Image.Image]:
-    def draw(given: Model, *args: object, **options: object) -> Image.Image:
-        return sampling.draw(dataclasses.replace(model, plan=None), *args, **options)
+    def sample(given: Model, *args: object, **options: object) -> Image.Image:
+        return sampling.sample(dataclasses.replace(model, plan=None), *args, **options)
 
-    return draw
+    return sample

@@ -13,7 +13,8 @@ from prometheus_client import REGISTRY
 from imagegen import models
 from imagegen.engine import Engine
 from imagegen.errors import LoadError, NotFinite
-from imagegen.http.schemas import GenerationInput
+from imagegen.http.answers import error_response
+from imagegen.request import Request
 from imagegen.settings import Settings
 from tests.imagegen import tiny
 from tests.imagegen.test_sampling import img2img, inpaint
@@ -46,18 +47,18 @@ def damage(engine: Engine, weight: str, value: float) -> None:
         getattr(engine.model.text2image, component).get_parameter(parameter).view(-1)[0] = value
 
 
-def text(prompt: str = "a cat", seed: int = 7) -> GenerationInput:
-    return GenerationInput(prompt=prompt, width=128, height=128, num_inference_steps=2, seed=seed)
+def text(prompt: str = "a cat", seed: int = 7) -> Request:
+    return Request(prompt, width=128, height=128, steps=2, seed=seed)
 
 
 def draw(engine: Engine, task: str) -> object:
     if task == "text2image":
         return asyncio.run(engine.generate(text()))
     if task == "img2img":
-        return asyncio.run(engine.img2img(img2img()))
+        return asyncio.run(engine.generate(img2img()))
     mask = Image.new("L", (200, 150))
     mask.paste(255, (10, 10, 50, 45))
-    return asyncio.run(engine.inpaint(inpaint(mask)))
+    return asyncio.run(engine.generate(inpaint(mask)))
 
 
 def reported(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -82,7 +83,7 @@ def test_damaged_weights_draw_nothing(start, tiny_model, caplog, task, weight, v
     before = REGISTRY.get_sample_value("imagegen_errors_total") or 0
     with pytest.raises(NotFinite, match="NaN or infinite values at 128x") as error:
         draw(engine, task)
-    assert (error.value.status, error.value.code) == (500, "generation_failed")
+    assert error_response(error.value).status_code == 500
     assert REGISTRY.get_sample_value("imagegen_errors_total") == before + 1
     (line,) = reported(caplog)
     assert "tiny-random in fp32" in line
@@ -147,5 +148,5 @@ def test_the_warm_up_says_why_a_model_draws_nothing(start, tiny_model, monkeypat
         raise ValueError("shapes differ")
 
     monkeypatch.setattr(engine.model.text2image.transformer, "forward", failing)
-    with pytest.raises(LoadError, match=r"^tiny-random cannot draw its warm-up picture: generation failed$"):
+    with pytest.raises(LoadError, match=r"^tiny-random cannot generate its warm-up picture: Generation failed\.$"):
         asyncio.run(engine.warm_up())

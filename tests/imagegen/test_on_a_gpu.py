@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,13 +12,13 @@ import torch
 from imagegen import flux, models
 from imagegen.engine import Engine
 from imagegen.errors import EngineFailed, OutOfMemory
-from imagegen.http.schemas import GenerationInput
+from imagegen.request import Request
 from imagegen.settings import Settings
 from tests.imagegen.test_sampling import img2img
 
 pytestmark = pytest.mark.gpu
 
-REQUEST = GenerationInput(prompt="a cat", seed=1, num_inference_steps=4)
+REQUEST = Request("a cat", seed=1, steps=4)
 
 
 async def leave_midway(engine: Engine) -> None:
@@ -38,7 +39,7 @@ def test_every_plan_draws_the_same_and_survives_a_cancel(tiny_model, monkeypatch
         engine.start()
 
         async def draw(engine: Engine = engine) -> tuple[bytes, ...]:
-            pictures = [await engine.generate(REQUEST), await engine.img2img(img2img())]
+            pictures = [await engine.generate(REQUEST), await engine.generate(img2img())]
             return tuple(each.encode() for each in pictures)
 
         files[plan] = asyncio.run(draw())
@@ -94,7 +95,7 @@ def test_three_times_out_of_memory_frees_the_recordings(fast, monkeypatch):
     reasons = []
     engine = fast(oom_fallback=False, on_failure=reasons.append)
     for width in range(128, 1025, 128):
-        asyncio.run(engine.generate(REQUEST.model_copy(update={"width": width})))
+        asyncio.run(engine.generate(replace(REQUEST, width=width)))
     before, recorded = asyncio.run(engine.generate(REQUEST)).encode(), held(engine)
     assert recorded > 8
     reserved = torch.cuda.memory_reserved()

@@ -16,19 +16,17 @@ ROOT = Path(__file__).parents[2]
 
 SERVICE = """
 import torch
-from imagegen import models
-from imagegen.engine import Engine
-from imagegen.http.schemas import GenerationInput
+from imagegen import Engine, Request, load
 from imagegen.errors import ImagegenError
-from fastapi.responses import JSONResponse
+from imagegen.http.answers import error_response
 
 @chute.exception_handler(ImagegenError)
-async def explain(request, error):
-    return JSONResponse({{"detail": str(error), "code": error.code}}, error.status)
+async def answer(request, error):
+    return error_response(error)
 
 @chute.on_startup()
-async def load(self):
-    model = await asyncio.to_thread(models.load, {folder!r})
+async def start(self):
+    model = await asyncio.to_thread(load, {folder!r})
     self.engine = Engine(model, on_failure=self.fail, hang_after=1)
     self.engine.start()
     await self.engine.warm_up()
@@ -51,8 +49,8 @@ async def draw(self, fault: str = "") -> str:
             self.fault = fault
 
     self.fault = fault if fault == "full" else None
-    picture = await self.engine.generate(GenerationInput(prompt="a cat", num_inference_steps=4), on_step=after_step)
-    return picture.headers["X-Steps"]
+    picture = await self.engine.generate(Request("a cat", steps=4), on_step=after_step)
+    return str(picture.metadata["num_inference_steps"])
 """
 
 

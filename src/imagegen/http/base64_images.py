@@ -1,7 +1,7 @@
-"""Decode the base64 images of request bodies: a JPEG, PNG or WebP of at most 2048x2048 pixels.
+"""Decode the base64 images of request bodies: JPEG, PNG or WebP, at most 2048x2048 pixels.
 
 The size is read from the file's header and refused there when it is too large, so that a small file which unpacks to
-gigabytes costs neither memory nor time.
+gigabytes costs neither time nor memory.
 """
 
 import base64
@@ -17,50 +17,49 @@ from imagegen.errors import ImageTooLarge, InputError
 MAX_SIDE = 2048
 MIN_SIDE = 16  # one patch of the models' grid
 
-
 _DATA_URL = re.compile(r"\s*data:[^,]{0,200};base64\s*,", re.IGNORECASE)
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _WHITE_SPACE = b" \t\r\n\f\v"
 _WHITE = (255, 255, 255, 255)
 _BLACK = (0, 0, 0, 255)
-_FORMATS = ("JPEG", "PNG", "WEBP")  # nothing else is handed to a decoder
+_FORMATS = ("JPEG", "PNG", "WEBP")  # no other decoder sees untrusted data
 _PNG = b"\x89PNG\r\n\x1a\n"
-_MAX_CHUNKS = 10_000  # of a PNG; a camera's or an editor's has tens to hundreds
+_MAX_CHUNKS = 10_000  # of a PNG; cameras and editors write tens to hundreds
 _MAX_EXIF = 64 * 1024  # bytes, as much as fits into a JPEG
 
-# One for each broken tag of a picture's EXIF: a megabyte of them can come with one request.
+# Pillow warns of each broken EXIF tag, and one request can hold a megabyte of them.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def decode_base64(text: str, *, field: str) -> bytes:
-    """Bytes of a base64 text: data URL, white space, URL-safe alphabet and missing padding are all fine."""
+    """Decode base64 with or without a data URL, white space and padding, in either alphabet. Raises InputError."""
     if prefix := _DATA_URL.match(text[:256]):
         text = text[prefix.end() :]
     try:
         digits = text.encode("ascii").translate(_URL_SAFE, _WHITE_SPACE).rstrip(b"=")
         data = base64.b64decode(digits + b"=" * (-len(digits) % 4), validate=True)
-    except ValueError:  # binascii.Error and UnicodeEncodeError are of its kind
-        raise InputError("is not valid base64", field=field) from None
+    except ValueError:  # the base class of binascii.Error and UnicodeEncodeError
+        raise InputError(f"{field} is not valid base64.", field=field) from None
     if not data:
-        raise InputError("is empty", field=field)
+        raise InputError(f"{field} is empty.", field=field)
     return data
 
 
 def decode_image(text: str, *, field: str) -> Image.Image:
-    """RGB image of a base64 text, upright by its EXIF orientation, transparency laid over white.
+    """Decode base64 to an RGB image, upright by its EXIF orientation, on white where it is transparent.
 
-    Of an animation the first frame; at least 16 pixels a side. Raises `InputError`, or
-    `ImageTooLarge` beyond 2048 pixels a side; both name `field`.
+    Of an animation only the first frame counts. Raises ImageTooLarge above 2048 pixels a side, and InputError below 16
+    pixels or if the file is no image. Both name `field`.
     """
     image = _flatten(_open(decode_base64(text, field=field), field), _WHITE).convert("RGB")
     if min(image.size) < MIN_SIDE:
-        given, least = "x".join(map(str, image.size)), f"{MIN_SIDE}x{MIN_SIDE}"
-        raise InputError(f"is {given} pixels; at least {least} are needed", field=field)
+        width, height = image.size
+        raise InputError(f"{field} is {width}x{height} pixels; at least {MIN_SIDE}x{MIN_SIDE} are needed.", field=field)
     return image
 
 
 def decode_mask(text: str, *, size: tuple[int, int], field: str) -> Image.Image:
-    """Grey mask (mode L) of `size` (width, height): 255 is repainted, 0 and transparent stay."""
+    """Decode base64 to a greyscale mask (mode L) of `size` (width, height); transparent pixels become black."""
     mask = _flatten(_open(decode_base64(text, field=field), field), _BLACK).convert("L")
     return mask if mask.size == size else mask.resize(size, Image.Resampling.BILINEAR)
 
@@ -74,25 +73,27 @@ def _has_many_chunks(data: bytes) -> bool:
 
 
 def _open(data: bytes, field: str) -> Image.Image:
-    """Decode bytes whose header says JPEG, PNG or WebP of at most 2048x2048, and turn them upright."""
+    """Decode a JPEG, PNG or WebP whose header says at most 2048x2048 pixels, and turn it upright."""
     if _has_many_chunks(data):
-        raise InputError(f"is a PNG of more than {_MAX_CHUNKS} chunks", field=field)
+        raise InputError(f"{field} is a PNG of more than {_MAX_CHUNKS} chunks.", field=field)
+    limit = f"{MAX_SIDE}x{MAX_SIDE}"
     try:
         image = Image.open(BytesIO(data), formats=_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageTooLarge(f"is larger than {MAX_SIDE}x{MAX_SIDE} pixels", field=field) from None
+        raise ImageTooLarge(f"{field} is larger than {limit} pixels.", field=field) from None
     except UnidentifiedImageError:
-        raise InputError("is not a JPEG, PNG or WebP image", field=field) from None
-    except Exception:  # noqa: BLE001 - Pillow raises whatever a broken header makes its parsers stumble over
-        raise InputError("is a damaged image", field=field) from None
+        raise InputError(f"{field} is not a JPEG, PNG or WebP image.", field=field) from None
+    except Exception:  # noqa: BLE001 - a broken header makes Pillow's parsers raise all kinds of errors
+        raise InputError(f"{field} is a damaged image.", field=field) from None
     with image:
         width, height = image.size
         if max(width, height) > MAX_SIDE:
-            raise ImageTooLarge(f"is {width}x{height} pixels; at most {MAX_SIDE}x{MAX_SIDE} are taken", field=field)
+            message = f"{field} is {width}x{height} pixels; at most {limit} are accepted."
+            raise ImageTooLarge(message, field=field)
         try:
             image.load()
-        except Exception:  # noqa: BLE001 - as above, in the decoders
-            raise InputError("is a truncated or damaged image", field=field) from None
+        except Exception:  # noqa: BLE001 - so do broken pixels in its decoders
+            raise InputError(f"{field} is a truncated or damaged image.", field=field) from None
         if len(image.info.get("exif", b"")) > _MAX_EXIF:
             return image.copy()
         try:
@@ -102,11 +103,11 @@ def _open(data: bytes, field: str) -> Image.Image:
 
 
 def _flatten(image: Image.Image, background: tuple[int, int, int, int]) -> Image.Image:
-    """Lay a transparent image over a colour and bring 16-bit grey down to 8; other modes pass."""
+    """Composite a transparent image on a colour and scale 16-bit greyscale to 8 bits; other modes pass."""
     if image.mode.startswith("I"):  # Pillow would clip 16 bits, not scale them
         wide, clear = np.asarray(image).astype(np.uint32), image.info.get("transparency")
         image = Image.fromarray((wide >> 8).astype(np.uint8))
-        if clear is not None:  # the one grey that is transparent
+        if clear is not None:  # the one grey value that is transparent
             image.putalpha(Image.fromarray(np.where(wide == clear, 0, 255).astype(np.uint8)))
     if image.has_transparency_data:
         rgba = image.convert("RGBA")

@@ -1,11 +1,15 @@
-"""What a client may ask for: the request bodies, with their defaults and bounds."""
+"""The bodies of the image routes, with their defaults and bounds; `to_request` turns each into engine requests."""
 
+import secrets
 import unicodedata
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, Field
 
 from imagegen.image_file import Format
+
+if TYPE_CHECKING:
+    from imagegen.request import Request
 
 MAX_PROMPT = 5_000  # characters: twice what the largest text encoder (512 tokens) reads, and it fits into EXIF
 
@@ -32,7 +36,7 @@ Guidance = Annotated[float, Field(ge=1.0, le=20.0)]
 
 
 class Options(BaseModel):
-    """What every route takes besides its own fields; all optional."""
+    """Optional fields of every route."""
 
     negative_prompt: Text | None = Field(default=None, description="What should not be in the picture.")
     true_cfg_scale: Guidance | None = Field(
@@ -53,15 +57,19 @@ class GenerationInput(Options):
     seed: Seed | None = None
     format: Format = "jpeg"
 
+    def to_request(self) -> "Request":
+        """Return the engine's request."""
+        return _request(self)
+
 
 class MinifiedGenerationInput(BaseModel):
-    """The least that `/generate` needs."""
+    """The smallest body of `/generate`."""
 
     prompt: Prompt = "a beautiful mountain landscape"
 
 
 class BatchGenerationInput(Options):
-    """Up to four prompts at once (`POST /batch`); picture i is drawn with `seed + i`."""
+    """Up to four prompts at once (`POST /batch`); picture i has the seed `seed + i`."""
 
     prompts: list[Prompt] = Field(min_length=1, max_length=4)
     width: int = Field(default=1024, ge=512, le=2048)
@@ -70,6 +78,11 @@ class BatchGenerationInput(Options):
     guidance_scale: Guidance = 7.5
     seed: Seed | None = None
     format: Format = "jpeg"
+
+    def to_requests(self) -> "list[Request]":
+        """Return one request for each prompt, so that each picture is the one of its prompt and seed alone."""
+        first = secrets.randbelow(2**32) if self.seed is None else self.seed
+        return [_request(self, prompt=prompt, seed=(first + i) % 2**32) for i, prompt in enumerate(self.prompts)]
 
 
 class Img2ImgInput(Options):
@@ -85,6 +98,15 @@ class Img2ImgInput(Options):
     seed: Seed | None = None
     format: Format = "jpeg"
 
+    def to_request(self) -> "Request":
+        """Decode the image and return the engine's request. Slow: keep it off the event loop.
+
+        Raises InputError or ImageTooLarge if the image cannot be used.
+        """
+        from imagegen.http.base64_images import decode_image
+
+        return _request(self, image=decode_image(self.image_b64, field="image_b64"))
+
 
 class InpaintInput(Options):
     """Repaint part of an image (`POST /inpaint`); the answer has the input's size."""
@@ -97,3 +119,22 @@ class InpaintInput(Options):
     num_inference_steps: int = Field(default=28, ge=1, le=50)
     seed: Seed | None = None
     format: Format = "png"
+
+    def to_request(self) -> "Request":
+        """Decode the image and the mask and return the engine's request. Slow: keep it off the event loop.
+
+        Raises InputError or ImageTooLarge if one of them cannot be used.
+        """
+        from imagegen.http.base64_images import decode_image, decode_mask
+
+        image = decode_image(self.image_b64, field="image_b64")
+        return _request(self, image=image, mask=decode_mask(self.mask_b64, size=image.size, field="mask_b64"))
+
+
+def _request(body: BaseModel, **fields: Any) -> "Request":
+    """Return a request with the body's fields, under the engine's names, and those given."""
+    from imagegen.request import Request  # needs Pillow, which `chutes build` does without
+
+    values = body.model_dump(exclude={"prompts", "image_b64", "mask_b64", "format"})
+    values |= {"steps": values.pop("num_inference_steps"), "guidance": values.pop("guidance_scale")}
+    return Request(**values | fields)

@@ -12,8 +12,8 @@ from imagegen.errors import NotFinite
 from imagegen.flux import pipeline as fast
 from imagegen.flux.attention import flash_attention_3
 from imagegen.flux.kernels.rope import norm_rope
-from imagegen.http.schemas import GenerationInput
-from imagegen.sampling import Order, draw
+from imagegen.request import Request
+from imagegen.sampling import sample
 from imagegen.settings import Settings
 from tests.imagegen import tiny
 
@@ -44,10 +44,9 @@ def model(request, tmp_path_factory):
 
 
 def picture(model):
-    params = GenerationInput(prompt="a cat", num_inference_steps=STEPS, seed=1)
     size = SIDE, SIDE
-    where = Canvas(size, size, size)
-    return draw(model, Order("text2image", params, size, 1), where, steps=STEPS, after_step=lambda *_: None).tobytes()
+    canvas = Canvas(size, size, size)
+    return sample(model, Request("a cat", seed=1), canvas, steps=STEPS, after_step=lambda *_: None).tobytes()
 
 
 WEIGHTS = [

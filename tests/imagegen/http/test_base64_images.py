@@ -17,6 +17,7 @@ from PIL import ExifTags, Image
 
 from imagegen.errors import ImageTooLarge, InputError
 from imagegen.http import base64_images
+from imagegen.http.answers import error_response
 
 RED, BLUE = (220, 30, 30), (30, 30, 220)
 
@@ -161,7 +162,7 @@ def truncated(kind: str) -> str:
 def test_what_is_no_image_is_refused_with_its_field(text, why):
     with pytest.raises(InputError, match=why) as error:
         decode(text)
-    assert (error.value.field, error.value.status) == ("image_b64", 422)
+    assert (error.value.field, error_response(error.value).status_code) == ("image_b64", 422)
 
 
 def test_a_truncated_webp_is_refused():
@@ -173,7 +174,7 @@ def test_a_truncated_webp_is_refused():
 def test_more_than_2048_a_side_is_refused(size):
     with pytest.raises(ImageTooLarge, match="at most 2048x2048") as error:
         decode(b64(Image.new("L", size)))
-    assert (error.value.field, error.value.status) == ("image_b64", 413)
+    assert (error.value.field, error_response(error.value).status_code) == ("image_b64", 413)
 
 
 def test_2048_a_side_is_taken():
@@ -191,6 +192,7 @@ def png(width: int, height: int, data: bytes, extra: bytes = b"") -> bytes:
 BOMBS = """
 import resource, sys
 from imagegen.http import base64_images
+from imagegen.http.answers import error_response
 from imagegen.errors import InputError
 
 base64_images.decode_image(sys.stdin.readline(), field="image_b64")  # warm up the decoders
@@ -199,7 +201,7 @@ for line in sys.stdin:
     try:
         base64_images.decode_image(line, field="image_b64")
     except InputError as error:
-        print(error.status, error)
+        print(error_response(error).status_code, error)
     else:
         print("decoded")
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)

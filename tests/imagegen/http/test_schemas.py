@@ -1,10 +1,15 @@
 """The fields, defaults and bounds of the documentation page, and what is refused."""
 
+import asyncio
 import base64
+from io import BytesIO
 
+import numpy as np
 import pytest
+from PIL import Image
 from pydantic import BaseModel, ValidationError
 
+from imagegen.errors import InputError
 from imagegen.http.schemas import (
     BatchGenerationInput,
     GenerationInput,
@@ -12,6 +17,7 @@ from imagegen.http.schemas import (
     InpaintInput,
     MinifiedGenerationInput,
 )
+from imagegen.request import Request
 
 PIXEL = base64.b64encode(b"any").decode()
 MODELS: list[tuple[type[BaseModel], dict[str, object]]] = [
@@ -108,3 +114,53 @@ def test_formats():
 def test_a_negative_prompt_may_be_empty():
     assert GenerationInput(prompt="a", negative_prompt="").negative_prompt == ""
     assert refused(GenerationInput, prompt="a", negative_prompt="\0") == {"negative_prompt"}
+
+
+def b64(image: Image.Image) -> str:
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+PHOTO = Image.effect_noise((200, 150), 40).convert("RGB")
+COMMON = {"negative_prompt": "blue", "true_cfg_scale": 3.0, "guidance_scale": 5.0, "num_inference_steps": 12, "seed": 7}
+ENGINES = {"negative_prompt": "blue", "true_cfg_scale": 3.0, "guidance": 5.0, "steps": 12, "seed": 7}
+
+
+def test_a_body_becomes_a_request():
+    body = GenerationInput(prompt="a cat", width=640, height=448, format="png", **COMMON)
+    assert body.to_request() == Request("a cat", width=640, height=448, **ENGINES)
+
+
+def test_a_batch_becomes_a_request_for_each_prompt():
+    body = BatchGenerationInput(prompts=["a cat", "an owl"], width=640, height=512, **{**COMMON, "seed": 2**32 - 1})
+    first, second = body.to_requests()
+    assert first == Request("a cat", width=640, height=512, **{**ENGINES, "seed": 2**32 - 1})
+    assert second == Request("an owl", width=640, height=512, **{**ENGINES, "seed": 0})
+    seeds = [request.seed for request in BatchGenerationInput(prompts=["a", "b"]).to_requests()]
+    assert seeds[1] == (seeds[0] + 1) % 2**32
+
+
+def test_images_are_decoded_into_the_request():
+    body = Img2ImgInput(prompt="a cat", image_b64=b64(PHOTO), width=400, strength=0.5, **COMMON)
+    assert body.to_request() == Request("a cat", image=PHOTO, width=400, strength=0.5, **ENGINES)
+    mask = PHOTO.convert("L")
+    edit = InpaintInput(prompt="a cat", image_b64=b64(PHOTO), mask_b64=b64(mask), **COMMON)
+    assert edit.to_request() == Request("a cat", image=PHOTO, mask=mask, **ENGINES)
+
+
+@pytest.mark.parametrize("field", ["image_b64", "mask_b64"])
+def test_an_image_that_cannot_be_decoded_is_named(field):
+    images = {"image_b64": b64(PHOTO), "mask_b64": b64(PHOTO), field: "%"}
+    with pytest.raises(InputError, match=f"^{field} is not valid base64") as error:
+        InpaintInput(prompt="a cat", **images).to_request()
+    assert error.value.field == field
+
+
+def test_a_mask_of_another_size_is_resized(engine):
+    mask = Image.new("L", (20, 15))
+    mask.paste(255, (0, 0, 10, 15))
+    body = InpaintInput(prompt="a cat", image_b64=b64(PHOTO), mask_b64=b64(mask), seed=1)
+    after = np.asarray(asyncio.run(engine.generate(body.to_request())).image)
+    assert (after[:, 110:] == np.asarray(PHOTO)[:, 110:]).all()
+    assert (after[:, :90] != np.asarray(PHOTO)[:, :90]).any(-1).mean() > 0.9

@@ -1,12 +1,9 @@
 """A chute that draws with any diffusers pipeline: `imagegen` behind one route."""
 
-import asyncio
 from collections.abc import Callable
-from functools import partial
 from typing import Annotated, Any
 
-from fastapi import Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import Response
 from pydantic import BaseModel, Field
 
 from chutes._warn import warn
@@ -68,7 +65,7 @@ def build_diffusion_chute(
     for option, value in {"version": version, "pipeline_args": pipeline_args}.items():
         if value:
             warn(f"build_diffusion_chute: {option}= has no effect here")
-    from imagegen.errors import ImagegenError
+    from imagegen.http import service
 
     chute = Chute(
         username=username,
@@ -86,26 +83,7 @@ def build_diffusion_chute(
         tee=tee,
     )
 
-    @chute.on_startup()
-    async def load(self: Any) -> None:
-        from imagegen import models
-        from imagegen.engine import Engine
-
-        told = partial(self.progress.update, unit="B")
-        model = await asyncio.to_thread(models.load, model_name_or_url, progress=told)
-        self.engine = Engine(model, on_failure=self.fail)
-        self.engine.start()
-        self.progress.update("drawing a first picture")
-        await self.engine.warm_up()
-        self.info.update(model.info)
-
-    @chute.on_shutdown()
-    async def stop(self: Any) -> None:
-        await asyncio.to_thread(self.engine.stop)
-
-    @chute.exception_handler(ImagegenError)
-    async def explain(request: Request, error: ImagegenError) -> JSONResponse:
-        return JSONResponse({"detail": str(error), "code": error.code}, error.status)
+    service.install(chute, model_name_or_url)
 
     @chute.cord(
         public_api_path="/generate",
@@ -114,14 +92,19 @@ def build_diffusion_chute(
         max_body_bytes=1024 * 1024,
     )
     async def generate(self: Any, params: GenerationInput) -> Response:
-        """Draw what a prompt says."""
-        from imagegen.http import schemas
+        """Generate an image from a prompt."""
+        from imagegen import Request
+        from imagegen.http.answers import image_response
 
-        wanted = params.model_dump(exclude={"negative_prompt"})
-        # Not validated again: its steps go further than those of imagegen's own route.
-        order = schemas.GenerationInput.model_construct(**wanted, negative_prompt=params.negative_prompt or None)
-        picture = await self.engine.generate(order)
-        content = await asyncio.to_thread(picture.encode, "jpeg")
-        return Response(content, media_type="image/jpeg", headers=picture.headers)
+        request = Request(
+            prompt=params.prompt,
+            negative_prompt=params.negative_prompt or None,
+            width=params.width,
+            height=params.height,
+            steps=params.num_inference_steps,
+            guidance=params.guidance_scale,
+            seed=params.seed,
+        )
+        return await image_response(await self.engine.generate(request))
 
     return DiffusionChute(chute=chute, generate=generate)

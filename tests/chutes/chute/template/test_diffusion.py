@@ -11,27 +11,22 @@ from chutes.chute.template.diffusion import build_diffusion_chute
 from chutes.exception import ChutesWarning
 from imagegen import engine, models
 from imagegen.errors import NotFinite, Unsupported
+from imagegen.memory import Needs
+from imagegen.picture import Picture
+from imagegen.request import Request
+from imagegen.settings import Settings
 
 asked: list[Any] = []
 
 
-class Picture:
-    headers = {"X-Seed": "7"}  # noqa: RUF012 - as imagegen's
-
-    def encode(self, file_format: str) -> bytes:
-        buffer = io.BytesIO()
-        Image.new("RGB", (asked[-1].width, asked[-1].height)).save(buffer, file_format.upper())
-        return buffer.getvalue()
-
-
 class Model:
-    def __init__(self, source: str, progress: Callable[..., None]) -> None:
+    def __init__(self, source: str, *, settings: Settings, needs: Needs, progress: Callable[..., None]) -> None:
         progress("reading", 1, 2)
-        self.info = {"model": source}
+        self.info = {"model": source, "origin": "hub"}
 
 
 class Engine:
-    def __init__(self, model: Model, on_failure: Callable[[str], object]) -> None:
+    def __init__(self, model: Model, *, oom_fallback: bool, on_failure: Callable[[str], object]) -> None:
         self.running = False
 
     def start(self) -> None:
@@ -43,13 +38,14 @@ class Engine:
     async def warm_up(self) -> None:
         assert self.running
 
-    async def generate(self, order: Any) -> Picture:
-        if order.prompt == "impossible":
+    async def generate(self, request: Request) -> Picture:
+        if request.prompt == "impossible":
             raise Unsupported("this model cannot")
-        if order.prompt == "overflow":
+        if request.prompt == "overflow":
             raise NotFinite("NaN at 128x128")
-        asked.append(order)
-        return Picture()
+        asked.append(request)
+        metadata: dict[str, object] = {"seed": 7, "num_inference_steps": request.steps, "model": "sdxl"}
+        return Picture(Image.new("RGB", request.size), metadata, request.size, "hub", "bf16")
 
 
 @pytest.fixture
@@ -58,7 +54,7 @@ def client(monkeypatch: pytest.MonkeyPatch, serve: Callable[..., TestClient]) ->
     monkeypatch.setattr(engine, "Engine", Engine)
     pack = build_diffusion_chute("myuser", "sdxl", "org/sdxl", NodeSelector())
     client = serve(pack.chute)
-    assert pack.chute.info == {"model": "org/sdxl"}
+    assert pack.chute.info == {"model": "org/sdxl", "origin": "hub"}
     return client
 
 
@@ -67,7 +63,7 @@ def test_it_draws(client: TestClient) -> None:
     assert (response.status_code, response.headers["content-type"]) == (200, "image/jpeg")
     assert response.headers["x-seed"] == "7"
     assert Image.open(io.BytesIO(response.content)).size == (256, 1024)
-    assert (asked[-1].num_inference_steps, asked[-1].guidance_scale, asked[-1].negative_prompt) == (50, 7.5, None)
+    assert (asked[-1].steps, asked[-1].guidance, asked[-1].negative_prompt) == (50, 7.5, None)
     assert asked[-1].true_cfg_scale is None
 
 

@@ -1,0 +1,82 @@
+"""A request for one picture, as the engine takes it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import Image
+
+from imagegen.canvas import LARGEST, SMALLEST, Size, size_like
+
+Task = Literal["text2image", "img2img", "inpaint"]
+
+_DEFAULT_SIZE = 1024, 1024
+_MAX_SEED = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to generate. Raises ValueError if the fields contradict each other or are out of range.
+
+    A prompt alone is text to image. An image makes it image to image, and a mask makes that inpainting.
+
+    - `negative_prompt`: what the picture must not show; blank counts as None.
+    - `true_cfg_scale`: guidance scale of the negative prompt. None: 2. Models other than FLUX ignore it.
+    - `width`, `height`: of the result, in pixels, 128 to 2048. None: the image's size, or 1024x1024 without an image;
+      one of them alone keeps the proportions.
+    - `steps`: denoising steps. With an image only `strength` of them run, the last ones.
+    - `guidance`: guidance scale of the prompt.
+    - `seed`: 0 to 4294967295. None: the engine chooses one at random, see `Picture.seed`.
+    - `image`: RGB image to start from. Scaled and cropped to the result's size.
+    - `mask`: greyscale image (mode L) of the image's size. White is repainted, black stays as it is.
+    - `strength`: share of the steps that run, above 0 and at most 1: how far the result may differ from the image.
+    """
+
+    prompt: str
+    negative_prompt: str | None = None
+    true_cfg_scale: float | None = None
+    width: int | None = None
+    height: int | None = None
+    steps: int = 10
+    guidance: float = 7.5
+    seed: int | None = None
+    image: Image.Image | None = None
+    mask: Image.Image | None = None
+    strength: float = 0.75
+
+    def __post_init__(self) -> None:
+        for name, side in (("width", self.width), ("height", self.height)):
+            if side is not None and not SMALLEST <= side <= LARGEST:
+                raise ValueError(f"Request {name} must be from {SMALLEST} to {LARGEST} pixels; got {side}.")
+        if self.steps < 1:
+            raise ValueError(f"Request steps must be at least 1; got {self.steps}.")
+        if not 0 < self.strength <= 1:
+            raise ValueError(f"Request strength must be above 0 and at most 1; got {self.strength:g}.")
+        if self.seed is not None and not 0 <= self.seed <= _MAX_SEED:
+            raise ValueError(f"Request seed must be from 0 to {_MAX_SEED}; got {self.seed}.")
+        self._check_images()
+
+    def _check_images(self) -> None:
+        image, mask = self.image, self.mask
+        if image is not None and image.mode != "RGB":
+            raise ValueError(f"Request image must have mode RGB; got {image.mode}. Use image.convert('RGB').")
+        if mask is None:
+            return
+        if image is None:
+            raise ValueError("Request mask needs an image; got none.")
+        if mask.mode != "L":
+            raise ValueError(f"Request mask must have mode L; got {mask.mode}. Use mask.convert('L').")
+        if mask.size != image.size:
+            sizes = "{}x{} for an image of {}x{}".format(*mask.size, *image.size)
+            raise ValueError(f"Request mask must have the image's size; got {sizes}. Use mask.resize(image.size).")
+
+    @property
+    def task(self) -> Task:
+        """What the model has to do, by the images given."""
+        if self.image is None:
+            return "text2image"
+        return "img2img" if self.mask is None else "inpaint"
+
+    @property
+    def size(self) -> Size:
+        """Width and height of the result, in pixels."""
+        return size_like(self.image.size if self.image else _DEFAULT_SIZE, self.width, self.height)

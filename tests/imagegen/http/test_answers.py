@@ -1,0 +1,106 @@
+"""Pictures and errors as HTTP answers."""
+
+import ast
+import asyncio
+import base64
+import inspect
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import imagegen
+from imagegen import errors
+from imagegen.http import answers
+from imagegen.picture import Picture
+
+METADATA: dict[str, object] = {"prompt": "a cat", "seed": 5, "num_inference_steps": 10, "model": "Ünïcode-1"}
+PICTURE = Picture(Image.new("RGB", (32, 16)), METADATA, (16, 16), "folder", "bf16")
+HEADERS = {
+    "X-Seed": "5",
+    "X-Steps": "10",
+    "X-Model": "?n?code-1",
+    "X-Model-Origin": "folder",
+    "X-Precision": "bf16",
+    "X-Drawn-Size": "16x16",
+}
+SMALLER = replace(PICTURE, metadata={**METADATA, "seed": 6}, drawn=(8, 8), fallback="out-of-memory")
+
+
+def test_headers_are_ascii_and_name_a_fallback_only_where_there_was_one():
+    assert answers.picture_headers(PICTURE) == HEADERS
+    assert answers.picture_headers(SMALLER)["X-Fallback"] == "out-of-memory"
+
+
+@pytest.mark.parametrize(("file_format", "ending"), [("jpeg", "jpg"), ("png", "png"), ("webp", "webp")])
+def test_a_picture_is_a_file_to_download(file_format, ending):
+    answer = asyncio.run(answers.image_response(PICTURE, file_format))
+    assert answer.body == PICTURE.encode(file_format)
+    assert answer.headers["content-type"] == f"image/{file_format}"
+    assert answer.headers["content-disposition"].endswith(f'.{ending}"')
+    assert HEADERS.items() <= {key: answer.headers.get(key) for key in HEADERS}.items()
+
+
+def test_a_batch_is_a_list_of_files_with_all_seeds_and_any_fallback():
+    answer = asyncio.run(answers.batch_response([PICTURE, SMALLER], "png"))
+    assert [base64.b64decode(each) for each in json.loads(answer.body)] == [
+        PICTURE.encode("png"),
+        SMALLER.encode("png"),
+    ]
+    assert (answer.headers["x-seed"], answer.headers["x-fallback"]) == ("5,6", "out-of-memory")
+    assert answer.headers["x-drawn-size"] == "8x8"
+
+
+LATER, NEVER, SILENT = ("5", None), (None, "false"), (None, None)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "retry"),
+    [
+        (errors.ImagegenError("Generation failed."), 500, "generation_failed", SILENT),
+        (errors.NotFinite("NaN."), 500, "generation_failed", NEVER),
+        (errors.Unsupported("No."), 501, "unsupported", NEVER),
+        (errors.OutOfMemory("Full."), 503, "out_of_memory", LATER),
+        (errors.EngineStopped("Over."), 503, "engine_stopped", LATER),
+        (errors.EngineFailed("Lost."), 503, "engine_failed", LATER),
+    ],
+)
+def test_an_error_has_a_status_a_code_and_advice_on_retrying(error, status, code, retry):
+    answer = answers.error_response(error)
+    assert (answer.status_code, json.loads(answer.body)) == (status, {"detail": str(error), "code": code})
+    assert (answer.headers.get("retry-after"), answer.headers.get("x-should-retry")) == retry
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "code"),
+    [(errors.InputError, 422, "value_error"), (errors.ImageTooLarge, 413, "image_too_large")],
+)
+def test_bad_input_names_its_field_as_validation_errors_do(kind, status, code):
+    answer = answers.error_response(kind("image_b64 is empty.", field="image_b64"))
+    detail = [{"type": code, "loc": ["body", "image_b64"], "msg": "image_b64 is empty."}]
+    assert (answer.status_code, json.loads(answer.body)) == (status, {"detail": detail})
+
+
+def test_only_the_http_package_knows_statuses():
+    """No class outside `imagegen.http` has a `status`: neither in its body nor on `self`."""
+    root = Path(inspect.getfile(imagegen)).parent
+    found = []
+    for file in root.rglob("*.py"):
+        if file.is_relative_to(root / "http"):
+            continue
+        for kind in (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ClassDef)):
+            own = [node.id for statement in kind.body for node in _targets(statement)]
+            own += [node.attr for node in ast.walk(kind) if isinstance(node, ast.Attribute)]
+            own += [node.name for node in kind.body if isinstance(node, ast.FunctionDef)]
+            found += [f"{file.relative_to(root)}: {kind.name}.{name}" for name in own if name.startswith("status")]
+    assert not found
+
+
+def _targets(statement):
+    """The names that an assignment binds."""
+    if isinstance(statement, ast.Assign | ast.AnnAssign):
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        return [node for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)]
+    return []
