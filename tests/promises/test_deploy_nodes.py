@@ -42,7 +42,7 @@ def test_placement_by_memory():
         told = time.monotonic() - refused_at
         assert refused.returncode == 1
         reason = refused.stderr.splitlines()[-1]
-        assert "it needs 1 GPU of 141 GB" in reason
+        assert "It needs 1 GPU with at least 141 GB" in reason
         assert "2 x 4090 24 GB" in reason
         assert "1 x h100_sxm 80 GB" in reason
 

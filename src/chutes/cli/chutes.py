@@ -71,7 +71,7 @@ def list_chutes(*, address: ClusterAddress = None, as_json: AsJson = False) -> N
                 "replicas": sum(replica["state"] == "running" for replica in chute.replicas),
                 "url": cluster.url(chute.slug, connected.http),
             }
-            for chute in registry.everything()
+            for chute in registry.list_chutes()
         ]
     if as_json:
         _print_json(rows)
@@ -121,7 +121,8 @@ def _describe(chute: "DeployedChute", connected: _Cluster) -> dict[str, Any]:
             **spec.metadata,
             "cords": spec.cords,
         }
-    description["deployed_at"] = tables.format_time(spec.made_at if spec else chute.details.get("last_deployed_time_s"))
+    deployed_at = spec.created_at if spec else chute.details.get("last_deployed_time_s")
+    description["deployed_at"] = tables.format_time(deployed_at)
     description["replicas"] = [
         {"id": each["replica_id"], "state": each["state"], "node": each.get("node_ip"), "pid": each.get("pid")}
         for each in chute.replicas
@@ -236,7 +237,7 @@ def delete(name: DeployedName, *, address: ClusterAddress = None) -> None:
         chute = registry.find(name)
         with DeployProgress() as progress:
             rollout.delete(chute.slug, progress.report)
-        is_last = not registry.everything()
+        is_last = not registry.list_chutes()
     note(f"Deleted {chute.name}")
     if is_last and cluster.stop_local(connected.labels):
         note("No chute is left, so the cluster on this machine was stopped.")

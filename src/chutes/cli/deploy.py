@@ -73,7 +73,7 @@ def deploy(
                         surge=placement.has_room(chute.node_selector, nodes, cluster.free_gpus()),
                         no_auth=no_auth,
                     )
-                    (rollout.roll_out if wait else rollout.start_unwatched)(spec, progress.report)
+                    (rollout.roll_out if wait else rollout.start_without_waiting)(spec, progress.report)
                 except CommandError:
                     if started:  # remember how to stop the cluster, which serves nothing
                         labels = cluster.head_labels()

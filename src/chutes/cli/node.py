@@ -75,14 +75,14 @@ def start(
         environment |= cluster.HEAD_ENVIRONMENT
         settings = load_settings()
         http = host or settings.host, port or settings.port
-        labels[cluster.HTTP_HOST], labels[cluster.HTTP_PORT] = http[0], str(http[1])
+        labels[cluster.HTTP_HOST_LABEL], labels[cluster.HTTP_PORT_LABEL] = http[0], str(http[1])
         _check_port(*http)
         _check_port("0.0.0.0", 0 if local else cluster_port)  # noqa: S104 - where Ray listens
     if local:
-        labels[cluster.LOCAL] = str(os.getpid())
+        labels[cluster.LOCAL_LABEL] = str(os.getpid())
         environment |= cluster.LOOPBACK_ENVIRONMENT
         cluster_port = 0
-    cluster.use_token(create=head)
+    cluster.enable_token_auth(create=head)
     if address is not None:
         try:
             cluster.check_access(address)

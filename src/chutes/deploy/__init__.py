@@ -1,21 +1,23 @@
-"""From one process to a cluster: a chute as a Ray Serve application, and what can be seen of it there.
+"""Deployment of chutes on a cluster, as Ray Serve applications.
 
-Ray Serve places, scales, restarts and drains the replicas; what is here only translates.
+Ray Serve places, scales, restarts and drains the replicas. The modules here translate between a chute and Ray Serve:
 
-    package      the author's files, on their way into the cluster
-    placement    NodeSelector -> which nodes; nodes -> which GPUs
-    scaling      Chute -> Ray Serve's autoscaling
-    application  all of that -> the Ray Serve application
-    replica      what runs inside of it: the same ASGI app as under `chutes run`
-    log_files    where it logs
-    proxy        host names, and errors in our shape, where requests come in
-    probes       health and readiness, answered there beside the queue
-    cluster      starting, finding and stopping one
-    rollout      deploying, and going back if that fails
-    deployed     what runs, by which names
-    figures      how it does: what `status` and `metrics` show
-    logs         the lines of all replicas, in order
-    kuberay      the same as a manifest for Kubernetes
+    package       the author's files that replicas need
+    placement     NodeSelector -> nodes, and nodes -> GPUs
+    scaling       a chute's scaling options -> Ray Serve's autoscaling
+    application   the Spec of a version -> a Ray Serve application
+    replica       the process of a replica, with the same ASGI app as under `chutes run`
+    log_files     the log file of a replica
+    proxy         middleware around Ray Serve's HTTP proxy
+    access_rules  API keys, CORS and origins, as the proxy applies them
+    probes        health and readiness, which the proxy answers
+    traffic       counts of requests in the proxy
+    cluster       start, find, connect to and stop a Ray cluster
+    rollout       deploy a version, and restore the previous one if it fails
+    registry      the deployed chutes and their names
+    stats         what `chutes chutes status` and `metrics` show
+    logs          the log lines of all replicas
+    kuberay       the same deployment as a Kubernetes manifest
 
-Nothing here is imported by `chutes run`; Ray is imported where it is used.
+`chutes run` imports nothing from here. Ray is an optional dependency, so functions import it when they need it.
 """

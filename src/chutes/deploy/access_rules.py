@@ -1,7 +1,7 @@
-"""Who may use each chute of the cluster, as the proxy in front of them has to know it.
+"""The access rules of each chute: its API keys, CORS options and allowed origins, as the proxy applies them.
 
-Replicas check API keys and add CORS headers themselves. The proxy needs the same rules for what it answers in their
-place: preflights, which must not wait in the queue, errors, and the refusal of foreign web pages.
+Replicas check API keys and add CORS headers themselves. The proxy applies the same rules to its own responses: CORS
+preflights, which must not wait in the queue, errors, and rejected requests from foreign web pages.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ from chutes.server.settings import settings_from_environment
 
 log = logging.getLogger(__name__)
 
-_KNOWN_FOR = 1.0  # seconds, as long as a replica may take to see that there is a key
+_CACHE_SECONDS = 1.0  # as long as a replica may take to notice its first API key
 
 
 class AccessRules:
-    """The rules of one chute, or those of the proxy's own environment where nothing is known of it.
+    """The access rules of one chute, or those of the proxy's own environment without a Spec.
 
-    `app` is the application that was given, with the chute's CORS headers around it.
+    The attribute `app` is the given application, wrapped in the chute's CORS middleware.
     """
 
     def __init__(self, app: ASGIApp, spec: Spec | None = None) -> None:
@@ -40,23 +40,23 @@ class AccessRules:
         self._paths = tuple(cord["path"] for cord in spec.cords) if spec else ()
 
     def tolerates(self, scope: Scope, violation: Violation) -> bool:
-        """Whether a request may pass although the proxy's own policy refuses it."""
+        """Return whether a request may pass although the proxy's own policy refuses it."""
         if self._auth.required or self._policy.find_violation(scope) is None:
             return True
         return violation.page_load and not scope["path"].endswith(self._paths)
 
 
 class AccessRulesCache:
-    """The rules of every chute that is deployed."""
+    """The access rules of all deployed chutes, cached for a second."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._rules: dict[str, tuple[float, AccessRules]] = {}
 
     async def find(self, slug: str) -> AccessRules:
-        """Return the rules of a chute as they were within the last second."""
+        """Return the rules of a chute, at most a second old."""
         read_at, rules = self._rules.get(slug, (0.0, None))
-        if rules is None or time.monotonic() - read_at > _KNOWN_FOR:
+        if rules is None or time.monotonic() - read_at > _CACHE_SECONDS:
             rules = await asyncio.to_thread(self._read, slug)
             self._rules[slug] = time.monotonic(), rules
         return rules
@@ -66,5 +66,5 @@ class AccessRulesCache:
         try:
             spec = registry.recall(slug) if slug else None
         except Exception:
-            log.exception("The settings of %s cannot be read; those of the proxy apply", slug)
+            log.exception("Cannot read the settings of %s, so those of the proxy apply", slug)
         return AccessRules(self._app, spec)

@@ -1,30 +1,36 @@
-"""A chute as a Ray Serve application: each of its settings under Ray Serve's name for it."""
+"""A chute as a Ray Serve application: the chute's settings, translated to Ray Serve's options."""
 
 import json
 import os
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from chutes.chute import Chute
 from chutes.deploy.package import Package
-from chutes.deploy.replica import Description, Replica
+from chutes.deploy.replica import Replica, ReplicaConfig
 from chutes.deploy.scaling import autoscaling
 from chutes.loader import parse
 from chutes.server import Settings, cors
 from chutes.server.auth import key_store
 from chutes.server.settings import settings_from_environment
 
-DEPLOYMENT = "chute"  # the one deployment of each application
-_RETRY_AFTER = 5  # seconds, as while loading
-_LAST_WORDS = 20  # seconds for the shutdown hooks, after the grace
-_NOT_THEIRS = {"CHUTES_HOST", "CHUTES_PORT", "CHUTES_EXECUTION_CONTEXT", "CHUTES_KEYS_FILE"}
+if TYPE_CHECKING:
+    from ray.serve import Application
+
+DEPLOYMENT = "chute"
+"""The name of the only deployment in each application."""
+
+_RETRY_AFTER = 5  # seconds, the same as while a chute loads
+_SHUTDOWN_HOOKS = 20  # seconds for the shutdown hooks, after the grace period
+_MACHINE_SETTINGS = {"CHUTES_HOST", "CHUTES_PORT", "CHUTES_EXECUTION_CONTEXT", "CHUTES_KEYS_FILE"}
+"""Settings that hold for this machine, so replicas do not get them."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """Everything that makes one version of a deployed chute; the cluster keeps the last one, and whether it served."""
+    """The specification of one version of a deployed chute. The registry stores the last one of each chute."""
 
     name: str
     username: str
@@ -34,19 +40,28 @@ class Spec:
     version: str
     package: Package
     environment: dict[str, str]
+    """Environment variables of the replicas."""
     settings: dict[str, Any]
+    """Server settings that win over the environment."""
     ray_options: dict[str, Any]
+    """Ray's resource options for one replica."""
     autoscaling: dict[str, Any]
+    """Ray Serve's `autoscaling_config`."""
     concurrency: int
     queue_size: int
     drain_grace: float
     surge: bool
+    """Whether a new replica can load beside the old one."""
     cords: list[dict[str, Any]]
+    """Path, methods and name of each cord."""
     cors: dict[str, Any] | None = None
-    """The options of the author's CORSMiddleware."""
+    """Options of the author's CORSMiddleware."""
     metadata: dict[str, Any] = field(default_factory=dict)
-    made_at: float = field(default_factory=time.time)
+    """Further values that `chutes chutes get` shows."""
+    created_at: float = field(default_factory=time.time)
+    """Unix time."""
     served: bool = False
+    """Whether this version has ever been ready."""
 
 
 def spec_for(
@@ -59,21 +74,24 @@ def spec_for(
     surge: bool = True,
     no_auth: bool = False,
 ) -> Spec:
-    """Describe this version. `surge`: there is room for the new replica beside the old one."""
-    environment = {**own_settings(), **(environment or {})}
+    """Return the Spec of a new version of a chute.
+
+    `name` deploys it under another name, `environment` adds variables to the replicas. For the others see `Spec`.
+    """
+    environment = {**runtime_environment(), **(environment or {})}
     settings = Settings(**settings_from_environment(environment))
     author_cors = cors.take_middleware(chute)
-    called = chute if name is None else Chute(chute.username, name, chute.image)
+    identity = chute if name is None else Chute(chute.username, name, chute.image)
     return Spec(
-        name=called.name,
-        username=called.username,
-        uid=called.uid,
-        slug=called.slug,
+        name=identity.name,
+        username=identity.username,
+        uid=identity.uid,
+        slug=identity.slug,
         module=parse(package.entry).module,
         version=uuid4().hex[:8],
         package=package,
         environment=environment,
-        # A replica on another machine does not see the file of keys; it must not take that for there being none.
+        # A replica on another machine cannot read this machine's key file, so it is told whether keys are required.
         settings={"no_auth": True} if no_auth else {"require_key": bool(key_store(settings))},
         ray_options=ray_options,
         autoscaling=autoscaling(chute),
@@ -95,60 +113,67 @@ def spec_for(
     )
 
 
-def own_settings() -> dict[str, str]:
-    """The settings of the runtime in this environment, which replicas are to have as well."""
-    return {name: value for name, value in os.environ.items() if name.startswith("CHUTES_") and name not in _NOT_THEIRS}
+def runtime_environment() -> dict[str, str]:
+    """Return the runtime's settings in this process's environment that replicas get too."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith("CHUTES_") and name not in _MACHINE_SETTINGS
+    }
 
 
 def options(spec: Spec) -> dict[str, Any]:
-    """Ray Serve's deployment options; also what a manifest for Kubernetes holds."""
+    """Return those of Ray Serve's deployment options that a Kubernetes manifest holds as well."""
     return {
         "max_ongoing_requests": spec.concurrency,
         "max_queued_requests": spec.queue_size if spec.queue_size > 0 else 1,
         "autoscaling_config": spec.autoscaling,
         "ray_actor_options": spec.ray_options,
-        "graceful_shutdown_timeout_s": spec.drain_grace + _LAST_WORDS,
+        "graceful_shutdown_timeout_s": spec.drain_grace + _SHUTDOWN_HOOKS,
         "graceful_shutdown_wait_loop_s": 0.5,
-        "health_check_period_s": 1,  # how soon a lost replica is missed
+        "health_check_period_s": 1,  # a lost replica is replaced within seconds
         "health_check_timeout_s": 30,
     }
 
 
-def build(spec: Spec) -> Any:
-    """The application, for `serve.run`; built again inside each replica, so nothing of the chute is pickled."""
+def build(spec: Spec) -> "Application":
+    """Return the application for `serve.run`.
+
+    Each replica loads the chute from its files, so nothing of the chute is pickled.
+    """
     from ray import serve
 
-    description = Description(spec.slug, spec.package.entry, spec.package.content, spec.environment, spec.settings)
+    config = ReplicaConfig(spec.slug, spec.package.entry, spec.package.content, spec.environment, spec.settings)
     deployment = serve.deployment(
         serve.ingress()(Replica),
         name=DEPLOYMENT,
         backpressure_config={"status_code": 429, "retry_after_s": _RETRY_AFTER},
-        max_constructor_retry_count=1,  # a model that did not load will not load the second time either
+        max_constructor_retry_count=1,  # a model that failed to load will fail again
         rolling_update_percentage=1.0,
         max_surge_percent=100 if spec.surge else 0,
         request_router_config={
-            "request_routing_stats_period_s": 86_400,  # nobody routes by them; see Replica.record_routing_stats
-            # How long the next in line may look away from a busy replica: with the default of half a second, short
-            # requests leave it idle half of the time.
+            "request_routing_stats_period_s": 86_400,  # the router ignores them; see Replica.record_routing_stats
+            # The pause before the router checks a busy replica again. The default of half a second leaves replicas
+            # idle half of the time when requests are short.
             "initial_backoff_s": 0.01,
             "max_backoff_s": 0.05,
         },
         **options(spec),
     )
-    # The same version again, as after a failed deploy or for another number of replicas, restarts nothing.
-    return deployment.options(version=spec.version, _internal=True).bind(description)
+    # Ray Serve restarts replicas only if the version changes. Restoring a version or scaling it restarts nothing.
+    return deployment.options(version=spec.version, _internal=True).bind(config)
 
 
 def to_json(spec: Spec) -> bytes:
-    """As the cluster keeps it."""
-    kept = asdict(spec)
-    kept["package"]["content"] = spec.package.content.hex()
-    return json.dumps(kept).encode()
+    """Return a Spec in the form that the registry stores."""
+    fields = asdict(spec)
+    fields["package"]["content"] = spec.package.content.hex()
+    return json.dumps(fields).encode()
 
 
 def from_json(text: bytes) -> Spec:
-    """What `to_json` wrote."""
-    kept = json.loads(text)
-    package = kept["package"]
-    kept["package"] = Package(package["entry"], tuple(package["files"]), bytes.fromhex(package["content"]))
-    return Spec(**kept)
+    """Return the Spec that `to_json` encoded."""
+    fields = json.loads(text)
+    package = fields["package"]
+    fields["package"] = Package(package["entry"], tuple(package["files"]), bytes.fromhex(package["content"]))
+    return Spec(**fields)

@@ -1,8 +1,8 @@
-"""A Ray cluster: starting a node, finding it, connecting to it, and ending the one that `chutes deploy` started.
+"""A Ray cluster: start a node, find a cluster, connect to it, and stop a cluster that `chutes deploy` started.
 
-A node is a `ray start` below a process of ours that stays in the foreground, so that whatever supervises processes can
-supervise it; on SIGTERM it takes everything that it started along. The cluster that `chutes deploy` starts on its own
-is just such a node in the background, its HTTP port on the loopback address; its label says which process it is.
+A node is a `ray start` process under `chutes node start`, which stays in the foreground so that systemd or another
+supervisor can manage it. On SIGTERM it stops every process of the node. The cluster that `chutes deploy` starts is such
+a node in the background, with its HTTP port on the loopback address. A label of the node holds its process id.
 """
 
 import contextlib
@@ -28,35 +28,40 @@ from chutes.exception import NoCluster
 from chutes.server import Settings
 from chutes.server.hosts import is_loopback
 
-LOCAL = "chutes-local"  # label: the process to stop when the last chute is deleted
-HTTP_HOST, HTTP_PORT = "chutes-host", "chutes-port"  # labels of the head: where requests come in
+# Labels of the head node
+LOCAL_LABEL = "chutes-local"
+"""The id of the process to stop when the last chute is deleted."""
+
+HTTP_HOST_LABEL, HTTP_PORT_LABEL = "chutes-host", "chutes-port"
+"""The address that Ray Serve's HTTP proxy listens on."""
 
 ENVIRONMENT = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "chutes.deploy.proxy:middleware",
-    # How often the load is reported; the default of ten seconds is a long time for people who wait.
+    # Seconds between reports of the load. The default of ten seconds would delay autoscaling.
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
     "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
-    # How soon a proxy that was killed is missed: with the defaults half a minute.
+    # A killed proxy is replaced within seconds. The defaults take half a minute.
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "5",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-"""What a node needs in its environment. On clusters that something else starts it has to be set there."""
+"""The environment variables of every node. A cluster that another tool starts must set them too."""
 
 HEAD_ENVIRONMENT = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "2"}
-"""A node that is told to stop waits half a minute for its replicas to go elsewhere; without its head nothing can."""
+"""The environment of the head node. By default, Ray lets a stopping node wait 30 seconds for its replicas to move to
+another node, which is impossible without the head node."""
 
 LOOPBACK_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Has Ray use 127.0.0.1 as the node's address, for all of its ports: nobody can join. Its clients need it as well."""
+"""The environment of a local cluster and its clients. Ray then uses 127.0.0.1 for all ports, which keeps others out."""
 
-ITSELF = {"Host": "localhost"}
-"""For questions to the proxy about itself, which it answers under no name of others."""
+PROXY_HEADERS = {"Host": "localhost"}
+"""Headers for requests to the proxy's own routes, which it serves under its own host name only."""
 
-_OBJECT_STORE = 200_000_000  # bytes; pictures pass through it, nothing stays
-_ANSWERS_WITHIN = 3.0  # seconds
-_START_WITHIN = 90.0
-_STOP_WITHIN = 30.0
-_PROXY_WITHIN = 10.0  # a proxy that was killed is back by then
+_OBJECT_STORE = 200_000_000  # bytes; request and response bodies pass through it
+_CONNECT_TIMEOUT = 3.0  # seconds
+_START_TIMEOUT = 90.0
+_STOP_TIMEOUT = 30.0
+_PROXY_TIMEOUT = 10.0  # long enough for the restart of a killed proxy
 
 
 def node_command(
@@ -67,7 +72,7 @@ def node_command(
     gpus: Sequence[Gpu],
     labels: dict[str, str],
 ) -> list[str]:
-    """The command that is a node until it is told to stop; a head unless it has an address to join."""
+    """Return the command that runs a node in the foreground. Without an address to join, the node is a head node."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
     if address is None:
         command += ["--head", f"--port={cluster_port}", "--include-dashboard=false"]
@@ -83,8 +88,11 @@ def node_command(
     return command
 
 
-def use_token(*, create: bool = False) -> None:
-    """Have Ray ask for, and bring along, the token in its usual place: only who has it can use the cluster."""
+def enable_token_auth(*, create: bool = False) -> None:
+    """Have Ray require the token in ~/.ray/auth_token, and send it to the cluster.
+
+    `create` writes a new token if there is none. Token settings in the environment take precedence.
+    """
     if any(os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         return
@@ -99,39 +107,42 @@ def use_token(*, create: bool = False) -> None:
 
 
 def explicit_address(address: str | None = None) -> str | None:
-    """The address that was asked for, here or by RAY_ADDRESS."""
+    """Return the address that the user chose, with an option or with RAY_ADDRESS; or None."""
     return address or os.environ.get("RAY_ADDRESS")
 
 
 def find(address: str | None = None) -> str | None:
-    """The address of a cluster that answers: the given one, RAY_ADDRESS's, or this machine's; else None."""
-    wanted = explicit_address(address)
-    if wanted is None:
-        wanted = _noted()
-    if not wanted:
+    """Return the address of a running cluster, or None.
+
+    An explicit address is checked alone. Without one, the cluster that was last started on this machine is checked.
+    """
+    candidate = explicit_address(address)
+    if candidate is None:
+        candidate = _recorded_address()
+    if not candidate:
         return None
-    host, _, port = wanted.rpartition(":")
+    host, _, port = candidate.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS_WITHIN).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT).close()
     except (OSError, ValueError, OverflowError):
         return None
-    return wanted if _speaks_grpc(wanted) else None
+    return candidate if _speaks_grpc(candidate) else None
 
 
 def _speaks_grpc(address: str) -> bool:
-    """Whether it may be a head: with another server there Ray would try again for minutes."""
+    """Return whether a gRPC server answers. With another kind of server, Ray's own client would retry for minutes."""
     import grpc  # type: ignore[import-untyped]
 
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
-            grpc.channel_ready_future(channel).result(timeout=_ANSWERS_WITHIN)
+            grpc.channel_ready_future(channel).result(timeout=_CONNECT_TIMEOUT)
         except grpc.FutureTimeoutError:
             return False
     return True
 
 
 def check_access(address: str) -> None:
-    """NoCluster unless the cluster there lets us in."""
+    """Raise NoCluster if the cluster at an address does not answer or rejects our token."""
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
     from ray.exceptions import AuthenticationError, RayError
 
@@ -139,41 +150,44 @@ def check_access(address: str) -> None:
         GcsClient(address=address)
     except AuthenticationError:
         raise NoCluster(
-            f"The cluster at {address} does not let us in: bring ~/.ray/auth_token here from its head, or set "
-            "RAY_AUTH_TOKEN to what is in it"
+            f"The cluster at {address} rejects this machine. Copy ~/.ray/auth_token from its head node, or set "
+            "RAY_AUTH_TOKEN to the contents of that file."
         ) from None
     except RayError as error:
-        raise NoCluster(f"No cluster answers at {address}") from error
+        raise NoCluster(f"No cluster answers at {address}.") from error
 
 
-def _note() -> Path:
-    """Where Ray notes the address of the cluster that was started last on this machine."""
+def _address_file() -> Path:
+    """Return the file in which Ray records the address of the cluster that was last started on this machine."""
     return Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # noqa: S108 - Ray's choice
 
 
-def _noted() -> str:
+def _recorded_address() -> str:
     try:
-        return _note().read_text().strip()
+        return _address_file().read_text().strip()
     except OSError:
         return ""
 
 
 def _is_on_loopback(address: str) -> bool:
-    """Whether a cluster is on this machine alone: where its nodes have another address, Ray notes that one."""
-    return address == _noted() and is_loopback(address.rpartition(":")[0].strip("[]"))
+    """Return whether a cluster is limited to this machine: Ray records a loopback address for it."""
+    return address == _recorded_address() and is_loopback(address.rpartition(":")[0].strip("[]"))
 
 
 def start_local() -> str:
-    """Start a cluster on this machine that outlives this process; its address. NoCluster says why it did not start."""
-    use_token(create=True)
+    """Start a cluster on this machine that outlives this process, and return its address.
+
+    Raise NoCluster, with the last line of its output, if it does not start.
+    """
+    enable_token_auth(create=True)
     folder = own_folder()
     output = folder / "cluster.log"
     command = [sys.executable, "-m", "chutes", "node", "start", "--head", "--local"]
     with output.open("wb") as file:
-        process = subprocess.Popen(  # noqa: S603 - our own words
+        process = subprocess.Popen(  # noqa: S603 - no input from outside
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, cwd=folder
         )
-    deadline = time.monotonic() + _START_WITHIN
+    deadline = time.monotonic() + _START_TIMEOUT
     while time.monotonic() < deadline and process.poll() is None:
         if "Ray runtime started" in output.read_text("utf-8", "replace") and (address := find()):
             return address
@@ -181,24 +195,27 @@ def start_local() -> str:
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
     lines = output.read_text("utf-8", "replace").splitlines()
-    last = lines[-1].removeprefix("Error: ").removesuffix(".") if lines else "it said nothing"
-    raise NoCluster(f"The cluster did not start: {last} (all of it is in {output})")
+    reason = lines[-1].removeprefix("Error: ").removesuffix(".") if lines else "it printed nothing"
+    raise NoCluster(f"The cluster did not start: {reason}. Its output is in {output}.")
 
 
 @contextlib.contextmanager
 def connected(address: str | None = None, *, start: bool = False) -> Iterator[bool]:
-    """Be a client of the cluster meanwhile; True if it had to be started. NoCluster."""
+    """Connect to a cluster inside a `with` block, and yield whether the cluster had to be started for it.
+
+    `start` starts a cluster on this machine if none is running and no address was chosen. Raise NoCluster otherwise.
+    """
     found = find(address)
     started = False
     if found is None:
-        if wanted := explicit_address(address):
-            raise NoCluster(f"No cluster answers at {wanted}")
+        if explicit := explicit_address(address):
+            raise NoCluster(f"No cluster answers at {explicit}.")
         if not start:
             raise NoCluster
         found = start_local()
         started = True
-    use_token()
-    os.environ.update(ENVIRONMENT)  # Serve reads some of it in this process too
+    enable_token_auth()
+    os.environ.update(ENVIRONMENT)  # Ray Serve's client reads some of these variables too
     if _is_on_loopback(found):
         os.environ.update(LOOPBACK_ENVIRONMENT)
     import ray
@@ -210,13 +227,13 @@ def connected(address: str | None = None, *, start: bool = False) -> Iterator[bo
     try:
         ray.init(address=found, namespace="chutes", log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError) as error:
-        raise NoCluster(f"The cluster at {found} does not let us in: {error}") from error
+        raise NoCluster(f"Cannot connect to the cluster at {found}: {error}") from error
     try:
         yield started
     finally:
         from ray import serve
 
-        serve.context._set_global_client(None)  # noqa: SLF001 - a client of this cluster must not outlive it
+        serve.context._set_global_client(None)  # noqa: SLF001 - this client must not be used for another cluster
         ray.shutdown()
 
 
@@ -228,84 +245,94 @@ def _head() -> dict[str, Any]:
 
 
 def head_labels() -> dict[str, str]:
-    """The labels of the head node."""
+    """Return the labels of the head node."""
     return dict(_head().get("Labels", {}))
 
 
 def serve_http() -> tuple[str, int]:
-    """Have Ray Serve running; the host and port that it listens on."""
+    """Start Ray Serve if it is not running, and return the host and port that its HTTP proxy listens on."""
     from ray import serve
 
     labels = head_labels()
-    given = Settings()
-    wanted: dict[str, Any] = {
-        "host": labels.get(HTTP_HOST, given.host),
-        "port": int(labels.get(HTTP_PORT, given.port)),
+    settings = Settings()
+    http_options: dict[str, Any] = {
+        "host": labels.get(HTTP_HOST_LABEL, settings.host),
+        "port": int(labels.get(HTTP_PORT_LABEL, settings.port)),
         "location": "HeadOnly",
-        # Nothing waits without a bound, whatever becomes of its replica.
-        "request_timeout_s": given.queue_timeout + given.request_timeout,
+        # The proxy's own limit ends requests whose replica cannot, because it is gone.
+        "request_timeout_s": settings.queue_timeout + settings.request_timeout,
     }
     try:
-        serve.start(http_options=wanted)
+        serve.start(http_options=http_options)
     except RuntimeError as error:
-        raise NoCluster(f"The cluster cannot listen on {wanted['host']}:{wanted['port']}: is it in use?") from error
-    options = serve.context._get_global_client().http_config  # noqa: SLF001 - no public way
+        raise NoCluster(
+            f"The cluster cannot listen on {http_options['host']}:{http_options['port']}. "
+            "Check whether another process uses the port."
+        ) from error
+    options = serve.context._get_global_client().http_config  # noqa: SLF001 - there is no public API
     return str(options.host), int(options.port)
 
 
 def check_proxy(http: tuple[str, int]) -> None:
-    """NoCluster if, on the head, not Ray Serve's proxy answers there but a server that had the port before."""
+    """Raise NoCluster if another server answers on the port of Ray Serve's proxy. Only the head node can check this."""
     import ray
 
     from chutes.deploy.proxy import STATS_PATH
 
     if _head().get("NodeID") != ray.get_runtime_context().get_node_id():
         return
-    deadline = time.monotonic() + _PROXY_WITHIN
+    deadline = time.monotonic() + _PROXY_TIMEOUT
     while time.monotonic() < deadline:
         with contextlib.suppress(httpx.HTTPError):
             answer = httpx.get(
-                f"{loopback_url(http)}{STATS_PATH}", headers=ITSELF, timeout=_ANSWERS_WITHIN, trust_env=False
+                f"{loopback_url(http)}{STATS_PATH}", headers=PROXY_HEADERS, timeout=_CONNECT_TIMEOUT, trust_env=False
             )
-            if answer.is_success or "x-request-id" in answer.headers:  # the latter at an address that is no node's
+            if answer.is_success or "x-request-id" in answer.headers:  # a 404 if this is not a node's address
                 return
         time.sleep(0.2)
-    raise NoCluster(f"The cluster's proxy does not answer on {http[0]}:{http[1]}: is the port in use?")
+    raise NoCluster(
+        f"The cluster's proxy does not answer on {http[0]}:{http[1]}. Check whether another process uses the port."
+    )
 
 
 def loopback_url(http: tuple[str, int]) -> str:
-    """Where this machine reaches what listens there."""
+    """Return the URL of a server on this machine, with the loopback address for `0.0.0.0` and `::`."""
     host, port = http
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared only
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def url(slug: str, http: tuple[str, int]) -> str:
-    """Where a chute is."""
+    """Return the URL of a chute, with this machine's host name for `0.0.0.0` and `::`."""
     host, port = http
-    everywhere = {"0.0.0.0", "::"}  # noqa: S104 - compared only
-    shown = socket.gethostname() if host in everywhere else "localhost" if host == "127.0.0.1" else host
-    return f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/{slug}"
+    if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared only
+        host = socket.gethostname()
+    elif host == "127.0.0.1":
+        host = "localhost"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/{slug}"
 
 
 def stop_local(labels: dict[str, str]) -> bool:
-    """End the cluster if `chutes deploy` started it; True if it did. To be called when no longer connected."""
-    if LOCAL not in labels:
+    """Stop the cluster of this head node if `chutes deploy` started it, and return whether it did.
+
+    The caller must have disconnected from the cluster.
+    """
+    if LOCAL_LABEL not in labels:
         return False
-    pid = int(labels[LOCAL])
+    pid = int(labels[LOCAL_LABEL])
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
-    _wait_until_gone(pid, _STOP_WITHIN)
+    _wait_for_exit(pid, _STOP_TIMEOUT)
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)  # it leads a session of its own: nothing of it stays
+        os.killpg(pid, signal.SIGKILL)  # it leads its own session, so this kills all that remains of it
     with contextlib.suppress(OSError):
-        _note().unlink()
+        _address_file().unlink()
     return True
 
 
-def _wait_until_gone(pid: int, within: float) -> None:
-    """Poll: it is no child of this process."""
-    deadline = time.monotonic() + within
+def _wait_for_exit(pid: int, timeout: float) -> None:
+    """Wait for a process by polling, because it is not a child of this one."""
+    deadline = time.monotonic() + timeout
     while time.monotonic() < deadline and _is_alive(pid):
         time.sleep(0.05)
 
@@ -316,21 +343,21 @@ def _is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     with contextlib.suppress(OSError):
-        # In a container without an init nobody collects an orphan: it is over all the same.
+        # In a container without an init process, an orphan that has exited stays a zombie.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True
 
 
 def ray_nodes() -> list[placement.Node]:
-    """The cluster's nodes, with what they have."""
+    """Return the nodes of the cluster with their GPUs."""
     import ray
 
     return placement.nodes(ray.nodes())
 
 
 def free_gpus() -> dict[str, float]:
-    """By node id, how many GPUs are not taken."""
+    """Return the number of free GPUs of each node, by node id."""
     import ray
 
-    free: dict[str, Any] = ray._private.state.available_resources_per_node()  # noqa: SLF001 - no public way
+    free: dict[str, Any] = ray._private.state.available_resources_per_node()  # noqa: SLF001 - there is no public API
     return {node: float(each.get("GPU", 0)) for node, each in free.items()}

@@ -1,7 +1,7 @@
-"""The same deployment for Kubernetes: a `RayService`, which the KubeRay operator runs, and the image that it needs.
+"""A deployment on Kubernetes: the manifest of a `RayService`, which the KubeRay operator runs, and its Dockerfile.
 
-There the author's files are in the image (`chutes build` puts them into /app), and Kubernetes, not a label of ours,
-sees to it that the cards have the memory. API keys come from a Secret, never from the manifest.
+The author's files are in the image, where `chutes build` puts them into /app. Kubernetes selects nodes with enough GPU
+memory by the labels of NVIDIA's GPU feature discovery. API keys come from a Secret, never from the manifest.
 """
 
 import hashlib
@@ -23,36 +23,39 @@ from chutes.loader import load_chute
 from chutes.server import Settings
 from chutes.server.auth import check_exposure
 
-# All that the operator would give a head without ports. It adds none but `metrics` to a head that has some, and finds
-# the dashboard, to which it sends the configuration, and the proxy by these names.
+# The ports that the operator gives a head node that declares none. It finds the dashboard, to which it sends the
+# configuration, and the HTTP proxy by these names.
 _PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "metrics": 8080, "serve": 8000}
-_AGENT_PORT = 52365  # of Ray's agent on each node
-_NAME_LENGTH = 47  # the operator refuses longer ones, to have room for suffixes
-_MIB_PER_GB = 1024  # as cards are sold
+_AGENT_PORT = 52365  # of Ray's agent, on each node
+_MAX_NAME_LENGTH = 47  # the operator's limit, which leaves room for its suffixes
+_MIB_PER_GB = 1024  # for advertised memory
 _KEYS = "CHUTES_API_KEYS"
 _PROXY_SETTINGS = ("CHUTES_ALLOWED_HOSTS", "CHUTES_CORS_ORIGINS", "CHUTES_MAX_BODY_BYTES", "CHUTES_UPLOAD_TIMEOUT")
-_SHM = "2Gi"  # Ray's object store; the 64 MB that containers have would send it to the disk
+_SHM_SIZE = "2Gi"  # for Ray's object store, which would use the disk with the 64 MB that containers have by default
 
 
 def application(args: dict[str, Any]) -> Any:
-    """Ray Serve calls this inside the cluster: the application of the chute that the image holds. InsecureSettings."""
+    """Return the application of the chute in the image. Ray Serve calls this function inside the cluster.
+
+    Raise InsecureSettings if there are no API keys and the manifest does not set CHUTES_NO_AUTH.
+    """
     ref, environment = args["ref"], dict(args.get("environment", {}))
-    said: dict[str, Any] = {"no_auth": environment["CHUTES_NO_AUTH"]} if "CHUTES_NO_AUTH" in environment else {}
-    check_exposure(Settings(host="0.0.0.0", **said))  # noqa: S104 - as the manifest says: who lets all in has to say so
+    no_auth: dict[str, Any] = {"no_auth": environment["CHUTES_NO_AUTH"]} if "CHUTES_NO_AUTH" in environment else {}
+    check_exposure(Settings(host="0.0.0.0", **no_auth))  # noqa: S104 - the address of a pod is public
     chute = load_chute(ref)
     spec = applications.spec_for(chute, pack(ref), ray_options=_ray_options(chute), environment=environment)
     return applications.build(spec)
 
 
 def image_name(chute: Chute) -> str:
-    """The image to run, as `chutes build` tags it, with what a cluster needs besides."""
+    """Return the tag of the image that `dockerfile` builds: the tag of the chute's image, with the suffix -ray."""
     if isinstance(chute.image, Image):
         return f"{chute.image.username}/{chute.image.name}:{chute.image.tag}-ray".lower()
     return f"{chute.image}-ray"
 
 
 def dockerfile(chute: Chute) -> str:
-    """How that image is made from the one that `chutes build` makes."""
+    """Return a Dockerfile that adds Ray to the image that `chutes build` makes."""
     ray = distribution_version("ray")
     install = "python3 -m pip install --no-cache-dir"
     return (
@@ -65,20 +68,20 @@ def dockerfile(chute: Chute) -> str:
 def resource_name(slug: str) -> str:
     """Return the slug as a RayService's name, which begins with a letter and is at most 47 characters long."""
     name = slug if slug[:1].isalpha() else f"chute-{slug}"
-    if len(name) <= _NAME_LENGTH:
+    if len(name) <= _MAX_NAME_LENGTH:
         return name
-    digest = hashlib.sha256(slug.encode()).hexdigest()[:8]  # two long names with the same beginning stay two
-    return f"{name[: _NAME_LENGTH - 9].rstrip('-')}-{digest}"
+    digest = hashlib.sha256(slug.encode()).hexdigest()[:8]  # keeps long names with the same beginning distinct
+    return f"{name[: _MAX_NAME_LENGTH - 9].rstrip('-')}-{digest}"
 
 
 def manifest(chute: Chute, spec: Spec, *, image: str | None = None) -> str:
-    """The RayService as YAML."""
+    """Return the manifest of the RayService as YAML."""
     image = image or image_name(chute)
-    spec_ = {
+    service_spec = {
         "serveConfigV2": yaml.safe_dump(_serve_config(chute, spec), sort_keys=False),
         "rayClusterConfig": {
             "rayVersion": distribution_version("ray"),
-            "enableInTreeAutoscaling": True,  # more replicas need more pods
+            "enableInTreeAutoscaling": True,  # adds pods for more replicas
             "headGroupSpec": {
                 "rayStartParams": {"num-gpus": "0", "dashboard-host": "0.0.0.0"},  # noqa: S104 - the pod's own address
                 "template": _pod("ray-head", image, spec, {}),
@@ -90,14 +93,14 @@ def manifest(chute: Chute, spec: Spec, *, image: str | None = None) -> str:
         "apiVersion": "ray.io/v1",
         "kind": "RayService",
         "metadata": {"name": resource_name(spec.slug), "labels": {"app.kubernetes.io/managed-by": "chutes"}},
-        "spec": spec_,
+        "spec": service_spec,
     }
-    head = f"# Written by `chutes export` {version}; the image is made by the Dockerfile beside it.\n"
-    return head + yaml.dump(body, Dumper=_Dumper, sort_keys=False, width=1000)
+    header = f"# Written by `chutes export kuberay` {version}. The Dockerfile beside this file builds the image.\n"
+    return header + yaml.dump(body, Dumper=_Dumper, sort_keys=False, width=1000)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes texts of several lines as such."""
+    """A YAML dumper that writes multiline strings as blocks."""
 
 
 _Dumper.add_representer(
@@ -112,7 +115,7 @@ def _ray_options(chute: Chute) -> dict[str, Any]:
 
 
 def _serve_config(chute: Chute, spec: Spec) -> dict[str, Any]:
-    """What Ray Serve is told, in the words of its own configuration file."""
+    """Return Ray Serve's own configuration file."""
     return {
         "http_options": {"host": "0.0.0.0", "port": _PORTS["serve"]},  # noqa: S104 - the pod's own address
         "proxy_location": "EveryNode",
@@ -134,28 +137,28 @@ def _serve_config(chute: Chute, spec: Spec) -> dict[str, Any]:
 
 
 def _workers(chute: Chute, image: str, spec: Spec) -> dict[str, Any]:
-    """Pods for the replicas: as many as there may be, each with the GPUs of one."""
+    """Return the worker group: one pod per replica, with the replica's GPUs."""
     selector = chute.node_selector
     template = _pod("ray-worker", image, spec, {"nvidia.com/gpu": selector.gpu_count} if selector else {})
     if selector:
-        least = math.floor(selector.min_vram_gb_per_gpu * REPORTED_SHARE * _MIB_PER_GB)
-        wanted = {"key": "nvidia.com/gpu.memory", "operator": "Gt", "values": [str(least)]}
-        terms = {"nodeSelectorTerms": [{"matchExpressions": [wanted]}]}
+        min_mib = math.floor(selector.min_vram_gb_per_gpu * REPORTED_SHARE * _MIB_PER_GB)
+        requirement = {"key": "nvidia.com/gpu.memory", "operator": "Gt", "values": [str(min_mib)]}
+        terms = {"nodeSelectorTerms": [{"matchExpressions": [requirement]}]}
         template["spec"]["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}
-    # One more than the most: a new version loads beside the old one.
-    most = spec.autoscaling["max_replicas"] + 1
+    # One pod more than the largest number of replicas, so that a new version can load beside the old one.
+    max_pods = spec.autoscaling["max_replicas"] + 1
     return {
         "groupName": "replicas",
         "replicas": spec.autoscaling["min_replicas"] + 1,
         "minReplicas": spec.autoscaling["min_replicas"],
-        "maxReplicas": most,
+        "maxReplicas": max_pods,
         "rayStartParams": {},
         "template": template,
     }
 
 
 def _pod(name: str, image: str, spec: Spec, limits: dict[str, Any]) -> dict[str, Any]:
-    # Replicas get the settings from the application, Ray Serve's proxies from their pod.
+    # Replicas get their settings from the application, but Ray Serve's proxies from the environment of their pod.
     settings = {key: spec.environment[key] for key in _PROXY_SETTINGS if key in spec.environment}
     container: dict[str, Any] = {
         "name": name,
@@ -171,7 +174,7 @@ def _pod(name: str, image: str, spec: Spec, limits: dict[str, Any]) -> dict[str,
                 "valueFrom": {"secretKeyRef": {"name": f"{spec.slug}-keys", "key": _KEYS, "optional": True}},
             },
         ],
-        "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],  # noqa: S108 - where Ray keeps its objects
+        "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],  # noqa: S108 - Ray's object store is there
         **_probes(head=name == "ray-head"),
     }
     if name == "ray-head":
@@ -181,18 +184,17 @@ def _pod(name: str, image: str, spec: Spec, limits: dict[str, Any]) -> dict[str,
     return {
         "spec": {
             "terminationGracePeriodSeconds": int(spec.drain_grace) + 30,
-            "enableServiceLinks": False,  # a service named `chutes` would set CHUTES_PORT, one named `ray` RAY_PORT
+            "enableServiceLinks": False,  # a service named `chutes` would set CHUTES_PORT
             "containers": [container],
-            "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": _SHM}}],
+            "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": _SHM_SIZE}}],
         }
     }
 
 
 def _probes(*, head: bool) -> dict[str, Any]:
-    """What the operator would add, with its times, but without the `wget` that few images have.
+    """Return the probes that the operator would add, with HTTP requests instead of `wget`, which few images contain.
 
-    A head is ready when Ray is; the operator itself asks whether its proxy takes requests. A worker is ready when its
-    proxy does.
+    A head node is ready when Ray is; the operator itself checks its HTTP proxy. A worker is ready when its proxy is.
     """
     ray = {"httpGet": {"path": "/api/healthz", "port": _AGENT_PORT}}
     proxy = {"httpGet": {"path": "/-/healthz", "port": _PORTS["serve"]}}

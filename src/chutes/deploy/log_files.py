@@ -1,4 +1,7 @@
-"""Where a replica logs: a file of its own beside Ray's, one JSON object per line, what the author prints included."""
+"""The log file of a replica: one JSON object per line, including what the author prints.
+
+It is in the folder of Ray Serve's own log files.
+"""
 
 import io
 import logging
@@ -9,12 +12,12 @@ from pathlib import Path
 
 from chutes.server import logs
 
-_LOG_BYTES = 20_000_000  # and as much again in the file before
-_LONGEST = 10_000  # characters of a line
+_MAX_BYTES = 20_000_000  # before the file is rotated; one older file is kept
+_MAX_LINE = 10_000  # characters
 
 
-class _Prints(io.TextIOBase):
-    """Stands in for stdout: whole lines go to the log, each state of a progress bar as one."""
+class _LoggingStdout(io.TextIOBase):
+    """A stdout that logs each line. A carriage return ends a line too, so each state of a progress bar is logged."""
 
     encoding = "utf-8"
 
@@ -27,7 +30,7 @@ class _Prints(io.TextIOBase):
 
     def write(self, text: str) -> int:
         *lines, self._rest = re.split(r"[\r\n]", self._rest + text)
-        if len(self._rest) > _LONGEST:
+        if len(self._rest) > _MAX_LINE:
             lines, self._rest = [*lines, self._rest], ""
         for line in lines:
             if line.strip():
@@ -36,24 +39,24 @@ class _Prints(io.TextIOBase):
 
 
 def log_folder() -> Path:
-    """Where the replicas of this node log."""
+    """Return the folder of the log files on this node."""
     import ray
 
     return Path(ray._private.worker.global_worker.node.get_logs_dir_path()) / "serve"  # noqa: SLF001 - no public way
 
 
 def log_name(slug: str, replica_id: str) -> str:
-    """A replica's own log file."""
+    """Return the name of a replica's log file. `*` as the id gives a pattern for all replicas."""
     return f"chutes_{slug}_{replica_id}.jsonl"
 
 
 def log_to_file(slug: str, replica_id: str, level: str) -> None:
-    """Send all logging, and what is printed, to the replica's own file, one JSON object per line."""
+    """Redirect all logging and everything printed in this process to the replica's log file."""
     logs.configure(level, "json")
     formatter = logging.getLogger().handlers[0].formatter
     path = log_folder() / log_name(slug, replica_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8")
+    handler = RotatingFileHandler(path, maxBytes=_MAX_BYTES, backupCount=1, encoding="utf-8")
     handler.setFormatter(formatter)
     logging.getLogger().handlers = [handler]
-    sys.stdout = _Prints()
+    sys.stdout = _LoggingStdout()

@@ -1,7 +1,7 @@
-"""Which GPUs a node has, as a label that it joins with; and which nodes a NodeSelector accepts, by that label.
+"""Placement of replicas: the label with which a node reports its GPUs, and the nodes that a NodeSelector accepts.
 
-A node's label is the kind and memory of its cards, `h100_sxm-80`; of several different ones all, `3090-24.4090-24`. Ray
-hands out the GPUs of a node without telling them apart, so a node is accepted only if each of its cards is.
+A node's label names the kind and memory of its GPUs, such as `h100_sxm-80`. A node with different GPUs names each kind,
+such as `3090-24.4090-24`. Ray assigns any of a node's GPUs to a replica, so a selector must accept all of them.
 """
 
 import re
@@ -14,12 +14,12 @@ from chutes.chute import NodeSelector
 from chutes.exception import Unschedulable
 
 LABEL = "chutes-gpus"
-_LONGEST = 63  # characters of a label's value
+_MAX_LABEL_LENGTH = 63  # Ray's limit
 
 
 @dataclass(frozen=True)
 class Node:
-    """What a node said about itself when it joined."""
+    """A node of the cluster: its id and IP address, the kinds of its GPUs, and their number."""
 
     id: str
     address: str
@@ -27,35 +27,35 @@ class Node:
     count: int
 
     @property
-    def what(self) -> str:
-        """In words, for people."""
+    def description(self) -> str:
+        """The node's GPUs, such as `2 x h100_sxm 80 GB`."""
         kinds = ", ".join(f"{gpu.kind} {gpu.vram_gb} GB" for gpu in self.gpus)
         return f"{self.count} x {kinds}" if self.count else "no GPU"
 
 
 def fake_gpus(text: str) -> list[Gpu]:
-    """Cards that are not there, for tests: `h100:80` or `h100:80,4090:24`. ValueError."""
-    cards = []
-    for card in text.split(","):
-        kind, _, vram_gb = card.strip().partition(":")
+    """Parse GPUs for tests, such as `h100:80,4090:24`. Raise ValueError for another form."""
+    gpus = []
+    for part in text.split(","):
+        kind, _, vram_gb = part.strip().partition(":")
         if not re.fullmatch(r"[a-z0-9_]+", kind) or not vram_gb.isdigit():
-            raise ValueError(f"{card!r} is not a GPU: write kind:memory, as h100:80")
-        cards.append(Gpu(kind, int(vram_gb)))
-    return cards
+            raise ValueError(f"{part!r} is not a GPU. Write KIND:GB, such as h100:80.")
+        gpus.append(Gpu(kind, int(vram_gb)))
+    return gpus
 
 
 def label(gpus: Sequence[Gpu]) -> str:
-    """The label's value; empty without a GPU."""
-    return ".".join(sorted({str(gpu) for gpu in gpus}))[:_LONGEST].rstrip(".-_")
+    """Return the value of a node's label, which is empty without GPUs."""
+    return ".".join(sorted({str(gpu) for gpu in gpus}))[:_MAX_LABEL_LENGTH].rstrip(".-_")
 
 
 def nodes(ray_nodes: Sequence[Mapping[str, Any]]) -> list[Node]:
-    """What `ray.nodes()` returned, of the nodes that are alive."""
+    """Return the live nodes in a result of `ray.nodes()`."""
     return [
         Node(
             id=node["NodeID"],
             address=node["NodeManagerAddress"],
-            gpus=_parse(node["Labels"].get(LABEL, "")),
+            gpus=_parse_label(node["Labels"].get(LABEL, "")),
             count=int(node["Resources"].get("GPU", 0)),
         )
         for node in ray_nodes
@@ -63,13 +63,13 @@ def nodes(ray_nodes: Sequence[Mapping[str, Any]]) -> list[Node]:
     ]
 
 
-def _parse(value: str) -> tuple[Gpu, ...]:
-    cards = (card.rpartition("-") for card in value.split(".") if card)
-    return tuple(Gpu(kind, int(vram_gb)) for kind, _, vram_gb in cards if vram_gb.isdigit())
+def _parse_label(value: str) -> tuple[Gpu, ...]:
+    parts = (part.rpartition("-") for part in value.split(".") if part)
+    return tuple(Gpu(kind, int(vram_gb)) for kind, _, vram_gb in parts if vram_gb.isdigit())
 
 
 def accepts(selector: NodeSelector, node: Node) -> bool:
-    """Whether a replica can ever run on this node."""
+    """Return whether a node has the GPUs that a replica needs, whether or not they are free."""
     return node.count >= selector.gpu_count and bool(node.gpus) and all(_fits(selector, gpu) for gpu in node.gpus)
 
 
@@ -78,17 +78,19 @@ def _fits(selector: NodeSelector, gpu: Gpu) -> bool:
 
 
 def place(selector: NodeSelector | None, known: Sequence[Node]) -> dict[str, Any]:
-    """Ray's options for one replica. Unschedulable, with what the nodes have, when no node will do.
+    """Return Ray's resource options for one replica.
 
-    Where there is not one GPU in the whole cluster it runs without, as `chutes run` does on such a machine: the chute
-    itself knows whether it can.
+    In a cluster without any GPU the selector is ignored, as `chutes run` ignores it on a machine without one. Raise
+    Unschedulable if the cluster has GPUs but no node fits.
     """
     if selector is None or not any(node.count for node in known):
         return {"num_cpus": 0}
     fitting = [node for node in known if accepts(selector, node)]
     if not fitting:
-        raise Unschedulable(f"No node can run this: it needs {describe(selector)}, and there is {_inventory(known)}")
-    # Kinds of the table that are not here yet may join later.
+        raise Unschedulable(
+            f"No node can run this chute. It needs {describe(selector)}; the cluster has {_inventory(known)}."
+        )
+    # A node with another accepted kind of GPU may join later, so the known kinds are included too.
     accepted = {label(node.gpus) for node in fitting}
     accepted |= {f"{name}-{GPU_MODELS[name].vram_gb}" for name in selector.supported_gpus}
     return {
@@ -99,8 +101,9 @@ def place(selector: NodeSelector | None, known: Sequence[Node]) -> dict[str, Any
 
 
 def describe(selector: NodeSelector) -> str:
-    """A NodeSelector in words."""
-    words = f"{selector.gpu_count} GPU{'s' if selector.gpu_count > 1 else ''} of {selector.min_vram_gb_per_gpu:g} GB"
+    """Return a NodeSelector in words, such as `2 GPUs with at least 80 GB, not b200`."""
+    words = f"{selector.gpu_count} GPU{'s' if selector.gpu_count > 1 else ''}"
+    words += f" with at least {selector.min_vram_gb_per_gpu:g} GB"
     if selector.include is not None:
         words += f", one of {', '.join(selector.include)}"
     if selector.exclude:
@@ -109,11 +112,14 @@ def describe(selector: NodeSelector) -> str:
 
 
 def _inventory(known: Sequence[Node]) -> str:
-    return "; ".join(f"{node.what} on {node.address}" for node in known) or "no node"
+    return "; ".join(f"{node.description} on {node.address}" for node in known) or "no nodes"
 
 
 def has_room(selector: NodeSelector | None, known: Sequence[Node], free: Mapping[str, float]) -> bool:
-    """Whether one more replica fits now: then a new version loads beside the old one, else in its place."""
+    """Return whether one more replica fits now, so that a new version can load beside the old one.
+
+    `free` is the number of free GPUs by node id.
+    """
     if selector is None or not any(node.count for node in known):
         return True
     return any(accepts(selector, node) and free.get(node.id, 0) >= selector.gpu_count for node in known)

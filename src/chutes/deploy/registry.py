@@ -1,7 +1,7 @@
-"""What runs in the cluster, and the names it goes by.
+"""The registry of deployed chutes: which chutes a cluster runs, and how to find one by name.
 
-Ray Serve knows the replicas; what a chute is called, and what it was last made from, the cluster keeps for us in its
-key-value store.
+Ray Serve knows the applications and their replicas. The Spec that a chute was last deployed from is stored in the
+cluster's key-value store.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,15 @@ from chutes.deploy.application import DEPLOYMENT, Spec, from_json, to_json
 from chutes.exception import UnknownChute
 
 _NAMESPACE = b"chutes"
-_PATIENCE = 5.0  # seconds for a replica to say how it is
+_REPLICA_TIMEOUT = 5.0  # seconds for all replicas to report
 
 
 @dataclass(frozen=True)
 class DeployedChute:
-    """One chute in the cluster: what we know of it, and what Ray Serve does."""
+    """A chute in the cluster: its slug, the Spec that we stored, and the details that Ray Serve reports.
+
+    An application that was not deployed by `chutes deploy` has no Spec.
+    """
 
     slug: str
     spec: Spec | None
@@ -26,116 +29,124 @@ class DeployedChute:
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The chute's name, or the slug if the chute has no Spec."""
         return self.spec.name if self.spec else self.slug
 
     @property
     def status(self) -> str:
-        """Ray Serve's word for how it is, in lower case."""
-        return _word(self.details.get("status", "not_started"))
+        """Ray Serve's status of the application, in lower case."""
+        return _lower(self.details.get("status", "not_started"))
 
     @property
     def deployment(self) -> dict[str, Any]:
-        """Ray Serve's details of the one deployment that it is."""
+        """Ray Serve's details of the application's only deployment."""
         return dict(self.details.get("deployments", {}).get(DEPLOYMENT, {}))
 
     @property
     def replicas(self) -> list[dict[str, Any]]:
-        """Its replicas, the oldest first."""
+        """Ray Serve's details of the replicas, the oldest first, with the state in lower case."""
         found = self.deployment.get("replicas", [])
         return sorted(
-            ({**each, "state": _word(each["state"])} for each in found), key=lambda each: each.get("start_time_s") or 0
+            ({**each, "state": _lower(each["state"])} for each in found), key=lambda each: each.get("start_time_s") or 0
         )
 
     @property
     def names(self) -> list[str]:
-        """What is its own: its name, its slug, its id."""
+        """The names that identify this chute: name, slug and id."""
         return [self.slug] if self.spec is None else [self.spec.name, self.slug, self.spec.uid]
 
     @property
     def modules(self) -> list[str]:
-        """What it may share with a chute deployed under a second name: its module, as such and with dashes."""
+        """The names that chutes deployed from the same module share: the module, also with dashes."""
         if self.spec is None:
             return []
         return [self.spec.module.rpartition(".")[2].replace("_", "-"), self.spec.module]
 
 
-def _word(value: Any) -> str:
+def _lower(value: Any) -> str:
     return str(getattr(value, "value", value)).lower()
 
 
-def everything() -> list[DeployedChute]:
-    """All chutes in the cluster, by name."""
+def list_chutes() -> list[DeployedChute]:
+    """Return all chutes in the cluster, sorted by name."""
     found = [DeployedChute(slug, recall(slug), details) for slug, details in serve_details().items()]
-    return sorted(found, key=lambda each: each.name.lower())
+    return sorted(found, key=lambda chute: chute.name.lower())
 
 
 def find(name: str, known: Sequence[DeployedChute] | None = None) -> DeployedChute:
-    """The chute of this name, id, slug or module. UnknownChute suggests the nearest."""
-    known = everything() if known is None else known
+    """Return the chute with a name, id, slug or module.
+
+    Raise UnknownChute, with the nearest name, if there is none or if several chutes share the module.
+    """
+    known = list_chutes() if known is None else known
     wanted = name.lower()
-    for names in ("names", "modules"):
-        found = [each for each in known if wanted in [other.lower() for other in getattr(each, names)]]
+    for attribute in ("names", "modules"):
+        found = [chute for chute in known if wanted in [each.lower() for each in getattr(chute, attribute)]]
         if len(found) == 1:
             return found[0]
         if found:
-            raise UnknownChute(f"{name} is {' and '.join(each.name for each in found)}, name one of them")
-    every = [other for each in known for other in (*each.names, *each.modules)]
-    there = f" There is {', '.join(each.name for each in known)}." if known else ""
-    raise UnknownChute(f"No chute {name} is deployed.{did_you_mean(name, every) or there}")
+            candidates = ", ".join(chute.name for chute in found)
+            raise UnknownChute(f"Several chutes are deployed from {name}: {candidates}. Use the name of one of them.")
+    every_name = [each for chute in known for each in (*chute.names, *chute.modules)]
+    deployed = f" Deployed chutes: {', '.join(chute.name for chute in known)}." if known else ""
+    raise UnknownChute(f"No chute named {name} is deployed.{did_you_mean(name, every_name) or deployed}")
 
 
 def serve_details() -> dict[str, Any]:
-    """What Ray Serve knows of each chute, by its slug."""
+    """Return Ray Serve's details of each application, by slug."""
     from ray import serve
     from ray.serve.exceptions import RayServeException
 
     try:
-        client = serve.context._get_global_client()  # noqa: SLF001 - `serve.status()` tells nothing of replicas' actors
+        client = serve.context._get_global_client()  # noqa: SLF001 - `serve.status()` lacks the names of the actors
     except RayServeException:
         return {}
     return dict(client.get_serve_details().get("applications", {})) if client is not None else {}
 
 
 def ask_replicas(chute: DeployedChute) -> dict[str, dict[str, Any]]:
-    """How each running replica says that it is, by its id; one that does not answer in time is left out."""
+    """Return what each running replica reports about itself, by replica id.
+
+    Replicas that do not answer in time are left out. See `Replica.record_routing_stats` for the keys.
+    """
     import ray
 
-    asked = {}
+    pending = {}
     for replica in chute.replicas:
         if replica["state"] == "running":
             try:
                 actor = ray.get_actor(replica["actor_name"], namespace="serve")
             except ValueError:
                 continue
-            asked[replica["replica_id"]] = actor.record_routing_stats.remote()
-    ray.wait(list(asked.values()), num_returns=len(asked), timeout=_PATIENCE) if asked else None
-    answers = {}
-    for replica_id, reference in asked.items():
+            pending[replica["replica_id"]] = actor.record_routing_stats.remote()
+    if pending:
+        ray.wait(list(pending.values()), num_returns=len(pending), timeout=_REPLICA_TIMEOUT)
+    reports = {}
+    for replica_id, reference in pending.items():
         try:
-            answers[replica_id] = ray.get(reference, timeout=0.1)
+            reports[replica_id] = ray.get(reference, timeout=0.1)
         except ray.exceptions.RayError:
             continue
-    return answers
+    return reports
 
 
 def remember(spec: Spec) -> None:
-    """Keep what the chute is made from."""
+    """Store the Spec of a chute in the cluster."""
     from ray.experimental import internal_kv
 
     internal_kv._internal_kv_put(spec.slug, to_json(spec), overwrite=True, namespace=_NAMESPACE)  # noqa: SLF001
 
 
 def recall(slug: str) -> Spec | None:
-    """What `remember` kept."""
+    """Return the stored Spec of a chute, or None."""
     from ray.experimental import internal_kv
 
-    kept = internal_kv._internal_kv_get(slug, namespace=_NAMESPACE)  # noqa: SLF001
-    return from_json(kept) if kept else None
+    stored = internal_kv._internal_kv_get(slug, namespace=_NAMESPACE)  # noqa: SLF001
+    return from_json(stored) if stored else None
 
 
 def forget(slug: str) -> None:
-    """Keep nothing of this chute."""
+    """Delete the stored Spec of a chute."""
     from ray.experimental import internal_kv
 
     internal_kv._internal_kv_del(slug, namespace=_NAMESPACE)  # noqa: SLF001

@@ -1,7 +1,7 @@
-"""What runs inside a replica: the chute's own ASGI application, the same as under `chutes run`.
+"""A replica: the chute's ASGI application, the same as under `chutes run`, in a process that Ray Serve manages.
 
-Ray Serve builds it here, in the replica's process, from a description that any process can read. Until the startup
-hooks are done the replica is not there for anybody; one whose hooks raise never is.
+The replica loads the chute in its own process from the packed files. Ray Serve sends it requests only after the startup
+hooks have finished. A replica whose hooks raise never gets any.
 """
 
 import asyncio
@@ -24,15 +24,18 @@ from chutes.server.runtime_routes import route_paths
 
 log = logging.getLogger(__name__)
 
-REPLICA_HEADER = b"x-chutes-replica"  # on whatever a replica answers: the proxy knows its own answers by its absence
-BY_HOST_HEADER = b"x-chutes-by-host"  # set by the proxy when the host name, and not the path, named the chute
+REPLICA_HEADER = b"x-chutes-replica"
+"""The header that marks the responses of replicas. Ray's own responses lack it."""
 
-_LAST_WORDS = 2.0  # seconds for running requests to answer after the chute said that it cannot go on
+BY_HOST_HEADER = b"x-chutes-by-host"
+"""The header with which the proxy marks requests whose host name, and not their path, names the chute."""
+
+_ABORT_TIMEOUT = 2.0  # seconds for running requests to respond after a fatal error or an abort
 
 
 @dataclass(frozen=True)
-class Description:
-    """What a replica is made from."""
+class ReplicaConfig:
+    """What a replica needs to load its chute: the packed files, the reference in them, environment and settings."""
 
     slug: str
     entry: str
@@ -42,33 +45,33 @@ class Description:
 
 
 class LoadFailed(Exception):
-    """The chute could not be loaded: one line that says why."""
+    """The chute failed to load. The message is one line."""
 
 
 class Replica:
-    """One copy of a chute in the cluster. Ray Serve makes it, asks after its health, and ends it."""
+    """The actor that Ray Serve creates for each replica, checks, and stops."""
 
-    def __init__(self, description: Description) -> None:
-        os.environ.update(description.environment)
+    def __init__(self, config: ReplicaConfig) -> None:
+        os.environ.update(config.environment)
         os.environ.setdefault("CHUTES_EXECUTION_CONTEXT", "REMOTE")
         self.id = _replica_id()
-        self._description = description
-        self._settings = Settings(**description.settings)
-        log_to_file(description.slug, self.id, self._settings.log_level)
+        self._config = config
+        self._settings = Settings(**config.settings)
+        log_to_file(config.slug, self.id, self._settings.log_level)
 
     async def __serve_build_asgi_app__(self) -> "ReplicaApp":
-        """The application that requests go to, once it is loaded. LoadFailed."""
+        """Load the chute and return the application for its requests. Raise LoadFailed if it does not load."""
         try:
-            unpack(self._description.content)
-            self.runtime = create_app(load_chute(self._description.entry), self._settings)
+            unpack(self._config.content)
+            self.runtime = create_app(load_chute(self._config.entry), self._settings)
         except LoadError as error:
             log.error("Startup failed: %s", error)  # noqa: TRY400 - one clear line
             raise LoadFailed(str(error)) from None
-        await self._become_ready()
+        await self._start()
         return ReplicaApp(self.runtime, self.id)
 
-    async def _become_ready(self) -> None:
-        """Run the startup hooks; how far they are is in the log."""
+    async def _start(self) -> None:
+        """Run the startup hooks. They report their progress in the log."""
         lifecycle = self.runtime.lifecycle
         lifecycle.start()
         self.runtime.jobs.start()
@@ -81,12 +84,16 @@ class Replica:
             raise LoadFailed(lifecycle.failure)
 
     def check_health(self) -> None:
-        """Ray Serve calls this; raising asks for a new replica."""
+        """Raise if the chute has failed, which makes Ray Serve replace this replica."""
         if self.runtime.lifecycle.state is State.FAILED:
-            raise LoadFailed("The chute cannot go on")
+            raise LoadFailed("The chute has failed and must be restarted.")
 
     async def record_routing_stats(self) -> dict[str, Any]:
-        """How this replica is, for whoever asks its actor: the one question that Ray Serve passes on as it stands."""
+        """Return the state, load, GPUs and metrics of this replica.
+
+        Ray Serve intends this method for its router. It is the only method whose return value Ray Serve passes on
+        unchanged to any caller of the actor.
+        """
         chute, admission = self.runtime.chute, self.runtime.admission
         text = await asyncio.to_thread(metrics.exposition)
         return {
@@ -102,34 +109,34 @@ class Replica:
 
 
 class ReplicaApp:
-    """ASGI: the chute below the path, or at the host name, that it has in the cluster."""
+    """An ASGI application that serves the chute below its slug, or at its own host name."""
 
     def __init__(self, runtime: Runtime, replica_id: str) -> None:
         self._runtime = runtime
         self._id = replica_id.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, its path made what it would be without a cluster."""
+        """Serve one request, with the path that it would have without a cluster."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
 
-        async def send_marked(message: Message) -> None:
+        async def send_with_header(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), (REPLICA_HEADER, self._id)]
             await send(message)
 
-        await self._runtime(_without_root(scope), receive, send_marked)
+        await self._runtime(_without_root(scope), receive, send_with_header)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
-        """Ray Serve begins it when the chute has been loaded already, and ends it when the requests are drained."""
+        """Run from the end of loading, when Ray Serve starts the lifespan, until the requests are drained."""
         runtime = self._runtime
         await receive()
-        watch = asyncio.create_task(_end_with_the_chute(runtime))
+        watch = asyncio.create_task(_exit_with_chute(runtime))
         await send({"type": "lifespan.startup.complete"})
         await receive()
         watch.cancel()
-        # Ray has waited for the requests; jobs are none to it.
+        # Ray Serve has waited for the requests, but it does not know of jobs.
         runtime.lifecycle.drain()
         idle = runtime.admission.wait_idle
         try:
@@ -137,19 +144,19 @@ class ReplicaApp:
         except TimeoutError:
             runtime.abort_all()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(idle(), _LAST_WORDS)
+                await asyncio.wait_for(idle(), _ABORT_TIMEOUT)
         await runtime.jobs.close()
         await runtime.lifecycle.close(within=runtime.settings.drain_grace)
         await send({"type": "lifespan.shutdown.complete"})
 
 
-async def _end_with_the_chute(runtime: Runtime) -> None:
-    """A chute that cannot go on takes its process along; Ray Serve starts another."""
+async def _exit_with_chute(runtime: Runtime) -> None:
+    """Exit the process when the chute has failed for good, so that Ray Serve starts another replica."""
     if runtime.lifecycle.exit_code is None:
         return
     code = await runtime.lifecycle.exit_code
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_LAST_WORDS):
+        async with asyncio.timeout(_ABORT_TIMEOUT):
             await runtime.admission.wait_idle()
     logging.shutdown()
     os._exit(int(code or ExitCode.FATAL))

@@ -1,8 +1,8 @@
-"""Deploying a version: out it goes, how far it is is told, and if it fails the cluster is to want the one before again.
+"""Roll out a version: start its replicas, report progress, and restore the previous target if it fails.
 
-Ray Serve replaces the replicas: new ones take requests once they have loaded, old ones finish theirs. A failed version
-has then never taken a request, and the old replicas still stand; but Ray Serve would go on wanting the new one whenever
-a replica is lost, so it is told to want the old one again, which restarts nothing.
+Ray Serve replaces the replicas: a new replica takes requests once it has loaded, and an old one finishes its requests
+first. If the new version fails, the old replicas still serve, but Ray Serve would start the failed version in place of
+the next lost replica. Setting the old version as the target again prevents that, and restarts nothing.
 """
 
 import contextlib
@@ -17,135 +17,148 @@ from chutes.deploy.application import Spec, build
 from chutes.exception import InvalidChuteName, RolloutFailed
 
 ProgressCallback = Callable[[str, float | None], None]
-"""Called with the phase in words, and how far it is, 0 to 1, where that is known."""
+"""A function that is called with the current phase, and with its progress from 0 to 1 or None."""
 
-_POLL = 0.2  # seconds
-_GOES_BACK_WITHIN = 60.0
-_PLACED_WITHIN = 5.0  # where a node has room
-_OVER = {"deploy_failed", "unhealthy"}
+_POLL_INTERVAL = 0.2  # seconds
+_SETTLE_TIMEOUT = 60.0  # for a restored version to run, and for a deleted one to disappear after its grace period
+_PLACEMENT_DELAY = 5.0  # before a report that no node has room
+_FAILED = {"deploy_failed", "unhealthy"}
 
 
 def start(spec: Spec) -> None:
-    """Tell Ray Serve to want this version."""
+    """Set a version as Ray Serve's target."""
     from ray import serve
 
     target = serve.RunTarget(build(spec), name=spec.slug, route_prefix=f"/{spec.slug}")
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
-def roll_out(spec: Spec, tell: ProgressCallback) -> None:
-    """Deploy and wait until it serves. RolloutFailed, after which whatever was there before still is."""
-    before = _before(spec)
-    there = _look(spec.slug)
-    if before is not None and not before.served and there.status != "running":
-        before = None  # it was interrupted, or failed
+def roll_out(spec: Spec, report: ProgressCallback) -> None:
+    """Deploy a version and wait until it is ready.
+
+    If it fails, restore the previous version and raise RolloutFailed.
+    """
+    previous = _previous_version(spec)
+    current = _look_up(spec.slug)
+    if previous is not None and not previous.served and current.status != "running":
+        previous = None  # its own rollout failed or was interrupted, so there is nothing to restore
     start(spec)
-    if before is None:
-        registry.remember(spec)  # so that it has a name, whatever becomes of this
-    failure = _follow(spec, {replica["replica_id"] for replica in there.replicas}, tell)
+    if previous is None:
+        registry.remember(spec)  # a first version needs its name in the registry even while it loads
+    failure = _wait_until_ready(spec, {replica["replica_id"] for replica in current.replicas}, report)
     if failure is None:
         registry.remember(replace(spec, served=True))
         return
-    if before is None:
+    if previous is None:
         delete(spec.slug)
     else:
-        start(before)
+        start(previous)
         _wait_until_running(spec.slug)
     raise RolloutFailed(failure)
 
 
-def _before(spec: Spec) -> Spec | None:
-    """The version that this one replaces. InvalidChuteName where that is another chute, or where there is no slug."""
+def start_without_waiting(spec: Spec, report: ProgressCallback) -> None:
+    """Deploy a version without waiting for it. A failure shows in its status only."""
+    _previous_version(spec)
+    start(spec)
+    report("started, not waiting", None)
+    registry.remember(spec)
+
+
+def _previous_version(spec: Spec) -> Spec | None:
+    """Return the version that is deployed at the same slug.
+
+    Raise InvalidChuteName if the slug is empty or belongs to another chute.
+    """
     if not spec.slug:
-        raise InvalidChuteName("Its username and name have no letter or digit for its address: choose another --name")
-    before = registry.recall(spec.slug) if spec.slug in registry.serve_details() else None
-    if before is not None and before.uid != spec.uid:
-        raise InvalidChuteName(f"{before.name} is deployed at /{spec.slug} already: choose another --name")
-    return before
+        raise InvalidChuteName(
+            "The chute has no URL, because its username and name have no letter or digit. Choose a name with --name."
+        )
+    previous = registry.recall(spec.slug) if spec.slug in registry.serve_details() else None
+    if previous is not None and previous.uid != spec.uid:
+        raise InvalidChuteName(
+            f"Another chute, {previous.name}, is already deployed at /{spec.slug}. Choose another name with --name."
+        )
+    return previous
 
 
-def _look(slug: str) -> registry.DeployedChute:
+def _look_up(slug: str) -> registry.DeployedChute:
     return registry.DeployedChute(slug, None, registry.serve_details().get(slug, {}))
 
 
-def _follow(spec: Spec, old: set[str], tell: ProgressCallback) -> str | None:
-    """Tell how it goes until it serves, or why it does not."""
+def _wait_until_ready(spec: Spec, old_replicas: set[str], report: ProgressCallback) -> str | None:
+    """Report progress until the version is ready, and return None; or return the reason why it failed."""
     reader = logs.Reader(spec.slug)
     progress: dict[str, Any] | None = None
-    patient_until = time.monotonic() + _PLACED_WITHIN
+    placed_by = time.monotonic() + _PLACEMENT_DELAY
     while True:
-        chute = _look(spec.slug)
+        chute = _look_up(spec.slug)
         if chute.status == "running":
-            tell("ready", 1.0)
+            report("ready", 1.0)
             return None
-        if chute.status in _OVER:
+        if chute.status in _FAILED:
             return failure_reason(chute)
-        fresh = [replica for replica in chute.replicas if replica["replica_id"] not in old]
-        starting = {replica["replica_id"]: replica for replica in fresh if replica["state"] == "starting"}
+        new = [replica for replica in chute.replicas if replica["replica_id"] not in old_replicas]
+        starting = {replica["replica_id"]: replica for replica in new if replica["state"] == "starting"}
         for line in reader.read():
             if line.replica in starting and "progress" in line.fields:
                 progress = line.fields["progress"]
         if starting and progress is not None:
-            tell(f"loading: {progress['stage']}", progress.get("fraction"))
+            report(f"loading: {progress['stage']}", progress.get("fraction"))
         elif any(replica.get("pid") for replica in starting.values()):
-            tell("starting", None)
-        elif any(replica["state"] == "running" for replica in fresh):
-            tell("draining the version before", None)
-        elif time.monotonic() > patient_until and (gpus := spec.ray_options.get("num_gpus")):
-            tell(f"waiting until a node has {gpus} GPU{'s' if gpus > 1 else ''} free", None)
+            report("starting", None)
+        elif any(replica["state"] == "running" for replica in new):
+            report("draining the previous version", None)
+        elif time.monotonic() > placed_by and (gpus := spec.ray_options.get("num_gpus")):
+            report(f"waiting for a node with {gpus} free GPU{'s' if gpus > 1 else ''}", None)
         else:
-            tell("placing", None)
-        time.sleep(_POLL)
+            report("placing", None)
+        time.sleep(_POLL_INTERVAL)
 
 
 def failure_reason(chute: registry.DeployedChute) -> str:
-    """What the replica said when it failed, in one line; else Ray Serve's own message."""
+    """Return the error that a replica reported when it failed, in one line, or Ray Serve's own message."""
     message = re.sub(r"\x1b\[[0-9;]*m", "", str(chute.deployment.get("message") or chute.details.get("message") or ""))
-    said = re.findall(r"LoadFailed: (.+)", message)
-    if said:
-        return str(said[-1]).strip()
+    load_errors = re.findall(r"LoadFailed: (.+)", message)
+    if load_errors:
+        return str(load_errors[-1]).strip()
     if "ActorDiedError" in message:
-        return "The replica's process ended while it was loading; `chutes chutes logs` has its last words"
+        return "The replica's process ended while the chute was loading. See its last lines in `chutes chutes logs`."
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return lines[-1] if lines else "The replica ended without a word"
+    return lines[-1] if lines else "The replica ended without an error message."
 
 
 def _wait_until_running(slug: str) -> None:
-    deadline = time.monotonic() + _GOES_BACK_WITHIN
-    while _look(slug).status != "running" and time.monotonic() < deadline:
-        time.sleep(_POLL)
+    deadline = time.monotonic() + _SETTLE_TIMEOUT
+    while _look_up(slug).status != "running" and time.monotonic() < deadline:
+        time.sleep(_POLL_INTERVAL)
 
 
-def delete(slug: str, tell: ProgressCallback = lambda phase, fraction: None) -> None:
-    """Take a chute out of the cluster; what it runs is finished first, within its grace. RolloutFailed."""
+def delete(slug: str, report: ProgressCallback = lambda phase, fraction: None) -> None:
+    """Remove a chute from the cluster after its running requests have finished, or after its grace period.
+
+    Raise RolloutFailed if it is not removed in time.
+    """
     import ray
     from ray import serve
 
     spec = registry.recall(slug)
-    deadline = time.monotonic() + (spec.drain_grace if spec else 0) + _GOES_BACK_WITHIN
-    starting = [replica["actor_name"] for replica in _look(slug).replicas if replica["state"] == "starting"]
+    deadline = time.monotonic() + (spec.drain_grace if spec else 0) + _SETTLE_TIMEOUT
+    starting = [replica["actor_name"] for replica in _look_up(slug).replicas if replica["state"] == "starting"]
     serve.delete(slug, _blocking=False)
     registry.forget(slug)
-    for name in starting:  # Ray Serve would give them their grace as well, though they run nothing
+    for name in starting:  # Ray Serve would wait for their grace period too, though they have no requests
         with contextlib.suppress(ValueError):
             ray.kill(ray.get_actor(name, namespace="serve"))
     while slug in registry.serve_details():
         if time.monotonic() > deadline:
-            raise RolloutFailed("It has not ended in its time: Ray Serve goes on stopping it")
-        tell("finishing what runs", None)
-        time.sleep(_POLL)
-
-
-def start_unwatched(spec: Spec, tell: ProgressCallback) -> None:
-    """Deploy and wait for nothing: if it fails, only its status will say so."""
-    _before(spec)
-    start(spec)
-    tell("under way", None)
-    registry.remember(spec)
+            raise RolloutFailed("The chute did not stop in time. Ray Serve is still stopping it.")
+        report("finishing running requests", None)
+        time.sleep(_POLL_INTERVAL)
 
 
 def scale(spec: Spec, replicas: int) -> None:
-    """Have Ray Serve run so many replicas of the version that runs, and no other number."""
+    """Set a fixed number of replicas as Ray Serve's target, instead of autoscaling."""
     fixed = {**spec.autoscaling, "min_replicas": replicas, "max_replicas": replicas, "initial_replicas": replicas}
     scaled = replace(spec, autoscaling=fixed)
     start(scaled)

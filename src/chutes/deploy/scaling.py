@@ -1,6 +1,6 @@
-"""How many replicas: the chute's settings as Ray Serve's autoscaling, and the policy that counts who waits.
+"""Autoscaling: a chute's scaling options as Ray Serve's configuration, and a policy that scales with the queue.
 
-Ray Serve asks the policy several times a second, applies the delays and the bounds, and starts and drains replicas.
+Ray Serve calls the policy several times a second, applies the delays and bounds, and starts and drains replicas.
 """
 
 import math
@@ -8,15 +8,16 @@ from typing import Any
 
 from chutes.chute import Chute
 
-_UP_AFTER = 1.0  # seconds; loading a model takes so much longer that waiting first would only add to it
-_LOOK_BACK = 4.0  # seconds over which the load is averaged
+_UPSCALE_DELAY = 1.0  # seconds; a longer delay would add to the time that a model takes to load
+_LOOK_BACK_PERIOD = 4.0  # seconds over which the load is averaged
 
 
 class QueuePolicy:
-    """One more replica for every `threshold` requests that wait; fewer once the rest can carry the load.
+    """A policy that adds a replica for every `threshold` queued requests, and removes replicas that are not needed.
 
-    The rest can when the requests in flight would keep it no busier than `utilization`: a load that needs two replicas
-    stays at two, however short the queue.
+    A replica is removed only if the remaining ones would be no busier than `utilization` (0 to 1) with the requests in
+    flight. So a load that needs two replicas keeps two, however short the queue is. `concurrency` is the number of
+    requests that a replica runs at once.
     """
 
     def __init__(self, threshold: float, utilization: float, concurrency: int) -> None:
@@ -25,28 +26,28 @@ class QueuePolicy:
         self.concurrency = concurrency
 
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
-        """How many there should be, from Ray Serve's `AutoscalingContext`."""
+        """Return the target number of replicas for a context, Ray Serve's `AutoscalingContext`."""
         running = context.current_num_replicas
-        waiting = context.total_queued_requests or 0
-        if waiting > self.threshold:
-            return max(running + math.ceil(waiting / self.threshold) - 1, running + 1), {}
-        carried = math.ceil(context.total_num_requests / (self.concurrency * self.utilization))
-        return min(max(carried, 1), context.target_num_replicas), {}
+        queued = context.total_queued_requests or 0
+        if queued > self.threshold:
+            return max(running + math.ceil(queued / self.threshold) - 1, running + 1), {}
+        needed = math.ceil(context.total_num_requests / (self.concurrency * self.utilization))
+        return min(max(needed, 1), context.target_num_replicas), {}
 
 
 def autoscaling(chute: Chute) -> dict[str, Any]:
-    """Ray Serve's `autoscaling_config`."""
+    """Return Ray Serve's `autoscaling_config` for a chute."""
     concurrency = max(1, chute.concurrency)
     config: dict[str, Any] = {
         "min_replicas": chute.min_replicas,
         "max_replicas": max(1, chute.max_instances, chute.min_replicas),
         "initial_replicas": max(1, chute.min_replicas),
-        # Above what a replica takes at once it would never scale.
+        # A target above the concurrency would never be reached, so no replica would be added.
         "target_ongoing_requests": concurrency * min(chute.scaling_threshold, 1.0),
-        "upscale_delay_s": _UP_AFTER,
+        "upscale_delay_s": _UPSCALE_DELAY,
         "downscale_delay_s": float(chute.shutdown_after_seconds),
-        "look_back_period_s": _LOOK_BACK,
-        "metrics_interval_s": 1.0,  # how often the load is reported; see also `cluster.ENVIRONMENT`
+        "look_back_period_s": _LOOK_BACK_PERIOD,
+        "metrics_interval_s": 1.0,  # the same interval as in `cluster.ENVIRONMENT`
     }
     if chute.scale_up_threshold is not None and chute.scale_up_threshold > 0:
         config["policy"] = {

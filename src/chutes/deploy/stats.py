@@ -1,4 +1,7 @@
-"""What `chutes chutes status` and `metrics` show: from the replicas, and from the proxy that saw the queue."""
+"""The statistics that `chutes chutes status` and `chutes chutes metrics` show.
+
+Replicas report what they run. The HTTP proxy reports the traffic, because only the proxy sees queued requests.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -6,11 +9,11 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from chutes.deploy.cluster import ITSELF, loopback_url
+from chutes.deploy.cluster import PROXY_HEADERS, loopback_url
 from chutes.deploy.proxy import STATS_PATH
 from chutes.deploy.registry import DeployedChute, ask_replicas
 
-_NOTHING = {
+_NO_TRAFFIC = {
     "in_flight": 0,
     "requests": 0,
     "per_minute": 0.0,
@@ -22,29 +25,30 @@ _NOTHING = {
 
 
 def traffic(slug: str, http: tuple[str, int]) -> dict[str, Any]:
-    """What went through the proxy in the last minutes; all None if it does not answer."""
+    """Return the proxy's statistics of a chute's recent requests. All values are None if the proxy does not answer."""
     try:
-        # Not through a proxy of the environment: it could not reach this one.
-        told = httpx.get(f"{loopback_url(http)}{STATS_PATH}", headers=ITSELF, timeout=5, trust_env=False).json()
+        # An HTTP proxy named in the environment could not reach this server.
+        url = f"{loopback_url(http)}{STATS_PATH}"
+        by_slug = httpx.get(url, headers=PROXY_HEADERS, timeout=5, trust_env=False).json()
     except (httpx.HTTPError, ValueError):
-        return dict.fromkeys(_NOTHING)
-    return {**_NOTHING, **told.get(slug, {})}
+        return dict.fromkeys(_NO_TRAFFIC)
+    return {**_NO_TRAFFIC, **by_slug.get(slug, {})}
 
 
 def status(chute: DeployedChute, http: tuple[str, int]) -> dict[str, Any]:
-    """Replicas and their states, the queue, and the last minutes."""
-    asked = ask_replicas(chute)
-    seen = traffic(chute.slug, http)
-    running = sum(each["running"] for each in asked.values())
+    """Return the replicas of a chute with their states, its queue, and its recent requests."""
+    reports = ask_replicas(chute)
+    recent = traffic(chute.slug, http)
+    running = sum(each["running"] for each in reports.values())
     return {
         "name": chute.name,
         "status": chute.status,
         "message": chute.details.get("message", ""),
-        "replicas": [_replica(each, asked.get(each["replica_id"], {})) for each in chute.replicas],
+        "replicas": [_replica_status(each, reports.get(each["replica_id"], {})) for each in chute.replicas],
         "target_replicas": chute.deployment.get("target_num_replicas", 0),
         "running": running,
-        "queued": _queued(seen.pop("in_flight"), running),
-        **seen,
+        "queued": _queued(recent.pop("in_flight"), running),
+        **recent,
     }
 
 
@@ -52,7 +56,7 @@ def _queued(in_flight: int | None, running: int) -> int | None:
     return None if in_flight is None else max(0, in_flight - running)
 
 
-def _replica(replica: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+def _replica_status(replica: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "id": replica["replica_id"],
         "state": replica["state"],
@@ -60,54 +64,54 @@ def _replica(replica: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, A
         "node_id": replica.get("node_id"),
         "pid": replica.get("pid"),
         "since": replica.get("start_time_s"),
-        "running": said.get("running"),
-        "concurrency": said.get("concurrency"),
-        **({"info": said["info"]} if said.get("info") else {}),
+        "running": report.get("running"),
+        "concurrency": report.get("concurrency"),
+        **({"info": report["info"]} if report.get("info") else {}),
     }
 
 
 def metrics(chute: DeployedChute, http: tuple[str, int]) -> dict[str, Any]:
-    """GPUs, images and steps of each replica, the queue, and the latencies."""
-    asked = ask_replicas(chute)
-    seen = traffic(chute.slug, http)
-    running = sum(each["running"] for each in asked.values())
+    """Return the queue and latencies of a chute, and the GPUs, images and steps of each replica."""
+    reports = ask_replicas(chute)
+    recent = traffic(chute.slug, http)
+    running = sum(each["running"] for each in reports.values())
     return {
         "name": chute.name,
-        "queued": _queued(seen["in_flight"], running),
+        "queued": _queued(recent["in_flight"], running),
         "running": running,
-        "per_minute": seen["per_minute"],
-        "latency_seconds": seen["latency_seconds"],
-        "replicas": {replica: _figures(said) for replica, said in asked.items()},
+        "per_minute": recent["per_minute"],
+        "latency_seconds": recent["latency_seconds"],
+        "replicas": {replica: _replica_metrics(report) for replica, report in reports.items()},
     }
 
 
-def _figures(said: Mapping[str, Any]) -> dict[str, Any]:
-    """One replica's, from its own Prometheus text. Rates are over the time that it was drawing."""
-    series = list(_samples(said["metrics"]))
+def _replica_metrics(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one replica's metrics from its report. Rates refer to the time in which it generated images."""
+    series = list(_samples(report["metrics"]))
     total = {name: sum(value for other, _, value in series if other == name) for name, _, _ in series}
     busy = total.get("imagegen_busy_seconds_total", 0.0)
-    mine = {each.strip() for each in said["gpus"].split(",") if each.strip()}
+    indices = {each.strip() for each in report["gpus"].split(",") if each.strip()}
     return {
-        "running": said["running"],
-        "gpus": _gpus(series, mine),
+        "running": report["running"],
+        "gpus": _gpus(series, indices),
         "images": int(total.get("imagegen_images_total", 0)),
         "images_per_second": round(total.get("imagegen_images_total", 0.0) / busy, 3) if busy else 0.0,
         "steps_per_second": round(total.get("imagegen_steps_total", 0.0) / busy, 2) if busy else 0.0,
     }
 
 
-def _gpus(series: Iterable[tuple[str, Mapping[str, str], float]], mine: set[str]) -> list[dict[str, Any]]:
-    """The cards that this replica was given; the driver also tells of the others."""
+def _gpus(series: Iterable[tuple[str, Mapping[str, str], float]], indices: set[str]) -> list[dict[str, Any]]:
+    """Return the GPUs with these indices, or all if there are none. The driver reports every GPU of the node."""
     names = {
         "chutes_gpu_utilization_ratio": "utilization",
         "chutes_gpu_memory_used_bytes": "memory_used_bytes",
         "chutes_gpu_memory_total_bytes": "memory_total_bytes",
     }
-    cards: dict[str, dict[str, Any]] = {}
+    gpus: dict[str, dict[str, Any]] = {}
     for name, labels, value in series:
-        if name in names and (not mine or labels["gpu"] in mine):
-            cards.setdefault(labels["gpu"], {"gpu": labels["gpu"], "name": labels["name"]})[names[name]] = value
-    return list(cards.values())
+        if name in names and (not indices or labels["gpu"] in indices):
+            gpus.setdefault(labels["gpu"], {"gpu": labels["gpu"], "name": labels["name"]})[names[name]] = value
+    return list(gpus.values())
 
 
 def _samples(text: str) -> Iterable[tuple[str, Mapping[str, str], float]]:
@@ -117,19 +121,19 @@ def _samples(text: str) -> Iterable[tuple[str, Mapping[str, str], float]]:
 
 
 def prometheus(chute: DeployedChute) -> str:
-    """The series of all replicas, each with its replica as a label, as Prometheus text."""
+    """Return the metrics of all replicas as Prometheus text, with the replica's id as a label."""
     families: dict[str, list[str]] = {}
-    heads: dict[str, list[str]] = {}
-    for replica, said in ask_replicas(chute).items():
-        for family in text_string_to_metric_families(said["metrics"]):
-            # The parser calls a counter's family without the `_total` that this format wants it to have.
+    headers: dict[str, list[str]] = {}
+    for replica, report in ask_replicas(chute).items():
+        for family in text_string_to_metric_families(report["metrics"]):
+            # The parser strips `_total` from a counter's name, but the text format requires it.
             name = f"{family.name}_total" if family.type == "counter" else family.name
-            heads.setdefault(family.name, [f"# HELP {name} {family.documentation}", f"# TYPE {name} {family.type}"])
+            headers.setdefault(family.name, [f"# HELP {name} {family.documentation}", f"# TYPE {name} {family.type}"])
             for sample in family.samples:
                 labels = {**sample.labels, "replica": replica}
-                inside = ",".join(f'{key}="{_escape(value)}"' for key, value in labels.items())
-                families.setdefault(family.name, []).append(f"{sample.name}{{{inside}}} {sample.value}")
-    return "".join("\n".join([*heads[name], *lines]) + "\n" for name, lines in families.items())
+                label_text = ",".join(f'{key}="{_escape(value)}"' for key, value in labels.items())
+                families.setdefault(family.name, []).append(f"{sample.name}{{{label_text}}} {sample.value}")
+    return "".join("\n".join([*headers[name], *lines]) + "\n" for name, lines in families.items())
 
 
 def _escape(value: str) -> str:

@@ -60,7 +60,7 @@ def test_a_node_joins(began):
 def test_cards_are_written_properly(began):
     done = run.invoke(app, ["node", "start", "--head", "--fake-gpus", "h100"])
     assert done.exit_code == 1
-    assert done.stderr == "Error: --fake-gpus is invalid: 'h100' is not a GPU: write kind:memory, as h100:80.\n"
+    assert done.stderr == "Error: --fake-gpus is invalid: 'h100' is not a GPU. Write KIND:GB, such as h100:80.\n"
     assert began == []
 
 

@@ -18,7 +18,7 @@ from chutes.deploy.placement import LABEL
 
 @pytest.fixture(autouse=True)
 def environment(tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "_ANSWERS_WITHIN", LIMIT)
+    monkeypatch.setattr(cluster, "_CONNECT_TIMEOUT", LIMIT)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
@@ -33,7 +33,7 @@ def note(tmp_path, address):
 
 @contextmanager
 def head():
-    """What a head is at its port, as far as it has to be one here."""
+    """Run a gRPC server, which is all that `find` checks of a head node."""
     server = grpc.server(ThreadPoolExecutor(1))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
@@ -43,7 +43,7 @@ def head():
         server.stop(None).wait()
 
 
-def test_finds_the_cluster_of_this_machine_and_others_by_their_address(tmp_path, monkeypatch):
+def test_finds_the_local_cluster_or_the_one_at_an_address(tmp_path, monkeypatch):
     assert cluster.find() is None
     with head() as port:
         address = f"127.0.0.1:{port}"
@@ -55,8 +55,8 @@ def test_finds_the_cluster_of_this_machine_and_others_by_their_address(tmp_path,
         assert cluster.find(address) == address
 
 
-def test_another_server_is_no_cluster(monkeypatch):
-    monkeypatch.setattr(cluster, "_ANSWERS_WITHIN", 0.5)
+def test_another_server_is_not_a_cluster(monkeypatch):
+    monkeypatch.setattr(cluster, "_CONNECT_TIMEOUT", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         assert cluster.find(address) is None
@@ -64,8 +64,8 @@ def test_another_server_is_no_cluster(monkeypatch):
         assert cluster.find(nonsense) is None
 
 
-def test_a_cluster_that_is_gone_is_not_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "_ANSWERS_WITHIN", 86_400)
+def test_a_stopped_cluster_is_an_error_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "_CONNECT_TIMEOUT", 86_400)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     note(tmp_path, f"127.0.0.1:{port}")
@@ -76,29 +76,29 @@ def test_a_cluster_that_is_gone_is_not_waited_for(tmp_path, monkeypatch):
         cluster.connected("no.such.host:1").__enter__()
 
 
-def test_a_head_makes_a_token_that_only_its_owner_reads(tmp_path):
+def test_a_head_node_creates_a_token_that_only_its_user_can_read(tmp_path):
     path = tmp_path / ".ray" / "auth_token"
-    cluster.use_token()
+    cluster.enable_token_auth()
     assert not path.exists()
     assert "RAY_AUTH_MODE" not in os.environ
-    cluster.use_token(create=True)
+    cluster.enable_token_auth(create=True)
     token = path.read_text()
     assert len(token) == 64
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert os.environ["RAY_AUTH_MODE"] == "token"
     del os.environ["RAY_AUTH_MODE"]
-    cluster.use_token(create=True)
+    cluster.enable_token_auth(create=True)
     assert path.read_text() == token
 
 
-def test_a_chosen_way_of_auth_is_kept(monkeypatch, tmp_path):
+def test_auth_settings_of_the_environment_are_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    cluster.use_token(create=True)
+    cluster.enable_token_auth(create=True)
     assert os.environ["RAY_AUTH_MODE"] == "disabled"
     assert not (tmp_path / ".ray").exists()
 
 
-def test_nodes_publish_their_cards():
+def test_nodes_report_their_gpus_as_a_label():
     command = cluster.node_command(address="10.0.0.1:6379", gpus=[Gpu("h100", 80)] * 2, labels={})
     assert f"--labels={LABEL}=h100-80" in command
     assert "--num-gpus=2" in command
@@ -123,6 +123,6 @@ def test_only_a_cluster_that_deploy_started_is_stopped(tmp_path):
     assert not cluster.stop_local({"chutes-host": "127.0.0.1"})
     assert (tmp_path / "ray" / "ray_current_cluster").exists()
     sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"], start_new_session=True)
-    assert cluster.stop_local({cluster.LOCAL: str(sleeper.pid)})
+    assert cluster.stop_local({cluster.LOCAL_LABEL: str(sleeper.pid)})
     assert sleeper.wait(LIMIT) == -signal.SIGTERM
     assert not (tmp_path / "ray" / "ray_current_cluster").exists()

@@ -35,8 +35,8 @@ def test_logs_and_prints_in_one_file(tmp_path, monkeypatch):
     assert lines[0]["number"] == 7
 
 
-def test_what_stands_in_for_stdout_holds_nothing_back_for_long(caplog):
-    prints = log_files._Prints()
+def test_a_long_line_is_logged_in_parts(caplog):
+    prints = log_files._LoggingStdout()
     with caplog.at_level("INFO", logger="print"):
         for done in range(3):
             prints.write(f"\r{done} of 3")

@@ -10,7 +10,7 @@ from chutes.deploy import logs
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(logs, "log_folder", lambda: tmp_path)
     monkeypatch.setattr(
-        logs.Reader, "_ask_nodes", lambda self: [("here", logs.read_files("slug", self._offsets.get("here", {})))]
+        logs.Reader, "_read_nodes", lambda self: [("here", logs.read_files("slug", self._offsets.get("here", {})))]
     )
     return tmp_path
 
@@ -22,7 +22,7 @@ def write(folder: Path, replica: str, *times: int, end: str = "\n") -> None:
             file.write(json.dumps(line) + end)
 
 
-def test_all_replicas_in_order_then_only_what_is_new(folder: Path):
+def test_lines_of_all_replicas_in_order_then_only_new_ones(folder: Path):
     write(folder, "a", 1, 4)
     write(folder, "b", 2, 3)
     write(folder, "b", 5, end="")  # a line that is being written
@@ -39,7 +39,7 @@ def test_all_replicas_in_order_then_only_what_is_new(folder: Path):
     assert reader.read() == []
 
 
-def test_a_file_begun_anew_is_read_from_its_start(folder: Path):
+def test_a_rotated_file_is_read_from_its_start(folder: Path):
     write(folder, "a", 1, 2, 3)
     reader = logs.Reader("slug")
     reader.read()
@@ -48,6 +48,6 @@ def test_a_file_begun_anew_is_read_from_its_start(folder: Path):
     assert [line.message for line in reader.read()] == ["a9"]
 
 
-def test_another_chutes_lines_are_not_read(folder: Path):
+def test_lines_of_another_chute_are_not_read(folder: Path):
     (folder / "chutes_slug-two_a.jsonl").write_text('{"message": "no"}\n')
     assert logs.Reader("slug").read() == []

@@ -23,7 +23,7 @@ BARE = Node("4", "10.0.0.4", (), 0)
         (NodeSelector(min_vram_gb_per_gpu=141), []),
     ],
 )
-def test_which_nodes_will_do(selector, fitting):
+def test_nodes_that_fit(selector, fitting):
     assert [node for node in (LARGE, SMALL, MIXED, BARE) if placement.accepts(selector, node)] == fitting
 
 
@@ -38,21 +38,21 @@ def test_selects_by_label():
     assert "h100_sxm-80" not in accepted
 
 
-def test_refuses_with_what_the_nodes_have():
+def test_the_error_lists_the_nodes():
     with pytest.raises(Unschedulable) as refused:
         placement.place(NodeSelector(min_vram_gb_per_gpu=141, exclude=["b200"]), [LARGE, SMALL])
     assert str(refused.value) == (
-        "No node can run this: it needs 1 GPU of 141 GB, not b200, and there is "
-        "2 x h100_sxm 80 GB on 10.0.0.1; 4 x 4090 24 GB on 10.0.0.2"
+        "No node can run this chute. It needs 1 GPU with at least 141 GB, not b200; the cluster has "
+        "2 x h100_sxm 80 GB on 10.0.0.1; 4 x 4090 24 GB on 10.0.0.2."
     )
 
 
 @pytest.mark.parametrize(("selector", "nodes"), [(None, [LARGE]), (NodeSelector(), [BARE]), (NodeSelector(), [])])
-def test_without_any_gpu_it_runs_without(selector, nodes):
+def test_a_cluster_without_gpus_ignores_the_selector(selector, nodes):
     assert placement.place(selector, nodes) == {"num_cpus": 0}
 
 
-def test_room_for_a_second_version():
+def test_room_for_one_more_replica():
     selector = NodeSelector(min_vram_gb_per_gpu=80)
     assert placement.has_room(selector, [LARGE, SMALL], {"1": 1.0, "2": 0.0})
     assert not placement.has_room(selector, [LARGE, SMALL], {"2": 4.0})
@@ -75,6 +75,6 @@ def test_the_label_survives_its_round_trip():
 
 
 @pytest.mark.parametrize("text", ["h100", "h100:", ":80", "h100:80,", "H 100:80"])
-def test_pretended_cards_are_written_properly(text):
+def test_malformed_fake_gpus_are_refused(text):
     with pytest.raises(ValueError, match="is not a GPU"):
         placement.fake_gpus(text)

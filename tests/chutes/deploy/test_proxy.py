@@ -33,7 +33,7 @@ def no_probes(monkeypatch: pytest.MonkeyPatch):
 
 
 class Serve:
-    """Stands in for Ray Serve's proxy: answers as told, remembers what it was asked."""
+    """A double of Ray Serve's proxy, which records the scopes of its requests."""
 
     def __init__(
         self, status: int | None = 200, headers: Any = (), *, ours: bool = True, deployed: tuple[str, ...] = ()
@@ -61,7 +61,7 @@ def ask(serve: Serve, path: str = "/slug/draw", **headers: str):
     return client.post(path, headers=headers)
 
 
-def test_a_replicas_answer_passes_untouched():
+def test_a_response_of_a_replica_passes_unchanged():
     for status in (200, 404, 500, 503):
         answer = ask(Serve(status))
         assert (answer.status_code, answer.text) == (status, "Ray's words: /a/path.")
@@ -78,7 +78,7 @@ def test_a_replicas_answer_passes_untouched():
         (None, 502, "replica_lost"),
     ],
 )
-def test_rays_own_errors_come_in_our_shape(theirs, ours, code):
+def test_errors_of_ray_become_our_own(theirs, ours, code):
     answer = ask(Serve(theirs, [(b"retry-after", b"9"), (b"content-length", b"21")], ours=False))
     assert answer.status_code == ours
     assert answer.json()["code"] == code
@@ -88,11 +88,11 @@ def test_rays_own_errors_come_in_our_shape(theirs, ours, code):
     assert len(answer.headers["x-request-id"]) == 32
 
 
-def test_503_says_when_to_try_again():
+def test_503_has_a_retry_after_header():
     assert ask(Serve(503, ours=False)).headers["retry-after"] == "5"
 
 
-def test_openais_shape_below_v1():
+def test_errors_below_v1_have_the_format_of_openai():
     answer = ask(Serve(429, [(b"retry-after", b"5")], ours=False), "/slug/v1/images/generations")
     assert set(answer.json()["error"]) == {"message", "type", "code", "param"}
 
@@ -110,7 +110,7 @@ def test_openais_shape_below_v1():
         ("[::1]:8000", "/draw"),
     ],
 )
-def test_the_host_names_the_chute_if_it_is_deployed(monkeypatch, host, path):
+def test_a_host_name_selects_a_deployed_chute(monkeypatch, host, path):
     monkeypatch.setenv("CHUTES_ALLOWED_HOSTS", "*")
     serve = Serve(deployed=("/my-slug", "/another"))
     ask(serve, "/draw", host=host)
@@ -119,7 +119,7 @@ def test_the_host_names_the_chute_if_it_is_deployed(monkeypatch, host, path):
     assert ((BY_HOST_HEADER, b"1") in scope["headers"]) == (path != "/draw")
 
 
-def test_one_request_id_the_clients_if_it_is_a_plain_one():
+def test_a_response_has_one_request_id():
     serve = Serve(200, [(b"x-request-id", b"abc"), (b"X-Request-ID", b"abc")])
     answer = ask(serve, **{"x-request-id": "abc"})
     assert answer.headers.get_list("x-request-id") == ["abc"]
@@ -129,17 +129,17 @@ def test_one_request_id_the_clients_if_it_is_a_plain_one():
     assert len(ids[1]) == 32
 
 
-def test_rays_own_routes_stay():
+def test_routes_of_ray_itself_are_kept():
     assert ask(Serve(200, ours=False), "/-/routes").text == "Ray's words: /a/path."
 
 
-def test_what_goes_on_concerns_only_the_cluster(monkeypatch: pytest.MonkeyPatch):
+def test_statistics_are_for_machines_of_the_cluster_only(monkeypatch: pytest.MonkeyPatch):
     ray = pytest.importorskip("ray")
     monkeypatch.setattr(ray, "nodes", lambda: [{"NodeManagerAddress": "10.0.0.2"}])
 
     def ask_from(address: str, path: str) -> int:
-        door = proxy.ProxyMiddleware(Serve(404 if path != "/-/healthz" else 200, ours=False))
-        return TestClient(door, base_url="http://localhost", client=(address, 1)).get(path).status_code
+        middleware = proxy.ProxyMiddleware(Serve(404 if path != "/-/healthz" else 200, ours=False))
+        return TestClient(middleware, base_url="http://localhost", client=(address, 1)).get(path).status_code
 
     assert ask_from("10.0.0.2", proxy.STATS_PATH) == 200
     assert ask_from("10.0.0.3", proxy.STATS_PATH) == 404
@@ -147,11 +147,11 @@ def test_what_goes_on_concerns_only_the_cluster(monkeypatch: pytest.MonkeyPatch)
 
     outside = Serve(404, ours=False)
     TestClient(proxy.ProxyMiddleware(outside), base_url="http://localhost", client=("10.0.0.3", 1)).get("/-/routes")
-    assert [scope["path"] for scope in outside.scopes] == ["/-/"]  # where Ray has nothing to tell
+    assert [scope["path"] for scope in outside.scopes] == ["/-/"]  # where Ray has no route
 
 
 @pytest.mark.parametrize("declared", [True, False])
-def test_a_body_that_is_too_large_is_not_collected(monkeypatch: pytest.MonkeyPatch, declared):
+def test_a_body_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch, declared):
     monkeypatch.setenv("CHUTES_MAX_BODY_BYTES", "100")
     collected = []
 
@@ -172,7 +172,7 @@ def test_a_body_that_is_too_large_is_not_collected(monkeypatch: pytest.MonkeyPat
     assert sum(collected) <= 100
 
 
-async def test_a_client_that_leaves_is_counted_as_such():
+async def test_a_disconnected_client_is_counted():
     async def ray(scope, receive, send):
         while (await receive())["type"] != "http.disconnect":
             pass  # Ray says nothing to nobody
@@ -185,17 +185,17 @@ async def test_a_client_that_leaves_is_counted_as_such():
     async def send(message):
         raise AssertionError(message)
 
-    door = proxy.ProxyMiddleware(ray)
+    middleware = proxy.ProxyMiddleware(ray)
     scope = {"type": "http", "method": "POST", "path": "/slug/draw", "headers": [], "client": ("10.0.0.9", 1)}
-    await door(scope, receive, send)
-    told = door._statistics()["slug"]
+    await middleware(scope, receive, send)
+    told = middleware._traffic.by_slug()["slug"]
     assert (told["requests"], told["left"], told["errors"], told["in_flight"]) == (1, 1, 0, 0)
 
 
-async def test_ray_is_asked_when_all_of_the_body_has_come(monkeypatch):
+async def test_a_request_is_forwarded_after_its_body_was_read(monkeypatch):
     monkeypatch.setenv("CHUTES_UPLOAD_TIMEOUT", "0.1")
     serve, sent = Serve(), []
-    door = proxy.ProxyMiddleware(serve)
+    middleware = proxy.ProxyMiddleware(serve)
     scope = {"type": "http", "method": "POST", "path": "/slug/draw", "headers": [(b"x-request-id", b"mine")]}
 
     async def send(message):
@@ -210,37 +210,28 @@ async def test_ray_is_asked_when_all_of_the_body_has_come(monkeypatch):
     async def leaving():
         return {"type": "http.disconnect"}
 
-    await door({**scope, "client": ("10.0.0.9", 1)}, slowly, send)
+    await middleware({**scope, "client": ("10.0.0.9", 1)}, slowly, send)
     assert (sent[0]["status"], dict(sent[0]["headers"])[b"x-request-id"]) == (408, b"mine")
     sent.clear()
-    await door({**scope, "client": ("10.0.0.9", 1)}, leaving, send)
-    assert (serve.scopes, sent, door._statistics()) == ([], [], {})
+    await middleware({**scope, "client": ("10.0.0.9", 1)}, leaving, send)
+    assert (serve.scopes, sent, middleware._traffic.by_slug()) == ([], [], {})
 
 
-def test_counts_what_went_through():
-    door = proxy.ProxyMiddleware(Serve())
-    client = TestClient(door, base_url="http://localhost", client=("127.0.0.1", 1))
+def test_requests_are_counted():
+    middleware = proxy.ProxyMiddleware(Serve())
+    client = TestClient(middleware, base_url="http://localhost", client=("127.0.0.1", 1))
     for path in ("/a/draw", "/a/draw", "/b/draw", "/a/ready"):
         client.post(path)
-    door._app = Serve(429, ours=False)
+    middleware._app = Serve(429, ours=False)
     client.post("/a/draw")
-    door._app = Serve(404, ours=False)
-    client.post("/scan/me")  # nothing is kept of what is not there
+    middleware._app = Serve(404, ours=False)
+    client.post("/scan/me")  # requests for unknown chutes are not counted
     told = client.get(proxy.STATS_PATH).json()
     assert set(told) == {"a", "b"}
     assert (told["a"]["requests"], told["a"]["rejected"], told["a"]["in_flight"]) == (3, 1, 0)
 
 
-def test_a_summary_in_figures():
-    recent = [(0.0, 0.1 * number, 200) for number in range(1, 11)] + [(0.0, 9.0, 500), (0.0, 0.0, 429), (0.0, 1.0, 499)]
-    told = proxy.summary(recent, 60)
-    assert (told["requests"], told["per_minute"], told["errors"], told["rejected"], told["left"]) == (13, 13, 1, 1, 1)
-    assert told["latency_seconds"] == {"p50": 0.55, "p95": 0.955, "p99": 0.991}
-    assert proxy.summary([], 60)["latency_seconds"] == {}
-    json.dumps(told)
-
-
-def test_ray_serve_is_given_one_layer():
+def test_ray_serve_gets_one_middleware():
     [layer] = proxy.middleware()
     assert Starlette(middleware=[layer])
 
@@ -268,8 +259,8 @@ def deploy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, no_auth: bool = F
 
 
 def client(serve: Serve | None = None, server: str = "localhost") -> TestClient:
-    door = proxy.ProxyMiddleware(serve or Serve(deployed=("/slug",)))
-    return TestClient(door, base_url=f"http://{server}:8000", client=("127.0.0.1", 1))
+    middleware = proxy.ProxyMiddleware(serve or Serve(deployed=("/slug",)))
+    return TestClient(middleware, base_url=f"http://{server}:8000", client=("127.0.0.1", 1))
 
 
 def test_foreign_pages_are_refused_before_ray_sees_them(monkeypatch, tmp_path):
@@ -312,9 +303,9 @@ def test_the_first_key_that_is_made_ends_the_guard(monkeypatch, tmp_path):
 def test_a_cluster_that_others_can_reach_has_no_guard(monkeypatch, tmp_path, no_auth):
     deploy(monkeypatch, tmp_path, no_auth=no_auth)
     assert client(server="10.0.0.1").post("/slug/draw", headers={**EVIL, "Host": "gpu.example"}).status_code == 200
-    monkeypatch.setattr(cluster, "head_labels", lambda: {cluster.HTTP_HOST: "0.0.0.0"})
+    monkeypatch.setattr(cluster, "head_labels", lambda: {cluster.HTTP_HOST_LABEL: "0.0.0.0"})
     assert client().post("/slug/draw", headers=EVIL).status_code == 200
-    monkeypatch.setattr(cluster, "head_labels", lambda: {cluster.HTTP_HOST: "127.0.0.1"})
+    monkeypatch.setattr(cluster, "head_labels", lambda: {cluster.HTTP_HOST_LABEL: "127.0.0.1"})
     assert client().post("/slug/draw", headers=EVIL).status_code == 403
 
 

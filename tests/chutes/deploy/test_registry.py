@@ -23,13 +23,13 @@ FOREIGN = DeployedChute("somebodys-app", None, {"status": "DEPLOYING"})
     "name",
     ["FLUX.1-dev-generator", "flux.1-dev-generator", "my-image-gen", "myuser-flux-1-dev-generator", GUIDE.spec.uid],
 )
-def test_every_name_finds_it(name):
+def test_a_chute_is_found_by_each_of_its_names(name):
     assert find(name, [FOREIGN, GUIDE]) is GUIDE
 
 
-def test_a_module_that_is_deployed_twice_names_neither():
+def test_a_module_that_is_deployed_twice_is_ambiguous():
     second = DeployedChute("myuser-second", make_spec(name="Second"), DETAILS)
-    with pytest.raises(UnknownChute, match=r"my-image-gen is FLUX\.1-dev-generator and Second, name one of them"):
+    with pytest.raises(UnknownChute, match=r"from my-image-gen: FLUX\.1-dev-generator, Second\. Use the name"):
         find("my-image-gen", [GUIDE, second])
     assert find("second", [GUIDE, second]) is second
 
@@ -37,18 +37,18 @@ def test_a_module_that_is_deployed_twice_names_neither():
 def test_an_unknown_name_suggests_the_nearest():
     with pytest.raises(UnknownChute, match=r"deployed\. Did you mean 'my-image-gen'"):
         find("my-imge-gen", [FOREIGN, GUIDE])
-    with pytest.raises(UnknownChute, match="There is somebodys-app, FLUX"):
+    with pytest.raises(UnknownChute, match="Deployed chutes: somebodys-app, FLUX"):
         find("xyz", [FOREIGN, GUIDE])
-    with pytest.raises(UnknownChute, match=r"No chute xyz is deployed\.$"):
+    with pytest.raises(UnknownChute, match=r"No chute named xyz is deployed\.$"):
         find("xyz", [])
 
 
-def test_states_in_lower_case_and_the_oldest_first():
+def test_states_are_lower_case_and_the_oldest_replica_is_first():
     assert GUIDE.status == "running"
     assert [(each["replica_id"], each["state"]) for each in GUIDE.replicas] == [("a", "running"), ("b", "starting")]
     assert FOREIGN.replicas == []
     assert FOREIGN.name == "somebodys-app"
 
 
-def test_a_spec_survives_being_kept():
+def test_a_spec_survives_its_round_trip():
     assert from_json(to_json(GUIDE.spec)) == GUIDE.spec

@@ -5,7 +5,7 @@ import pytest
 
 from chutes.deploy import replica
 from chutes.deploy.package import Package, pack
-from chutes.deploy.replica import BY_HOST_HEADER, Description, LoadFailed, Replica, ReplicaApp, _without_root
+from chutes.deploy.replica import BY_HOST_HEADER, LoadFailed, Replica, ReplicaApp, ReplicaConfig, _without_root
 from chutes.loader import load_chute
 
 SOURCE = """
@@ -53,11 +53,11 @@ def packed(load: str) -> Package:
 
 
 async def build(package: Package) -> tuple[Replica, ReplicaApp]:
-    made = Replica(Description("slug", package.entry, package.content))
+    made = Replica(ReplicaConfig("slug", package.entry, package.content))
     return made, await made.__serve_build_asgi_app__()
 
 
-async def lifespan(site: ReplicaApp, over: asyncio.Event) -> list[str]:
+async def lifespan(app: ReplicaApp, over: asyncio.Event) -> list[str]:
     sent: list[str] = []
 
     async def send(message):
@@ -68,11 +68,11 @@ async def lifespan(site: ReplicaApp, over: asyncio.Event) -> list[str]:
             await over.wait()
         return {"type": "lifespan.shutdown" if sent else "lifespan.startup"}
 
-    await site({"type": "lifespan"}, receive, send)
+    await app({"type": "lifespan"}, receive, send)
     return sent
 
 
-async def get(site: ReplicaApp, path: str, method: str = "GET") -> tuple[int, dict[bytes, bytes], bytes]:
+async def get(app: ReplicaApp, path: str, method: str = "GET") -> tuple[int, dict[bytes, bytes], bytes]:
     sent = []
 
     async def send(message):
@@ -82,17 +82,17 @@ async def get(site: ReplicaApp, path: str, method: str = "GET") -> tuple[int, di
         return {"type": "http.request", "body": b""}
 
     scope = {"type": "http", "method": method, "path": path, "root_path": "/slug", "headers": [], "query_string": b""}
-    await site({**scope, "client": ("127.0.0.1", 1)}, receive, send)
+    await app({**scope, "client": ("127.0.0.1", 1)}, receive, send)
     return sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"]
 
 
 def test_ready_once_the_hooks_have_run():
     async def live():
-        made, site = await build(packed("self.word = 'loaded'; self.info['model'] = 'm'"))
+        made, app = await build(packed("self.word = 'loaded'; self.info['model'] = 'm'"))
         over = asyncio.Event()
-        life = asyncio.create_task(lifespan(site, over))
+        life = asyncio.create_task(lifespan(app, over))
         made.check_health()
-        status, headers, body = await get(site, "/slug/ready")
+        status, headers, body = await get(app, "/slug/ready")
         said = await made.record_routing_stats()
         over.set()
         assert await life == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
@@ -107,10 +107,10 @@ def test_ready_once_the_hooks_have_run():
 
 def test_a_job_is_finished_before_the_replica_ends():
     async def live():
-        _, site = await build(packed("self.word = ''"))
+        _, app = await build(packed("self.word = ''"))
         over = asyncio.Event()
-        life = asyncio.create_task(lifespan(site, over))
-        status, headers, _ = await get(site, "/slug/jobs/work", "POST")
+        life = asyncio.create_task(lifespan(app, over))
+        status, headers, _ = await get(app, "/slug/jobs/work", "POST")
         await asyncio.sleep(0.1)
         over.set()
         await life

@@ -6,7 +6,7 @@ from chutes.deploy import registry, rollout
 from chutes.deploy.registry import DeployedChute
 from tests.chutes.deploy.specs import make_spec
 
-RAYS = """Failed 1 times.
+RAY_MESSAGE = """Failed 1 times.
 \x1b[36mray::X\x1b[39m
   File "/a/b.py"
 chutes.deploy.replica.LoadFailed: RuntimeError: no weights (m.py:3)"""
@@ -15,35 +15,35 @@ chutes.deploy.replica.LoadFailed: RuntimeError: no weights (m.py:3)"""
 @pytest.mark.parametrize(
     ("message", "line"),
     [
-        (RAYS, "RuntimeError: no weights (m.py:3)"),
+        (RAY_MESSAGE, "RuntimeError: no weights (m.py:3)"),
         ("The actor died unexpectedly.\n\tactor_id: 1\n", "actor_id: 1"),
-        ("", "The replica ended without a word"),
+        ("", "The replica ended without an error message."),
     ],
 )
-def test_says_what_the_replica_said(message, line):
+def test_the_failure_reason_is_the_error_of_the_replica(message, line):
     details = {"deployments": {"chute": {"message": message}}}
     assert rollout.failure_reason(DeployedChute("slug", None, details)) == line
 
 
-@pytest.mark.parametrize("deploy", [rollout.roll_out, rollout.start_unwatched])
-def test_another_chute_with_the_same_slug_is_left_alone(monkeypatch, deploy):
-    there = make_spec(name="Foo.bar")
-    monkeypatch.setattr(registry, "recall", {there.slug: there}.get)
-    monkeypatch.setattr(registry, "serve_details", lambda: {there.slug: {"status": "RUNNING"}})
+@pytest.mark.parametrize("deploy", [rollout.roll_out, rollout.start_without_waiting])
+def test_another_chute_with_the_same_slug_is_not_replaced(monkeypatch, deploy):
+    deployed = make_spec(name="Foo.bar")
+    monkeypatch.setattr(registry, "recall", {deployed.slug: deployed}.get)
+    monkeypatch.setattr(registry, "serve_details", lambda: {deployed.slug: {"status": "RUNNING"}})
     monkeypatch.setattr(rollout, "start", lambda _: pytest.fail("it was replaced"))
-    with pytest.raises(rollout.InvalidChuteName, match=r"Foo\.bar is deployed at /myuser-foo-bar already"):
+    with pytest.raises(rollout.InvalidChuteName, match=r"Foo\.bar, is already deployed at /myuser-foo-bar\."):
         deploy(make_spec(name="foo-bar"), lambda *_: None)
 
 
-@pytest.mark.parametrize("deploy", [rollout.roll_out, rollout.start_unwatched])
-def test_a_chute_without_an_address_is_refused(monkeypatch, deploy):
+@pytest.mark.parametrize("deploy", [rollout.roll_out, rollout.start_without_waiting])
+def test_a_chute_without_a_slug_is_refused(monkeypatch, deploy):
     monkeypatch.setattr(registry, "recall", lambda _: pytest.fail("it was looked for"))
-    with pytest.raises(rollout.InvalidChuteName, match="choose another --name"):
+    with pytest.raises(rollout.InvalidChuteName, match="Choose a name with --name"):
         deploy(replace(make_spec(), slug=""), lambda *_: None)
 
 
 @pytest.mark.parametrize(
-    ("status", "served", "wanted"),
+    ("status", "served", "expected"),
     [
         ("RUNNING", True, ["new", "old"]),
         ("RUNNING", False, ["new", "old"]),  # deployed without waiting for it
@@ -52,16 +52,16 @@ def test_a_chute_without_an_address_is_refused(monkeypatch, deploy):
         (None, True, ["new", "deleted"]),  # deleted, in part
     ],
 )
-def test_a_version_that_fails_makes_way_for_one_that_served(monkeypatch, status, served, wanted):
+def test_a_failed_version_is_replaced_by_the_last_one_that_served(monkeypatch, status, served, expected):
     old, new = replace(make_spec(), served=served), make_spec()
-    did = []
+    actions = []
     monkeypatch.setattr(registry, "recall", {old.slug: old}.get)
     monkeypatch.setattr(registry, "serve_details", lambda: {old.slug: {"status": status}} if status else {})
     monkeypatch.setattr(registry, "remember", lambda _: None)
-    monkeypatch.setattr(rollout, "start", lambda spec: did.append("new" if spec is new else "old"))
-    monkeypatch.setattr(rollout, "delete", lambda _: did.append("deleted"))
-    monkeypatch.setattr(rollout, "_follow", lambda *_: "it does not load")
+    monkeypatch.setattr(rollout, "start", lambda spec: actions.append("new" if spec is new else "old"))
+    monkeypatch.setattr(rollout, "delete", lambda _: actions.append("deleted"))
+    monkeypatch.setattr(rollout, "_wait_until_ready", lambda *_: "it does not load")
     monkeypatch.setattr(rollout, "_wait_until_running", lambda _: None)
     with pytest.raises(rollout.RolloutFailed, match="it does not load"):
         rollout.roll_out(new, lambda *_: None)
-    assert did == wanted
+    assert actions == expected

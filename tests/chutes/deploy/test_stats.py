@@ -54,7 +54,7 @@ CHUTE = DeployedChute(
 def answers(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(stats, "ask_replicas", lambda chute: {"a": SAID})
     monkeypatch.setattr(
-        stats, "traffic", lambda slug, http: {**stats._NOTHING, "in_flight": 4, "latency_seconds": {"p50": 1.0}}
+        stats, "traffic", lambda slug, http: {**stats._NO_TRAFFIC, "in_flight": 4, "latency_seconds": {"p50": 1.0}}
     )
 
 
@@ -67,13 +67,13 @@ def test_status():
     ]
 
 
-def test_metrics_of_the_cards_that_the_replica_has():
+def test_metrics_are_those_of_the_replicas_own_gpus():
     told = stats.metrics(CHUTE, ("127.0.0.1", 1))["replicas"]["a"]
     assert (told["images"], told["images_per_second"], told["steps_per_second"]) == (8, 0.5, 5.0)
     assert told["gpus"] == [{"gpu": "1", "name": "NVIDIA H100", "memory_used_bytes": 2.0, "utilization": 0.5}]
 
 
-def test_prometheus_reads_the_series_of_all_replicas():
+def test_prometheus_text_has_the_series_of_all_replicas():
     families = {each.name: each for each in text_string_to_metric_families(stats.prometheus(CHUTE))}
     assert families["imagegen_images"].type == "counter"
     assert [sample.labels for sample in families["imagegen_images"].samples] == [
@@ -83,7 +83,7 @@ def test_prometheus_reads_the_series_of_all_replicas():
     assert families["chutes_gpu_memory_used_bytes"].samples[0].labels["name"] == 'NVIDIA "H100"'
 
 
-def test_without_a_proxy_nothing_is_known_of_the_traffic(monkeypatch):
+def test_without_a_proxy_the_traffic_is_unknown(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(stats, "ask_replicas", lambda chute: {})
     told = stats.status(CHUTE, ("127.0.0.1", 9))
@@ -92,7 +92,7 @@ def test_without_a_proxy_nothing_is_known_of_the_traffic(monkeypatch):
     assert "does not answer" in shown(tables.metrics(stats.metrics(CHUTE, ("127.0.0.1", 9))))
 
 
-def test_a_proxy_of_the_environment_is_not_asked(monkeypatch):
+def test_an_http_proxy_of_the_environment_is_not_used(monkeypatch):
     class Statistics(BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(200)
