@@ -47,3 +47,7 @@ def test_defaults_are_those_of_the_settings() -> None:
     for name, number, unit in named:
         default = Settings.model_fields[name.lower()].default
         assert float(number.replace(" ", "")) * (1024 * 1024 if unit == "MiB" else 1) == default, name
+
+
+def test_the_example_of_a_full_queue_has_the_message_of_the_code() -> None:
+    assert f'{{"detail": "{exception.QueueFull.message}",\n "code": "{exception.QueueFull.code}"}}' in HTTP
