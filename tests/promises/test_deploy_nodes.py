@@ -26,7 +26,7 @@ def test_placement_by_memory():
 
         open_door = cluster.deploy("needs_80", check=False)
         assert open_door.returncode == 1
-        assert "an API key is needed" in open_door.stderr
+        assert "an API key is required" in open_door.stderr
         cluster.env["CHUTES_API_KEYS"] = "one-key"
 
         began = time.monotonic()

@@ -1,8 +1,10 @@
-"""Who may ask: an API key as `Authorization: Bearer`, `X-API-Key`, or Basic.
+"""Authentication by API key, sent as `Authorization: Bearer`, `X-API-Key` or Basic.
 
-`/health` and `/ready` are open, for probes carry no keys and learn nothing; `/metrics` is open to this machine, unless
-the request came through a proxy or from a web page, or to all by a setting for when a proxy hides it. Everything else
-needs a key once there is one.
+Once a key exists, every path requires one, with these exceptions:
+
+- `/health` and `/ready` are open: probes have no keys.
+- `/metrics` is open to this machine, unless the request came through a proxy or from a web page. With
+  `CHUTES_OPEN_METRICS` it is open to everyone.
 """
 
 import base64
@@ -27,7 +29,7 @@ _KEY_HEADERS = (b"authorization", b"x-api-key")
 
 
 def key_store(settings: Settings) -> KeyStore:
-    """The keys that these settings name."""
+    """Return the key store of these settings."""
     return KeyStore(settings.keys_file, [key.get_secret_value() for key in settings.api_keys])
 
 
@@ -36,7 +38,9 @@ def check_exposure(settings: Settings) -> None:
     if settings.no_auth:
         return
     if not all(key.get_secret_value().isascii() for key in settings.api_keys):
-        raise InsecureSettings("CHUTES_API_KEYS holds a key that is not ASCII: clients could not send it in a header")
+        raise InsecureSettings(
+            "CHUTES_API_KEYS contains a key that is not ASCII, which clients cannot send. Choose another key."
+        )
     try:
         has_keys = bool(key_store(settings))
     except (OSError, ValueError) as error:
@@ -44,13 +48,13 @@ def check_exposure(settings: Settings) -> None:
     if has_keys or settings.is_loopback:
         return
     raise InsecureSettings(
-        f"Listening on {settings.host} lets others in, so an API key is needed: set CHUTES_API_KEYS, or run "
-        "`chutes keys create NAME`, or pass --no-auth to let everybody in"
+        f"Other machines can reach {settings.host}, so an API key is required. Set CHUTES_API_KEYS, run "
+        "`chutes keys create NAME`, or disable authentication with --no-auth."
     )
 
 
 class AuthMiddleware:
-    """ASGI layer that answers 401 to whoever brings no valid key."""
+    """Answers 401 to requests without a valid API key."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
@@ -58,28 +62,28 @@ class AuthMiddleware:
         self._policy = OriginPolicy(settings)
         self._open_metrics = settings.open_metrics
         self._no_auth = settings.no_auth
-        self._locked = settings.require_key and not settings.no_auth
-        self._locked = self.required
+        self._required = settings.require_key and not settings.no_auth
+        self._required = self.required
 
     @property
     def required(self) -> bool:
-        """From the first key on, for good: deleting the last one locks everybody out, it doesn't open the doors."""
-        if not self._locked and not self._no_auth:
+        """Whether requests need a key. Once a key has existed this stays true, even if the last one is deleted."""
+        if not self._required and not self._no_auth:
             try:
-                self._locked = bool(self._keys)
+                self._required = bool(self._keys)
             except (OSError, ValueError):
-                log.exception("There are keys now, but they cannot be read: nobody is let in")
-                self._locked = True
-        return self._locked
+                log.exception("The API keys cannot be read: every request is rejected")
+                self._required = True
+        return self._required
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on who may enter."""
+        """Pass on a request that is allowed; answer 401 or 400 otherwise."""
         if not self.required or self._is_open(scope):
             await self._app(scope, receive, send)
             return
         headers = _key_headers(scope)
         if headers is None:
-            error = BadRequest("Send Authorization and X-API-Key at most once each")
+            error = BadRequest("Send the headers Authorization and X-API-Key at most once each.")
             await deny(error, scope["path"], scope, receive, send)
             return
         given = tuple(_credentials(headers))
@@ -87,12 +91,12 @@ class AuthMiddleware:
             await self._app(scope, receive, send)
             return
         unauthorized = Unauthorized(
-            "This API key is not valid" if given else "An API key is needed: send it as `Authorization: Bearer <key>`",
+            "This API key is not valid." if given else None,
             headers={"WWW-Authenticate": _challenge(scope)},
         )
         if scope["type"] == "websocket":
             await receive()
-            await send({"type": "websocket.close", "code": 1008, "reason": "An API key is needed"})
+            await send({"type": "websocket.close", "code": 1008, "reason": "An API key is required."})
             return
         await respond_and_drain(from_chutes_error(scope["path"], unauthorized), scope, receive, send)
 
@@ -100,7 +104,7 @@ class AuthMiddleware:
         try:
             return any(self._keys.verify(key) for key in given)
         except (OSError, ValueError):
-            log.exception("The keys cannot be read: nobody is let in")
+            log.exception("The API keys cannot be read: every request is rejected")
             return False
 
     def _is_open(self, scope: Scope) -> bool:
@@ -118,7 +122,7 @@ def _is_local(scope: Scope) -> bool:
 
 
 def _key_headers(scope: Scope) -> dict[bytes, str] | None:
-    """The headers that hold keys; None if one comes twice, since it is unclear which of them counts."""
+    """Return the headers that contain keys; None if one of them occurs twice, which is ambiguous."""
     found: dict[bytes, str] = {}
     for name, value in scope["headers"]:
         if name in _KEY_HEADERS:
@@ -129,7 +133,7 @@ def _key_headers(scope: Scope) -> dict[bytes, str] | None:
 
 
 def _credentials(headers: dict[bytes, str]) -> Iterator[str]:
-    """Every string of the request that may be a key."""
+    """Yield every string of the request that may be a key."""
     if key := headers.get(b"x-api-key"):
         yield key
     scheme, _, rest = headers.get(b"authorization", "").partition(" ")
@@ -139,15 +143,15 @@ def _credentials(headers: dict[bytes, str]) -> Iterator[str]:
     if scheme.lower() == "bearer":
         yield rest
     elif scheme.lower() == "basic":
-        yield rest  # the hosted platform takes `Basic <key>` as it stands
+        yield rest  # the upstream platform accepts `Basic <key>` without encoding
         try:
             user, _, password = base64.b64decode(rest, validate=True).decode().partition(":")
         except (binascii.Error, UnicodeDecodeError):
             return
-        yield password or user  # curl -u :key, curl -u key:
+        yield password or user  # for curl -u :key and curl -u key:
 
 
 def _challenge(scope: Scope) -> str:
-    """What to bring; a browser's page is asked for Basic, so that it opens its dialogue."""
+    """Return the WWW-Authenticate header. Browsers get Basic, which opens their login dialog."""
     is_page = any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
     return 'Basic realm="chutes"' if is_page else 'Bearer realm="chutes"'

@@ -1,8 +1,8 @@
-"""What a client is told when something went wrong.
+"""Error responses.
 
-One shape on cords, `{"detail": ...}`, and OpenAI's under `/v1`, `{"error": {"message", "type", "code", "param"}}`. A
-message comes from an exception that was meant for clients, or is a fixed text: never a traceback, a path or an
-internal name.
+Under `/v1` they have the form of OpenAI's API, `{"error": {"message", "type", "code", "param"}}`, elsewhere
+`{"detail": ...}`. A message is either that of an exception meant for clients or a fixed text. It never contains a
+traceback, a path or an internal name.
 """
 
 import json
@@ -22,9 +22,8 @@ from chutes.exception import ChutesError, Fatal
 from chutes.server.forms import FORMS
 from chutes.server.logs import request_id
 
-_LONGEST_INPUT = 200  # characters of a refused value that are sent back
-_LONGEST_MESSAGE = 1000  # characters of what is wrong with one field
-_MOST_FIELDS = 100  # that are told what is wrong with them
+_MAX_INPUT = 200  # characters of an invalid value that are sent back
+_MAX_FIELDS = 100  # invalid fields that are reported
 
 _CODES = {
     400: "bad_request",
@@ -56,7 +55,7 @@ def error_response(
     param: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """The error as the client of this path expects it."""
+    """Return an error response in the form that clients of this path expect."""
     if status in {204, 304} or status < 200:
         return Response(status_code=status, headers=dict(headers or {}))
     body: dict[str, Any] = {"detail": detail}
@@ -71,26 +70,26 @@ def error_response(
 
 
 def from_chutes_error(path: str, error: ChutesError) -> Response:
-    """The answer to an exception of our own tree."""
+    """Return the response for an exception of this package."""
     return error_response(path, error.status, str(error), code=error.code, headers=error.headers)
 
 
 def internal_error(path: str) -> Response:
-    """The answer to an exception nobody foresaw; the id finds its traceback in the log."""
+    """Return the response for an unhandled exception. The request id in it finds the traceback in the log."""
     current = request_id.get()
     hint = f" (request {current})" if current else ""
-    return error_response(path, 500, f"Internal server error{hint}", code="internal_error")
+    return error_response(path, 500, f"Internal server error{hint}.", code="internal_error")
 
 
 def from_validation(path: str, errors: Sequence[Any]) -> Response:
-    """422, with each field that was refused, where it is and why: a hundred at most, and long input not in full."""
-    fields = [_field(error) for error in errors[:_MOST_FIELDS]]
+    """Return a 422 that lists at most a hundred invalid fields and shortens long values."""
+    fields = [_field(error) for error in errors[:_MAX_FIELDS]]
     if not path.startswith("/v1/"):
         return error_response(path, 422, fields)
-    first = fields[0] if fields else {"loc": [], "msg": "Invalid request"}
+    first = fields[0] if fields else {"loc": [], "msg": "Invalid request."}
     where = first["loc"][1:]
     if first.get("type") == "json_invalid" and len(where) == 1 and isinstance(where[0], int):
-        where = []  # where in the text, which names no parameter
+        where = []  # a position in the text, not a parameter
     param = ".".join(str(part) for part in where) or None
     message = f"{param}: {first['msg']}" if param else first["msg"]
     return error_response(path, 422, message, code="validation_error", param=param)
@@ -102,7 +101,7 @@ def _field(error: Mapping[str, Any]) -> dict[str, Any]:
         "loc": [_short(part) for part in error.get("loc", ())],
         "msg": _short(error.get("msg")),
     }
-    if "Expected UploadFile" in str(field["msg"]):  # FastAPI's words, which name its classes
+    if "Expected UploadFile" in str(field["msg"]):  # FastAPI's message, which names a class
         return field | {"msg": "Input should be a file"}
     if "input" in error:
         field["input"] = _short(error["input"])
@@ -112,7 +111,7 @@ def _field(error: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _short(value: Any) -> Any:
-    """The value if it is small, else its beginning, or what kind of thing it is."""
+    """Return a small value as it is. Return the beginning of a long one, or its type if it has many parts."""
     if isinstance(value, str):
         text = value
     elif isinstance(value, bytes):
@@ -123,28 +122,28 @@ def _short(value: Any) -> Any:
             return large
         try:
             text = json.dumps(json_safe(value))
-        except (ValueError, RecursionError):  # a number of too many digits, brackets too deep
+        except (ValueError, RecursionError):  # a number with too many digits, or nesting too deep
             return large
-        if len(text) <= _LONGEST_INPUT:
+        if len(text) <= _MAX_INPUT:
             return value
-    return text if len(text) <= _LONGEST_INPUT else f"{text[:_LONGEST_INPUT]}… ({len(text)} characters)"
+    return text if len(text) <= _MAX_INPUT else f"{text[:_MAX_INPUT]}… ({len(text)} characters)"
 
 
 def _has_many_parts(value: Any) -> bool:
-    """Whether a value has more parts than it may have characters; found without looking at all of them."""
+    """Return whether a value has more parts than may be shown, without visiting all of them."""
     pending, count = [value], 1
     while pending:
         part = pending.pop()
         if isinstance(part, (Mapping, list, tuple, set, frozenset)):
             count += len(part)
-            if count > _LONGEST_INPUT:
+            if count > _MAX_INPUT:
                 return True
             pending.extend(part.values() if isinstance(part, Mapping) else part)
     return False
 
 
 def json_safe(value: Any) -> Any:
-    """The value with what JSON cannot say replaced: NaN and infinities as words, anything unknown as its text."""
+    """Return the value with everything that JSON lacks replaced: NaN and infinities by words, other objects by text."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()  # a lone surrogate has no UTF-8
     if isinstance(value, float) and not math.isfinite(value):
@@ -165,18 +164,18 @@ def _key(key: Any) -> str:
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:
     path = request.url.path
     cause = error.__cause__
-    if isinstance(cause, ChutesError):  # reading the body raised it, and FastAPI took it for a body that is broken
+    if isinstance(cause, ChutesError):  # raised while FastAPI read the body
         return from_chutes_error(path, cause)
     is_form = request.headers.get("content-type", "").partition(";")[0].strip().lower() in FORMS
     if error.status_code == 400 and isinstance(cause, (ValueError, RecursionError)) and not is_form:
-        # FastAPI could not read the body; what declares itself as JSON was parsed before it came here.
+        # The body has no JSON media type, and FastAPI could not parse it. A body with one was parsed before.
         return from_validation(path, [{"type": "json_invalid", "loc": ("body",), "msg": "The body is not valid JSON"}])
     detail = error.detail
     if error.status_code == 404 and detail == HTTPStatus.NOT_FOUND.phrase:
-        detail = f"There is nothing at {path[:_LONGEST_INPUT]}"
+        detail = f"No route matches {path[:_MAX_INPUT]}."
     if error.status_code == 405 and detail == HTTPStatus.METHOD_NOT_ALLOWED.phrase:
         allowed = (error.headers or {}).get("Allow", "")
-        detail = f"{request.method} is not allowed here" + (f", but {allowed} is" if allowed else "")
+        detail = f"{request.method} is not allowed here." + (f" Use {allowed}." if allowed else "")
     return error_response(path, error.status_code, detail, headers=error.headers)
 
 
@@ -195,7 +194,7 @@ async def _on_exception(request: Request, error: Exception) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Answer the app's errors in our shape, except where its author chose a handler already."""
+    """Answer an app's errors in this package's form, except for those that its author handles."""
     ours: list[tuple[Any, Any, Any]] = [
         (HTTPException, http_exception_handler, _on_http_exception),
         (RequestValidationError, request_validation_exception_handler, _on_validation_error),

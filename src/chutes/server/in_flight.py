@@ -1,8 +1,7 @@
-"""One request of a cord once its body has come, and the one place where it is decided how it ends.
+"""A cord's request from the end of its body to its end.
 
-The handler's task receives and sends through it. It ends when the handler has ended, when the client has left, or when
-somebody ends it (the time is up, the process stops): whichever comes first, and what the handler sends after that goes
-nowhere.
+The handler receives and sends through this object. The request ends with whichever comes first: the handler returns,
+the client disconnects, the time limit is reached, or the process stops. What the handler sends later is discarded.
 """
 
 import asyncio
@@ -11,11 +10,17 @@ from http import HTTPStatus
 
 from starlette.types import Message, Receive, Send
 
-CLIENT_CLOSED_REQUEST = 499  # nginx's status for it, in metrics and the access log
+CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that disconnects; for metrics and the access log only
 
 
 class InFlightRequest:
-    """`over` is done when the request is; `cut` is then 0, or the status that stands for why it was cut short."""
+    """One running or queued request.
+
+    - `done`: a future that is done when the request has ended.
+    - `abort_status`: 0, or the status that says why the request was aborted.
+    - `status`, `response_started`: the status of the handler's response, and whether the response has begun.
+    - `started_at`: the monotonic time at which the handler began.
+    """
 
     def __init__(self, receive: Receive, send: Send, body: bytes) -> None:
         self.started_at = time.monotonic()
@@ -30,7 +35,7 @@ class InFlightRequest:
         self._response_complete = False
 
     async def receive(self) -> Message:
-        """What the app receives: the body once, then nothing until the request is over."""
+        """Return the body once; after that, wait for the end of the request and return a disconnect."""
         if self._body is not None:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
@@ -39,18 +44,18 @@ class InFlightRequest:
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        """Pass the answer on, unless nobody waits for it any more."""
+        """Pass on a message of the response, unless the request was aborted."""
         if self.abort_status:
             return
         if message["type"] == "http.response.start":
             self.response_started = True
             self.status = message["status"]
         elif not message.get("more_body", False):
-            self.close()  # the answer is complete: from here on the client may leave
+            self.close()  # the response is complete, so the client may disconnect
         await self._send(message)
 
     def watch(self) -> None:
-        """Begin to watch for the client's leaving; nobody else may read from the connection from now on."""
+        """Begin to watch for a disconnect. From now on only the watcher reads from the connection."""
         if self._watcher is None and not self._response_complete:
             self._watcher = asyncio.ensure_future(self._wait_for_disconnect())
 
@@ -60,13 +65,13 @@ class InFlightRequest:
         self.end(CLIENT_CLOSED_REQUEST)
 
     def end(self, status: int = 0) -> None:
-        """The handler has ended, or (with a status) nobody waits for it any more."""
+        """End the request: because the handler has returned, or with a status because the request is aborted."""
         if not self.done.done():
             self.abort_status = status
             self.done.set_result(None)
 
     def close(self) -> None:
-        """Stop watching, for good."""
+        """Stop watching for a disconnect."""
         self._response_complete = True
         if self._watcher is not None:
             self._watcher.cancel()

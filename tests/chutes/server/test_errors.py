@@ -87,15 +87,15 @@ def test_the_id_of_the_request_is_in_an_internal_error() -> None:
     token = request_id.set("r-77")
     body = json.loads(bytes(errors.internal_error("/v1/x").body))
     request_id.reset(token)
-    assert body["error"]["message"] == "Internal server error (request r-77)"
+    assert body["error"]["message"] == "Internal server error (request r-77)."
 
 
 def test_not_found_and_wrong_verb(client: TestClient) -> None:
-    assert client.get("/nowhere").json() == {"detail": "There is nothing at /nowhere"}
+    assert client.get("/nowhere").json() == {"detail": "No route matches /nowhere."}
     assert client.get("/v1/nowhere").json()["error"]["code"] == "not_found"
     wrong = client.get("/draw")
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
-    assert wrong.json() == {"detail": "GET is not allowed here, but POST is"}
+    assert wrong.json() == {"detail": "GET is not allowed here. Use POST."}
     assert client.get("/v1/draw").json()["error"]["code"] == "method_not_allowed"
 
 
