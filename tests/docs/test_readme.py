@@ -17,7 +17,7 @@ def test_links_and_images_are_absolute_and_name_what_exists() -> None:
     links = re.findall(r"^\[[^\]]+\]: (\S+)$", README, re.MULTILINE) + re.findall(r'src="([^"]+)"', README)
     raw = URL.replace("https://github.com/", "https://raw.githubusercontent.com/")
     for link in links:
-        path = re.fullmatch(rf"{re.escape(URL)}/(?:blob|tree)/main/(\S+)|{re.escape(raw)}/main/(\S+)", link)
+        path = re.fullmatch(rf"{re.escape(URL)}/(?:blob|tree)/main/([^\s#]+)\S*|{re.escape(raw)}/main/(\S+)", link)
         assert path, f"{link} is not a link to {URL}"
         assert (ROOT / (path[1] or path[2])).exists(), link
     assert "](" not in README
