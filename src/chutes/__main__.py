@@ -1,4 +1,4 @@
-"""`python -m chutes` is `chutes`."""
+"""Run the command line as `python -m chutes`."""
 
 from chutes.cli import app
 

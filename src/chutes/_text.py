@@ -1,20 +1,20 @@
-"""Text from elsewhere, made safe to print: it can move no cursor, forge no line and change no reading order."""
+"""Untrusted text made safe to print: it can't move the cursor, add a line or change the reading order."""
 
 import unicodedata
 
-_ESCAPED = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (bidi and invisible) and surrogate characters, line breaks
-_JOINERS = "\u200c\u200d"  # within words of many scripts, and within emoji
+_ESCAPED = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format and surrogate characters, line breaks
+_JOINERS = "\u200c\u200d"  # format characters that words of many scripts and emoji need
 
 
 def printable(text: str) -> str:
-    r"""Return the text in one line, its control characters escaped as in Python: `\n`, `\x1b`, `\u202e`."""
+    r"""Return the text in one line, with control characters escaped as in Python: `\n`, `\x1b`, `\u202e`."""
     if text.isprintable():
         return text
     return "".join(_escaped(character) for character in text)
 
 
 def printable_lines(text: str, indent: str = "") -> str:
-    """Return a text of several lines, each made printable and indented."""
+    """Return a text of several lines, with each line made printable and indented."""
     return "\n".join(indent + printable(line) for line in text.split("\n"))
 
 

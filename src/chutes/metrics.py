@@ -1,14 +1,14 @@
-"""The counters of a chute's calls, under upstream's names."""
+"""Prometheus metrics of calls, under upstream's names."""
 
 from prometheus_client import Counter, Gauge, Histogram
 
-# From a cached answer to a video: prometheus_client's own buckets end at ten seconds.
 SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1800)
+"""Histogram buckets from a cached response to a video. Those of prometheus_client end at ten seconds."""
 
 _CALL = ["chute_id", "function", "status"]
 
-total_requests = Counter("invocation", "Calls of cords and jobs, by outcome", _CALL)
-request_duration = Histogram("invocation_duration", "Seconds a call took", _CALL, buckets=SECONDS)
+total_requests = Counter("invocation", "Calls of cords and jobs by outcome", _CALL)
+request_duration = Histogram("invocation_duration", "Duration of a call in seconds", _CALL, buckets=SECONDS)
 last_request_timestamp = Gauge(
     "invocation_last_timestamp", "Unix time at which the latest call ended", ["chute_id", "function"]
 )

@@ -1,11 +1,11 @@
-"""How far loading has come: written from any thread, read by whoever shows it."""
+"""The progress of loading, which a startup hook reports and `/ready` shows."""
 
 import threading
 from typing import Any
 
 
 class Progress:
-    """The stage that runs now and how much of it is done."""
+    """The current stage and how much of it is done. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -15,12 +15,12 @@ class Progress:
         self._unit = ""
 
     def update(self, stage: str, done: float | None = None, total: float | None = None, unit: str = "") -> None:
-        """Say what is being done; `done` of `total` in `unit`, where that is known."""
+        """Set the stage, and `done` of `total` in `unit` where these are known."""
         with self._lock:
             self._stage, self._done, self._total, self._unit = stage, done, total, unit
 
     def snapshot(self) -> dict[str, Any]:
-        """`stage`, `done`, `total`, `unit`, and `fraction` (0 to 1, or None when it cannot be known)."""
+        """Return `stage`, `done`, `total`, `unit`, and `fraction`: 0 to 1, or None if it is unknown."""
         with self._lock:
             done, total = self._done, self._total
             fraction = min(1.0, max(0.0, done / total)) if done is not None and total else None

@@ -248,7 +248,7 @@ class Cord:
 
     def _endpoint(self, names: Mapping[str, Any] | None) -> Callable[..., Any]:
         chute, loop, func = self._app, self._app.executor, self.func
-        handler = signature.read(func, type(chute), self.public_api_method, self.input_model, names)
+        handler = signature.read_handler(func, type(chute), self.public_api_method, self.input_model, names)
         self.handler = handler
         yields = inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func)
         body = handler.body
@@ -256,20 +256,20 @@ class Cord:
         async def endpoint(**values: Any) -> Response:
             if body is not None and values[body.name] is None:
                 values[body.name] = _empty_body(body.adapter)
-            said = handler.said(values)
-            later = [value for value in values.values() if isinstance(value, BackgroundTasks)]
+            extra = handler.take_response(values)
+            background = [value for value in values.values() if isinstance(value, BackgroundTasks)]
             for name, value in values.items():
                 if isinstance(value, Request):
                     values[name] = await AuthorsRequest.of(value)
             args, kwargs = handler.arguments(chute, values)
             result = func(*args, **kwargs) if yields else await loop.run(func, *args, **kwargs)
-            for tasks in later:
+            for tasks in background:
                 tasks.tasks = [BackgroundTask(loop.run, t.func, *t.args, **t.kwargs) for t in tasks.tasks]
-            answer = await to_response(result, self.content_type, loop, stream=self.stream)
-            if answer is not result:
-                answer.status_code = said.status_code or answer.status_code
-                answer.raw_headers = [*answer.raw_headers, *said.raw_headers]
-            return answer
+            response = await to_response(result, self.content_type, loop, stream=self.stream)
+            if response is not result:
+                response.status_code = extra.status_code or response.status_code
+                response.raw_headers = [*response.raw_headers, *extra.raw_headers]
+            return response
 
         endpoint.__signature__ = handler.signature  # type: ignore[attr-defined]  # what inspect.signature() reads
         return endpoint
@@ -280,7 +280,7 @@ def _empty_body(adapter: TypeAdapter[Any]) -> Any:
     try:
         return adapter.validate_python({})
     except ValidationError as error:
-        raise signature.refused(error) from None
+        raise signature.request_error(error) from None
 
 
 def _path(path: str | None) -> str:

@@ -177,14 +177,14 @@ class Job(Generic[Params, Result]):
                     return {}
                 return {next(iter(fields)): TypeAdapter(hint).validate_python(data)}
             if not open_ended:  # pydantic reports every one of a million unknown names
-                unknown = islice((name for name in data if name not in fields), signature.MOST_ERRORS)
+                unknown = islice((name for name in data if name not in fields), signature.MAX_ERRORS)
                 data = {name: data[name] for name in (*(name for name in fields if name in data), *unknown)}
             named = cast("Any", TypedDict)(self.name, fields)
             config = ConfigDict(extra="allow" if open_ended else "forbid", arbitrary_types_allowed=True)
             named.__pydantic_config__ = config
             return dict(TypeAdapter(named).validate_python(data))
         except ValidationError as error:
-            raise signature.refused(error) from None
+            raise signature.request_error(error) from None
 
     async def call(self, data: dict[str, Any], *, output_dir: str) -> Any:
         """Run the function once on the author's event loop, and return its result or raise its error.

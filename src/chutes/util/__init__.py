@@ -1,5 +1,5 @@
-"""Small things that authors' code imports from here.
+"""Helpers that authors' code imports.
 
-Upstream's `chutes.util.auth` (signing requests to its platform) and `chutes.util.hf` (comparing a cache with its
-platform's list) have no meaning on one's own machines and don't exist.
+Upstream's `chutes.util.auth` and `chutes.util.hf` are not here: they sign requests to its platform, and compare a cache
+with the platform's list.
 """

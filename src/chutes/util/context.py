@@ -1,13 +1,13 @@
-"""Where this code runs: inside a built image, or anywhere else."""
+"""Whether code runs where the chute is served, or only defines it."""
 
 import os
 
 
 def is_remote() -> bool:
-    """Whether this process runs inside an image that was built for a chute (`CHUTES_EXECUTION_CONTEXT=REMOTE`)."""
+    """Return whether this process serves a chute: `CHUTES_EXECUTION_CONTEXT` is `REMOTE`."""
     return os.environ.get("CHUTES_EXECUTION_CONTEXT") == "REMOTE"
 
 
 def is_local() -> bool:
-    """Whether this process runs anywhere else."""
+    """Return the opposite of `is_remote`."""
     return not is_remote()

@@ -1,4 +1,4 @@
-"""JSON schemas of a cord's input and output, in the form that `chutes chutes get` shows.
+"""JSON schemas of a cord's input and output, in upstream's form.
 
 An input is wrapped as `{"properties": {<parameter>: {"$ref": "#/definitions/Model"}}, "definitions": {...}}`.
 """
@@ -18,22 +18,22 @@ Schema = dict[str, Any]
 
 
 class SchemaExtractor:
-    """Schemas from models and from functions' annotations. A function's first parameter is the chute."""
+    """Derives schemas from models and from functions' annotations. A function's first parameter is the chute."""
 
     @staticmethod
     def get_minimal_schema(model: type[BaseModel]) -> Schema:
-        """The wrapped schema of one model, under the name `input_args`."""
+        """Return the wrapped schema of one model, under the name `input_args`."""
         return _wrap({"input_args": model})
 
     @classmethod
     def extract_models(cls, func: Callable[..., Any]) -> list[type[BaseModel]] | None:
-        """The models that a function takes, or None if it takes anything that is not a model."""
+        """Return the models that a function takes, or None if it takes anything that is not a model."""
         hints = list(_parameters(func).values())
         return hints if all(isinstance(hint, type) and issubclass(hint, BaseModel) for hint in hints) else None
 
     @classmethod
     def extract_schemas(cls, func: Callable[..., Any]) -> tuple[Schema, str | None, Schema]:
-        """Input schema, content type and schema of the output, as far as the annotations tell."""
+        """Return the input's schema, the output's content type, and the output's schema."""
         output = cls.output_schema(func)
         content_type = None
         if output:
@@ -42,7 +42,7 @@ class SchemaExtractor:
 
     @staticmethod
     def output_schema(func: Callable[..., Any]) -> Schema | None:
-        """The schema of what a function returns; `{}` for a `Response`, None without a usable annotation."""
+        """Return the schema of the return type: `{}` for a `Response`, None without a usable annotation."""
         hint = _hints(func).get("return", inspect.Parameter.empty)
         if hint is inspect.Parameter.empty:
             return None
@@ -65,7 +65,7 @@ def _wrap(hints: Mapping[str, Any]) -> Schema:
 
 
 def _schema(hint: Any) -> Schema | None:
-    """The JSON schema of a type, or None if it has none."""
+    """Return the JSON schema of a type, or None if it has none."""
     try:
         return TypeAdapter(hint).json_schema(ref_template=_DEFINITIONS)
     except (PydanticSchemaGenerationError, PydanticUserError):

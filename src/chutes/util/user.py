@@ -1,4 +1,4 @@
-"""What a user may be called."""
+"""The rule for usernames."""
 
 import re
 
@@ -6,7 +6,7 @@ _USERNAME = re.compile(r"[a-zA-Z0-9_]{3,15}")
 
 
 def validate_the_username(username: str) -> str:
-    """The name as it is; ValueError unless it is 3 to 15 letters, digits and underscores."""
+    """Return the name unchanged. Raise ValueError unless it has 3 to 15 letters, digits and underscores."""
     if not isinstance(username, str) or not _USERNAME.fullmatch(username):
-        raise ValueError("A username is 3 to 15 letters, digits and underscores")
+        raise ValueError(f"Username must have 3 to 15 letters, digits or underscores; got {username!r}.")
     return username

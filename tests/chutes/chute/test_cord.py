@@ -83,7 +83,7 @@ def test_the_same_public_path_twice(chute: Chute, serve: Serve) -> None:
 
     assert "generate" in chute.openapi()["paths"]["/generate"]["post"]["operationId"]
 
-    with pytest.warns(ChutesWarning, match="'generate_with_fallback' replaces it") as caught:
+    with pytest.warns(ChutesWarning, match="'generate_with_fallback' replaces cord 'generate'") as caught:
 
         @chute.cord(public_api_path="/generate")
         async def generate_with_fallback(self: Any) -> str:

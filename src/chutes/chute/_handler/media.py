@@ -1,4 +1,4 @@
-"""What a request's headers say about its body: its length, its media type and its content encoding."""
+"""The length, media type and content encoding of a request's body, as its headers state them."""
 
 from collections.abc import Iterable
 from functools import lru_cache
@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from chutes.exception import UnsupportedMediaType
 
 BodyKind = Literal["json", "form"]
-"""What a route parses its body as; None where the handler takes the request itself."""
+"""How a route parses its body; None if the handler takes the request itself."""
 
 _FIELDS = frozenset({b"content-length", b"content-type", b"content-encoding", b"transfer-encoding"})
 MULTIPART = "multipart/form-data"
@@ -23,7 +23,7 @@ _EXPECTED = {
 class BodyHeaders(NamedTuple):
     """The headers of one request that describe its body.
 
-    - `announced`: there is a body (RFC 9112, section 6.3).
+    - `announced`: whether there is a body (RFC 9112, section 6.3).
     - `length`: its Content-Length in bytes, or 0.
     - `media_type`: in lower case and without parameters; empty if it is missing, given twice or has many parameters.
     - `encoding`: its content encodings in lower case, or an empty string.
@@ -44,8 +44,8 @@ class BodyHeaders(NamedTuple):
     def check_media_type(self, expected: BodyKind | None) -> None:
         """Raise UnsupportedMediaType if there is a body that the route would not parse.
 
-        JSON without `Content-Type: application/json` is refused on purpose: any web page can make a browser send such
-        a body to a server on the same machine without asking that server first.
+        JSON without `Content-Type: application/json` is refused on purpose: a web page can make a browser send such a
+        body to a server on the same machine without a CORS preflight request.
         """
         if expected is None or not self.announced:
             return
@@ -54,7 +54,7 @@ class BodyHeaders(NamedTuple):
 
 
 def body_headers(headers: Iterable[tuple[bytes, bytes]]) -> BodyHeaders:
-    """Return what ASGI headers (names in lower case) say about the body."""
+    """Parse ASGI headers, whose names are in lower case."""
     length, chunked = 0, False
     types: list[bytes] = []
     encodings: list[bytes] = []

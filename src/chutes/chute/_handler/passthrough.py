@@ -1,4 +1,4 @@
-"""A passthrough cord: the request goes to a server on this machine, and its answer comes back as it streams."""
+"""Forward a request to a server on this machine, and stream its response back."""
 
 from collections.abc import Iterable, Mapping
 
@@ -11,7 +11,7 @@ from chutes.exception import UpstreamTimeout, UpstreamUnavailable
 
 _CONNECT = 5.0  # seconds
 
-# About one connection, not about the message (RFC 9110, 7.6.1), or made anew on the way.
+# Headers of one connection (RFC 9110, section 7.6.1).
 _HOP_BY_HOP = frozenset(
     {
         "connection",
@@ -25,19 +25,27 @@ _HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
-# Whose key opens this service is none of the server's behind it; it has its own, in `passthrough_headers`.
+# The client's credentials are for this service. Those for the upstream are in `passthrough_headers`.
 _NOT_SENT_ON = _HOP_BY_HOP | {"host", "authorization", "x-api-key", "cookie"}
-# The runtime sets its own.
+# The runtime sets these itself.
 _NOT_SENT_BACK = _HOP_BY_HOP | {"date", "server", "x-request-id"}
 
 
 async def forward(
     request: Request, method: str, url: str, headers: Mapping[str, str], read_timeout: float | None
 ) -> Response:
-    """Send the request on and answer with the upstream's status, headers and body, piece by piece.
+    """Forward a request, and return a response with the upstream's status, headers and streamed body.
 
-    `headers` replace the client's; `read_timeout` is for how many seconds the upstream may send nothing. Raises
-    UpstreamUnavailable (502) or UpstreamTimeout (504) before anything was answered.
+    Args:
+        request: The client's request.
+        method: The HTTP method towards the upstream.
+        url: The upstream's URL, without a query.
+        headers: Headers that replace the client's.
+        read_timeout: Seconds for which the upstream may send nothing; None for no limit.
+
+    Raises:
+        UpstreamUnavailable: The upstream can't be reached, or closed the connection.
+        UpstreamTimeout: The upstream sent no response in time.
     """
     client = httpx.AsyncClient(
         transport=httpx.AsyncHTTPTransport(verify=False, trust_env=False),  # plain HTTP, to this machine
@@ -66,9 +74,9 @@ async def forward(
 
 
 def _outgoing(request: Request, headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    ours = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-    dropped = _NOT_SENT_ON | {name.decode("latin-1") for name, _ in ours}
-    return [*_kept(request.headers.raw, dropped), *ours]
+    own = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    dropped = _NOT_SENT_ON | {name.decode("latin-1") for name, _ in own}
+    return [*_kept(request.headers.raw, dropped), *own]
 
 
 def _kept(headers: Iterable[tuple[bytes, bytes]], dropped: frozenset[str] | set[str]) -> Iterable[tuple[bytes, bytes]]:
@@ -80,9 +88,9 @@ def _has_body(request: Request) -> bool:
 
 
 class _Relay(StreamingResponse):
-    """The upstream's answer, byte by byte as it comes. The connection is closed whichever way this ends.
+    """The upstream's response, streamed. The connection is closed however the stream ends.
 
-    An upstream that hangs up midway cuts this answer off as well.
+    If the upstream closes the connection early, this response ends incomplete too.
     """
 
     def __init__(self, client: httpx.AsyncClient, upstream: httpx.Response) -> None:

@@ -1,4 +1,4 @@
-"""A request in the hands of a handler, which runs on another event loop than the one that the request came in on."""
+"""The request that a handler gets, on the author's event loop."""
 
 import asyncio
 from typing import Any
@@ -7,23 +7,23 @@ from fastapi import Request
 
 
 class AuthorsRequest(Request):
-    """Has its body already, and asks on the server's loop whether the client has left."""
+    """A request whose body has been read, and which asks the server's event loop whether the client disconnected."""
 
     _original: Request
     _loop: asyncio.AbstractEventLoop
 
     @classmethod
     async def of(cls, request: Request) -> "AuthorsRequest":
-        """The request for the author's loop; called on the server's."""
+        """Convert a request. Call this on the server's event loop."""
         mine = cls(request.scope, request.receive)
         mine._original = request
         mine._loop = asyncio.get_running_loop()
-        mine._form = request._form  # noqa: SLF001 - what was read of the body is kept in these two
+        mine._form = request._form  # noqa: SLF001 - where Starlette keeps what it has read
         if mine._form is None:
             mine._body = await request.body()
         return mine
 
     async def is_disconnected(self) -> bool:
-        """Whether the client has left."""
+        """Return whether the client has disconnected."""
         asking: Any = asyncio.run_coroutine_threadsafe(self._original.is_disconnected(), self._loop)
         return bool(await asyncio.wrap_future(asking))

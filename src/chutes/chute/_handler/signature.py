@@ -1,11 +1,12 @@
-"""From a handler's parameters to a signature FastAPI understands.
+"""The signature that FastAPI sees for a handler, derived from the handler's parameters.
 
     (chute, params: Model)            the model is the whole JSON body
-    (chute, args) / (args: dict)      the whole JSON body as it is
-    (chute, prompt: str, n: int = 1)  fields of the JSON body, by name; form fields beside an UploadFile
-    (chute, request: Request, …)      whatever FastAPI knows (Depends, UploadFile, Header, …) is left to FastAPI
+    (chute, args) or (args: dict)     the whole JSON body, unchanged
+    (chute, prompt: str, n: int = 1)  fields of the JSON body by name, or form fields beside an UploadFile
+    (chute, request: Request, …)      FastAPI's own parameters (Depends, UploadFile, Header, …) stay as they are
 
-Verbs without a body take the same from the query string. The first parameter is the chute, under any name.
+For a method without a body, the same values come from the query string. The first parameter is the chute, whatever its
+name is.
 """
 
 import dataclasses
@@ -30,27 +31,29 @@ BODYLESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE"})
 _FASTAPI_TYPES = (HTTPConnection, Response, BackgroundTasks, SecurityScopes)
 _FASTAPI_MARKS = (params.Param, params.Body, params.Depends)
 _CHUTE_NAMES = ("self", "chute", "app")
-_ANSWER = "chutes_answer"  # a parameter of ours, where the handler has none of its kind
+_RESPONSE = "chutes_response"  # the parameter that is added to a handler without one for the response
 _EMPTY = inspect.Parameter.empty
 
-MOST_ERRORS = 100  # that a client is told of
-MOST_CONVERTED = 10_000
+MAX_ERRORS = 100
+"""The most validation errors that a client gets."""
+MAX_CONVERTED = 10_000
+"""The most validation errors that are converted, which takes time and memory for each."""
 
 
 class UnresolvedError(TypeError):
-    """A handler's annotation names something that does not exist (yet)."""
+    """A handler's annotation names something that doesn't exist, or not yet."""
 
 
 @dataclasses.dataclass
 class WholeBody:
-    """A parameter that takes the whole JSON body; no body at all counts as `{}`, which may not be enough."""
+    """A parameter that takes the whole JSON body. A missing body counts as `{}`."""
 
     name: str
     adapter: TypeAdapter[Any]
 
     @property
     def is_required(self) -> bool:
-        """Whether `{}` is not enough."""
+        """Whether `{}` is not valid, so that a body is required."""
         try:
             self.adapter.validate_python({})
         except ValidationError:
@@ -60,28 +63,28 @@ class WholeBody:
 
 @dataclasses.dataclass
 class Handler:
-    """An author's function and how to call it with what a request brought."""
+    """An author's function, and how to call it with the values of a request."""
 
     func: Callable[..., Any]
     takes_chute: bool
     signature: inspect.Signature
     positional: list[str]
     body: WholeBody | None = None
-    answer: str = ""  # its parameter for the response on which headers and status can be set
+    response: str = ""  # its parameter for the response on which it can set headers and status, if it has one
 
-    def said(self, values: dict[str, Any]) -> Response:
-        """The response on which dependencies and the handler set headers and status."""
-        response: Response = values[self.answer] if self.answer else values.pop(_ANSWER)
+    def take_response(self, values: dict[str, Any]) -> Response:
+        """Return the response on which dependencies and the handler set headers and status."""
+        response: Response = values[self.response] if self.response else values.pop(_RESPONSE)
         return response
 
     def arguments(self, chute: object, values: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """Positional and keyword arguments for one call; `values` by parameter name."""
+        """Return positional and keyword arguments for one call, from values by parameter name."""
         positional = [values.pop(name) for name in self.positional]
         return ([chute, *positional] if self.takes_chute else positional), values
 
 
 def takes_chute(func: Callable[..., Any], app: type, names: Mapping[str, Any]) -> bool:
-    """Whether the first parameter is the chute: it is, unless an annotation says that it is something else."""
+    """Return whether the first parameter is the chute, as it is unless its annotation says otherwise."""
     first = next(iter(inspect.signature(func).parameters.values()), None)
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     if first is None or first.kind not in positional or first.default is not _EMPTY:
@@ -95,7 +98,7 @@ def takes_chute(func: Callable[..., Any], app: type, names: Mapping[str, Any]) -
 
 
 def resolve(func: Callable[..., Any], annotation: Any, names: Mapping[str, Any]) -> Any:
-    """The annotation with all its names looked up in the function's module, then in `names`; else UnresolvedError."""
+    """Resolve an annotation in the function's module, then in `names`. Raise UnresolvedError."""
     holder = types.SimpleNamespace(__annotations__={"hint": annotation})
     module = getattr(inspect.unwrap(func), "__globals__", {})
     try:
@@ -103,28 +106,28 @@ def resolve(func: Callable[..., Any], annotation: Any, names: Mapping[str, Any])
     except NameError as error:
         raise UnresolvedError(f"{annotation!r} cannot be resolved: {error}") from None
     except (TypeError, SyntaxError):
-        return annotation  # not a type: FastAPI will say so
+        return annotation  # not a type, which FastAPI reports
 
 
-def refused(error: ValidationError) -> RequestValidationError:
-    """What a validation of the body found, as FastAPI would say it: 422, with the first hundred fields.
+def request_error(error: ValidationError) -> RequestValidationError:
+    """Return FastAPI's error, which becomes status 422, for the first `MAX_ERRORS` errors in a body.
 
-    pydantic can convert all errors or none, and a million take it seconds and a gigabyte: of so many only the number
-    is reported.
+    pydantic can only convert all errors at once, and a million take seconds and a gigabyte. Of more than
+    `MAX_CONVERTED` only the number is reported.
     """
-    if (count := error.error_count()) > MOST_CONVERTED:
+    if (count := error.error_count()) > MAX_CONVERTED:
         return RequestValidationError([{"type": "too_many_errors", "loc": ("body",), "msg": too_many_errors(count)}])
-    found = error.errors(include_url=False)[:MOST_ERRORS]
+    found = error.errors(include_url=False)[:MAX_ERRORS]
     return RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in found])
 
 
 def too_many_errors(count: int) -> str:
-    """Return the message in place of so many errors."""
+    """Return the message that replaces the errors."""
     return f"{count} values in the body are invalid: too many to list"
 
 
 def return_hint(func: Callable[..., Any], names: Mapping[str, Any]) -> Any:
-    """What a function says that it returns, or None if it doesn't say, or cannot be understood."""
+    """Return a function's return annotation, or None if it has none or can't be resolved."""
     try:
         hint = inspect.signature(func).return_annotation
         return None if hint is _EMPTY else resolve(func, hint, names)
@@ -132,27 +135,34 @@ def return_hint(func: Callable[..., Any], names: Mapping[str, Any]) -> Any:
         return None
 
 
-def read(
+def read_handler(
     func: Callable[..., Any],
     app: type,
-    verb: str,
+    method: str,
     schema: type[BaseModel] | None = None,
     names: Mapping[str, Any] | None = None,
 ) -> Handler:
-    """How FastAPI is to see this handler of a chute of class `app`.
+    """Derive the signature that FastAPI sees.
 
-    `schema` is the body's model where the handler does not say. `names` helps to resolve annotations. Raises
-    UnresolvedError.
+    Args:
+        func: The author's function.
+        app: The class of the chute.
+        method: The HTTP method of the route.
+        schema: The model of the body, for a handler whose annotations name none.
+        names: Local names that the annotations may use.
+
+    Raises:
+        UnresolvedError: An annotation names something that doesn't exist, or not yet.
     """
     names = names or {}
     try:
         parameters = list(inspect.signature(func).parameters.values())
         chute_first = takes_chute(func, app, names)
-    except NameError as error:  # annotations that are evaluated when asked for
+    except NameError as error:  # Python 3.14 evaluates annotations on access
         raise UnresolvedError(f"an annotation cannot be resolved: {error}") from None
     parameters = [p for p in parameters[chute_first:] if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     resolved = {p.name: p.replace(annotation=_hint(func, p, names)) for p in parameters}
-    plain = [p for p in resolved.values() if not _is_fastapis(p)]
+    plain = [p for p in resolved.values() if not _is_for_fastapi(p)]
     handler = Handler(
         func=func,
         takes_chute=chute_first,
@@ -160,7 +170,7 @@ def read(
         positional=[p.name for p in parameters if p.kind is p.POSITIONAL_ONLY],
     )
     as_form = any(_is_form(p) for p in resolved.values())
-    if verb in BODYLESS:
+    if method in BODYLESS:
         resolved |= {p.name: _from_query(p, alone=len(plain) == 1, schema=schema) for p in plain}
     elif as_form:
         resolved |= {p.name: _marked(p, Form()) for p in plain}
@@ -168,11 +178,11 @@ def read(
         resolved[plain[0].name] = _take_whole_body(plain[0], hint, handler)
     else:
         resolved |= {p.name: _marked(p, Body(embed=True)) for p in plain}
-    # Keyword-only, because FastAPI calls by keyword and the order of defaults then doesn't matter.
+    # FastAPI calls by keyword, and the order of defaults doesn't matter for keyword-only parameters.
     signature = [p.replace(kind=p.KEYWORD_ONLY) for p in resolved.values()]
-    handler.answer = next((p.name for p in signature if _is_response(p.annotation)), "")
-    if not handler.answer:  # FastAPI has one such parameter only
-        signature.append(inspect.Parameter(_ANSWER, inspect.Parameter.KEYWORD_ONLY, annotation=Response))
+    handler.response = next((p.name for p in signature if _is_response(p.annotation)), "")
+    if not handler.response:  # FastAPI fills only one such parameter
+        signature.append(inspect.Parameter(_RESPONSE, inspect.Parameter.KEYWORD_ONLY, annotation=Response))
     handler.signature = inspect.Signature(signature)
     return handler
 
@@ -186,8 +196,8 @@ def _hint(func: Callable[..., Any], parameter: inspect.Parameter, names: Mapping
         raise UnresolvedError(f"parameter {parameter.name!r}: {error}") from None
 
 
-def _is_fastapis(parameter: inspect.Parameter) -> bool:
-    """Whether FastAPI knows by itself where this parameter comes from."""
+def _is_for_fastapi(parameter: inspect.Parameter) -> bool:
+    """Return whether FastAPI itself knows where this parameter comes from."""
     hint = parameter.annotation
     if isinstance(parameter.default, _FASTAPI_MARKS):
         return True
@@ -207,7 +217,7 @@ def _is_form(parameter: inspect.Parameter) -> bool:
 
 
 def _members(hint: Any) -> list[Any]:
-    """The types that a hint stands for: itself, those of a union, those inside `Annotated` and `list`."""
+    """Return the types in a hint: itself, or the members of a union, of `Annotated` and of `list`."""
     if get_origin(hint) is Annotated:
         return _members(get_args(hint)[0])
     if get_origin(hint) in (typing.Union, types.UnionType, list):
@@ -216,7 +226,7 @@ def _members(hint: Any) -> list[Any]:
 
 
 def is_model(hint: Any) -> bool:
-    """Whether a hint means an object with named fields: a pydantic model, a dataclass, a TypedDict, a union of them."""
+    """Return whether a hint has named fields: a pydantic model, a dataclass, a TypedDict, or a union of them."""
     if get_origin(hint) is list:
         return False
     kinds = [kind for kind in _members(hint) if kind is not type(None)]
@@ -233,7 +243,7 @@ def _is_dict(hint: Any) -> bool:
 
 
 def _whole_body(parameter: inspect.Parameter, schema: type[BaseModel] | None) -> Any:
-    """What the only parameter takes if that is the whole body, else None."""
+    """Return the type of the whole body if the only parameter takes it, else None."""
     hint = parameter.annotation
     if hint is _EMPTY or hint is Any:
         return schema or Any
@@ -265,7 +275,7 @@ def _query(request: Request) -> dict[str, Any]:
 
 
 def _marked(parameter: inspect.Parameter, mark: Any) -> inspect.Parameter:
-    """The parameter with FastAPI's mark of where it comes from, and what a `Field(...)` default says of it."""
+    """Add FastAPI's mark of where a parameter comes from, and the constraints of a `Field(...)` default."""
     hint = Any if parameter.annotation is _EMPTY else parameter.annotation
     default = parameter.default
     extra: list[Any] = []

@@ -1,4 +1,4 @@
-"""From a generator in one thread to its reader on an event loop in another, with a bound on how far it runs ahead."""
+"""A bounded channel from a generator in one thread to a reader on an event loop in another."""
 
 import asyncio
 import threading
@@ -6,27 +6,27 @@ from collections.abc import AsyncIterable, Iterable
 from contextlib import suppress
 from typing import Any, Final
 
-_AHEAD = 8  # items that wait for the reader; enough to hide the hop, few enough that nothing piles up
+_CAPACITY = 8  # items; enough to hide the latency of a thread switch, and few enough to bound memory
 
 END: Final = object()
 
 
 class Channel:
-    """Items on their way to a reader on `loop`. The producer waits when the reader is behind."""
+    """A bounded queue of items for a reader on `loop`. The producer waits while it is full."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._items: asyncio.Queue[Any] = asyncio.Queue()
-        self._room = _AHEAD
+        self._room = _CAPACITY
         self._lock = threading.Lock()
         self._waiting: asyncio.Future[None] | None = None
         self._has_room = threading.Condition(self._lock)
         self.closed = False
 
-    # The producer's side: any thread.
+    # Producer, in any thread
 
     async def put(self, item: Any) -> None:
-        """Send an item from a coroutine."""
+        """Send an item from a coroutine; wait while the channel is full."""
         with self._lock:
             if self._room <= 0 and not self.closed:
                 self._waiting = asyncio.get_running_loop().create_future()
@@ -35,7 +35,7 @@ class Channel:
         self._send(item)
 
     def put_blocking(self, item: Any) -> None:
-        """Send an item from a thread."""
+        """Send an item from a thread; block while the channel is full."""
         with self._has_room:
             self._has_room.wait_for(lambda: self._room > 0 or self.closed)
         self._send(item)
@@ -44,23 +44,23 @@ class Channel:
         with self._lock:
             self._waiting = None
             self._room -= 1
-        with suppress(RuntimeError):  # the reader's loop is gone
+        with suppress(RuntimeError):  # the reader's loop is closed
             self._loop.call_soon_threadsafe(self._items.put_nowait, item)
 
-    # The reader's side: its loop.
+    # Reader, on its loop
 
     def end(self, _: object = None) -> None:
-        """After what was sent so far, nothing comes any more."""
+        """Mark the end of the items. It has the signature of a future's callback."""
         self._items.put_nowait(END)
 
     def close(self) -> None:
-        """The reader has left: the producer need not wait for it."""
+        """Stop reading, so that the producer no longer waits."""
         with self._lock:
             self.closed = True
             self._wake()
 
     async def get(self) -> Any:
-        """The next item, or `END`."""
+        """Return the next item, or `END`."""
         item = await self._items.get()
         with self._lock:
             self._room += 1
@@ -71,7 +71,7 @@ class Channel:
         self._has_room.notify()
         waiting = self._waiting
         if waiting is not None:
-            with suppress(RuntimeError):  # the producer's loop is gone
+            with suppress(RuntimeError):  # the producer's loop is closed
                 waiting.get_loop().call_soon_threadsafe(_release, waiting)
 
 
@@ -81,7 +81,7 @@ def _release(waiting: "asyncio.Future[None]") -> None:
 
 
 async def pump(items: AsyncIterable[Any], channel: Channel) -> None:
-    """Send what an async generator yields until the reader leaves, and close it."""
+    """Send what an async generator yields until the channel is closed, and close the generator."""
     iterator = aiter(items)
     try:
         async for item in iterator:
@@ -94,7 +94,7 @@ async def pump(items: AsyncIterable[Any], channel: Channel) -> None:
 
 
 def pump_blocking(items: Iterable[Any], channel: Channel) -> None:
-    """Send what a plain generator yields until the reader leaves, and close it, all in this one thread."""
+    """Send what a generator yields until the channel is closed, and close the generator in the same thread."""
     iterator = iter(items)
     try:
         for item in iterator:

@@ -1,6 +1,6 @@
-"""Callbacks from any thread for one event loop, with one wake-up for all that come before it looks.
+"""Callbacks from any thread for one event loop, with a single wake-up for those posted together.
 
-Waking a loop in another thread is a system call and a change of threads, many times the cost of the callback itself.
+To wake a loop in another thread takes a system call and a thread switch, many times the cost of a callback.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 
 class Mailbox:
-    """What other threads want done on `loop`, in the order they asked."""
+    """Callbacks that other threads have posted to `loop`, in order."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -17,17 +17,17 @@ class Mailbox:
         self._woken = False
 
     def post(self, callback: Callable[[], object]) -> None:
-        """Have it called on the loop soon. RuntimeError when the loop is closed."""
+        """Call the callback on the loop soon. Raise RuntimeError if the loop is closed."""
         self._waiting.append(callback)
         if not self._woken:
             self._woken = True
             try:
-                self.loop.call_soon_threadsafe(self._empty)
+                self.loop.call_soon_threadsafe(self._run_posted)
             except RuntimeError:
                 self._woken = False
                 raise
 
-    def _empty(self) -> None:
-        self._woken = False  # before looking: whoever posts from now on wakes the loop again
+    def _run_posted(self) -> None:
+        self._woken = False  # first, so that a callback posted from now on wakes the loop again
         for _ in range(len(self._waiting)):
             self._waiting.popleft()()

@@ -1,8 +1,7 @@
-"""The authors' own event loop, in its own thread.
+"""The author's event loop, in its own thread, and a pool of threads for plain functions.
 
-Hooks and cords run here, so that a handler that blocks (a pipeline call inside `async def`) never stops the
-server's loop, and what a startup hook creates (locks, clients, queues) is on the loop that serves it. Plain `def`
-handlers run in a pool of threads beside it.
+A handler that blocks, as a pipeline call inside `async def` does, never stops the server's event loop. What a startup
+hook creates (locks, clients, queues) belongs to the loop on which the handlers use it.
 """
 
 import asyncio
@@ -21,10 +20,13 @@ from chutes.exception import Draining, Fatal
 
 
 class UserLoop:
-    """Runs the author's functions for callers on any other event loop.
+    """An event loop that runs the author's functions for callers on any other event loop.
 
-    `threads` is how many plain `def` handlers run at once. `on_fatal` is called with the reason, on the caller's loop,
-    when one of the functions raises Fatal. It starts by itself at the first call, unless it was stopped.
+    It starts at the first call, unless it was stopped.
+
+    Args:
+        threads: How many plain functions run at once.
+        on_fatal: Called with the reason, on the caller's loop, when a function raises Fatal.
     """
 
     def __init__(self, threads: int = 1, on_fatal: Callable[[str], object] = lambda _: None) -> None:
@@ -33,14 +35,14 @@ class UserLoop:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._mailbox: Mailbox | None = None
-        self._home: Mailbox | None = None
+        self._caller_mailbox: Mailbox | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._thread: threading.Thread | None = None
         self._stop: asyncio.Event | None = None
         self._stopped = False
 
     def start(self) -> None:
-        """Start the thread and its loop; nothing happens if they run."""
+        """Start the thread and its loop, unless they run already."""
         with self._lock:
             if self._thread is not None:
                 return
@@ -54,7 +56,7 @@ class UserLoop:
             started.wait()
 
     def stop(self) -> None:
-        """Cancel what runs, close the loop, and wait for its thread; called from any other thread."""
+        """Cancel all coroutines, close the loop, and wait for its thread. Call this from another thread."""
         with self._lock:
             self._stopped = True
             if self._thread is None or self._loop is None or self._stop is None or self._pool is None:
@@ -72,23 +74,25 @@ class UserLoop:
         await self._stop.wait()
 
     async def run(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """The function's result, from the user loop (coroutine functions) or a thread of the pool (plain ones).
+        """Run a coroutine function on the loop, or a plain one in a thread of the pool, and return its result.
 
-        Context variables are carried across. Cancelling the caller cancels the coroutine and waits until it has
-        ended; a plain function that runs already cannot be cancelled, so its end is waited for, because it still
-        holds what it holds.
+        Context variables are carried across. Cancelling the caller cancels the coroutine and waits until it has ended.
+        A plain function that has started can't be cancelled, so the caller waits for its end.
+
+        Raises:
+            Draining: The loop was stopped.
         """
         if is_coroutine_function(func):
             return await self._run_coroutine(func, args, kwargs)
         result = await self._run_in_thread(func, args, kwargs)
-        if inspect.isawaitable(result):  # a plain function around an async one
+        if inspect.isawaitable(result):  # a plain function that returns a coroutine
             return await self._run_coroutine(_identity, (result,), {})
         return result
 
     async def stream(self, items: AsyncIterable[Any] | Iterable[Any]) -> AsyncGenerator[Any, None]:
-        """What a sync or async generator yields, produced on the user loop or in one thread of the pool.
+        """Yield what a generator yields: an async one on the loop, a plain one in a thread of the pool.
 
-        The generator is a few items ahead at most. Closing this iterator closes the generator where it runs.
+        The generator is at most a few items ahead. Closing this iterator closes the generator where it runs.
         """
         channel = Channel(asyncio.get_running_loop())
         run = self._run_coroutine if isinstance(items, AsyncIterable) else self._run_in_thread
@@ -104,11 +108,11 @@ class UserLoop:
             producer.cancel()
             await asyncio.wait([producer])
             if producer.done() and not producer.cancelled():
-                producer.exception()  # was raised above already, or nobody waits for it any more
+                producer.exception()  # mark the error as retrieved: it was raised above, or nobody waits for it
 
     async def _run_coroutine(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         mailbox = self._running()[0]
-        call = self._call()
+        call = self._new_call()
         context = copy_context()
         task: asyncio.Task[Any] | None = None
 
@@ -131,7 +135,7 @@ class UserLoop:
 
     async def _run_in_thread(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         pool = self._running()[1]
-        call = self._call()
+        call = self._new_call()
         context = copy_context()
 
         def work() -> Any:
@@ -142,7 +146,7 @@ class UserLoop:
 
         try:
             future = pool.submit(work)
-        except RuntimeError:  # stopped in this very moment
+        except RuntimeError:  # the pool was stopped in the meantime
             raise Draining from None
         call.cancel = future.cancel
         future.add_done_callback(call.deliver_future)
@@ -155,18 +159,18 @@ class UserLoop:
             raise Draining
         return self._mailbox, self._pool
 
-    def _call(self) -> "_Call":
-        """A call from the loop that runs here, which gets its outcome through the mailbox of that loop."""
+    def _new_call(self) -> "_Call":
+        """Create a call for the running event loop, which gets the outcome through its mailbox."""
         loop = asyncio.get_running_loop()
-        home = self._home
-        if home is None or home.loop is not loop:
-            home = self._home = Mailbox(loop)
-        return _Call(home)
+        mailbox = self._caller_mailbox
+        if mailbox is None or mailbox.loop is not loop:
+            mailbox = self._caller_mailbox = Mailbox(loop)
+        return _Call(mailbox)
 
     async def _outcome(self, call: "_Call") -> Any:
         value, error = await call.wait()
         if isinstance(error, asyncio.CancelledError):
-            raise Draining if self._stopped else RuntimeError("The handler was cancelled from within")
+            raise Draining if self._stopped else RuntimeError("The handler cancelled itself.")
         if isinstance(error, Fatal):
             self._on_fatal(str(error))
         if error is not None:
@@ -175,20 +179,20 @@ class UserLoop:
 
 
 class _Call:
-    """One caller that waits on its own loop for work that is done elsewhere."""
+    """A call whose caller waits on its own loop for work done elsewhere."""
 
-    def __init__(self, home: Mailbox) -> None:
-        self._home = home
-        self._settled = home.loop.create_future()
+    def __init__(self, mailbox: Mailbox) -> None:
+        self._mailbox = mailbox
+        self._settled = mailbox.loop.create_future()
         self._outcome: tuple[Any, BaseException | None] | None = None
         self.cancel: Callable[[], object] = lambda: None
 
     def deliver(self, value: Any, error: BaseException | None) -> None:
-        """Hand the outcome over, from any thread."""
-        _post(self._home, lambda: self._settle(value, error))
+        """Deliver the outcome, from any thread."""
+        _post(self._mailbox, lambda: self._settle(value, error))
 
     def deliver_future(self, future: "asyncio.Task[Any] | ThreadFuture[Any]") -> None:
-        """Hand the outcome of a future that is done over."""
+        """Deliver the outcome of a future that is done."""
         if future.cancelled():
             self.deliver(None, asyncio.CancelledError())
         elif (error := future.exception()) is not None:
@@ -202,25 +206,25 @@ class _Call:
             self._settled.set_result(None)
 
     async def wait(self) -> tuple[Any, BaseException | None]:
-        """The outcome. A cancelled caller passes that on, and leaves when the work has ended."""
+        """Wait for the outcome. If the caller is cancelled, cancel the work and wait for its end."""
         cancelled: asyncio.CancelledError | None = None
         while self._outcome is None:
             try:
                 await self._settled
             except asyncio.CancelledError as error:
                 cancelled = error
-                self._settled = self._home.loop.create_future()
+                self._settled = self._mailbox.loop.create_future()
                 self.cancel()
         failure = self._outcome[1]
         if cancelled is not None and (failure is None or isinstance(failure, asyncio.CancelledError)):
             raise cancelled
-        return self._outcome  # what it failed with while it was being cancelled, as if it had run right here
+        return self._outcome  # also an error raised during cancellation, as if the work had run here
 
 
 def is_coroutine_function(func: Callable[..., Any]) -> bool:
-    """Whether calling it gives a coroutine; also for partials and objects with an async `__call__`."""
+    """Return whether calling an object gives a coroutine; also a partial, or an object with an async `__call__`."""
     return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(
-        getattr(func, "__call__", None)  # noqa: B004 - not whether it is callable, but how
+        getattr(func, "__call__", None)  # noqa: B004 - this asks how it is called
     )
 
 
@@ -232,8 +236,8 @@ async def _contain(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
 
 
 def _contained(error: BaseException) -> RuntimeError:
-    """`sys.exit()` in a handler ends that handler, not the thread that runs all of them."""
-    return RuntimeError(f"{type(error).__name__} in the author's code: {error}")
+    """Return an error for `sys.exit()` in a handler, which must not end the thread of all handlers."""
+    return RuntimeError(f"The author's code raised {type(error).__name__}: {error}.")
 
 
 async def _identity(awaitable: Any) -> Any:
@@ -241,7 +245,7 @@ async def _identity(awaitable: Any) -> Any:
 
 
 def _post(mailbox: Mailbox, callback: Callable[[], object]) -> bool:
-    """Have it called soon on that loop; False when the loop is closed."""
+    """Post a callback. Return False if the loop is closed."""
     with suppress(RuntimeError):
         mailbox.post(callback)
         return True
@@ -249,9 +253,9 @@ def _post(mailbox: Mailbox, callback: Callable[[], object]) -> bool:
 
 
 def _run_loop(main: Coroutine[Any, Any, None]) -> None:
-    """As `asyncio.run`, on uvloop where there is one."""
+    """Run a coroutine as `asyncio.run` does, on uvloop if it is installed."""
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
-    with suppress(ImportError):  # there is none for Windows
+    with suppress(ImportError):  # uvloop does not support Windows
         from uvloop import new_event_loop as factory
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(main)

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of a cord beyond its parameters: the answer's type, an example, a summary."""
+"""OpenAPI documentation of a cord: summary, example request, type of the response."""
 
 import inspect
 import types
@@ -9,7 +9,8 @@ from pydantic import PydanticUserError, TypeAdapter
 from pydantic.errors import PydanticSchemaGenerationError
 from starlette.responses import Response
 
-from chutes.chute._handler import responses
+from chutes.chute._handler.responses import JSON, is_json
+from chutes.chute._handler.stream import BINARY, JSON_LINES
 from chutes.chute.cord import Cord
 
 _STREAMS = (
@@ -24,7 +25,7 @@ _STREAM_ORIGINS = frozenset(typing.get_origin(kind) for kind in _STREAMS)
 
 
 def describe(cord: Cord) -> dict[str, Any]:
-    """Keyword arguments for the route: `summary`, `responses`, `openapi_extra`."""
+    """Return keyword arguments for the route: `summary`, `responses` and `openapi_extra`."""
     first_line = (inspect.getdoc(cord.func) or "").partition("\n")[0].strip()
     request = _request(cord)
     return {
@@ -38,38 +39,37 @@ def _request(cord: Cord) -> dict[str, Any]:
     if cord.passthrough:
         schema = cord.input_model.model_json_schema() if cord.input_model else {}
         has_body = cord.public_api_method not in {"GET", "HEAD"}
-        return {"content": {responses.JSON: {"schema": schema}}} if has_body else {}
+        return {"content": {JSON: {"schema": schema}}} if has_body else {}
     if cord.handler is None or cord.handler.body is None:
         return {}
     request: dict[str, Any] = {"required": cord.handler.body.is_required}
     if (example := cord.minimal_example) is not None:
-        request["content"] = {responses.JSON: {"example": example}}
+        request["content"] = {JSON: {"example": example}}
     return request
 
 
 def _response(cord: Cord) -> dict[str, Any]:
-    """The answer with status 200: its content type and schema."""
-    hint = cord.return_hint
-    kind, content_type = hint, cord.content_type
-    stream = cord.stream or typing.get_origin(hint) in _STREAM_ORIGINS
-    if isinstance(kind, type) and issubclass(kind, Response):
-        content_type = content_type or kind.media_type
-        kind = None
+    """Describe the response with status 200."""
+    hint, content_type = cord.return_hint, cord.content_type
+    is_stream = cord.stream or typing.get_origin(hint) in _STREAM_ORIGINS
+    if isinstance(hint, type) and issubclass(hint, Response):
+        content_type = content_type or hint.media_type
+        hint = None
     if cord.passthrough:
-        return {"description": "The upstream's answer"}
-    if stream:
-        return _answer(content_type or responses.JSON_LINES, {"type": "string"}, "The answer, piece by piece")
-    if content_type is not None and not responses.is_json(content_type):
+        return {"description": "The upstream's response"}
+    if is_stream:
+        return _content(content_type or JSON_LINES, {"type": "string"}, "A stream")
+    if content_type is not None and not is_json(content_type):
         text = content_type.startswith("text/")
-        return _answer(content_type, {"type": "string"} if text else {"type": "string", "format": "binary"})
-    if kind is None or not _has_schema(kind):
-        return _answer(content_type or responses.JSON, {}) if kind is not None or content_type else {}
-    if kind is bytes:
-        return _answer("application/octet-stream", {"type": "string", "format": "binary"})
-    return {"model": kind}
+        return _content(content_type, {"type": "string"} if text else {"type": "string", "format": "binary"})
+    if hint is None or not _has_schema(hint):
+        return _content(content_type or JSON, {}) if hint is not None or content_type else {}
+    if hint is bytes:
+        return _content(BINARY, {"type": "string", "format": "binary"})
+    return {"model": hint}
 
 
-def _answer(content_type: str, schema: dict[str, Any], description: str = "Successful Response") -> dict[str, Any]:
+def _content(content_type: str, schema: dict[str, Any], description: str = "Successful Response") -> dict[str, Any]:
     return {"description": description, "content": {content_type: {"schema": schema}}}
 
 

@@ -1,4 +1,4 @@
-"""The routes of a chute: FastAPI's, with bounds on what one body may cost, and a check of the media type for cords."""
+"""FastAPI's routes with bounded validation errors, and for cords with a check of the body's media type."""
 
 import re
 from collections.abc import Callable, Coroutine
@@ -10,26 +10,26 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from chutes.chute._handler.media import BodyKind, body_headers
-from chutes.chute._handler.signature import MOST_CONVERTED, too_many_errors
+from chutes.chute._handler.signature import MAX_CONVERTED, too_many_errors
 
 if TYPE_CHECKING:
     from fastapi.dependencies.models import Dependant
 
 PARSED_JSON = "chutes.json"
-"""The scope's key for a JSON body that the runtime has checked and parsed."""
+"""The key of the ASGI scope under which the runtime leaves the JSON body that it has checked and parsed."""
 
 
 class ChuteRoute(APIRoute):
-    """A route of a chute: what the runtime has parsed is not parsed again, and errors are bounded."""
+    """A route that uses the JSON body parsed by the runtime, and reports a bounded number of validation errors."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Starlette's pattern ends with `$`, which also matches before a newline: but `/draw%0A` is not `/draw`.
+        # Starlette's pattern ends with `$`, which also matches before a newline, as in `/draw%0A`.
         self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$") + r"\Z")
         _bound_errors(self.dependant)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return FastAPI's handler; it gets the body that the runtime has parsed."""
+        """Return FastAPI's handler, which gets the body that the runtime has parsed."""
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
@@ -41,22 +41,22 @@ class ChuteRoute(APIRoute):
 
 
 class CordRoute(ChuteRoute):
-    """Answers 415 where FastAPI would continue without the body: with defaults, or reporting missing fields."""
+    """The route of a cord or of jobs: it answers 415 where FastAPI would ignore a body of another media type."""
 
     @property
     def body_kind(self) -> BodyKind | None:
-        """What FastAPI parses the body as; None if no parameter takes it."""
+        """How FastAPI parses the body; None if no parameter takes it."""
         if self.body_field is None:
             return None
         return "form" if isinstance(self.body_field.field_info, params.Form) else "json"
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler behind the check."""
+        """Return the handler, preceded by the check of the media type."""
         handler = super().get_route_handler()
         expected = self.body_kind
 
         async def handle(request: Request) -> Response:
-            if PARSED_JSON not in request.scope:  # else the runtime has checked it
+            if PARSED_JSON not in request.scope:  # otherwise the runtime has checked it
                 body_headers(request.scope["headers"]).check_media_type(expected)
             return await handler(request)
 
@@ -64,7 +64,7 @@ class CordRoute(ChuteRoute):
 
 
 class _BoundedErrors:
-    """A TypeAdapter that reports only the number of errors if there are too many to convert in reasonable time."""
+    """A TypeAdapter that reports the number of errors instead of more than `MAX_CONVERTED` errors."""
 
     def __init__(self, adapter: TypeAdapter[Any]) -> None:
         self._adapter = adapter
@@ -76,7 +76,7 @@ class _BoundedErrors:
         try:
             return self._adapter.validate_python(value, **options)
         except ValidationError as error:
-            if (count := error.error_count()) <= MOST_CONVERTED:
+            if (count := error.error_count()) <= MAX_CONVERTED:
                 raise
         kind = PydanticCustomError("too_many_errors", too_many_errors(count))
         raise ValidationError.from_exception_data("body", [InitErrorDetails(type=kind, input=None)])

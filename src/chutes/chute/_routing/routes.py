@@ -1,7 +1,7 @@
-"""The cords of a chute and the routes they have in FastAPI's router.
+"""The cords of a chute, and their routes in FastAPI's router.
 
-A route exists from the moment its function is decorated. A handler whose annotations name something that its module
-defines further down gets its place in the router at once, and its route when it is first needed.
+A cord gets its route when its function is decorated. If the annotations name something that the module defines later,
+a placeholder keeps the route's position, and `resolve` replaces it.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ _Names = Mapping[str, Any]
 
 
 class Routes:
-    """Adds cords to a router; `cords` are those that are served."""
+    """The cords that are served, and their routes in a router."""
 
     def __init__(self, router: APIRouter) -> None:
         self.cords: list[Cord] = []
@@ -32,10 +32,15 @@ class Routes:
         self._unresolved: list[tuple[Cord, _Names]] = []
 
     def add(self, cord: Cord, names: _Names) -> None:
-        """Serve a cord; `names` are those around its handler.
+        """Serve a cord. It replaces, with a warning, a cord or route at the same path and method.
 
-        The one before it at the same path and verb is replaced, with a warning. DuplicatePath when a cord that is
-        served elsewhere has the same internal path.
+        Args:
+            cord: The cord.
+            names: Local names that the handler's annotations may use.
+
+        Raises:
+            DuplicatePath: A cord with another public path has the same internal path.
+            TypeError: FastAPI can't serve the handler.
         """
         shared = self._make_room(cord)
         self.cords.append(cord)
@@ -51,13 +56,13 @@ class Routes:
             self._unresolved.append((cord, names))
 
     def resolve(self) -> None:
-        """Give those that waited for a name their routes; TypeError that says which name is missing."""
+        """Replace placeholders by routes. Raise TypeError if an annotation still can't be resolved."""
         while self._unresolved:
             cord, names = self._unresolved[0]
             try:
                 route = self._install(cord, names)
             except UnresolvedError as error:
-                raise TypeError(f"Cord {cord.name!r}: {error}") from None
+                raise TypeError(f"Cord {cord.name!r}: {error}.") from None
             self._router.routes.remove(route)
             place = self._router.routes.index(self._routes[id(cord)])
             self._router.routes[place] = route
@@ -65,18 +70,18 @@ class Routes:
             del self._unresolved[0]
 
     def _make_room(self, cord: Cord) -> BaseRoute | None:
-        """Take away what the new cord replaces. Two that pass on to one upstream share a route, which is returned."""
+        """Remove what a new cord replaces. Return the route that it shares with a cord that has the same upstream."""
         for other in list(self.cords):
             if other.route_path == cord.route_path and other.route_methods & cord.route_methods:
                 if other.passthrough and cord.passthrough and other.upstream == cord.upstream:
                     return self._routes[id(other)]
-                verbs = "/".join(sorted(cord.route_methods))
-                warn(f"{verbs} {cord.route_path} was served by cord {other.name!r}; {cord.name!r} replaces it")
+                methods = "/".join(sorted(cord.route_methods))
+                warn(f"Cord {cord.name!r} replaces cord {other.name!r} at {methods} {cord.route_path}.")
                 self._remove(other)
             elif other.path == cord.path:
                 raise DuplicatePath(
-                    f"Cord {other.name!r}, served at {other.route_path}, has the internal path {cord.path} already: "
-                    "give one of the two another path="
+                    f"Cord {cord.name!r} has the same internal path {cord.path} as cord {other.name!r}, "
+                    f"which is served at {other.route_path}. Give one of them another path=."
                 )
         for route in list(self._router.routes):
             if (
@@ -84,8 +89,8 @@ class Routes:
                 and route.path == cord.route_path
                 and cord.route_methods & (route.methods or set())
             ):
-                if isinstance(route, APIRoute):  # the others are FastAPI's own pages, which simply make room
-                    warn(f"{route.path} was served by {route.name!r}; cord {cord.name!r} replaces it")
+                if isinstance(route, APIRoute):  # the others are FastAPI's own pages
+                    warn(f"Cord {cord.name!r} replaces route {route.name!r} at {route.path}.")
                 self._router.routes.remove(route)
         return None
 
@@ -120,4 +125,4 @@ class Routes:
 
 
 async def _unresolved(_: object) -> Response:
-    raise AssertionError("every request resolves the routes first")
+    raise AssertionError("a chute resolves its routes before it handles a request")

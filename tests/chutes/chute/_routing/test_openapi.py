@@ -121,7 +121,7 @@ def test_a_passthrough_cord_takes_and_gives_anything(chute: Chute) -> None:
 
     found = operation(chute, "/chat")
     assert found["requestBody"]["content"]["application/json"]["schema"]["required"] == ["prompt"]
-    assert found["responses"]["200"] == {"description": "The upstream's answer"}
+    assert found["responses"]["200"] == {"description": "The upstream's response"}
 
 
 def test_the_pages_are_served(chute: Chute, serve: Callable[[Chute], TestClient]) -> None:
