@@ -14,11 +14,11 @@ run = CliRunner()
 def exportable(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
     (tmp_path / "exportable.py").write_text(
         'from chutes.chute import Chute\nchute = Chute(username="a", name="b", image="flux:1")\n'
     )
-    return tmp_path
+    yield tmp_path
+    sys.modules.pop("exportable", None)
 
 
 def test_prints_a_manifest(exportable):
@@ -44,7 +44,7 @@ def test_writes_the_manifest_and_the_images_dockerfile(exportable):
         ({}, "exportable.py/k8s", "Cannot write exportable.py/k8s"),
     ],
 )
-def test_what_is_wrong_is_one_line(environment, output, told, exportable, monkeypatch):
+def test_an_error_is_one_line(environment, output, told, exportable, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     done = run.invoke(app, ["export", "kuberay", "exportable", "--output", output])
