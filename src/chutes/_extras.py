@@ -1,21 +1,22 @@
-"""Optional dependencies: which extra of the distribution installs a module that is missing."""
+"""Optional dependencies: which extra of this distribution installs a missing module."""
 
 from importlib.util import find_spec
 
-_EXTRAS = {
-    "deploy": ("ray", "yaml"),
-    "imagegen": (
+_DISTRIBUTION = "chutes-selfhosted"
+_MODULES = {
+    "deploy": {"ray", "yaml"},
+    "imagegen": {
+        "PIL",
         "accelerate",
         "diffusers",
         "huggingface_hub",
         "numpy",
         "peft",
-        "PIL",
         "safetensors",
         "sentencepiece",
         "torch",
         "transformers",
-    ),
+    },
 }
 
 
@@ -25,9 +26,16 @@ def is_installed(module: str) -> bool:
 
 
 def install_hint(module: str) -> str:
-    """Return a sentence with the command that installs a module's extra, or nothing if no extra has the module."""
-    top = module.partition(".")[0]
-    for extra, modules in _EXTRAS.items():
-        if top in modules:
-            return f"Install it with `pip install 'chutes-selfhosted[{extra}]'`."
+    """Return a sentence with the command that installs a module, or an empty string if no extra has the module."""
+    for extra, modules in _MODULES.items():
+        if module.partition(".")[0] in modules:
+            return f"Install it with `pip install '{_DISTRIBUTION}[{extra}]'`."
     return ""
+
+
+def import_hint(error: BaseException) -> str:
+    """Return ` ` and the install hint for a failed import, or an empty string for another error."""
+    if not isinstance(error, ModuleNotFoundError) or error.name is None or _DISTRIBUTION in str(error):
+        return ""
+    hint = install_hint(error.name)
+    return f" {hint}" if hint else ""

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import chutes
+from chutes._extras import import_hint
 from chutes.chute import Chute, ChutePack
 from chutes.exception import LoadError
 
@@ -133,7 +134,9 @@ def _import_failed(source: Source, error: BaseException) -> LoadError:
         where = f"{Path(error.filename or source.location).name}:{error.lineno}"
         return LoadError(f"{source.location} is not valid Python: {error.msg} ({where}).")
     text = " ".join(str(error).split())
-    return LoadError(f"{source.location} cannot be imported: {type(error).__name__}: {text}{raised_at(error)}.")
+    return LoadError(
+        f"{source.location} cannot be imported: {type(error).__name__}: {text}{raised_at(error)}.{import_hint(error)}"
+    )
 
 
 def raised_at(error: BaseException) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from chutes.cli import COMMANDS
-from chutes.cli._console import fail, load_settings, note
+from chutes.cli._console import fail, load_settings, note, require
 from chutes.cli._options import ChuteRef
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="markdown")
@@ -39,6 +39,7 @@ def kuberay(
     The manifest holds the same settings that `chutes deploy` would give the chute. It never holds API keys: they come
     from a Kubernetes Secret. Without --output the manifest is printed.
     """
+    require("ray")  # the manifest names its version
     from chutes.deploy import application, package
     from chutes.deploy import kuberay as manifests
     from chutes.exception import LoadError

@@ -11,6 +11,7 @@ import time
 from enum import IntEnum, StrEnum
 from typing import Any
 
+from chutes._extras import import_hint
 from chutes.chute import Chute
 from chutes.exception import ChutesError, CommandError, Draining, Fatal, NotReady, Unavailable
 from chutes.loader import raised_at
@@ -159,7 +160,9 @@ def describe(error: BaseException) -> str:
     if isinstance(error, (ChutesError, CommandError)):
         return text
     kind = type(error).__name__
-    return f"{kind}: {text}{raised_at(error)}" if text else f"{kind}{raised_at(error)}"
+    line = f"{kind}: {text}{raised_at(error)}" if text else f"{kind}{raised_at(error)}"
+    hint = import_hint(error)
+    return f"{line}.{hint}" if hint else line
 
 
 def _plain(info: dict[str, Any]) -> dict[str, Any]:
