@@ -54,6 +54,9 @@ another node, which is impossible without the head node."""
 LOOPBACK_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """The environment of a local cluster and its clients. Ray then uses 127.0.0.1 for all ports, which keeps others out."""
 
+STATS_PATH = "/-/chutes"
+"""The path at which the proxy of each node shows its traffic."""
+
 PROXY_HEADERS = {"Host": "localhost"}
 """Headers for requests to the proxy's own routes, which it serves under its own host name only."""
 
@@ -276,8 +279,6 @@ def serve_http() -> tuple[str, int]:
 def check_proxy(http: tuple[str, int]) -> None:
     """Raise NoCluster if another server answers on the port of Ray Serve's proxy. Only the head node can check this."""
     import ray
-
-    from chutes.deploy.proxy import STATS_PATH
 
     if _head().get("NodeID") != ray.get_runtime_context().get_node_id():
         return

@@ -35,8 +35,6 @@ from chutes.server.hosts import is_loopback
 from chutes.server.origin import OriginPolicy, Violation, deny
 from chutes.server.paths import METRICS, PROBES
 
-STATS_PATH = "/-/chutes"
-
 _PROXY_HEALTH_PATH = "/-/healthz"  # Ray's own route
 _ERROR = 400
 _CLIENT_DISCONNECTED = 499
@@ -90,7 +88,7 @@ class ProxyMiddleware:
             return
         if scope["path"].startswith("/-/"):
             if scope["path"] == _PROXY_HEALTH_PATH or (self._policy.is_direct(scope) and await _is_from_node(scope)):
-                app = JSONResponse(self._traffic.by_slug()) if scope["path"] == STATS_PATH else self._app
+                app = JSONResponse(self._traffic.by_slug()) if scope["path"] == cluster.STATS_PATH else self._app
                 await app(scope, receive, send)
                 return
             scope = {**scope, "path": "/-/", "raw_path": b"/-/"}  # hide Ray's own routes from other clients: a 404

@@ -9,8 +9,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from chutes.deploy.cluster import PROXY_HEADERS, loopback_url
-from chutes.deploy.proxy import STATS_PATH
+from chutes.deploy.cluster import PROXY_HEADERS, STATS_PATH, loopback_url
 from chutes.deploy.registry import DeployedChute, ask_replicas
 
 _NO_TRAFFIC = {

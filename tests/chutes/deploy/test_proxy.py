@@ -141,8 +141,8 @@ def test_statistics_are_for_machines_of_the_cluster_only(monkeypatch: pytest.Mon
         middleware = proxy.ProxyMiddleware(Serve(404 if path != "/-/healthz" else 200, ours=False))
         return TestClient(middleware, base_url="http://localhost", client=(address, 1)).get(path).status_code
 
-    assert ask_from("10.0.0.2", proxy.STATS_PATH) == 200
-    assert ask_from("10.0.0.3", proxy.STATS_PATH) == 404
+    assert ask_from("10.0.0.2", cluster.STATS_PATH) == 200
+    assert ask_from("10.0.0.3", cluster.STATS_PATH) == 404
     assert ask_from("10.0.0.3", "/-/healthz") == 200
 
     outside = Serve(404, ours=False)
@@ -226,7 +226,7 @@ def test_requests_are_counted():
     client.post("/a/draw")
     middleware._app = Serve(404, ours=False)
     client.post("/scan/me")  # requests for unknown chutes are not counted
-    told = client.get(proxy.STATS_PATH).json()
+    told = client.get(cluster.STATS_PATH).json()
     assert set(told) == {"a", "b"}
     assert (told["a"]["requests"], told["a"]["rejected"], told["a"]["in_flight"]) == (3, 1, 0)
 
@@ -288,7 +288,7 @@ def test_foreign_pages_are_refused_before_ray_sees_them(monkeypatch, tmp_path):
 def test_a_chute_with_keys_checks_them_itself(monkeypatch, tmp_path):
     deploy(monkeypatch, tmp_path, api_keys="right")
     assert client().post("/slug/draw", headers={**EVIL, "Host": "gpu.example"}).status_code == 200
-    assert client().get(proxy.STATS_PATH, headers={"Host": "gpu.example"}).status_code == 403  # it is nobody's
+    assert client().get(cluster.STATS_PATH, headers={"Host": "gpu.example"}).status_code == 403  # it is nobody's
 
 
 def test_the_first_key_that_is_made_ends_the_guard(monkeypatch, tmp_path):
@@ -356,7 +356,7 @@ def test_what_goes_on_is_not_told_to_those_that_a_proxy_or_a_page_asks_for(monke
     monkeypatch.setenv("CHUTES_KEYS_FILE", str(tmp_path / "keys.json"))
     KeyStore(tmp_path / "keys.json").create("first")
     serve = Serve(404, ours=False, deployed=("/slug",))
-    for path in (proxy.STATS_PATH, "/-/routes"):
+    for path in (cluster.STATS_PATH, "/-/routes"):
         serve.scopes.clear()
         assert client(serve).get(path, headers={header: "127.0.0.1.evil.example"}).status_code == 404
         assert [scope["path"] for scope in serve.scopes] == ["/-/"]
