@@ -1,6 +1,6 @@
-"""A model's folder in diffusers' layout: where it is, whether all of it is there, and how large it will be.
+"""A model's folder in diffusers' layout: find it, check that it is complete, and count its parameters.
 
-Nothing is downloaded here, and of the weights only the headers are read.
+Nothing is downloaded, and only the headers of the weight files are read.
 """
 
 import json
@@ -18,7 +18,7 @@ Origin = Literal["bundled", "folder", "hub"]
 
 
 class Component(NamedTuple):
-    """One entry of `model_index.json` that has weights: the class that loads it, and its size."""
+    """An entry of `model_index.json` that has weights: the class that loads it, and its size."""
 
     library: str
     kind: str
@@ -27,17 +27,20 @@ class Component(NamedTuple):
 
 
 def default_source(*, has_gpu: bool) -> str:
-    """Return what is loaded when nothing is configured."""
+    """Return the model that is loaded if none is configured."""
     return FLUX_DEV if has_gpu else str(BUNDLED)
 
 
 def find(source: str) -> tuple[Path, Origin]:
-    """Return the folder of a path, of `bundled`, or of a hub id as the hub's cache on this machine holds it."""
+    """Return the folder of a model, and where it came from.
+
+    `source` is a folder, `bundled`, or a Hugging Face id that is in this machine's cache. Raises LoadError.
+    """
     folder = BUNDLED if source == "bundled" else Path(source).expanduser()
     if (folder / "model_index.json").is_file():
         return folder, "bundled" if folder == BUNDLED else "folder"
     if folder.exists() or source.count("/") != 1 or source.startswith(("/", "~", ".")):
-        raise LoadError(f"{source!r} is not a pipeline folder: it has no model_index.json")
+        raise LoadError(f"{source!r} is not a model in diffusers' layout: it has no model_index.json.")
     return _cached(source), "hub"
 
 
@@ -48,43 +51,46 @@ def _cached(repository: str) -> Path:
     try:
         folder = Path(snapshot_download(repository, local_files_only=True))
     except HFValidationError:
-        raise LoadError(f"{repository!r} is neither a folder nor a hub id") from None
+        raise LoadError(f"{repository!r} is neither a folder nor a Hugging Face id.") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
         raise _missing(repository, "are not on this machine") from None
     if not (folder / "model_index.json").is_file():
-        raise _missing(repository, "are here only in part")
+        raise _missing(repository, "are incomplete: no model_index.json")
     return folder
 
 
 def _missing(name: str, what: str) -> WeightsMissing:
-    return WeightsMissing(f"the weights of {name} {what}; get them with: chutes download {name}")
+    return WeightsMissing(f"The weights of {name} {what}. Get them with: chutes download {name}")
 
 
-def kind(folder: Path) -> str:
-    """Return the name of the pipeline class that a folder was saved from."""
+def pipeline_class(folder: Path) -> str:
+    """Return the name of the diffusers class that loads a folder."""
     return str(json.loads((folder / "model_index.json").read_text())["_class_name"])
 
 
 def components(folder: Path, *, name: str) -> dict[str, Component]:
-    """Return the components that have weights; raise `WeightsMissing` where a file of theirs is not there."""
+    """Return the components that have weights, by name. Raises WeightsMissing if a file is missing.
+
+    `name` is the model's name in messages.
+    """
     index = json.loads((folder / "model_index.json").read_text())
     found = {}
     for part, entry in index.items():
         if part.startswith("_") or not isinstance(entry, list) or entry[0] is None:
             continue
         if not (folder / part).is_dir():
-            raise _missing(name, f"are incomplete (no {part})")
+            raise _missing(name, f"are incomplete: no {part}")
         if not (folder / part / "config.json").is_file():
             continue  # a tokenizer or a scheduler
         files, variant = weight_files(folder / part)
         if not files or not all(file.is_file() for file in files):
-            raise _missing(name, f"are incomplete (of {part})")
+            raise _missing(name, f"are incomplete: {part} lacks files")
         found[part] = Component(entry[0], entry[1], sum(map(_parameters, files)), variant)
     return found
 
 
 def weight_files(folder: Path) -> tuple[list[Path], str | None]:
-    """Return the safetensors files of one component, by its index where it has one, and their variant."""
+    """Return the safetensors files of a component, by its index if it has one, and their variant."""
     for variant, mark in ((None, ""), ("fp16", ".fp16"), ("bf16", ".bf16")):
         for index in folder.glob(f"*.safetensors.index{mark}.json"):
             shards = json.loads(index.read_text())["weight_map"].values()
@@ -96,7 +102,7 @@ def weight_files(folder: Path) -> tuple[list[Path], str | None]:
 
 
 def _parameters(file: Path) -> int:
-    """Count the parameters in a safetensors file by its header."""
+    """Count the parameters in a safetensors file from its header."""
     return sum(math.prod(shape) for shape in _shapes(file))
 
 
@@ -107,10 +113,10 @@ def _shapes(file: Path) -> Iterator[list[int]]:
     return (tensor["shape"] for name, tensor in header.items() if name != "__metadata__")
 
 
-def about(folder: Path) -> dict[str, object]:
-    """Read `imagegen.json` beside `model_index.json`, where there is one.
+def read_description(folder: Path) -> dict[str, object]:
+    """Return the contents of `imagegen.json` beside `model_index.json`, or an empty dict.
 
-    `name` is the model's name; `native_size` the longest side, in pixels, of the only size it draws well.
+    `name` is the model's name. `native_size` is the longest side, in pixels, of the only size it generates well.
     """
     file = folder / "imagegen.json"
     return dict(json.loads(file.read_text())) if file.is_file() else {}

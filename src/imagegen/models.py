@@ -1,7 +1,7 @@
-"""Loading a model: which one, from where, in which precision, and whether this machine can hold it.
+"""Load a model: find it, check that the machine can hold it, read it, and assemble its pipelines.
 
-Every pipeline of diffusers that turns text into an image will do. Text-to-image, image-to-image and
-inpainting share one set of components. Only here is `imagegen.flux` chosen over diffusers' own modules.
+Any text-to-image pipeline of diffusers works. Text to image, image to image and inpainting share one set of components.
+Only this module chooses between `imagegen.flux` and diffusers' own modules.
 """
 
 import importlib
@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -28,14 +28,23 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Progress = Callable[[str, float | None, float | None], None]
-"""Called with what is going on, and the bytes done and to do where they are known."""
+"""Called with the current stage, the bytes done and their total, where these are known."""
 
-_LARGE = 20e9  # bytes of weights from which a chute's demands on the machine are meant
+_FLUX_IDS = "black-forest-labs/FLUX."
+_LARGE = 20e9  # bytes of weights; `needs` applies to models from this size on
 
 
 @dataclass
 class Model:
-    """Pipelines that share their components, and what an engine needs to know to use them."""
+    """Pipelines that share their components, and what the engine must know to use them.
+
+    - `text2image`, `img2img`, `inpaint`: diffusers pipelines; None where diffusers has none for this model.
+    - `sizes`: the sizes that the model generates.
+    - `max_sequence_length`: tokens of the prompt that its text encoder reads.
+    - `plan`: where the weights are kept; None on a machine without a GPU.
+    - `info`: what `/ready` reports: model, origin, device, precision, memory plan, native size, and more.
+    - `fast_path`: the hooks of `imagegen.flux`; None where diffusers' own modules run.
+    """
 
     name: str
     text2image: Any
@@ -45,9 +54,30 @@ class Model:
     max_sequence_length: int
     plan: memory.Plan | None
     info: dict[str, object]
-    """What `/ready` tells: model, origin, device, precision, memory plan, native size, ..."""
     fast_path: "FastPath | None" = None
-    """The hooks of `imagegen.flux`; None where diffusers' own modules run."""
+
+
+class _Source(NamedTuple):
+    """A model that was found on this machine: its folder, and what the folder says about it."""
+
+    folder: Path
+    origin: checkpoint.Origin
+    name: str
+    description: dict[str, object]
+    components: dict[str, checkpoint.Component]
+
+    @property
+    def weights(self) -> dict[str, int]:
+        """Bytes of each component in bf16."""
+        return {part: 2 * each.parameters for part, each in self.components.items()}
+
+
+class _Loaded(NamedTuple):
+    """A pipeline that was read, and what `info` says of how it runs."""
+
+    pipeline: Any
+    info: dict[str, str]
+    fast_path: "FastPath | None"
 
 
 def load(
@@ -57,82 +87,72 @@ def load(
     needs: memory.Needs | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Model:
-    """Load the model that `source` or the settings name: a pipeline folder or a hub id in the cache.
+    """Load a model: a folder in diffusers' layout, a Hugging Face id in the cache, or `bundled`.
 
-    `needs` is checked before anything is read, if the model is one that needs it (FLUX.1) and no memory plan
-    was chosen by hand. Raises `LoadError` with one line that says what to do.
+    Without `source`, the settings name the model. `needs` is what the machine must have for a large model, unless a
+    memory plan is set. Nothing is downloaded. Raises LoadError, whose one line says what to do.
     """
     settings = settings or Settings.read()
-    found = memory.gpus()
-    source = source or settings.model or checkpoint.default_source(has_gpu=bool(found))
-    checked = needs is not None and settings.memory is None
-    if checked and needs and source.startswith("black-forest-labs/FLUX."):
-        memory.check(found, needs)
-    folder, origin = checkpoint.find(source)
-    about = checkpoint.about(folder)
-    name = str(about.get("name") or (source if origin == "hub" else folder.name))
-    parts = checkpoint.components(folder, name=source if origin == "hub" else name)
-    weights = {part: 2 * each.parameters for part, each in parts.items()}
-    if checked and needs and sum(weights.values()) > _LARGE:
-        memory.check(found, needs)
-    plan = _plan(found, weights, settings)
-    fast = plan == "resident" and checkpoint.kind(folder) == "FluxPipeline" and flux.supported()
-    if fast:
-        began = time.perf_counter()
-        pipeline, ran, fast_path = _read_fast(folder, settings, progress)
-    else:
-        _quiet()
-        began = time.perf_counter()
-        pipeline, ran, fast_path = *_read(folder, parts, settings, plan, progress), None
-    pipeline.set_progress_bar_config(disable=True)
-    model = _assemble(pipeline, name, about, settings, plan)
-    model.fast_path = fast_path
-    model.info = {
-        "model": name,
-        "origin": origin,
-        "device": found[0].name if plan else "cpu",
-        "precision": "bf16" if plan else "fp32",
-        "memory_plan": plan or "cpu",
-        "native_size": about.get("native_size"),
-        "pipelines": [task for task in ("text2image", "img2img", "inpaint") if getattr(model, task)],
-        "loaded_in_seconds": round(time.perf_counter() - began, 2),
-        **ran,
-    }
-    log.info("loaded %s: %s", name, ", ".join(f"{key} {value}" for key, value in model.info.items()))
+    gpus = memory.gpus()
+    found = _find(source or settings.model, gpus, None if settings.memory else needs)
+    plan = _choose_plan(gpus, found.weights, settings)
+    fast = plan == "resident" and checkpoint.pipeline_class(found.folder) == "FluxPipeline" and flux.supported()
+    if not fast:
+        _silence_libraries()  # imports transformers, which is not part of the time it takes to load
+    began = time.perf_counter()
+    loaded = _read_fast(found.folder, settings, progress) if fast else _read(found, settings, plan, progress)
+    model = _assemble(loaded, found.name, found.description, settings, plan)
+    model.info = _info(model, found, gpus, loaded, time.perf_counter() - began)
+    log.info("Loaded %s: %s", found.name, ", ".join(f"{key} {value}" for key, value in model.info.items()))
     return model
 
 
-def _plan(found: list[memory.Gpu], weights: dict[str, int], settings: Settings) -> memory.Plan | None:
-    """Where the weights will live; None on a machine without a GPU."""
-    if not found:
+def _find(source: str | None, gpus: list[memory.Gpu], needs: memory.Needs | None) -> _Source:
+    """Find a model's files, and check the machine as soon as it is known that the model is large."""
+    source = source or checkpoint.default_source(has_gpu=bool(gpus))
+    if needs and source.startswith(_FLUX_IDS):
+        memory.check(gpus, needs)
+    folder, origin = checkpoint.find(source)
+    description = checkpoint.read_description(folder)
+    name = str(description.get("name") or (source if origin == "hub" else folder.name))
+    components = checkpoint.components(folder, name=source if origin == "hub" else name)
+    found = _Source(folder, origin, name, description, components)
+    if needs and sum(found.weights.values()) > _LARGE:
+        memory.check(gpus, needs)
+    return found
+
+
+def _choose_plan(gpus: list[memory.Gpu], weights: dict[str, int], settings: Settings) -> memory.Plan | None:
+    """Return where the weights will be kept; None on a machine without a GPU."""
+    if not gpus:
         if settings.precision != "bf16":
-            raise LoadError(f"IMAGEGEN_PRECISION={settings.precision} needs a GPU; this machine has none")
+            raise LoadError(f"IMAGEGEN_PRECISION={settings.precision} needs a GPU, and this machine has none.")
         return None
     if settings.memory not in {None, "auto"}:
         return settings.memory  # type: ignore[return-value]  # narrowed by the line before
     if settings.precision != "bf16" and "transformer" in weights:
         weights = {**weights, "transformer": weights["transformer"] // 2}
-    return memory.choose(found[0].memory, weights)
+    return memory.choose(gpus[0].memory, weights)
 
 
-def _read_fast(folder: Path, settings: Settings, progress: Progress) -> "tuple[Any, dict[str, str], FastPath]":
-    """Read FLUX.1 into `imagegen.flux`, its transformer while the libraries for the rest are being imported."""
+def _read_fast(folder: Path, settings: Settings, progress: Progress) -> _Loaded:
+    """Read FLUX.1 into `imagegen.flux`: its transformer while the libraries for the rest are being imported."""
     from imagegen.flux import pipeline as fast
 
-    with _often_switching(), ThreadPoolExecutor(1, "imagegen-reading") as thread:
+    with _switch_threads_often(), ThreadPoolExecutor(1, "imagegen-reading") as thread:
         precision, text = settings.precision, settings.max_sequence_length
         transformer = thread.submit(fast.read_transformer, folder, precision=precision, progress=progress, text=text)
-        _quiet()
+        _silence_libraries()
         import diffusers
 
         kind = diffusers.FluxPipeline
-        pipeline, ran = fast.load(kind, folder, precision=precision, progress=progress, transformer=transformer)
-        return pipeline, ran, fast.fast_path(pipeline)
+        pipeline, info = fast.load(kind, folder, precision=precision, progress=progress, transformer=transformer)
+        return _Loaded(pipeline, info, fast.fast_path(pipeline))
 
 
 @contextmanager
-def _often_switching() -> Iterator[None]:
-    """Let no thread keep Python for long: each read of some weights would wait for it, and there are thousands."""
+def _switch_threads_often() -> Iterator[None]:
+    """Let waiting threads run sooner than after Python's 5 ms: reading weights waits for Python thousands of times."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-4)
     try:
@@ -141,44 +161,39 @@ def _often_switching() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
-def _read(
-    folder: Path,
-    parts: dict[str, checkpoint.Component],
-    settings: Settings,
-    plan: memory.Plan | None,
-    progress: Progress,
-) -> tuple[Any, dict[str, str]]:
-    """Read a pipeline from its folder and put it where the plan says."""
+def _read(found: _Source, settings: Settings, plan: memory.Plan | None, progress: Progress) -> _Loaded:
+    """Read a pipeline with diffusers, component by component, and move it to where the plan says."""
     import diffusers
 
-    kind = getattr(diffusers, checkpoint.kind(folder), None)
+    kind = getattr(diffusers, checkpoint.pipeline_class(found.folder), None)
     if kind is None:
-        raise LoadError("the model's pipeline class is unknown to the installed diffusers")
+        raise LoadError(f"{found.name} needs a pipeline class that the installed diffusers does not have. Upgrade it.")
     if settings.precision != "bf16":
         raise LoadError(
-            f"IMAGEGEN_PRECISION={settings.precision} is for FLUX.1 on a recent GPU with room for all of it"
+            f"IMAGEGEN_PRECISION={settings.precision} works only for FLUX.1 on a recent GPU that holds all its weights."
         )
     dtype = torch.bfloat16 if plan else torch.float32
-    size = dtype.itemsize
-    total, done = sum(part.parameters for part in parts.values()) * size, 0
-    read = {}
-    for name, part in parts.items():
+    total, done = sum(part.parameters for part in found.components.values()) * dtype.itemsize, 0
+    components = {}
+    for name, part in found.components.items():
         progress(f"reading {name}", done, total)
         load_class = getattr(importlib.import_module(part.library), part.kind)
-        read[name] = load_class.from_pretrained(folder / name, dtype=dtype, variant=part.variant)
-        done += part.parameters * size
-    progress("putting the pipeline together", done, total)
-    pipeline = kind.from_pretrained(folder, dtype=dtype, local_files_only=True, **read)
+        components[name] = load_class.from_pretrained(found.folder / name, dtype=dtype, variant=part.variant)
+        done += part.parameters * dtype.itemsize
+    progress("assembling the pipeline", done, total)
+    pipeline = kind.from_pretrained(found.folder, dtype=dtype, local_files_only=True, **components)
     if plan:
         progress("moving the weights to the GPU", None, None)
         memory.place(pipeline, plan)
-    return pipeline, {}
+    return _Loaded(pipeline, {}, None)
 
 
 def _assemble(
-    pipeline: Any, name: str, about: dict[str, object], settings: Settings, plan: memory.Plan | None
+    loaded: _Loaded, name: str, description: dict[str, object], settings: Settings, plan: memory.Plan | None
 ) -> Model:
-    """Make the other pipelines from the components of the first, and find out what sizes it draws."""
+    """Make the pipelines for the other tasks from the components of the one that was read."""
+    pipeline = loaded.pipeline
+    pipeline.set_progress_bar_config(disable=True)
     length = settings.max_sequence_length
     if tokenizer := getattr(pipeline, "tokenizer_2", None) or getattr(pipeline, "tokenizer", None):
         length = min(length, tokenizer.model_max_length)
@@ -187,15 +202,16 @@ def _assemble(
         text2image=pipeline,
         img2img=_sibling(pipeline, "Img2ImgPipeline"),
         inpaint=_sibling(pipeline, "InpaintPipeline"),
-        sizes=_sizes(pipeline, about),
+        sizes=_sizes(pipeline, description),
         max_sequence_length=length,
         plan=plan,
         info={},
+        fast_path=loaded.fast_path,
     )
 
 
 def _sibling(pipeline: Any, ending: str) -> Any | None:
-    """Make the pipeline for another task, by diffusers' naming; None where it has none for this model."""
+    """Return the pipeline for another task, found by diffusers' naming; None if it has none for this model."""
     import diffusers
 
     kind = getattr(diffusers, type(pipeline).__name__.replace("Pipeline", ending), None)
@@ -206,10 +222,10 @@ def _sibling(pipeline: Any, ending: str) -> Any | None:
     return sibling
 
 
-def _sizes(pipeline: Any, about: dict[str, object]) -> Sizes:
-    """FLUX.1 draws any size; other models only near the one they were made for."""
+def _sizes(pipeline: Any, description: dict[str, object]) -> Sizes:
+    """Return the sizes that a model generates: any for FLUX.1, one area for others, one side if it says so."""
     multiple = 2 * pipeline.vae_scale_factor  # two latent pixels make one patch
-    if native := about.get("native_size"):
+    if native := description.get("native_size"):
         return Sizes(multiple, side=int(str(native)))
     if type(pipeline).__name__.startswith("Flux"):
         return Sizes(multiple)
@@ -217,12 +233,27 @@ def _sizes(pipeline: Any, about: dict[str, object]) -> Sizes:
     return Sizes(multiple, area=(latent * pipeline.vae_scale_factor) ** 2 if isinstance(latent, int) else 1024**2)
 
 
-def _quiet() -> None:
-    """Progress is told through `progress`; the libraries' own bars and advice would only disturb the log."""
+def _info(model: Model, found: _Source, gpus: list[memory.Gpu], loaded: _Loaded, seconds: float) -> dict[str, object]:
+    """Return what `/ready` reports of the model."""
+    return {
+        "model": model.name,
+        "origin": found.origin,
+        "device": gpus[0].name if model.plan else "cpu",
+        "precision": "bf16" if model.plan else "fp32",
+        "memory_plan": model.plan or "cpu",
+        "native_size": found.description.get("native_size"),
+        "pipelines": [task for task in ("text2image", "img2img", "inpaint") if getattr(model, task)],
+        "loaded_in_seconds": round(seconds, 2),
+        **loaded.info,
+    }
+
+
+def _silence_libraries() -> None:
+    """Turn off the libraries' progress bars and advice: `progress` reports instead."""
     import transformers.utils.logging
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    transformers.utils.logging.set_verbosity_error()  # before diffusers makes it import, and advise
+    transformers.utils.logging.set_verbosity_error()  # before the import of diffusers makes it advise
     transformers.utils.logging.disable_progress_bar()
     disable_progress_bars()
     import diffusers.utils.logging

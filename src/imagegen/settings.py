@@ -1,5 +1,8 @@
-"""What can be set from outside: environment variables that start with `IMAGEGEN_`."""
+"""The settings of image generation: environment variables that start with `IMAGEGEN_`."""
 
+import logging
+import os
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from pydantic import Field, ValidationError
@@ -7,33 +10,71 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from imagegen.errors import LoadError
 
+log = logging.getLogger(__name__)
+
+PREFIX = "IMAGEGEN_"
+_MAX_EDITS = 2
+
 
 class Settings(BaseSettings):
-    """Which model is loaded, and how. Each field is an environment variable: `IMAGEGEN_MODEL`, ..."""
+    """Which model is loaded, and how.
 
-    model_config = SettingsConfigDict(env_prefix="IMAGEGEN_", env_ignore_empty=True, use_attribute_docstrings=True)
+    Each field is an environment variable, such as `IMAGEGEN_MODEL`. Its docstring is its description in the
+    documentation. An empty variable counts as unset.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, use_attribute_docstrings=True)
 
     model: str | None = None
-    """A pipeline folder, a hub id, or `bundled`. Unset: FLUX.1-dev where there is a GPU, else the bundled model."""
+    """Model to load: a folder in diffusers' layout, a Hugging Face id that `chutes download` fetched, or `bundled`.
+    Unset: `black-forest-labs/FLUX.1-dev` on a machine with a GPU, else `bundled`."""
 
     precision: Literal["bf16", "fp8", "fp8+attention"] = "bf16"
-    """Arithmetic of FLUX's transformer on a GPU; fp8 halves most of its weights and is faster, but not exact."""
+    """Arithmetic of FLUX.1's transformer on a GPU. `fp8` halves the memory of its weights and is faster, but changes
+    pictures slightly. `fp8+attention` computes attention in fp8 as well and needs a Hopper GPU."""
 
     memory: Literal["auto", "resident", "offload", "stream"] | None = None
-    """Where the weights live. Unset: the GPU must have what the chute asks for. `auto`: whatever fits."""
+    """Where the weights are kept. `resident`: on the GPU. `offload`: in main memory, with one component at a time on
+    the GPU. `stream`: in main memory, with one layer at a time on the GPU. `auto`: the first of these that fits. Unset:
+    as `auto`, but a large model is refused on a GPU smaller than the chute's `node_selector` asks for."""
 
     max_sequence_length: int = Field(default=256, ge=1, le=512)
-    """Tokens of the prompt that FLUX reads: 256 as on the documentation page, 512 at most."""
+    """Number of tokens to which FLUX's T5 encoder pads or cuts each prompt."""
 
     oom_fallback: bool = True
-    """Draw again at half the size and half the steps when the GPU's memory runs out."""
+    """When the GPU's memory runs out, generate the picture again at half the size with half the steps."""
 
     @classmethod
     def read(cls) -> "Settings":
-        """Read the environment. Raises `LoadError`, which names the variable that is wrong."""
+        """Read the environment. Raises LoadError if a value is invalid, and logs a warning of each misspelt name."""
+        for warning in misspelt_settings(os.environ):
+            log.warning("%s", warning)
         try:
             return cls()
         except ValidationError as error:
             wrong = error.errors()[0]
-            name = f"IMAGEGEN_{str(wrong['loc'][0]).upper()}"
-            raise LoadError(f"{name}={wrong['input']}: {wrong['msg'][0].lower()}{wrong['msg'][1:]}") from None
+            name = f"{PREFIX}{str(wrong['loc'][0]).upper()}"
+            reason = f"{wrong['msg'][0].lower()}{wrong['msg'][1:]}"
+            raise LoadError(f"{name}={wrong['input']} is invalid: {reason}.") from None
+
+
+def misspelt_settings(environment: Mapping[str, str]) -> Iterator[str]:
+    """Yield a warning for each variable whose name is at most two edits away from the name of a setting."""
+    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    for variable, value in environment.items():
+        name = variable.upper()
+        if not value or name in known:
+            continue
+        nearest = min(known, key=lambda setting: _edits(name, setting))
+        if _edits(name, nearest) <= _MAX_EDITS:
+            yield f"{variable} is not a setting and has no effect. Did you mean {nearest}?"
+
+
+def _edits(one: str, other: str) -> int:
+    """Return the Levenshtein distance: how many characters to insert, delete or replace."""
+    row = list(range(len(other) + 1))
+    for i, a in enumerate(one, 1):
+        diagonal, row[0] = row[0], i
+        for j, b in enumerate(other, 1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (a != b))
+    return row[-1]

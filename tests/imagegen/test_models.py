@@ -101,5 +101,5 @@ def test_an_unknown_pipeline_class(tiny_model, tmp_path):
     copy = shutil.copytree(tiny_model, tmp_path / "copy")
     index = copy / "model_index.json"
     index.write_text(index.read_text().replace("FluxPipeline", "FancyPipeline"))
-    with pytest.raises(LoadError, match="unknown to the installed diffusers"):
+    with pytest.raises(LoadError, match="the installed diffusers does not have"):
         models.load(str(copy), settings=Settings())

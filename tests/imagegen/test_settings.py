@@ -3,7 +3,7 @@
 import pytest
 
 from imagegen.errors import LoadError
-from imagegen.settings import Settings
+from imagegen.settings import Settings, misspelt_settings
 
 
 def test_the_environment_is_read(monkeypatch):
@@ -21,5 +21,32 @@ def test_what_is_wrong_is_named_in_one_line(monkeypatch, name, value):
     with pytest.raises(LoadError) as error:
         Settings.read()
     print(error.value)
-    assert str(error.value).startswith(f"IMAGEGEN_{name}={value}: input should be ")
+    assert str(error.value).startswith(f"IMAGEGEN_{name}={value} is invalid: input should be ")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("IMAGEGEN_PRECISON", "IMAGEGEN_PRECISION"),
+        ("imagegen_mode", "IMAGEGEN_MODEL"),
+        ("IMAGEN_MODEL", "IMAGEGEN_MODEL"),
+        ("IMAGEGEN_MAX_SEQUENCE_LENGHT", "IMAGEGEN_MAX_SEQUENCE_LENGTH"),
+    ],
+)
+def test_a_misspelt_name_is_warned_of(name, meant, monkeypatch, caplog):
+    monkeypatch.setenv(name, "fp8")
+    Settings.read()
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning == f"{name} is not a setting and has no effect. Did you mean {meant}?"
+
+
+def test_settings_and_the_names_of_others_are_not_warned_of():
+    others = ["IMAGEGEN_PORT", "IMAGEGEN_SERVICE_HOST", "IMAGEGEN_PORT_8000_TCP", "CHUTES_MODEL", "MODEL", "PATH"]
+    settings = [f"IMAGEGEN_{name.upper()}" for name in Settings.model_fields]
+    assert not [*misspelt_settings(dict.fromkeys([*others, *settings, "imagegen_model"], "1"))]
+    assert not [*misspelt_settings({"IMAGEGEN_PRECISON": ""})]
+
+
+def test_every_setting_has_a_description():
+    assert all(field.description for field in Settings.model_fields.values())

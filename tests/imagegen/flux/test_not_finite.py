@@ -39,8 +39,8 @@ def model(request, tmp_path_factory):
     folder = tiny.write(tmp_path_factory.mktemp("flux") / "tiny") if INTERPRETED else checkpoint.BUNDLED
     kind = diffusers.FluxPipeline
     pipeline, _ = fast.load(kind, folder, precision=precision, progress=lambda *_: None, device=DEVICE)
-    pipeline.set_progress_bar_config(disable=True)
-    return models._assemble(pipeline, "flux", {}, Settings(), None if INTERPRETED else "resident")
+    loaded = models._Loaded(pipeline, {}, fast.fast_path(pipeline))
+    return models._assemble(loaded, "flux", {}, Settings(), None if INTERPRETED else "resident")
 
 
 def picture(model):
