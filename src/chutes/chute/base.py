@@ -244,6 +244,8 @@ class Chute(FastAPI):
             except Exception:
                 log.exception("A shutdown hook failed")
         await asyncio.to_thread(self.executor.stop)
+        if not self.lifecycle_managed:  # no process ends here: a test may use the chute again
+            self.executor.allow_restart()
 
     def fail(self, reason: str) -> None:
         """Report, from any thread, a failure that only a new process can recover from; the server then exits."""

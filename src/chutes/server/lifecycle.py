@@ -152,6 +152,7 @@ class Lifecycle:
         if pending:
             log.warning("Still running after %g seconds: left behind", within)
         self.abandoned = bool(pending)
+        self.chute.lifecycle_managed = False  # a test may use the chute without this application afterwards
 
 
 def describe(error: BaseException) -> str:

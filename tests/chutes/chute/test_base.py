@@ -177,6 +177,20 @@ def test_initialize_runs_once() -> None:
     assert runs == [1]
 
 
+def test_a_chute_can_be_used_again_after_its_shutdown(serve: Serve) -> None:
+    chute = Chute("myuser", "again", "img")
+
+    @chute.cord(public_api_path="/hello")
+    async def hello(self: Chute) -> str:
+        return "hello"
+
+    for _ in range(2):
+        with TestClient(chute) as client:
+            assert client.post("/hello").json() == "hello"
+    assert TestClient(chute).post("/hello").json() == "hello"
+    chute.executor.stop()
+
+
 def test_whoever_manages_the_lifecycle_runs_the_hooks_alone() -> None:
     chute = make()
     chute.on_startup()(lambda: pytest.fail("not mine to run"))

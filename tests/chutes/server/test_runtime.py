@@ -90,6 +90,16 @@ def test_a_chute_may_be_served_twice(chute: Chute, tmp_path: Path) -> None:
             assert client.post("/draw", json={"prompt": "x"}).status_code == 200
 
 
+def test_a_chute_that_was_served_runs_its_hooks_in_a_test_client(tmp_path: Path) -> None:
+    chute = Chute("myuser", "again", "img")
+    started: list[str] = []
+    chute.on_startup()(lambda: started.append("once more"))
+    with TestClient(create_app(chute, Settings(keys_file=tmp_path / "keys.json"))) as client:
+        wait_for(lambda: client.get("/ready").status_code == 200)
+    with TestClient(chute):
+        assert len(started) == 2
+
+
 def test_what_whoever_runs_it_can_reach(chute: Chute) -> None:
     runtime = create_app(chute)
     assert isinstance(runtime, Runtime)

@@ -66,6 +66,11 @@ class UserLoop:
             self._thread.join()
             self._thread = self._loop = self._mailbox = self._stop = self._pool = None
 
+    def allow_restart(self) -> None:
+        """Let the next call start a stopped loop again. Without this, calls after `stop` raise Draining."""
+        with self._lock:
+            self._stopped = False
+
     async def _serve(self, started: threading.Event) -> None:
         self._loop = asyncio.get_running_loop()
         self._mailbox = Mailbox(self._loop)
