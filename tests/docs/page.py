@@ -11,7 +11,7 @@ The language of a block says what happens to it:
 `localhost:8000` stands for the server. Where a page starts none, the file that was written last is served.
 
 A comment above a block changes this: `<!-- not run: REASON -->`, `<!-- appended -->` (to the file), `<!-- in NAME -->`
-(the block is part of that file), `<!-- exit code N -->`.
+(the block is part of that file), `<!-- the server exits with code N -->`.
 """
 
 import io
@@ -87,6 +87,7 @@ class Reader:
     _server: Server | None = None
     _served: str = ""
     _reloads: bool = False
+    _exit_code: int = 0
 
     @property
     def folder(self) -> Path:
@@ -118,7 +119,7 @@ class Reader:
         path.write_text(before + block.text)
         if self._reloads and path.suffix == ".py":
             wait_for(lambda: self._times_ready() > loaded)
-        if path.suffix == ".py" and "Chute(" in path.read_text():
+        if path.suffix == ".py" and "\nchute = " in path.read_text():
             self.written = block.title
         self.output = None
 
@@ -144,8 +145,10 @@ class Reader:
             timeout=LIMIT,
             check=False,
         )
-        code = int(block.comment.removeprefix("exit code ")) if block.comment.startswith("exit code ") else 0
-        assert done.returncode == code, f"{block.where}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
+        assert done.returncode == 0, f"{block.where}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
+        if block.comment.startswith("the server exits with code "):
+            self._exit_code = int(block.comment.split()[-1])
+            self.stop()
         self.output = done.stdout or done.stderr
         if block.text.startswith("chutes init"):
             self.written = done.stdout.strip()
@@ -180,12 +183,13 @@ class Reader:
             return
         self._reloads = False
         self._server.client.close()
-        self._server.signal()
+        if not self._exit_code:
+            self._server.signal()
         code = self._server.wait()
         assert self._server.process.stderr is not None
         self._server.process.stderr.close()
-        assert code == 0, "\n".join(self._server.lines)
-        self._server = None
+        assert code == self._exit_code, "\n".join(self._server.lines)
+        self._server, self._served, self._exit_code = None, "", 0
 
     def _addressed(self, text: str) -> str:
         """Return the text with the server's real address; serve the file written last if there is none."""
