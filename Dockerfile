@@ -1,20 +1,21 @@
-# The image service on a CUDA machine: docker compose up, or
-#   docker build -t chutes-selfhosted . && docker run --gpus all -p 127.0.0.1:8000:8000 -e CHUTES_API_KEYS=... chutes-selfhosted
+# The image service for a machine with an NVIDIA GPU. Start it with `docker compose up`, or with:
+#   docker build -t chutes-selfhosted .
+#   docker run --gpus all -p 127.0.0.1:8000:8000 -e CHUTES_API_KEYS=... chutes-selfhosted
 #
-# torch brings the CUDA libraries that it was built for; the base brings the rest of the runtime and sets up the driver.
+# torch includes the CUDA libraries that it was built for. The base image adds the rest of the CUDA runtime.
 FROM nvidia/cuda:13.0.2-runtime-ubuntu24.04
 
-# What of the project is installed: "imagegen" draws, "imagegen,deploy" also runs on a Ray cluster.
+# The extras to install. Use "imagegen,deploy" for an image that also runs on a Ray cluster.
 ARG EXTRAS=imagegen
 
-# A compiler, for Triton builds a launcher for each GPU kernel when it is first used.
-# Not pinned: Ubuntu's archive drops old versions, and what is pinned today stops building.
+# Triton compiles a launcher for each GPU kernel at its first use, so the image needs a C compiler.
+# Versions are not pinned, because Ubuntu's archive removes old ones and the build would fail.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc libc6-dev python3 python3-dev python3-venv \
     && rm -rf /var/lib/apt/lists/*
 
-# The cache is made here, so that a volume mounted over it belongs to this user.
+# The cache folder must exist, so that a volume mounted there belongs to this user.
 RUN useradd --create-home --uid 10001 chutes \
     && mkdir -p /home/chutes/.cache/huggingface/hub \
     && chown -R chutes:chutes /home/chutes/.cache
@@ -28,7 +29,7 @@ ENV PATH=/opt/chutes/bin:$PATH \
 
 WORKDIR /app
 
-# Requirements before source: this layer, the large one, is made again only when one of these two files changes.
+# Install the requirements before copying the source, so that a change of the source reuses this large layer.
 COPY pyproject.toml constraints.txt ./
 RUN python -c "import sys, tomllib; \
 project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
@@ -43,11 +44,11 @@ RUN pip install --no-deps .
 COPY chutes_app.py ./
 COPY images images
 
-# By number, so that Kubernetes can see that it is not root: this is `chutes`.
+# The user `chutes`, by number, so that Kubernetes can verify that it is not root.
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-# Alive, not ready: loading 34 GB takes a while, and /ready tells how far it is.
+# Check /health, because /ready fails while the model loads.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=4 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=4)"]
 CMD ["chutes", "run", "chutes_app:chute", "--host", "0.0.0.0", "--port", "8000"]

@@ -1,8 +1,8 @@
-"""Dockerfile and compose file: linted, held against the schema, and the Dockerfile's own commands run by hand.
+"""Dockerfile and compose file: linted, validated against a schema, and the Dockerfile's own commands executed.
 
-These tests need no engine: the steps are taken from the Dockerfile's text and run in an empty folder in place of the
-image's root. `CHUTES_TEST_CLEAN=1` makes the environment in it a really clean one, which downloads torch.
-data/compose-spec.json is the compose specification's own schema (Apache-2.0).
+These tests need no Docker engine: they run the Dockerfile's steps in an empty folder that takes the place of the
+image's root. With `CHUTES_TEST_CLEAN=1` its virtual environment is a clean one, for which pip downloads torch.
+data/compose-spec.json is the schema of the compose specification (Apache-2.0).
 """
 
 import json
@@ -27,10 +27,14 @@ from chutes._version import version
 
 ROOT = Path.cwd()
 CLEAN = bool(os.environ.get("CHUTES_TEST_CLEAN"))
+HAS_COMPOSE = (
+    shutil.which("docker") is not None
+    and subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
+)
 
 
 def steps() -> list[tuple[str, str]]:
-    """The Dockerfile's instructions: keyword and the rest, continued lines joined."""
+    """Return the Dockerfile's instructions as keyword and arguments, with continued lines joined."""
     lines = [line for line in Path("Dockerfile").read_text().splitlines() if not line.startswith("#")]
     text = "\n".join(lines).replace("\\\n", "")
     return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in text.splitlines()) if word]
@@ -47,7 +51,7 @@ def server() -> dict[str, Any]:
 
 
 def interpolate(text: str, values: dict[str, str]) -> str:
-    """As compose does it: `${NAME:-default}`, nested, and `${NAME:?message}`."""
+    """Replace variables as compose does: `${NAME:-default}`, also nested, and `${NAME:?message}`."""
     pattern = re.compile(r"\$\{(\w+)(?::([-?])([^${}]*))?\}")
 
     def value(found: re.Match[str]) -> str:
@@ -78,7 +82,7 @@ def test_the_base_is_pinned_and_the_user_is_not_root() -> None:
     assert json.loads(told["CMD"])[:5] == ["chutes", "run", "chutes_app:chute", "--host", "0.0.0.0"]
 
 
-def test_requirements_are_a_layer_of_their_own_before_the_source() -> None:
+def test_requirements_are_installed_before_the_source_is_copied() -> None:
     order = [f"{word} {rest}" for word, rest in steps()]
     install = next(i for i, step in enumerate(order) if "pip install -r" in step)
     before = [step for step in order[:install] if step.startswith("COPY")]
@@ -86,7 +90,7 @@ def test_requirements_are_a_layer_of_their_own_before_the_source() -> None:
     assert "-c constraints.txt" in order[install]
 
 
-def test_the_engine_is_sent_what_is_copied_and_no_more() -> None:
+def test_the_build_context_holds_only_what_is_copied() -> None:
     lines = [line for line in Path(".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     assert lines[0] == "*"
     copied = {source for word, rest in steps() if word == "COPY" for source in rest.split()[:-1]}
@@ -94,7 +98,7 @@ def test_the_engine_is_sent_what_is_copied_and_no_more() -> None:
 
 
 class Image:
-    """A folder in the place of an image's root, in which the Dockerfile's steps are run one after another."""
+    """A folder in place of an image's root, in which the Dockerfile's steps run one after another."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -159,7 +163,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     return built
 
 
-def test_its_steps_install_this_version_where_the_command_finds_it(image: Image) -> None:
+def test_the_steps_install_this_version_on_the_path(image: Image) -> None:
     assert len(image.skipped) == 2, "apt-get and useradd alone are left out"
     where = shutil.which("chutes", path=image.env["PATH"])
     assert where == f"{image.root}/opt/chutes/bin/chutes"
@@ -173,7 +177,7 @@ def test_its_steps_install_this_version_where_the_command_finds_it(image: Image)
     assert (image.root / "fresh.py").is_file(), "what is no Python file is in the package too"
 
 
-def test_its_command_serves_its_health_check_passes_and_it_stops_clean(image: Image, bundled: Path) -> None:
+def test_the_command_serves_and_stops_with_code_0(image: Image, bundled: Path) -> None:
     told = dict(steps())
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -194,7 +198,7 @@ def test_its_command_serves_its_health_check_passes_and_it_stops_clean(image: Im
             process.kill()
 
 
-def test_compose_keeps_to_the_schema() -> None:
+def test_the_compose_file_is_valid() -> None:
     schema = json.loads(Path("tests/data/compose-spec.json").read_text())
     validator = jsonschema.Draft7Validator(schema)  # by name: the schema's own reference to it is one that nobody knows
     validator.validate(compose())
@@ -204,7 +208,7 @@ def test_compose_keeps_to_the_schema() -> None:
         validator.validate(broken)
 
 
-def test_nothing_starts_without_a_key() -> None:
+def test_compose_requires_an_api_key() -> None:
     text = Path("docker-compose.yml").read_text()
     with pytest.raises(KeyError, match="set CHUTES_API_KEYS"):
         interpolate(text, {})
@@ -213,7 +217,7 @@ def test_nothing_starts_without_a_key() -> None:
     assert told["configs"]["metrics_key"]["content"] == "a"
 
 
-def test_everything_is_published_on_loopback_until_told_otherwise() -> None:
+def test_ports_are_published_on_loopback_by_default() -> None:
     text = Path("docker-compose.yml").read_text()
     for services, expected in (
         (yaml.safe_load(interpolate(text, {"CHUTES_API_KEYS": "a"})), "127.0.0.1"),
@@ -226,7 +230,7 @@ def test_everything_is_published_on_loopback_until_told_otherwise() -> None:
         assert all(port.startswith("127.0.0.1:") for port in others)
 
 
-def test_the_model_is_fetched_once_into_the_volume_that_the_server_reads() -> None:
+def test_the_model_is_downloaded_into_the_volume_of_the_server() -> None:
     fetch = compose()["services"]["fetch"]
     assert fetch["environment"]["IMAGEGEN_MODEL"] == server()["environment"]["IMAGEGEN_MODEL"]
     assert "HF_TOKEN" in fetch["environment"]
@@ -247,11 +251,12 @@ def test_the_model_is_fetched_once_into_the_volume_that_the_server_reads() -> No
         ({"IMAGEGEN_MODEL": "/models/mine"}, "/models/mine", False),
     ],
 )
-def test_the_model_that_is_named_is_fetched_and_served(
+def test_the_chosen_model_is_downloaded_and_served(
     given: dict[str, str], model: str, fetched: bool, tmp_path: Path
 ) -> None:
-    text = Path("docker-compose.yml").read_text()
-    services = yaml.safe_load(interpolate(text, {"CHUTES_API_KEYS": "a", **given}))["services"]
+    services = yaml.safe_load(interpolate(Path("docker-compose.yml").read_text(), {"CHUTES_API_KEYS": "a", **given}))[
+        "services"
+    ]
     assert services["server"]["environment"]["IMAGEGEN_MODEL"] == model
     fetch = services["fetch"]
     (tmp_path / "chutes").write_text('#!/bin/sh\nprintf "%s|" "$@"\n')
@@ -262,14 +267,27 @@ def test_the_model_that_is_named_is_fetched_and_served(
     assert done.stdout == (f"download|{model}|" if fetched else "")
 
 
-# Settings that the compose file does not pass on, and what stands in their place.
+@pytest.mark.skipif(not HAS_COMPOSE, reason="docker compose is not installed")
+def test_docker_compose_passes_the_model_and_settings_on() -> None:
+    chosen = {"CHUTES_API_KEYS": "a", "IMAGEGEN_MODEL": "a/b", "CHUTES_QUEUE_SIZE": "3"}
+    command = ["docker", "compose", "config", "--format", "json"]
+    done = subprocess.run(
+        command, env={"PATH": os.environ["PATH"], **chosen}, capture_output=True, text=True, check=True
+    )
+    services = json.loads(done.stdout)["services"]
+    environment = services["server"]["environment"]
+    assert {name: environment[name] for name in chosen} == chosen
+    assert services["fetch"]["environment"]["IMAGEGEN_MODEL"] == "a/b"
+
+
+# Settings that the compose file does not pass to the server, and why.
 NOT_PASSED_ON = {
-    "CHUTES_HOST": "all interfaces of the container; CHUTES_PUBLISH says who reaches them",
-    "CHUTES_PORT": "8000 inside of the container; CHUTES_PUBLISH has the one outside",
-    "CHUTES_KEYS_FILE": "CHUTES_API_KEYS has to be set",
-    "CHUTES_NO_AUTH": "CHUTES_API_KEYS has to be set",
-    "HF_HOME": "the volume",
-    "HF_TOKEN": "only what downloads needs it",
+    "CHUTES_HOST": "the container listens on all its interfaces; CHUTES_PUBLISH sets the address outside",
+    "CHUTES_PORT": "the container listens on 8000; CHUTES_PUBLISH sets the port outside",
+    "CHUTES_KEYS_FILE": "CHUTES_API_KEYS is required",
+    "CHUTES_NO_AUTH": "CHUTES_API_KEYS is required",
+    "HF_HOME": "the cache is in a volume",
+    "HF_TOKEN": "only the download needs it",
 }
 
 
@@ -285,7 +303,7 @@ def test_every_setting_reaches_the_server() -> None:
     assert known - passed_on == {"CHUTES_API_KEYS", "IMAGEGEN_MODEL", *NOT_PASSED_ON}
 
 
-def test_the_server_has_a_gpu_and_time_to_finish_and_is_started_again() -> None:
+def test_the_server_has_a_gpu_a_grace_period_and_a_restart_policy() -> None:
     from chutes.server.settings import Settings
 
     (device,) = server()["deploy"]["resources"]["reservations"]["devices"]
@@ -296,6 +314,6 @@ def test_the_server_has_a_gpu_and_time_to_finish_and_is_started_again() -> None:
     assert server()["healthcheck"]["start_period"] == "20m"
 
 
-def test_the_image_is_named_after_this_version() -> None:
+def test_the_image_tag_is_this_version() -> None:
     services = compose()["services"]
     assert services["server"]["image"] == services["fetch"]["image"] == f"chutes-selfhosted:{version}"

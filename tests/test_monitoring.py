@@ -1,4 +1,4 @@
-"""Prometheus' and Grafana's configuration: valid, and asking for nothing that the server does not have."""
+"""The configuration of Prometheus and Grafana: valid, and with queries for existing metrics only."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def queries() -> Iterator[str]:
 
 
 def series() -> set[str]:
-    """What `/metrics` can show: every series of the runtime's and the engine's metrics, labelled ones included."""
+    """Return the names of all series that `/metrics` can contain."""
     from prometheus_client.metrics import MetricWrapperBase
 
     import chutes.metrics
@@ -39,7 +39,7 @@ def series() -> set[str]:
                 (family,) = value.describe()
                 suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
                 names |= {family.name + suffix for suffix in suffixes}
-    # The GPU's series exist only where there is a driver, so they are read from the source.
+    # GPU metrics exist only with a driver, so their names are read from the source.
     source = Path(chutes.server.metrics.__file__).read_text()
     names |= set(re.findall(r'"(chutes_gpu_\w+)"', source))
     return names
@@ -58,19 +58,19 @@ def labels_of(name: str) -> set[str]:
     return set()
 
 
-def test_there_are_queries() -> None:
+def test_the_dashboard_has_queries() -> None:
     assert len(list(queries())) > 20
 
 
 @pytest.mark.parametrize("query", sorted(set(queries())))
-def test_a_panel_asks_for_series_that_exist(query: str) -> None:
+def test_panels_query_existing_series(query: str) -> None:
     asked = set(re.findall(r"\b(?:chutes|imagegen|invocation)_\w+", query))
     assert asked
     assert asked <= series()
 
 
 @pytest.mark.parametrize("query", [query for query in sorted(set(queries())) if " by (" in query])
-def test_a_panel_groups_by_labels_that_exist(query: str) -> None:
+def test_panels_group_by_existing_labels(query: str) -> None:
     (by,) = re.findall(r"by \((\w+)\)", query)
     (name,) = re.findall(r"\b(?:chutes|imagegen|invocation)_\w+", query)
     assert by in labels_of(name)
@@ -87,7 +87,7 @@ def test_panels_do_not_overlap() -> None:
             taken |= cells
 
 
-def test_the_dashboard_asks_the_datasource_that_is_set_up_and_lies_where_it_is_looked_for() -> None:
+def test_the_dashboard_uses_the_provisioned_datasource() -> None:
     source = yaml.safe_load(Path("deploy/grafana/provisioning/datasources/prometheus.yml").read_text())["datasources"][
         0
     ]
@@ -98,7 +98,7 @@ def test_the_dashboard_asks_the_datasource_that_is_set_up_and_lies_where_it_is_l
     assert f"./deploy/grafana/dashboards:{provider['options']['path']}:ro" in grafana["volumes"]
 
 
-def test_prometheus_scrapes_the_server_with_the_key_that_compose_hands_it() -> None:
+def test_prometheus_scrapes_the_server_with_an_api_key() -> None:
     told = yaml.safe_load(Path("docker-compose.yml").read_text())["services"]
     (job,) = yaml.safe_load(Path("deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
     assert job["static_configs"] == [{"targets": ["server:8000"]}]
