@@ -20,7 +20,7 @@ class holder:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder to be in, with nothing left of it in the interpreter afterwards."""
+    """The working folder. Its modules and paths are removed from the interpreter afterwards."""
     before, path = set(sys.modules), sys.path[:]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "some_chute.py").write_text(MODULE)
@@ -49,7 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("package/inner.py", "default"),
     ],
 )
-def test_what_a_reference_may_be(ref: str, name: str) -> None:
+def test_valid_references(ref: str, name: str) -> None:
     assert load_chute(ref).name == name
 
 
@@ -64,7 +64,7 @@ def test_what_a_reference_may_be(ref: str, name: str) -> None:
         ("~/b.py", "~", "b", "chute"),
     ],
 )
-def test_where_a_reference_points(
+def test_a_reference_is_parsed(
     ref: str, root: str, module: str, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(folder / "home"))
@@ -108,7 +108,7 @@ def test_an_absolute_path_from_another_folder(folder: Path, monkeypatch: pytest.
         ("my-chute:chute", "is not a module's name"),
     ],
 )
-def test_what_is_not_there(ref: str, says: str) -> None:
+def test_missing_files_modules_and_chutes(ref: str, says: str) -> None:
     with pytest.raises(LoadError) as refused:
         load_chute(ref)
     assert says in str(refused.value)
@@ -128,7 +128,7 @@ def test_what_is_not_there(ref: str, says: str) -> None:
     ],
 )
 @pytest.mark.parametrize("ref", ["broken.py", "broken:chute"])
-def test_what_cannot_be_imported(folder: Path, ref: str, source: str, says: str) -> None:
+def test_files_that_cannot_be_imported(folder: Path, ref: str, source: str, says: str) -> None:
     (folder / "broken.py").write_text(source)
     with pytest.raises(LoadError) as refused:
         load_chute(ref)

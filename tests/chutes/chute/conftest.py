@@ -14,6 +14,6 @@ def chute() -> Chute:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[Chute], TestClient]]:
-    """Run the chute's hooks, and give a client of it."""
+    """Return a function that runs a chute's hooks and returns a client."""
     with ExitStack() as stack:
         yield lambda chute: stack.enter_context(TestClient(chute))

@@ -56,7 +56,7 @@ def test_defaults() -> None:
     assert isinstance(chute, FastAPI)
 
 
-def test_both_names_of_the_scaling_settings() -> None:
+def test_both_names_of_the_scaling_arguments() -> None:
     seed = make(concurrency=2, max_replicas=5, scale_up_threshold=10, scale_down_delay=300)
     assert (seed.max_instances, seed.max_replicas) == (5, 5)
     assert (seed.scale_up_threshold, seed.scaling_threshold) == (10, 0.75)
@@ -64,12 +64,12 @@ def test_both_names_of_the_scaling_settings() -> None:
     upstream = make(max_instances=3, scaling_threshold=0.5, shutdown_after_seconds=60)
     assert (upstream.max_replicas, upstream.scaling_threshold, upstream.scale_down_delay) == (3, 0.5, 60)
     assert make(min_instances=0).min_replicas == 0
-    assert make(scale_up_threshold=0.8).scaling_threshold == 0.8  # elsewhere it means the utilisation
+    assert make(scale_up_threshold=0.8).scaling_threshold == 0.8  # a part of one is a utilization
     with pytest.warns(ChutesWarning, match="mean the same"):
         assert make(max_instances=2, max_replicas=4).max_instances == 4
 
 
-def test_unknown_keywords_are_kept_and_warned_of_at_the_authors_line() -> None:
+def test_unknown_arguments_warn_at_the_authors_line_and_are_kept() -> None:
     with pytest.warns(ChutesWarning) as caught:
         chute = make(max_replica=5, timeout_seconds=10)
     assert chute.extra == {"max_replica": 5, "timeout_seconds": 10}
@@ -78,7 +78,7 @@ def test_unknown_keywords_are_kept_and_warned_of_at_the_authors_line() -> None:
     assert caught[0].filename == __file__
 
 
-def test_fastapis_own_keywords_reach_fastapi() -> None:
+def test_fastapis_arguments_reach_fastapi() -> None:
     chute = make(title="T", version="9", docs_url=None)
     assert (chute.title, chute.version, chute.extra) == ("T", "9", {})
     with TestClient(chute) as client:
@@ -148,7 +148,7 @@ def test_hooks_run_by_priority_on_the_authors_loop(serve: Serve) -> None:
     assert [priority for priority, _ in chute._startup_hooks] == [90, 10, 50, 50]
 
 
-def test_a_hook_that_fails_stops_the_start() -> None:
+def test_an_error_in_a_startup_hook_stops_the_start() -> None:
     chute = make()
 
     @chute.on_startup()
@@ -191,7 +191,7 @@ def test_a_chute_can_be_used_again_after_its_shutdown(serve: Serve) -> None:
     chute.executor.stop()
 
 
-def test_whoever_manages_the_lifecycle_runs_the_hooks_alone() -> None:
+def test_a_managed_lifecycle_leaves_the_hooks_to_the_server() -> None:
     chute = make()
     chute.on_startup()(lambda: pytest.fail("not mine to run"))
     chute.lifecycle_managed = True
@@ -224,7 +224,7 @@ def test_a_decorator_without_parentheses_says_so(chute: Chute, decorator: str) -
         getattr(chute, decorator)(load)
 
 
-def test_decorated_names_stay_the_functions() -> None:
+def test_decorated_names_are_still_the_functions() -> None:
     chute = make()
 
     @chute.on_startup()
@@ -239,7 +239,7 @@ def test_decorated_names_stay_the_functions() -> None:
     assert asyncio.run(generate(chute, 1)) == 2
 
 
-def test_our_own_exceptions_answer_with_their_status(serve: Serve) -> None:
+def test_a_chutes_error_answers_with_its_status(serve: Serve) -> None:
     chute = make()
 
     @chute.cord()
@@ -251,7 +251,7 @@ def test_our_own_exceptions_answer_with_their_status(serve: Serve) -> None:
     assert response.json() == {"detail": QueueFull.message}
 
 
-def test_progress_and_failure_can_be_told_from_any_thread() -> None:
+def test_progress_and_failure_can_be_reported_from_any_thread() -> None:
     chute = make()
     reasons: list[str] = []
     chute.on_fail(reasons.append)
@@ -262,17 +262,17 @@ def test_progress_and_failure_can_be_told_from_any_thread() -> None:
         pass
     assert (reasons, chute.failure) == (["poisoned"], "poisoned")
     later: list[str] = []
-    chute.on_fail(later.append)  # who runs it now
+    chute.on_fail(later.append)  # the new callback replaces the first
     chute.fail("again")
     assert (reasons, later) == (["poisoned"], ["again"])
 
 
-def test_a_chute_has_a_name() -> None:
+def test_a_chute_needs_a_name() -> None:
     with pytest.raises(ValueError, match="Chute name must not be empty"):
         Chute(username="test", name="", image="none")
 
 
-def test_progress_without_an_end_has_no_fraction() -> None:
+def test_progress_without_a_total_has_no_fraction() -> None:
     chute = make()
     chute.progress.update("compiling")
     assert chute.progress.snapshot()["fraction"] is None
@@ -291,13 +291,13 @@ def test_nothing_warns_in_an_ordinary_definition() -> None:
         make(tagline="t", readme="r", concurrency=2)
 
 
-def test_a_path_that_is_none_says_what_one_is(chute: Chute) -> None:
+def test_an_invalid_path_says_what_is_valid(chute: Chute) -> None:
     with pytest.raises(InvalidPath, match="lower-case"):
         chute.cord(public_api_path="/Generate")
     assert uuid.UUID(chute.uid)
 
 
-def test_fatal_while_loading_is_a_failed_load_and_afterwards_fails_the_chute_once(chute: Chute) -> None:
+def test_fatal_fails_the_load_or_later_the_chute_once(chute: Chute) -> None:
     reasons: list[str] = []
     chute.on_fail(reasons.append)
     loading = True

@@ -30,7 +30,7 @@ def test_paths_are_normalised(chute: Chute, written: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/Gen", "/a.b", "/a{b}", "/-a", "/", "", "/a b", "/a\n"])
-def test_paths_that_are_none(chute: Chute, path: str) -> None:
+def test_invalid_paths(chute: Chute, path: str) -> None:
     with pytest.raises(InvalidPath):
         chute.cord(public_api_path=path)
 
@@ -57,19 +57,19 @@ def test_a_cord_without_a_path_is_served_at_its_own_name(chute: Chute, serve: Se
         ({"method": "GET", "passthrough": True, "public_api_method": "GET"}, "GET"),
     ],
 )
-def test_the_public_verb(chute: Chute, options: dict[str, Any], verb: str) -> None:
+def test_the_public_method(chute: Chute, options: dict[str, Any], verb: str) -> None:
     @chute.cord(**options)
     async def greet(self: Any) -> None: ...
 
     assert chute.cords[0].route_methods == {verb}
 
 
-def test_a_verb_that_is_none(chute: Chute) -> None:
+def test_an_invalid_method(chute: Chute) -> None:
     with pytest.raises(ValueError, match="FOO"):
         chute.cord(method="FOO")
 
 
-def test_the_wrong_verb_is_405(chute: Chute, serve: Serve) -> None:
+def test_another_method_is_405(chute: Chute, serve: Serve) -> None:
     @chute.cord()
     async def greet(self: Any) -> None: ...
 
@@ -96,7 +96,7 @@ def test_the_same_public_path_twice(chute: Chute, serve: Serve) -> None:
     assert asyncio.run(generate(chute)) == "first"
 
 
-def test_the_same_function_again(chute: Chute, serve: Serve) -> None:
+def test_the_same_function_name_twice(chute: Chute, serve: Serve) -> None:
     for answer in ("first", "second"):
 
         async def generate(self: Any, answer: str = answer) -> str:
@@ -110,7 +110,7 @@ def test_the_same_function_again(chute: Chute, serve: Serve) -> None:
     assert serve(chute).post("/generate", json={}).json() == "second"
 
 
-def test_one_path_under_two_verbs(chute: Chute, serve: Serve) -> None:
+def test_one_path_with_two_methods(chute: Chute, serve: Serve) -> None:
     @chute.cord(public_api_path="/thing", method="GET")
     async def read(self: Any) -> str:
         return "read"
@@ -123,7 +123,7 @@ def test_one_path_under_two_verbs(chute: Chute, serve: Serve) -> None:
     assert (client.get("/thing").json(), client.post("/thing").json()) == ("read", "write")
 
 
-def test_the_same_internal_path_at_two_public_ones(chute: Chute) -> None:
+def test_one_internal_path_for_two_public_paths(chute: Chute) -> None:
     async def generate(self: Any) -> None: ...
 
     chute.cord(public_api_path="/a")(generate)
@@ -132,7 +132,7 @@ def test_the_same_internal_path_at_two_public_ones(chute: Chute) -> None:
     chute.cord(public_api_path="/b", path="/other")(generate)
 
 
-def test_a_cord_wins_over_fastapis_own_pages_and_earlier_routes(chute: Chute, serve: Serve) -> None:
+def test_a_cord_replaces_fastapis_own_pages_and_earlier_routes(chute: Chute, serve: Serve) -> None:
     @chute.cord(public_api_path="/docs", method="GET")
     async def docs(self: Any) -> str:
         return "mine"
@@ -151,13 +151,13 @@ def test_a_cord_wins_over_fastapis_own_pages_and_earlier_routes(chute: Chute, se
     assert (client.get("/docs").json(), client.get("/status").json()) == ("mine", "cord")
 
 
-def test_unknown_keywords_are_kept_and_warned_of(chute: Chute) -> None:
+def test_unknown_arguments_warn_and_are_kept(chute: Chute) -> None:
     with pytest.warns(ChutesWarning, match="Did you mean 'public_api_path'"):
         cord = chute.cord(public_path="/x")
     assert cord.session_kwargs == {"public_path": "/x"}
 
 
-def test_upstreams_schemas(chute: Chute) -> None:
+def test_schemas_have_upstreams_form(chute: Chute) -> None:
     @chute.cord(minimal_input_schema=Input)
     async def draw(self: Any, params: Input) -> dict[str, Any]:
         return {}

@@ -45,7 +45,7 @@ def test_a_job_runs_on_the_authors_loop_and_stays_callable(chute: Chute) -> None
 @pytest.mark.parametrize(
     ("error", "detail"), [(ValueError("bad"), "ValueError: bad"), (HTTPException(400, "told"), "told")]
 )
-def test_a_job_that_fails_says_why(chute: Chute, error: Exception, detail: str) -> None:
+def test_a_failed_job_returns_its_error(chute: Chute, error: Exception, detail: str) -> None:
     @chute.job()
     def train(self: Any) -> None:
         raise error
@@ -53,7 +53,7 @@ def test_a_job_that_fails_says_why(chute: Chute, error: Exception, detail: str) 
     assert run(chute, train) == {"status": "error", "detail": detail}
 
 
-def test_arguments_are_checked(chute: Chute) -> None:
+def test_arguments_are_validated(chute: Chute) -> None:
     @chute.job()
     async def by_name(self: Any, steps: int, output_dir: str = "") -> None: ...
 
@@ -85,7 +85,7 @@ def test_arguments_are_checked(chute: Chute) -> None:
     assert run(chute, by_name)["detail"] == "steps: Field required"
 
 
-def test_at_most_a_hundred_wrong_names_are_reported_beside_what_else_is_wrong(chute: Chute) -> None:
+def test_at_most_a_hundred_unknown_names_are_reported_beside_other_errors(chute: Chute) -> None:
     @chute.job()
     async def by_name(self: Any, steps: int, rate: float, output_dir: str = "") -> None: ...
 
@@ -142,7 +142,7 @@ except RequestValidationError as error:
         ("items", 1, 1024),
     ],  # pydantic's own errors, of which 1.7 million are kept
 )
-def test_millions_of_wrong_values_take_neither_long_nor_much_memory(job: str, reported: int, limit_mib: int) -> None:
+def test_millions_of_invalid_values_take_little_time_and_memory(job: str, reported: int, limit_mib: int) -> None:
     told = subprocess.run([sys.executable, "-c", HOSTILE, job], capture_output=True, text=True, check=True).stdout
     errors, seconds, mib = (float(figure) for figure in told.split())
     print(f"{job}: {seconds:.2f} s, {mib:.0f} MiB")
@@ -151,7 +151,7 @@ def test_millions_of_wrong_values_take_neither_long_nor_much_memory(job: str, re
     assert mib < limit_mib
 
 
-def test_files_stay_and_empty_folders_go(chute: Chute) -> None:
+def test_output_files_are_kept_and_empty_folders_removed(chute: Chute) -> None:
     @chute.job()
     def write(self: Any, output_dir: str) -> str:
         (Path(output_dir) / "x").write_text("y")
@@ -220,13 +220,13 @@ def test_cancelling_the_caller_cancels_the_run(chute: Chute) -> None:
 
 
 @pytest.mark.parametrize("timeout", [29, 86_401, 60.5, "60"])
-def test_time_limits_that_are_none(chute: Chute, timeout: Any) -> None:
+def test_invalid_timeouts(chute: Chute, timeout: Any) -> None:
     with pytest.raises(AssertionError):
         chute.job(timeout=timeout)
 
 
 @pytest.mark.parametrize("port", [0, 2201, 8001, 65_536])
-def test_ports_that_are_none(port: int) -> None:
+def test_invalid_ports(port: int) -> None:
     with pytest.raises(ValidationError):
         Port(name="http", port=port, proto="tcp")
 
@@ -242,6 +242,6 @@ def test_ports(chute: Chute) -> None:
         chute.job(ports=[web, Port(name="other", port=8002)])
 
 
-def test_unknown_keywords_are_warned_of(chute: Chute) -> None:
+def test_unknown_arguments_warn(chute: Chute) -> None:
     with pytest.warns(ChutesWarning, match="'retry'"):
         chute.job(retry=3)

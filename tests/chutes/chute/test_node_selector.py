@@ -31,7 +31,7 @@ def test_any_positive_memory(vram: float) -> None:
         {"include": "h100"},
     ],
 )
-def test_settings_that_are_none(settings: dict[str, object]) -> None:
+def test_invalid_arguments(settings: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         NodeSelector(**settings)
 
@@ -40,27 +40,27 @@ def test_settings_that_are_none(settings: dict[str, object]) -> None:
     ("written", "meant"),
     [("rtx4090", "4090"), ("RTX 3090", "3090"), ("a100-80gb", "a100"), ("a100_80gb", "a100"), ("h100_80gb", "h100")],
 )
-def test_usual_spellings_are_understood(written: str, meant: str) -> None:
+def test_other_spellings_of_gpus_are_replaced(written: str, meant: str) -> None:
     with pytest.warns(ChutesWarning, match=f"is read as '{meant}'") as caught:
         assert NodeSelector(include=[written]).include == [meant]
     assert caught[0].filename == __file__
 
 
-def test_unknown_gpus_are_warned_of_and_kept() -> None:
+def test_unknown_gpus_warn_and_are_kept() -> None:
     with pytest.warns(ChutesWarning, match="Did you mean 'h100_sxm'"):
         assert NodeSelector(exclude=["h100_smx"]).exclude == ["h100_smx"]
     with pytest.warns(ChutesWarning, match="'k80' is not a known GPU"):
         NodeSelector(include=["k80"])
 
 
-def test_known_gpus_are_not_warned_of() -> None:
+def test_known_gpus_do_not_warn() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert NodeSelector(include=["H100", "a6000_ada"]).include == ["h100", "a6000_ada"]
 
 
 @pytest.mark.parametrize(("typo", "meant"), [("min_vram_gpu_per_gpu", "min_vram_gb_per_gpu"), ("num_gpus", "")])
-def test_unknown_fields_are_warned_of(typo: str, meant: str) -> None:
+def test_unknown_arguments_warn(typo: str, meant: str) -> None:
     with pytest.warns(ChutesWarning, match=f"'{typo}'.*{meant}"):
         NodeSelector(**{typo: 1})
 
@@ -110,10 +110,10 @@ def test_supported_gpus() -> None:
 
 
 @pytest.mark.parametrize(("reported", "asked", "enough"), [(22.5, 24, True), (79.6, 80, True), (40, 48, False)])
-def test_a_card_that_checks_its_memory_reports_less(reported: float, asked: float, enough: bool) -> None:
+def test_a_gpu_with_ecc_reports_less_memory(reported: float, asked: float, enough: bool) -> None:
     assert NodeSelector(min_vram_gb_per_gpu=asked).accepts(None, reported) is enough
 
 
-def test_an_unknown_card_is_accepted_unless_kinds_are_named() -> None:
+def test_an_unknown_gpu_is_accepted_without_include() -> None:
     assert NodeSelector(exclude=["h100"]).accepts(None, 80)
     assert not NodeSelector(include=["h100"]).accepts(None, 80)

@@ -23,7 +23,7 @@ def test_minimal_schema_has_all_its_definitions() -> None:
     assert schema["definitions"]["Outer"]["properties"]["inner"] == {"$ref": "#/definitions/Inner"}
 
 
-def test_a_model_that_holds_itself() -> None:
+def test_a_recursive_model() -> None:
     class Tree(BaseModel):
         children: list["Tree"] = []
 

@@ -8,6 +8,6 @@ def test_names() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "ab", "a" * 16, "a-b", "ü12", "abc\n"])
-def test_names_that_are_none(name: str) -> None:
+def test_invalid_names(name: str) -> None:
     with pytest.raises(ValueError, match="3 to 15"):
         validate_the_username(name)

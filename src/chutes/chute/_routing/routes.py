@@ -40,7 +40,7 @@ class Routes:
 
         Raises:
             DuplicatePath: A cord with another public path has the same internal path.
-            TypeError: FastAPI can't serve the handler.
+            TypeError: FastAPI does not accept the handler.
         """
         shared = self._make_room(cord)
         self.cords.append(cord)
@@ -62,7 +62,7 @@ class Routes:
             try:
                 route = self._install(cord, names)
             except UnresolvedError as error:
-                raise TypeError(f"Cord {cord.name!r}: {error}.") from None
+                raise TypeError(f"Cord {cord.name!r}: {error}. Define or import it in the handler's module.") from None
             self._router.routes.remove(route)
             place = self._router.routes.index(self._routes[id(cord)])
             self._router.routes[place] = route

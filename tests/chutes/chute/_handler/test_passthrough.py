@@ -45,7 +45,7 @@ def client(port: int, serve: Serve) -> TestClient:
     return serve(chute)
 
 
-def test_the_request_goes_on_and_the_answer_comes_back(client: TestClient) -> None:
+def test_request_and_response_are_forwarded(client: TestClient) -> None:
     headers = {"authorization": "Bearer mine", "x-api-key": "mine", "cookie": "a=b", "x-own": "1"}
     response = client.post("/v1/echo?a=1&b=%20", json={"prompt": "é"}, headers=headers)
     seen = response.json()
@@ -59,7 +59,7 @@ def test_the_request_goes_on_and_the_answer_comes_back(client: TestClient) -> No
 
 
 @pytest.mark.parametrize("query", ["", "?a=1"])
-def test_the_upstream_sees_the_request_target_as_it_came(serve: Serve, query: str) -> None:
+def test_the_request_target_is_forwarded_unchanged(serve: Serve, query: str) -> None:
     chute = Chute("myuser", "proxy", "img")
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
 
@@ -76,23 +76,23 @@ def test_the_upstream_sees_the_request_target_as_it_came(serve: Serve, query: st
 
 
 @pytest.mark.parametrize("status", [201, 404, 422, 503])
-def test_the_upstreams_status_is_the_answers(client: TestClient, status: int) -> None:
+def test_the_upstreams_status_is_forwarded(client: TestClient, status: int) -> None:
     response = client.post(f"/v1/echo?status={status}", content=b"")
     assert (response.status_code, response.json()["body"]) == (status, "")
 
 
-def test_streams_stream(client: TestClient) -> None:
+def test_a_stream_is_forwarded_as_it_arrives(client: TestClient) -> None:
     with client.stream("POST", "/stream", json={"stream": True}) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         assert b"".join(response.iter_raw()) == b'data: {"i": 0}\n\ndata: {"i": 1}\n\ndata: {"i": 2}\n\n'
 
 
-def test_an_encoded_body_stays_encoded_on_the_way(client: TestClient) -> None:
+def test_an_encoded_body_is_forwarded_unchanged(client: TestClient) -> None:
     response = client.get("/packed")
     assert (response.text, response.headers["content-encoding"]) == ("unpacked", "gzip")
 
 
-def test_an_upstream_that_hangs_up_midway_cuts_the_answer_off(client: TestClient) -> None:
+def test_if_the_upstream_closes_early_the_response_ends_incomplete(client: TestClient) -> None:
     with pytest.raises(httpx.RemoteProtocolError):
         client.post("/cut", json={})
 
@@ -110,7 +110,7 @@ def test_an_upstream_that_is_down_is_502(serve: Serve) -> None:
     assert str(free) not in response.text
 
 
-def test_an_upstream_that_says_nothing_is_504(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_upstream_is_504(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chutes.chute.cord._READ_TIMEOUT", 0.1)
     chute = Chute("myuser", "proxy", "img")
     with socket.create_server(("127.0.0.1", 0)) as silent:

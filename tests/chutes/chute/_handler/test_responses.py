@@ -1,4 +1,4 @@
-"""From what a handler gives to what is sent."""
+"""The response for a handler's result."""
 
 import json
 import threading
@@ -49,7 +49,7 @@ class Data:
         ({"a": 1}, "application/ld+json", b'{"a":1}', "application/ld+json"),
     ],
 )
-def test_one_answer(
+def test_single_responses(
     chute: Chute, serve: Serve, result: Any, content_type: str | None, sent: bytes, sent_type: str
 ) -> None:
     @chute.cord(output_content_type=content_type)
@@ -60,7 +60,7 @@ def test_one_answer(
     assert (response.status_code, response.content, response.headers["content-type"]) == (200, sent, sent_type)
 
 
-def test_a_response_is_sent_as_it_is(chute: Chute, serve: Serve) -> None:
+def test_a_response_object_is_sent_unchanged(chute: Chute, serve: Serve) -> None:
     @chute.cord(output_content_type="image/jpeg")
     async def unwell(self: Any) -> Response:
         return JSONResponse({"a": 1}, 503, headers={"x-a": "b"})
@@ -70,7 +70,7 @@ def test_a_response_is_sent_as_it_is(chute: Chute, serve: Serve) -> None:
     assert response.headers["content-type"] == "application/json"
 
 
-def test_a_return_annotation_describes_and_does_not_check(chute: Chute, serve: Serve) -> None:
+def test_a_return_annotation_documents_without_validating(chute: Chute, serve: Serve) -> None:
     @chute.cord()
     async def other(self: Any) -> Step:
         return {"other": 1}  # type: ignore[return-value]  # what authors do
@@ -119,7 +119,7 @@ def test_streams_of_objects_are_json_lines(chute: Chute, serve: Serve, handler: 
     assert [json.loads(line) for line in response.text.splitlines()] == [{"i": 0}, {"i": 1}]
 
 
-def test_a_generator_streams_without_being_told(chute: Chute, serve: Serve) -> None:
+def test_a_generator_streams_without_stream_true(chute: Chute, serve: Serve) -> None:
     chute.cord(path="/s")(steps)
     assert serve(chute).post("/s").text == '{"i":0}\n{"i":1}\n'
 
@@ -161,7 +161,7 @@ def test_streams(
 @pytest.mark.parametrize(
     ("error", "status"), [(HTTPException(404, "no"), 404), (UpstreamUnavailable(), 502), (RuntimeError("secret"), 500)]
 )
-def test_a_stream_that_fails_early_has_a_status(chute: Chute, error: Exception, status: int) -> None:
+def test_an_error_before_the_first_item_sets_the_status(chute: Chute, error: Exception, status: int) -> None:
     @chute.cord(stream=True)
     async def stream(self: Any) -> AsyncIterator[str]:
         raise error
@@ -173,7 +173,7 @@ def test_a_stream_that_fails_early_has_a_status(chute: Chute, error: Exception, 
     assert "secret" not in response.text
 
 
-def test_a_stream_that_fails_midway_is_cut_off(chute: Chute, serve: Serve) -> None:
+def test_an_error_after_the_first_item_ends_the_stream_incomplete(chute: Chute, serve: Serve) -> None:
     @chute.cord(stream=True)
     async def stream(self: Any) -> AsyncIterator[str]:
         yield "a"
@@ -186,7 +186,9 @@ def test_a_stream_that_fails_midway_is_cut_off(chute: Chute, serve: Serve) -> No
 @pytest.mark.parametrize(
     ("error", "told"), [(RuntimeError("secret"), "Internal server error"), (HTTPException(400, "bad"), "bad")]
 )
-def test_server_sent_events_that_fail_midway_say_so(chute: Chute, serve: Serve, error: Exception, told: str) -> None:
+def test_an_error_in_a_stream_of_events_becomes_an_event(
+    chute: Chute, serve: Serve, error: Exception, told: str
+) -> None:
     @chute.cord(stream=True, output_content_type="text/event-stream")
     def stream(self: Any) -> Iterator[dict[str, int]]:
         yield {"a": 1}
@@ -195,7 +197,7 @@ def test_server_sent_events_that_fail_midway_say_so(chute: Chute, serve: Serve, 
     assert serve(chute).post("/stream").text == f'data: {{"a":1}}\n\nevent: error\ndata: {{"detail": "{told}"}}\n\n'
 
 
-def test_background_tasks_run_on_the_authors_side(chute: Chute, serve: Serve) -> None:
+def test_background_tasks_run_on_the_authors_loop(chute: Chute, serve: Serve) -> None:
     from starlette.background import BackgroundTask
 
     threads: list[str] = []

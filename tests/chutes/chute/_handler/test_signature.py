@@ -1,4 +1,4 @@
-"""From a request to a handler's arguments."""
+"""How a request becomes a handler's arguments."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_an_empty_body_builds_a_model_whose_fields_have_defaults(
     assert serve(chute).post("/draw", **request_options).json() == "a mountain"
 
 
-def test_json_without_its_content_type_is_told_so(chute: Chute, serve: Serve) -> None:
+def test_json_without_its_content_type_is_415(chute: Chute, serve: Serve) -> None:
     @chute.cord()
     async def draw(self: Any, params: Input) -> str:
         return params.prompt
@@ -185,7 +185,7 @@ def test_dataclasses_typed_dicts_and_unions_are_models(chute: Chute, serve: Serv
     assert client.post("/either", json={"x": 2}).json() == "Point"
 
 
-def test_verbs_without_a_body_read_the_query(chute: Chute, serve: Serve) -> None:
+def test_methods_without_a_body_read_the_query(chute: Chute, serve: Serve) -> None:
     @chute.cord(method="GET")
     async def bare(self: Any, x: int, tags: list[str], y: str = "a") -> list[Any]:
         return [x, y, tags]
@@ -214,7 +214,7 @@ def token(authorization: Annotated[str, Header()] = "none") -> str:
     return authorization.removeprefix("Bearer ")
 
 
-def test_what_fastapi_knows_is_left_to_fastapi(chute: Chute, serve: Serve) -> None:
+def test_fastapis_own_parameters_work(chute: Chute, serve: Serve) -> None:
     done: list[str] = []
 
     @chute.cord()
@@ -309,7 +309,7 @@ def test_the_first_parameter_is_the_chute_under_any_name(chute: Chute, serve: Se
         assert client.post(path, json={}).json() is True
 
 
-def test_a_handler_may_do_without_the_chute(chute: Chute, serve: Serve) -> None:
+def test_a_handler_without_the_chute(chute: Chute, serve: Serve) -> None:
     @chute.cord()
     async def model(params: Input) -> str:
         return params.prompt
@@ -344,7 +344,7 @@ def test_a_wrapped_handler_keeps_its_parameters(chute: Chute, serve: Serve) -> N
     assert serve(chute).post("/draw", json={"prompt": "x"}).json() == "x"
 
 
-def test_models_defined_below_their_handler(serve: Serve) -> None:
+def test_models_defined_after_their_handler(serve: Serve) -> None:
     names: dict[str, Any] = {}
     exec(  # a module of its own
         "from __future__ import annotations\n"
@@ -364,7 +364,7 @@ def test_models_defined_below_their_handler(serve: Serve) -> None:
     assert serve(chute).post("/later", json={}).json() == {"n": 3}
 
 
-def test_models_defined_beside_their_handler_in_a_function(chute: Chute, serve: Serve) -> None:
+def test_models_defined_in_the_same_function_as_their_handler(chute: Chute, serve: Serve) -> None:
     class Local(BaseModel):
         n: int = 3
 
@@ -375,7 +375,7 @@ def test_models_defined_beside_their_handler_in_a_function(chute: Chute, serve: 
     assert serve(chute).post("/local", json={"n": 4}).json() == 4
 
 
-def test_a_name_that_never_comes_is_named(chute: Chute) -> None:
+def test_an_undefined_annotation_is_named(chute: Chute) -> None:
     @chute.cord()
     async def broken(self: Any, params: Missing) -> None: ...  # type: ignore[name-defined]  # noqa: F821
 

@@ -1,4 +1,4 @@
-"""A small server behind a passthrough cord, on a port of its own."""
+"""A small server for passthrough cords."""
 
 import asyncio
 import json
@@ -47,7 +47,7 @@ async def packed(request: Request) -> Response:
 
 @contextmanager
 def running() -> Iterator[int]:
-    """Serve, and give the port."""
+    """Run the server, and yield its port."""
     methods = ["GET", "POST"]
     routes = [Route(f"/v1/{f.__name__}", f, methods=methods) for f in (echo, stream, cut, packed)]
     server = uvicorn.Server(uvicorn.Config(Starlette(routes=routes), port=0, log_config=None, log_level="critical"))

@@ -7,7 +7,7 @@ from benchmarks.harness.waiting import LIMIT
 from chutes.chute._loop.mailbox import Mailbox
 
 
-def test_everything_posted_is_done_once_and_in_order() -> None:
+def test_callbacks_run_once_and_in_order() -> None:
     done: list[tuple[int, int]] = []
 
     async def main() -> None:
@@ -32,7 +32,7 @@ def test_everything_posted_is_done_once_and_in_order() -> None:
         assert [number for who, number in done if who == sender] == list(range(1000))
 
 
-def test_many_letters_wake_the_loop_once() -> None:
+def test_many_callbacks_wake_the_loop_once() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         mailbox, woken, seen = Mailbox(loop), [], []
@@ -42,14 +42,14 @@ def test_many_letters_wake_the_loop_once() -> None:
             mailbox.post(lambda number=number: seen.append(number))
         await asyncio.sleep(0.01)
         assert (len(woken), len(seen)) == (1, 100)
-        mailbox.post(lambda: mailbox.post(lambda: seen.append(-1)))  # one that writes back
+        mailbox.post(lambda: mailbox.post(lambda: seen.append(-1)))  # a callback that posts another
         await asyncio.sleep(0.01)
         assert seen[-1] == -1
 
     asyncio.run(main())
 
 
-def test_a_closed_loop_says_so_every_time() -> None:
+def test_posting_to_a_closed_loop_always_raises() -> None:
     loop = asyncio.new_event_loop()
     loop.close()
     mailbox = Mailbox(loop)

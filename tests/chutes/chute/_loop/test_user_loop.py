@@ -55,7 +55,7 @@ def test_a_blocking_coroutine_does_not_block_the_caller(loop: UserLoop) -> None:
 
     async def block() -> bool:
         began.set()
-        return go_on.wait(LIMIT)  # blocks its loop: that is the point
+        return go_on.wait(LIMIT)  # blocks its loop on purpose
 
     async def main() -> bool:
         blocked = asyncio.create_task(loop.run(block))
@@ -69,7 +69,7 @@ def test_a_blocking_coroutine_does_not_block_the_caller(loop: UserLoop) -> None:
     assert asyncio.run(main())
 
 
-def test_plain_functions_run_as_many_at_once_as_there_are_threads(loop: UserLoop) -> None:
+def test_plain_functions_run_in_parallel_up_to_the_number_of_threads(loop: UserLoop) -> None:
     together = threading.Barrier(2, timeout=LIMIT)
 
     async def main() -> None:
@@ -119,7 +119,7 @@ def test_cancelling_waits_until_the_coroutine_has_ended(loop: UserLoop) -> None:
     asyncio.run(main())
 
 
-def test_cancelling_at_once_still_runs_nothing_twice(loop: UserLoop) -> None:
+def test_cancelling_immediately_runs_nothing_twice(loop: UserLoop) -> None:
     async def work() -> None:
         await asyncio.sleep(60)
 
@@ -153,7 +153,7 @@ def test_a_plain_function_is_waited_for_when_cancelled(loop: UserLoop) -> None:
     asyncio.run(main())
 
 
-def test_a_plain_function_that_waits_for_a_thread_is_never_started_when_cancelled() -> None:
+def test_a_cancelled_plain_function_that_waits_for_a_thread_never_starts() -> None:
     loop = UserLoop(threads=1)
     go, ran = threading.Event(), threading.Event()
 
@@ -208,7 +208,7 @@ def test_a_coroutine_that_cancels_itself_is_an_error(loop: UserLoop) -> None:
     asyncio.run(main())
 
 
-def test_stopping_cancels_what_runs_and_refuses_what_comes() -> None:
+def test_stopping_cancels_running_calls_and_refuses_new_ones() -> None:
     loop = UserLoop()
     began = threading.Event()
 
@@ -252,7 +252,7 @@ def test_streams_keep_their_order(loop: UserLoop, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["async", "plain"])
-def test_a_stream_is_a_few_items_ahead_at_most_and_closed_when_left(loop: UserLoop, kind: str) -> None:
+def test_a_stream_is_bounded_and_closed_when_its_reader_stops(loop: UserLoop, kind: str) -> None:
     made: list[int] = []
     threads: set[int] = set()
     closed = threading.Event()
@@ -315,7 +315,7 @@ def test_cancelling_a_reader_closes_the_generator(loop: UserLoop) -> None:
     asyncio.run(main())
 
 
-def test_an_error_in_a_stream_comes_after_what_was_sent(loop: UserLoop) -> None:
+def test_an_error_in_a_stream_follows_the_sent_items(loop: UserLoop) -> None:
     def failing() -> Iterator[int]:
         yield 1
         yield 2
@@ -332,7 +332,7 @@ def test_an_error_in_a_stream_comes_after_what_was_sent(loop: UserLoop) -> None:
     assert got == [1, 2]
 
 
-def test_fatal_is_told_wherever_it_is_raised() -> None:
+def test_fatal_is_reported_wherever_it_is_raised() -> None:
     told: list[str] = []
     loop = UserLoop(1, told.append)
 

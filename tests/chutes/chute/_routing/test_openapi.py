@@ -74,7 +74,7 @@ def test_a_body_of_defaults_is_optional(chute: Chute) -> None:
     assert content(found) == {"application/json": {"schema": {"$ref": "#/components/schemas/Output"}}}
 
 
-def test_queries_files_and_anything(chute: Chute) -> None:
+def test_query_parameters_files_and_untyped_bodies(chute: Chute) -> None:
     @chute.cord(method="GET")
     async def find(self: Any, params: Input) -> list[int]:
         return []
@@ -115,7 +115,7 @@ def test_streams_and_bytes(chute: Chute) -> None:
     assert list(content(operation(chute, "/raw"))) == ["application/octet-stream"]
 
 
-def test_a_passthrough_cord_takes_and_gives_anything(chute: Chute) -> None:
+def test_a_passthrough_cord_has_no_response_schema(chute: Chute) -> None:
     @chute.cord(passthrough=True, input_schema=Input)
     async def chat(self: Any) -> None: ...
 
@@ -124,7 +124,7 @@ def test_a_passthrough_cord_takes_and_gives_anything(chute: Chute) -> None:
     assert found["responses"]["200"] == {"description": "The upstream's response"}
 
 
-def test_the_pages_are_served(chute: Chute, serve: Callable[[Chute], TestClient]) -> None:
+def test_docs_pages_are_served(chute: Chute, serve: Callable[[Chute], TestClient]) -> None:
     client = serve(chute)
     assert client.get("/openapi.json").json()["info"]["title"] == "test"
     assert "swagger" in client.get("/docs").text

@@ -1,4 +1,4 @@
-"""The chutes in front of a language model's server."""
+"""Templates for language model servers."""
 
 import warnings
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def test_routes(builder: Callable[..., Any], routes: set[tuple[str, str]]) -> No
     assert {(verb.upper(), path) for path in paths for verb in paths[path]} == routes
 
 
-def test_streaming_and_not_are_two_cords_and_one_route() -> None:
+def test_streaming_and_plain_cords_share_one_route() -> None:
     pack = build(build_vllm_chute)
     assert [(c.name, c.stream) for c in pack.chute.cords if c.route_path == "/v1/chat/completions"] == [
         ("chat_stream", True),
@@ -53,7 +53,7 @@ def test_streaming_and_not_are_two_cords_and_one_route() -> None:
 
 
 @pytest.mark.parametrize("builder", BUILDERS)
-def test_the_revision_is_needed_once(builder: Callable[..., Any]) -> None:
+def test_the_revision_is_required_once(builder: Callable[..., Any]) -> None:
     with pytest.raises(ValueError, match="revision="):
         build(builder, revision=None)
     with pytest.raises(ValueError, match="not in engine_args"):
@@ -70,7 +70,7 @@ def test_the_command_of_the_server(builder: Callable[..., Any]) -> None:
     assert "--max-model-len" not in pack.chute.info["server"]
 
 
-def test_settings_reach_the_chute() -> None:
+def test_options_reach_the_chute() -> None:
     chute = build(build_vllm_chute, concurrency=4, max_instances=2, tagline="t").chute
     assert (chute.name, chute.concurrency, chute.max_instances, chute.tagline) == ("org/Model-7B", 4, 2, "t")
     assert (chute.revision, chute.standard_template, chute.image) == ("abc", "vllm", "chutes/vllm:nightly-2025111700")
