@@ -2,6 +2,7 @@
 PYTHON ?= python3
 HOST   ?= 127.0.0.1
 PORT   ?= 8000
+JOBS   ?= 2
 VENV   := .venv
 BIN    := $(VENV)/bin
 
@@ -23,14 +24,18 @@ $(VENV)/.dev: $(VENV)/.deploy
 	$(BIN)/pip install --progress-bar on -c constraints.txt -e '.[imagegen,deploy,dev,docs]'
 	@touch $@
 
+$(VENV)/.bench: $(VENV)/.dev
+	$(BIN)/pip install --progress-bar on -c constraints.txt -e '.[imagegen,deploy,dev,bench]'
+	@touch $@
+
 serve: $(VENV)/.serve ## serve chutes_app:chute on HOST:PORT
 	$(BIN)/chutes run chutes_app:chute --host $(HOST) --port $(PORT)
 
 deploy: $(VENV)/.deploy ## the same on a Ray cluster on this machine
 	$(BIN)/chutes deploy chutes_app:chute
 
-test: $(VENV)/.dev ## every test that needs no GPU
-	$(BIN)/pytest -m "not gpu"
+test: $(VENV)/.dev ## every test that needs no GPU, in JOBS processes (2); soak and fuzz have targets of their own
+	$(BIN)/pytest -m "not gpu" -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 
 fuzz: $(VENV)/.dev ## random JSON, HTTP and forms for FUZZ_SECONDS (600)
 	$(BIN)/pytest -m fuzz tests/fuzz -s
@@ -52,7 +57,7 @@ docs: $(VENV)/.dev ## the documentation, into site/; warnings are errors
 	$(BIN)/python -m docs._generate
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-bench: $(VENV)/.dev ## what the runtime costs per request, beside plain FastAPI and LitServe
+bench: $(VENV)/.bench ## what the runtime costs per request, beside plain FastAPI and LitServe
 	$(BIN)/python -m benchmarks.overhead
 
 hostile: $(VENV)/.dev ## hostile input, overload and disconnects, into docs/reliability.md

@@ -1,24 +1,50 @@
-"""What many tests share: the model that ships, and a tiny random FLUX for what does not look at pictures."""
+"""Shared fixtures, isolation between tests, and the order in which `make test` spreads files over processes."""
 
+import logging
 import os
+import signal
+import sys
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from _pytest.logging import LogCaptureHandler
 from hypothesis import HealthCheck, settings
 
 for name in ("XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE"):
     os.environ.pop(name, None)  # so that a test's HOME decides where caches are
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of `chutes` processes would compile the sources each time
+sys.dont_write_bytecode = False
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models here are so small that threads only cost
+torch.set_num_threads(1)
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton, whose interpreter then runs the kernels
 
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")  # an example takes as long as a busy machine needs
 
+ROOT = Path(__file__).parent
+# The files that take longest. They start first, so that no process ends long after the others.
+SLOW = (
+    "promises/test_deploy_serving.py",
+    "promises/test_deploy_local.py",
+    "promises/test_deploy_nodes.py",
+    "imagegen/flux/test_model.py",
+    "imagegen/flux/test_kernels.py",
+    "imagegen/flux/test_pipeline.py",
+    "imagegen/flux/test_vae.py",
+    "training/test_recipe.py",
+    "training/test_bundled.py",
+    "chutes/cli/test_run.py",
+    "chutes/cli/test_build.py",
+)
 
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests that run for minutes, unless `-m` names their marker."""
+    """Leave out long tests unless `-m` names their marker, and make each file a group that one process runs."""
     left_out = [
         item
         for item in items
@@ -27,17 +53,59 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+    if config.pluginmanager.hasplugin("xdist") and (hasattr(config, "workerinput") or config.option.numprocesses):
+        files = {item: item.path.relative_to(ROOT).as_posix() for item in items}
+        for item, file in files.items():
+            item.add_marker(pytest.mark.xdist_group(file))
+        items.sort(key=lambda item: SLOW.index(files[item]) if files[item] in SLOW else len(SLOW))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """Escape lone surrogates, which some tests log on purpose: pytest-xdist sends reports as UTF-8."""
+    return _escaped((yield))
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_escaped(key): _escaped(each) for key, each in value.items()}
+    return [_escaped(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+@pytest.fixture(autouse=True)
+def isolated() -> Iterator[None]:
+    """Restore what a test may change in its process: environment, import path, signal handlers and loggers."""
+    environment, path = dict(os.environ), sys.path[:]
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    loggers = [logging.getLogger(name) for name in ("", "uvicorn", "uvicorn.error", "uvicorn.access")]
+    states = [(each, each.handlers[:], each.level, each.propagate, each.disabled) for each in loggers]
+    yield
+    if os.environ != environment:
+        os.environ.clear()
+        os.environ.update(environment)
+    sys.path[:] = path
+    for number, handler in signals.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+    for logger, handlers, level, propagate, disabled in states:
+        pytests = [each for each in logger.handlers if isinstance(each, LogCaptureHandler)]
+        logger.handlers[:] = [*(each for each in handlers if not isinstance(each, LogCaptureHandler)), *pytests]
+        logger.propagate, logger.disabled = propagate, disabled
+        if logger.level != level:
+            logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")
 def bundled() -> Path:
-    """The folder of the model that ships: it draws at 256 pixels, half a second for ten steps on one core."""
+    """Return the folder of the bundled model, which draws at 256 pixels, ten steps in half a second on one core."""
     return Path(__file__).parents[1] / "src" / "imagegen" / "bundled"
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A FLUX pipeline folder of half a megabyte, for `IMAGEGEN_MODEL`; it draws noise at 128 pixels."""
+    """Return the folder of a random FLUX pipeline of half a megabyte, which draws noise at 128 pixels."""
     from tests.imagegen import tiny
 
     return tiny.write(tmp_path_factory.mktemp("models") / "tiny", native_size=128)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from training import checkpoints, evaluate, export, report
-from training.contact_sheet import draw_prompts
+from training.contact_sheet import draw_prompts, plot_losses
 from training.drawings import dataset
 from training.loop import steps
 from training.models import autoencoder, classifier, flux
@@ -26,7 +26,13 @@ def test_every_stage_saves_weights_and_samples(trained):
     for stage in ("autoencoder", "transformer", "classifier"):
         assert f"{stage}.safetensors" in written
         assert losses(trained.run, stage if stage != "transformer" else "flow")
-    assert {"samples.png", "autoencoder.png", "curves.png"} <= written
+    assert {"samples.png", "autoencoder.png"} <= written
+
+
+def test_the_losses_can_be_plotted(trained, tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is in the bench extra")
+    plot_losses(trained.run / "log.jsonl", tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_loss_falls(trained):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import torch
@@ -89,7 +90,7 @@ def train(
 def draw_samples(config: Config, drawings: Drawings, device: torch.device, archive: Path | None) -> None:
     """Draw loss curves, reconstructions and a contact sheet, as far as the run has the files for them."""
     written = []
-    if (config.run / "log.jsonl").exists():
+    if (config.run / "log.jsonl").exists() and find_spec("matplotlib") is not None:  # in the bench extra
         contact_sheet.plot_losses(config.run / "log.jsonl", config.run / "curves.png")
         written.append("curves.png")
     if (config.run / f"{autoencoder_model.NAME}.safetensors").exists():

@@ -85,7 +85,7 @@ class Plain:
         UUID(int=2),
         Model(),
         Data(Model(stepCount=2), [Data(Model(), [])]),
-        Plain(),
+        pytest.param(Plain(), id="Plain()"),
         ["[", "{", "]"],
     ],
     ids=ascii,
