@@ -63,7 +63,7 @@ class AuthMiddleware:
         self._open_metrics = settings.open_metrics
         self._no_auth = settings.no_auth
         self._required = settings.require_key and not settings.no_auth
-        self._required = self.required
+        self._required = self.required  # reads the keys that exist at the start
 
     @property
     def required(self) -> bool:

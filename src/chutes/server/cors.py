@@ -1,8 +1,7 @@
-"""Cross-origin resource sharing (CORS): let the web pages of other origins read answers.
+"""Cross-origin resource sharing (CORS), which lets web pages of other origins read responses.
 
-The layer is outermost, so that a page can read a refusal as well (401, 413, 429, 503). It is Starlette's
-`CORSMiddleware` with the origins of `CHUTES_CORS_ORIGINS`. If the author has added one to the chute, that one moves
-here instead.
+Starlette's `CORSMiddleware` is the outermost middleware, so that pages can also read errors (401, 413, 429, 503). Its
+origins are those of `CHUTES_CORS_ORIGINS`. If the author added a `CORSMiddleware` to the chute, that one is moved here.
 """
 
 import re
@@ -16,12 +15,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chutes.chute import Chute
 
-_OPTIONS = tuple(signature(CORSMiddleware).parameters)[1:]
-_EXPOSED = {b"content-disposition", b"location", b"retry-after"}  # and all that begin with `x-`
+_OPTIONS = tuple(signature(CORSMiddleware).parameters)[1:]  # without `app`
+_EXPOSED = {b"content-disposition", b"location", b"retry-after"}  # and all that start with `x-`
 
 
 def take_middleware(chute: Chute) -> Middleware | None:
-    """Take the author's CORSMiddleware out of the chute's own stack, where only answers of the chute pass."""
+    """Remove the author's CORSMiddleware from the chute, where errors of the runtime bypass it, and return it."""
     for index, each in enumerate(chute.user_middleware):
         cls: Any = each.cls
         if cls is CORSPlaceholder:
@@ -29,35 +28,35 @@ def take_middleware(chute: Chute) -> Middleware | None:
             return cast("Middleware", original)
         if isinstance(cls, type) and issubclass(cls, CORSMiddleware):
             chute.user_middleware[index] = Middleware(CORSPlaceholder, each)
-            chute.middleware_stack = None  # so that it is built again
+            chute.middleware_stack = None  # Starlette builds it again
             return each
     return None
 
 
 class CORSPlaceholder:
-    """A placeholder in a chute's stack for the CORSMiddleware that the runtime applies, which it remembers."""
+    """A placeholder in a chute's middleware that remembers the CORSMiddleware that was moved."""
 
     def __init__(self, app: ASGIApp, original: Middleware) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything on."""
+        """Pass on every message."""
         await self._app(scope, receive, send)
 
 
 def from_origins(origins: Iterable[str]) -> Middleware | None:
-    """Allow these origins every method and header, among them those that carry API keys; None if there are none."""
-    given = list(origins)
-    if not given:
+    """Return a CORSMiddleware that allows these origins every method and header; None without origins."""
+    allowed = list(origins)
+    if not allowed:
         return None
     return Middleware(
-        CORSMiddleware, allow_origins=given, allow_methods=["*"], allow_headers=["*"], allow_private_network=True
+        CORSMiddleware, allow_origins=allowed, allow_methods=["*"], allow_headers=["*"], allow_private_network=True
     )
 
 
-def options(layer: Middleware) -> dict[str, Any]:
-    """The options of a CORSMiddleware by their names, as JSON can say them."""
-    named: dict[str, Any] = {**dict(zip(_OPTIONS, layer.args, strict=False)), **layer.kwargs}
+def options(middleware: Middleware) -> dict[str, Any]:
+    """Return the options of a CORSMiddleware by name, as JSON values."""
+    named: dict[str, Any] = {**dict(zip(_OPTIONS, middleware.args, strict=False)), **middleware.kwargs}
     return {name: _plain(value) for name, value in named.items() if name in _OPTIONS}
 
 
@@ -67,25 +66,29 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, Collection) and not isinstance(value, str) else value
 
 
-def explicit_origins(layer: Middleware | None) -> list[str]:
-    """The origins that a CORSMiddleware names one by one: `*` and patterns name nobody in particular."""
-    named = options(layer).get("allow_origins", ()) if layer else ()
+def explicit_origins(middleware: Middleware | None) -> list[str]:
+    """Return the origins that a CORSMiddleware lists, without `*` and patterns."""
+    named = options(middleware).get("allow_origins", ()) if middleware else ()
     return [origin for origin in named if origin != "*"]
 
 
-def wrap(app: ASGIApp, layer: Middleware | None) -> ASGIApp:
-    """Put the layer around an application; as it is without one."""
-    return app if layer is None else ExposeHeadersMiddleware(layer.cls(app, *layer.args, **layer.kwargs))
+def wrap(app: ASGIApp, middleware: Middleware | None) -> ASGIApp:
+    """Return the application inside a CORSMiddleware, or unchanged without one."""
+    return (
+        app
+        if middleware is None
+        else ExposeHeadersMiddleware(middleware.cls(app, *middleware.args, **middleware.kwargs))
+    )
 
 
 class ExposeHeadersMiddleware:
-    """ASGI layer around CORS that lets pages read the headers that an answer has: `Retry-After`, `X-Seed`, ..."""
+    """Lets pages read the headers of a response, such as `Retry-After` and `X-Seed`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Name the answer's own headers in `Access-Control-Expose-Headers`."""
+        """Add the response's own headers to `Access-Control-Expose-Headers`."""
 
         async def send_exposed(message: Message) -> None:
             if message["type"] == "http.response.start":

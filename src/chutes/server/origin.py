@@ -1,9 +1,9 @@
-"""Protect a server without API keys from the web pages of other sites.
+"""Protection of a server without API keys from the web pages of other sites.
 
-Whoever reaches such a server may use it. On a loopback address that is meant to be this machine alone, but its browser
-runs pages of any site: they can send requests to loopback (cross-site request forgery, also over WebSockets), and read
-the answers once their own host name resolves to 127.0.0.1 (DNS rebinding). `Host`, `Origin` and `Sec-Fetch-Site`, which
-no page can forge, tell such requests from others.
+Everyone who can reach such a server may use it. On a loopback address that is this machine alone, but its browser runs
+pages of other sites. They can send requests to the server (cross-site request forgery, also over WebSockets). They can
+read the responses if their host name resolves to 127.0.0.1 (DNS rebinding). Pages cannot forge the headers `Host`,
+`Origin` and `Sec-Fetch-Site`, which reveal such requests.
 """
 
 import re
@@ -21,18 +21,19 @@ from chutes.server.hosts import host_name, is_ip_address, is_loopback
 from chutes.server.settings import Settings
 
 _ORIGIN = re.compile(rb"https?://(.+)")
-_WATCHED = frozenset({b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode"})
-_FORWARDING = {b"forwarded", b"via", b"x-real-ip"}
-_LONGEST = 100  # characters of a header that an error repeats
-_POLICY_VIOLATION = 1008  # a WebSocket's close code
+_CHECKED_HEADERS = frozenset({b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode"})
+_PROXY_HEADERS = {b"forwarded", b"via", b"x-real-ip"}
+_MAX_SHOWN = 100  # characters of a header that an error message repeats
+_POLICY_VIOLATION = 1008  # close code of a WebSocket (RFC 6455, section 7.4.1)
 
 
 @dataclass(frozen=True)
 class Violation:
-    """Why a request is not to be trusted.
+    """Why a request is rejected.
 
-    `always`: it is refused also where an API key is demanded. `page_load`: it only opens a page, as following a link
-    does, so that the site that holds the link sees nothing of the answer.
+    - `error`: the error for the client.
+    - `always`: the request is rejected even if an API key is required.
+    - `page_load`: the request opens a page, as a link does, so the other site cannot read the response.
     """
 
     error: ChutesError
@@ -41,9 +42,9 @@ class Violation:
 
 
 class OriginPolicy:
-    """The host names that are this server's own, and the web origins that may use it.
+    """The host names of this server, and the origins whose pages may use it.
 
-    `origins` are trusted beside those of `CHUTES_CORS_ORIGINS`.
+    `origins` are trusted in addition to `CHUTES_CORS_ORIGINS`.
     """
 
     def __init__(self, settings: Settings, origins: Iterable[str] = ()) -> None:
@@ -59,19 +60,19 @@ class OriginPolicy:
         return name is not None and (is_loopback(name) or name in self._names or name.endswith(self._suffixes))
 
     def find_violation(self, scope: Scope, *, ip_hosts: bool = False) -> Violation | None:
-        """Find what is wrong with a request's `Host`, `Origin` or `Sec-Fetch-Site`; None if nothing is.
+        """Return why a request's `Host`, `Origin` or `Sec-Fetch-Site` is not acceptable; None if all are.
 
-        `ip_hosts` allows any IP address as `Host`: no DNS is involved in reaching it.
+        `ip_hosts` accepts every IP address as `Host`, because DNS rebinding needs a name.
         """
         seen: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
-            if name in _WATCHED:
+            if name in _CHECKED_HEADERS:
                 if name == b"host" and name in seen:
-                    return Violation(BadRequest("Send exactly one Host header; got several"), always=True)
+                    return Violation(BadRequest("Send exactly one Host header; got several."), always=True)
                 seen[name] = value if name not in seen else b""
         host = seen.pop(b"host", None)
         if host is None and scope.get("http_version") == "1.1":
-            return Violation(BadRequest("Send a Host header: HTTP/1.1 requires it"), always=True)
+            return Violation(BadRequest("Send a Host header; HTTP/1.1 requires it."), always=True)
         if host is not None and not (self._is_own(host) or self._every_host or (ip_hosts and _is_ip(host))):
             return Violation(_host_not_allowed(host))
         return self._find_foreign_origin(scope, host, seen) if seen else None
@@ -86,7 +87,7 @@ class OriginPolicy:
         return Violation(_origin_not_allowed(None), page_load=page_load)
 
     def _is_trusted(self, origin: bytes, host: bytes | None) -> bool:
-        """Whether pages of an origin may use this server, which is reached under an allowed `host`."""
+        """Return whether pages of an origin may use this server, which was reached under the allowed `host`."""
         if self._every_origin or origin in self._origins:
             return True
         found = _ORIGIN.fullmatch(origin)
@@ -96,17 +97,17 @@ class OriginPolicy:
         return own or self._is_own(found[1])
 
     def is_direct(self, scope: Scope) -> bool:
-        """Whether nothing stands between the sender and this server: neither a proxy nor a foreign web page.
+        """Return whether a request came neither through a proxy nor from a web page of another site.
 
-        Only then does the connection's address say who is asking.
+        Only then is the address of the connection that of the client.
         """
-        if any(name in _FORWARDING or name.startswith(b"x-forwarded-") for name, _ in scope["headers"]):
+        if any(name in _PROXY_HEADERS or name.startswith(b"x-forwarded-") for name, _ in scope["headers"]):
             return False
         return self.find_violation(scope, ip_hosts=True) is None
 
 
 class OriginMiddleware:
-    """ASGI layer that refuses what its policy refuses, unless `tolerates` says that it may pass."""
+    """Rejects requests that violate the policy, unless `tolerates` returns True for the violation."""
 
     def __init__(
         self, app: ASGIApp, policy: OriginPolicy, tolerates: Callable[[Scope, Violation], Awaitable[bool]]
@@ -116,7 +117,7 @@ class OriginMiddleware:
         self._tolerates = tolerates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer 400 or 403."""
+        """Pass on a request, or answer 400 or 403."""
         violation = self._policy.find_violation(scope)
         if violation is not None and (violation.always or not await self._tolerates(scope, violation)):
             await deny(violation.error, scope["path"], scope, receive, send)
@@ -125,12 +126,12 @@ class OriginMiddleware:
 
 
 async def deny(error: ChutesError, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a request, or a WebSocket's handshake, with an error in the shape that clients of this path expect."""
+    """Answer an HTTP request or a WebSocket handshake with an error, in the form that clients of the path expect."""
     if scope["type"] == "http":
         await respond_and_drain(from_chutes_error(path, error), scope, receive, send)
         return
     await receive()
-    # A close is answered with 403; for another status the server has to know the extension, and uvicorn logs an error.
+    # uvicorn answers a close with 403, and logs an error if the extension is used instead.
     if error.status != HTTPStatus.FORBIDDEN and "websocket.http.response" in scope.get("extensions", {}):
         await from_chutes_error(path, error)(scope, receive, send)
     else:
@@ -148,21 +149,21 @@ def _is_ip(authority: bytes) -> bool:
 def _host_not_allowed(host: bytes) -> HostNotAllowed:
     return HostNotAllowed(
         f"Host {_shown(host)} is not allowed: a server without API keys answers only to localhost. "
-        "Add the host to CHUTES_ALLOWED_HOSTS, or create an API key"
+        "Add the host to CHUTES_ALLOWED_HOSTS, or create an API key."
     )
 
 
 def _origin_not_allowed(origin: bytes | None) -> OriginNotAllowed:
     if origin is None:
         return OriginNotAllowed(
-            "A web page of another site may not use a server without API keys. Request it with CORS "
-            "(fetch, or the attribute crossorigin), from an origin in CHUTES_CORS_ORIGINS, or create an API key"
+            "A web page of another site may not use a server without API keys. Add the page's origin to "
+            "CHUTES_CORS_ORIGINS and request with CORS (fetch, or the attribute crossorigin), or create an API key."
         )
     return OriginNotAllowed(
         f"A web page from origin {_shown(origin)} may not use a server without API keys. "
-        "Add its origin to CHUTES_CORS_ORIGINS, or create an API key"
+        "Add the origin to CHUTES_CORS_ORIGINS, or create an API key."
     )
 
 
 def _shown(value: bytes) -> str:
-    return repr(value[:_LONGEST].decode("latin-1"))
+    return repr(value[:_MAX_SHOWN].decode("latin-1"))
