@@ -1,10 +1,10 @@
-"""uvicorn's HTTP/1.1 protocol with bounds on what a client may send and on how long it may take.
+"""uvicorn's HTTP/1.1 protocol with limits on the size of a request's head and on the time that clients take.
 
-- The head of a request has limits, checked as bytes arrive: 414 beyond a request line of 16 KiB, 431 beyond 64 KiB or
-  100 headers, 408 if it is not complete in time.
-- An offer to upgrade that the server does not honour is ignored, as RFC 9110 (section 7.8) asks: httptools would drop
-  the body of such a request and take what follows for another request.
-- A connection whose peer stops reading is closed.
+- The request line has at most 16 KiB (414). The headers have at most 64 KiB and number at most 100 (431). Both must
+  arrive in time (408). The limits are checked as bytes arrive.
+- An `Upgrade` header that the server does not support is ignored, as RFC 9110 (section 7.8) requires. httptools alone
+  would drop the body of such a request and parse it as the next request.
+- A connection whose client stops reading is closed.
 """
 
 import asyncio
@@ -31,27 +31,27 @@ log = logging.getLogger(__name__)
 _MAX_REQUEST_LINE = 16 * 1024
 _MAX_HEADER_BYTES = 64 * 1024
 _MAX_HEADERS = 100
-_MAX_PIPELINED = 64  # requests of one connection that wait for those before them
-_MANY_EVENTS = 1000  # of the parser, in what is received at once
-_LOG_EVERY = 10.0  # seconds between lines about invalid requests
+_MAX_PIPELINED = 64  # requests of one connection that wait for earlier ones
+_MANY_EVENTS = 1000  # parser events after which other connections get a turn
+_LOG_INTERVAL = 10.0  # seconds between log lines about invalid requests
 
-_REFUSALS = {  # by status: code and message
-    400: ("bad_request", "Invalid HTTP request"),
-    408: ("request_timeout", "The request's headers did not arrive in time"),
-    414: ("uri_too_long", f"The request line is longer than {_MAX_REQUEST_LINE} bytes"),
+_REJECTIONS = {  # status: code and message
+    400: ("bad_request", "Invalid HTTP request."),
+    408: ("request_timeout", "The request headers did not arrive in time."),
+    414: ("uri_too_long", f"The request line is longer than {_MAX_REQUEST_LINE} bytes."),
     431: (
         "headers_too_large",
-        f"More than {_MAX_HEADERS} headers, or {_MAX_HEADER_BYTES} bytes of them",
+        f"The request has more than {_MAX_HEADERS} headers, or headers of more than {_MAX_HEADER_BYTES} bytes.",
     ),
 }
 
 
-class _RefusedError(Exception):
-    """Raised in a parser's callback to stop it. The argument is the status."""
+class _RejectedError(Exception):
+    """Raised in a callback of the parser to stop it. The argument is the status."""
 
 
 class _InvalidRequests:
-    """Logs invalid requests: the first at once, then at most one line every ten seconds with the number of others."""
+    """Logs invalid requests, at most one every ten seconds, with the number of suppressed ones."""
 
     def __init__(self) -> None:
         self._next = 0.0
@@ -63,31 +63,31 @@ class _InvalidRequests:
             self._suppressed += 1
             return
         peer = f"{client[0]}:{client[1]}" if client else "an unknown peer"
-        others = f" ({self._suppressed} more since the last such line)" if self._suppressed else ""
-        log.warning("%s from %s%s", _REFUSALS[status][1], peer, others, extra={"status": status})
-        self._next, self._suppressed = now + _LOG_EVERY, 0
+        others = f" ({self._suppressed} more since the previous message)" if self._suppressed else ""
+        log.warning("Rejected a request from %s%s: %s", peer, others, _REJECTIONS[status][1], extra={"status": status})
+        self._next, self._suppressed = now + _LOG_INTERVAL, 0
 
 
 _invalid_requests = _InvalidRequests()
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """One connection. Call `close_if_stalled` about every second."""
+    """One HTTP/1.1 connection. The server calls `close_if_stalled` about every second."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._refused = False
+        self._rejected = False
         self._in_head = False
         self._in_body = False
         self._url_bytes = 0
         self._head_bytes = 0
-        self._events = 0  # of the parser
-        self._unparsed = 0  # bytes since its last event
+        self._events = 0  # number of parser events
+        self._unparsed = 0  # bytes since the last parser event
         self._waiting_since = self.sent_since = time.monotonic()
         self._unsent = 0
-        self._running: RequestResponseCycle | None = None  # uvicorn's `cycle` is the newest, which may still wait
+        self._running: RequestResponseCycle | None = None  # `cycle` is the newest request, which may still wait
 
-    # What the parser calls.
+    # Callbacks of the parser
 
     @override
     def on_message_begin(self) -> None:
@@ -102,7 +102,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._events += 1
         self._url_bytes += len(url)
         if self._url_bytes > _MAX_REQUEST_LINE:
-            raise _RefusedError(414)
+            raise _RejectedError(414)
         super().on_url(url)
 
     @override
@@ -110,8 +110,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._events += 1
         self._head_bytes += len(name) + len(value) + 4
         if self._head_bytes > _MAX_HEADER_BYTES or (self._in_head and len(self.headers) >= _MAX_HEADERS):
-            raise _RefusedError(431)
-        if not self._in_head:  # trailers are dropped
+            raise _RejectedError(431)
+        if not self._in_head:  # a trailer, which is dropped
             return
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
@@ -122,12 +122,12 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self.scope["method"] = self.parser.get_method().decode("ascii")
-        if self._ignores_offer():
+        if self._ignores_upgrade():
             return
         if len(self.pipeline) >= _MAX_PIPELINED:
-            raise _RefusedError(400)
+            raise _RejectedError(400)
         self._in_body = True
-        self._unset_keepalive_if_required()  # an answer may have set it since this head began
+        self._unset_keepalive_if_required()  # an earlier response may have set it since this head began
         super().on_headers_complete()
 
     @override
@@ -138,19 +138,19 @@ class HttpProtocol(HttpToolsProtocol):
     @override
     def on_message_complete(self) -> None:
         self._in_body = False
-        if not self._ignores_offer():
+        if not self._ignores_upgrade():
             super().on_message_complete()
 
     @override
     def _should_upgrade(self) -> bool:
-        """Return whether the request becomes a WebSocket: RFC 6455 asks for a GET, which has no body."""
+        """Return whether the request opens a WebSocket, which needs a GET without a body (RFC 6455)."""
         busy = self.cycle is not None and not self.cycle.response_complete
         if busy or self.scope["method"] != "GET" or body_headers(self.headers).announced:
             return False
         return super()._should_upgrade()
 
-    def _ignores_offer(self) -> bool:
-        """Return whether the client offers an upgrade that is not honoured."""
+    def _ignores_upgrade(self) -> bool:
+        """Return whether the client offers an upgrade that the server ignores."""
         return self.parser.should_upgrade() and not self._should_upgrade()
 
     @override
@@ -158,7 +158,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._running = cycle
         super()._start_asgi_task(cycle, app)
 
-    # What the transport calls.
+    # Callbacks of the transport
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
@@ -169,21 +169,21 @@ class HttpProtocol(HttpToolsProtocol):
 
     @override
     def data_received(self, data: bytes) -> None:
-        if self._refused:
+        if self._rejected:
             return
         events = self._events
         try:
             self._feed(data)
         except httptools.HttpParserError as error:
             cause = error.__context__
-            self._refuse(cause.args[0] if isinstance(cause, _RefusedError) else 400)
+            self._reject(cause.args[0] if isinstance(cause, _RejectedError) else 400)
             return
         if self._events - events > _MANY_EVENTS and not self.flow.read_paused:
-            self.flow.pause_reading()  # uvloop would read on without looking at other connections
+            self.flow.pause_reading()  # uvloop would keep reading and starve other connections
             self.loop.call_soon(self._resume_reading)
         self._unparsed = self._unparsed + len(data) if events == self._events else 0
-        if self._unparsed > _MAX_HEADER_BYTES:  # one endless header, trailer or chunk extension
-            self._refuse(431)
+        if self._unparsed > _MAX_HEADER_BYTES:  # an endless header, trailer or chunk extension
+            self._reject(431)
 
     def _resume_reading(self) -> None:
         if not self.transport.is_closing():
@@ -199,14 +199,14 @@ class HttpProtocol(HttpToolsProtocol):
         if self._should_upgrade():
             self.handle_websocket_upgrade()
         elif self.scope["method"] == "CONNECT":
-            self._refuse(400)
-        else:  # the parser has left HTTP: a new one reads this head again, without the offer, and what follows
-            head = self._head_without_offer()
+            self._reject(400)
+        else:  # the parser has stopped at the upgrade: a new one parses the head again, without the upgrade
+            head = self._head_without_upgrade()
             self.parser = httptools.HttpRequestParser(self)
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
             self._feed(head + rest)
 
-    def _head_without_offer(self) -> bytes:
+    def _head_without_upgrade(self) -> bytes:
         version = self.parser.get_http_version()
         lines = [b"%s %s HTTP/%s" % (self.scope["method"].encode(), self.url, version.encode())]
         for name, value in self.headers:
@@ -217,45 +217,45 @@ class HttpProtocol(HttpToolsProtocol):
                 lines.append(b"%s: %s" % (name, value))
         return b"\r\n".join([*lines, b"", b""])
 
-    def _refuse(self, status: int) -> None:
-        """Answer a request that is not taken, and close the connection."""
-        self._refused = True
+    def _reject(self, status: int) -> None:
+        """Answer a request with an error, and close the connection."""
+        self._rejected = True
         _invalid_requests.log(status, self.client)
-        if self._in_body and self.pipeline:  # the refused request waits for others
+        if self._in_body and self.pipeline:  # the rejected request waits for earlier ones
             self.pipeline.popleft()
             self._in_body = False
         cycle = self.pipeline[0][0] if self.pipeline else self._running
-        answered = cycle is None or cycle.response_complete
-        if cycle is not None and not answered and not self._in_body:
-            cycle.keep_alive = False  # the requests before this one are answered; then uvicorn closes the connection
+        is_answered = cycle is None or cycle.response_complete
+        if cycle is not None and not is_answered and not self._in_body:
+            cycle.keep_alive = False  # uvicorn answers the earlier requests, then closes the connection
             return
-        if cycle is None or answered or not cycle.response_started:
+        if cycle is None or is_answered or not cycle.response_started:
             path = self.url.decode("latin-1") if self.url else ""
-            code, message = _REFUSALS[status]
-            answer = error_response(path, status, message, code=code, headers={"Connection": "close"})
-            fields = [b"%s: %s\r\n" % field for field in answer.raw_headers]
-            self.transport.write(b"".join([STATUS_LINE[status], *fields, b"\r\n", bytes(answer.body)]))
+            code, message = _REJECTIONS[status]
+            response = error_response(path, status, message, code=code, headers={"Connection": "close"})
+            fields = [b"%s: %s\r\n" % field for field in response.raw_headers]
+            self.transport.write(b"".join([STATUS_LINE[status], *fields, b"\r\n", bytes(response.body)]))
             if self.transport.can_write_eof():
                 self.transport.write_eof()
         if cycle is not None:
             _disconnect(cycle)
-        # Closing with unread bytes resets the connection, and the answer is lost with it.
+        # Closing with unread bytes would reset the connection, and the client would lose the response.
         self.loop.call_later(LINGER, self.transport.close)
 
     @property
     def busy(self) -> bool:
-        """Whether an application is answering a request of this connection."""
+        """Whether the application is answering a request of this connection."""
         return self._running is not None and not self._running.response_complete
 
     @property
     def unread(self) -> int:
-        """How many bytes of answers wait for the client, in this process."""
+        """Number of response bytes in this process that the client has not read."""
         return self.transport.get_write_buffer_size()
 
     def close_if_stalled(self, now: float, header_timeout: float, send_timeout: float) -> None:
-        """Close the connection if its client is late with a request's head, or has stopped reading.
+        """Close the connection if the client is late with the head of a request, or has stopped reading.
 
-        Times are in seconds, `now` is monotonic.
+        `now` is a monotonic time, and the timeouts are in seconds.
         """
         unsent = self.unread
         if unsent:
@@ -267,24 +267,24 @@ class HttpProtocol(HttpToolsProtocol):
             return
         if self.cycle is not None and not self.cycle.response_complete:
             self._waiting_since = now
-        elif now - self._waiting_since > header_timeout and not self._refused:
+        elif now - self._waiting_since > header_timeout and not self._rejected:
             if self._in_head:
-                self._refuse(408)
+                self._reject(408)
             elif self._in_body or self.timeout_keep_alive_task is None:
-                self.transport.close()  # the rest of a body that was answered already does not come, or nothing at all
+                self.transport.close()  # nothing arrives, or not the rest of a body that was answered early
 
 
 def _disconnect(cycle: RequestResponseCycle) -> None:
-    """Tell a request's application that the client is gone."""
+    """Tell the application that the client of a request has disconnected."""
     if not cycle.response_complete:
         cycle.disconnected = True
         cycle.message_event.set()
 
 
 def _in_kernel(transport: asyncio.Transport) -> int:
-    """Return how many sent bytes the peer has not acknowledged; 0 where the system does not say."""
+    """Return the number of sent bytes that the peer has not acknowledged; 0 if the system does not report it."""
     try:
-        answer = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+        unsent = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
     except OSError:
         return 0
-    return int.from_bytes(answer, sys.byteorder)
+    return int.from_bytes(unsent, sys.byteorder)

@@ -1,8 +1,8 @@
-"""A job's result as JSON text, encoded in small steps and up to a limit.
+"""Encoding of a job's result as JSON, in small steps and up to a limit.
 
 `jsonable_encoder` and `json.dumps` copy the whole value before its size is known, and the C encoder holds the
-interpreter's lock until it is done. A result can have any size, so this encoder walks it lazily and stops at the limit.
-Only a pydantic model is dumped as a whole, by pydantic.
+interpreter lock until it is done. A result may be large, so this encoder walks it lazily and stops at the limit. Only
+a pydantic model is dumped in one step, by pydantic.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from chutes.exception import ChutesError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_DEEPEST = 100  # levels: a result that contains itself has no end
+_MAX_DEPTH = 100  # levels; a result that contains itself would have no end
 _SCALARS = (str, int, float, NoneType)
 _LISTS = (list, tuple, set, frozenset, deque, GeneratorType)
 _JSON_TYPES = frozenset({str, int, float, bool, NoneType, dict, list, tuple})
@@ -31,26 +31,26 @@ _END: Any = object()
 
 
 class InvalidResult(ChutesError):
-    """A job returned something that cannot be kept: too large, or not JSON."""
+    """A job's result is too large, nested too deeply, or not JSON."""
 
 
 def encode(result: Any, limit: int) -> bytes:
-    """Return the JSON text of a job's result, at most `limit` bytes of it.
+    """Return a job's result as JSON text of at most `limit` bytes.
 
-    Types are converted as FastAPI does. NaN and infinities become strings, and lone surrogates question marks.
-    InvalidResult for a result that is too large, nested too deeply, or not JSON.
+    Types are converted as in FastAPI. NaN and infinities become strings, and lone surrogates become question marks.
+    Raise InvalidResult if the result is too large, nested too deeply, or not JSON.
     """
     try:
         return _encode(result, limit)
     except InvalidResult:
         raise
     except Exception as error:
-        raise InvalidResult("The job's result cannot be encoded as JSON; its log says why") from error
+        raise InvalidResult("The job's result cannot be encoded as JSON. The log has the reason.") from error
 
 
 def _encode(result: Any, limit: int) -> bytes:
     text = bytearray()
-    # What is left of each container that is open, and its closing bracket; no recursion, which has a limit of its own.
+    # For each open container: an iterator over the rest of it, and its closing bracket. Python limits recursion.
     containers: list[tuple[Iterator[Any], bytes]] = [(iter((result,)), b"")]
     while containers:
         items, bracket = containers[-1]
@@ -74,13 +74,13 @@ def _encode(result: Any, limit: int) -> bytes:
                 text += _scalar(item, limit)
         if len(text) > limit:
             raise _too_large(limit)
-        if len(containers) > _DEEPEST + 1:  # the first one holds the result itself
-            raise InvalidResult(f"The job's result is nested deeper than {_DEEPEST} levels, or contains itself")
+        if len(containers) > _MAX_DEPTH + 1:  # the first container is the result's own
+            raise InvalidResult(f"The job's result is nested deeper than {_MAX_DEPTH} levels, or contains itself.")
     return bytes(text)
 
 
 def _one_step(value: Any, limit: int) -> Any:
-    """The value as a JSON type, but not what it contains."""
+    """Return the value as a JSON type, without converting the values inside it."""
     if type(value) in _JSON_TYPES:
         return value
     if isinstance(value, BaseModel):
@@ -99,14 +99,14 @@ def _from_object(value: Any, limit: int) -> Any:
         return jsonable_encoder(value)
     try:
         return dict(value)
-    except Exception:  # noqa: BLE001 - as FastAPI does: any object that has attributes will do
+    except Exception:  # noqa: BLE001 - as in FastAPI, any object with attributes will do
         return vars(value)
 
 
 def _key(key: Any, limit: int) -> bytes:
     key = _one_step(key, limit)
     if not isinstance(key, _SCALARS):
-        raise TypeError(f"A key of type {type(key).__name__} has no JSON form")
+        raise TypeError(f"A key of type {type(key).__name__} cannot be encoded as JSON.")
     return _string(key if isinstance(key, str) else _scalar(key, limit).decode().strip('"'), limit)
 
 
@@ -121,7 +121,7 @@ def _scalar(value: Any, limit: int) -> bytes:
         return float.__repr__(value).encode() if math.isfinite(value) else b'"%s"' % float.__repr__(value).encode()
     if isinstance(value, str):
         return _string(value, limit)
-    raise TypeError(f"A value of type {type(value).__name__} has no JSON form")
+    raise TypeError(f"A value of type {type(value).__name__} cannot be encoded as JSON.")
 
 
 def _string(value: str, limit: int) -> bytes:
@@ -132,6 +132,6 @@ def _string(value: str, limit: int) -> bytes:
 
 def _too_large(limit: int) -> InvalidResult:
     return InvalidResult(
-        f"The job's result is larger than {limit} bytes, the limit set by CHUTES_MAX_JOB_RESULT_BYTES: "
-        "write large data to files in output_dir instead"
+        f"The job's result is larger than {limit} bytes, the limit of CHUTES_MAX_JOB_RESULT_BYTES. "
+        "Write large data to files in output_dir instead."
     )

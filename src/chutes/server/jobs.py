@@ -1,7 +1,7 @@
-"""Jobs over HTTP: begun with `POST /jobs/{name}`, asked after, cancelled, and forgotten in time.
+"""Jobs over HTTP: `POST /jobs/{name}` starts one, and other routes report, cancel and delete it.
 
-A job runs in the background in one of the chute's slots, like a request, so that the two never share the GPU; there
-is no request that could time out. What it writes to `output_dir` can be fetched until the job is forgotten.
+A job runs in the background. It needs a slot of the chute like a request, so the two never share the GPU. The files
+that it writes to `output_dir` can be fetched until the job is deleted, by its client or as the oldest of many.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 class JobStatus(StrEnum):
-    """Where a job is."""
+    """The state of a job."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -53,15 +53,15 @@ class JobStatus(StrEnum):
     TIMEOUT = "timeout"
 
 
-_LONGEST_DETAIL = 1000  # characters
-_OUTCOME = "outcome"  # a file in a job's folder
+_MAX_DETAIL = 1000  # characters
+_OUTCOME = "outcome"  # name of the file with the result in a job's folder
 _CHUNK = 64 * 1024  # bytes
 _FINISHED = {JobStatus.COMPLETE, JobStatus.ERROR, JobStatus.CANCELLED, JobStatus.TIMEOUT}
 
 
 @dataclass
 class JobRecord:
-    """One job that was begun, and what became of it."""
+    """One submitted job and its state."""
 
     job: Job
     id: str
@@ -75,41 +75,41 @@ class JobRecord:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the job has ended, one way or another."""
+        """Whether the job has ended."""
         return self.status in _FINISHED
 
     @property
     def output(self) -> Path:
-        """The job's `output_dir`. Beside it lies the outcome."""
+        """The job's `output_dir`."""
         return self.folder / "output"
 
     def save_outcome(self, result: Any, limit: int) -> None:
-        """Write the result and the names of the files down, once, when the job is done. InvalidResult, OSError.
+        """Write the result and the names of the output files to the disk, when the job has ended.
 
-        They may be large, and a hundred jobs are kept: what is on disk takes no memory.
+        Both may be large, and a hundred jobs are kept, so they do not stay in memory. Raise InvalidResult or OSError.
         """
-        text, refused = b"null", None
+        text, invalid = b"null", None
         try:
             text = encode(result, limit)
         except InvalidResult as error:
-            refused = error
+            invalid = error
         names, more = list_files(self.output)
         listed = json.dumps({"files": names, "more_files": more}, ensure_ascii=False).encode()
-        with (self.folder / _OUTCOME).open("xb") as file:  # not into what the job may have put there
+        with (self.folder / _OUTCOME).open("xb") as file:  # "x", so that no file or link of the job is written to
             file.write(b'"result":' + text + b"," + listed[1:])
-        if refused is not None:
-            raise refused
+        if invalid is not None:
+            raise invalid
 
     def open_outcome(self) -> BinaryIO | None:
-        """Open what `save_outcome` wrote, if it has."""
+        """Open the file that `save_outcome` wrote; None if there is none."""
         return open_file(self.folder, _OUTCOME)
 
     def to_dict(self) -> dict[str, Any]:
-        """What a client sees of a job without an outcome."""
+        """Return the response for a job without an outcome."""
         return {**self.summary(), "result": None, "files": [], "more_files": False}
 
     def summary(self) -> dict[str, Any]:
-        """What a client sees of a job in a list."""
+        """Return the job as an item of a list."""
         return {
             "id": self.id,
             "name": self.job.name,
@@ -126,9 +126,9 @@ def _iso(when: datetime | None) -> str | None:
 
 
 class JobManager:
-    """The jobs of one chute: those that wait, those that run, and the last `kept` that ended.
+    """Runs the jobs of one chute, and keeps the last `kept` that have ended.
 
-    A result has at most `max_result_bytes`.
+    `max_result_bytes` is the largest size of a result as JSON.
     """
 
     def __init__(self, chute: Chute, admission: Admission, *, kept: int, max_result_bytes: int) -> None:
@@ -139,10 +139,10 @@ class JobManager:
         self._max_result_bytes = max_result_bytes
         self._records: dict[str, JobRecord] = {}
         self._folders = JobFolders()
-        self._remover = ThreadPoolExecutor(1, thread_name_prefix="chutes-jobs")  # apart, so that it delays nobody
+        self._remover = ThreadPoolExecutor(1, thread_name_prefix="chutes-jobs")  # slow, so it has a thread of its own
 
     def start(self) -> None:
-        """Begin to remove what killed processes have left behind; nothing waits for that, not even the end."""
+        """Begin to remove the files of killed processes, in a thread that nothing waits for."""
         if self._jobs:
             threading.Thread(target=remove_abandoned, name="chutes-jobs-abandoned", daemon=True).start()
 
@@ -150,40 +150,43 @@ class JobManager:
         return iter(self._records.values())
 
     def find(self, job_id: str) -> JobRecord:
-        """The record of this id; 404 if there is none (any more)."""
+        """Return the job of this id. Raise HTTPException (404) if there is none."""
         if (record := self._records.get(job_id)) is None:
-            raise HTTPException(404, "There is no such job (any more)")
+            raise HTTPException(404, "No such job. It may have been deleted.")
         return record
 
     def submit(self, name: str, data: dict[str, Any], upload: Upload | None = None) -> JobRecord:
-        """Put a job in line for a slot; `upload` is held until it ends. 404, 422, QueueFull, Draining."""
+        """Start a job as soon as a slot is free. `upload` is held until the job ends.
+
+        Raise HTTPException (404), RequestValidationError (422), QueueFull, Draining or OSError.
+        """
         if (job := self._jobs.get(name)) is None:
-            raise HTTPException(404, f"There is no job named {name[:100]}")
-        job.arguments(data)  # 422 now, rather than an error when its turn comes
+            raise HTTPException(404, f"This chute has no job named {name[:100]}.")
+        job.arguments(data)  # a 422 now, not an error when the job starts
         waiter = self._admission.enqueue()
         try:
             job_id = uuid4().hex
             record = JobRecord(job, job_id, self._folders.make(job_id))
             record.output.mkdir()
-        except BaseException:  # a full disk, for one
+        except BaseException:  # such as a full disk
             self._admission.withdraw(waiter)
             raise
         self._records[record.id] = record
         task = asyncio.create_task(self._run(record, waiter, data), name=f"job-{record.id}")
-        # Not a `finally` inside the task: one that is cancelled before its first step never gets there.
+        # Not a `finally` inside the task: a task that is cancelled before its first step never reaches it.
         task.add_done_callback(lambda task: self._ended(record, waiter, task))
         if upload is not None:
             release = upload.keep()
             task.add_done_callback(lambda _: release())
         record.task = task
-        self._forget_oldest()
+        self._delete_oldest()
         return record
 
     async def _run(self, record: JobRecord, waiter: "asyncio.Future[None]", data: dict[str, Any]) -> None:
         request_id.set(record.id)
         await waiter
         record.status, record.started = JobStatus.RUNNING, datetime.now(UTC)
-        log.info("Job %s begins", record.job.name)
+        log.info("Job %s started", record.job.name)
         result = None
         try:
             result = await record.job.call(data, output_dir=str(record.output))
@@ -191,9 +194,9 @@ class JobManager:
             await _finish_despite_cancellation(asyncio.to_thread(record.save_outcome, result, self._max_result_bytes))
 
     def _ended(self, record: JobRecord, waiter: "asyncio.Future[None]", task: "asyncio.Task[None]") -> None:
-        """It has really ended: free its slot, and keep what became of it."""
+        """Release the slot of a job that has ended, and record its state."""
         self._admission.withdraw(waiter)
-        record.task = None  # its exception holds on to all that the job's functions had in their variables
+        record.task = None  # its exception holds the local variables of the job's functions
         record.finished = datetime.now(UTC)
         error = None if task.cancelled() else task.exception()
         if task.cancelled() or (error is not None and record.status is JobStatus.CANCELLING):
@@ -202,74 +205,74 @@ class JobManager:
             record.status = JobStatus.COMPLETE
         elif isinstance(error, JobTimeout):
             record.status = JobStatus.TIMEOUT
-            record.detail = f"Not done within {record.job.timeout} seconds"
+            record.detail = f"The job was cancelled after {record.job.timeout} seconds, its time limit."
         else:
             record.status = JobStatus.ERROR
             record.detail = _client_detail(error)
-            if not isinstance(error, Draining):  # it was never started
+            if not isinstance(error, Draining):  # the job never ran
                 log.error("Job %s failed", record.job.name, exc_info=error, extra={"job": record.id})
-        log.info("Job %s: %s", record.job.name, record.status, extra={"job": record.id})
+        log.info("Job %s ended: %s", record.job.name, record.status, extra={"job": record.id})
         labels = {"chute_id": self._chute_id, "function": record.job.name}
-        took = (record.finished - (record.started or record.finished)).total_seconds()
+        duration = (record.finished - (record.started or record.finished)).total_seconds()
         total_requests.labels(**labels, status=str(record.status)).inc()
-        request_duration.labels(**labels, status=str(record.status)).observe(took)
+        request_duration.labels(**labels, status=str(record.status)).observe(duration)
         last_request_timestamp.labels(**labels).set_to_current_time()
 
-    def count_refused(self, error: ChutesError) -> None:
-        """Count a job that was not begun."""
+    def count_rejected(self, error: ChutesError) -> None:
+        """Count a job that was rejected."""
         metrics.rejections.labels(self._chute_id, error.code).inc()
 
     def cancel(self, record: JobRecord) -> None:
-        """Ask a job to stop; one that is over is forgotten instead."""
+        """Cancel a job, or delete one that has ended."""
         if record.is_finished:
-            self._forget(record)
+            self._delete(record)
         elif record.task is not None and record.status is not JobStatus.CANCELLING:
             record.status = JobStatus.CANCELLING
             record.task.cancel()
 
-    def _forget_oldest(self) -> None:
-        over = [record for record in self if record.is_finished]
-        for record in over[: max(0, len(over) - self._kept)]:
-            self._forget(record)
+    def _delete_oldest(self) -> None:
+        finished = [record for record in self if record.is_finished]
+        for record in finished[: max(0, len(finished) - self._kept)]:
+            self._delete(record)
 
-    def _forget(self, record: JobRecord) -> None:
+    def _delete(self, record: JobRecord) -> None:
         self._records.pop(record.id, None)
         self._remover.submit(remove, record.folder)
 
     def abort_all(self) -> None:
-        """Cancel all that is not over."""
+        """Cancel all jobs that have not ended."""
         for record in list(self):
             if not record.is_finished:
                 self.cancel(record)
 
     async def close(self) -> None:
-        """Remove what the jobs have written."""
+        """Remove the files of all jobs."""
         await asyncio.get_running_loop().run_in_executor(self._remover, self._folders.close)
         self._remover.shutdown(wait=False)
 
 
 async def _finish_despite_cancellation(work: Awaitable[None]) -> None:
-    """Wait for work in a thread, which cannot be cancelled: a cancellation is passed on when the work is done."""
+    """Wait for work in a thread, which cannot be cancelled. Raise a cancellation when the work is done."""
     task = asyncio.ensure_future(work)
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task])
-        task.exception()  # nobody asks for it any more
+        task.exception()  # marks it as retrieved
         raise
 
 
 def _client_detail(error: BaseException) -> str:
-    """What went wrong, if that was meant for clients."""
+    """Return the message of an error for clients, which is general unless the error was meant for them."""
     if isinstance(error, HTTPException):
         detail = str(error.detail)
     else:
-        detail = str(error) if isinstance(error, ChutesError) else "The job failed; its log says why"
-    return str(json_safe(detail[:_LONGEST_DETAIL]))
+        detail = str(error) if isinstance(error, ChutesError) else "The job failed. The log has the reason."
+    return str(json_safe(detail[:_MAX_DETAIL]))
 
 
 async def _full_response(record: JobRecord) -> Response:
-    """All of a job, its result and its files too, which are sent from the disk."""
+    """Return the response for one job, with its result and the names of its files from the disk."""
     outcome = await asyncio.to_thread(record.open_outcome) if record.is_finished else None
     if outcome is None:
         return JSONResponse(record.to_dict())
@@ -286,13 +289,13 @@ async def _full_response(record: JobRecord) -> Response:
 
 
 class _OpenFileResponse(FileResponse):
-    """A file that is open already: what is sent is what was checked, whatever its name leads to meanwhile."""
+    """A response with an open file, so that the file that was checked is sent even if its name changes."""
 
     def __init__(self, file: BinaryIO, name: str) -> None:
         self._file = file
         super().__init__(
             f"/dev/fd/{file.fileno()}",
-            # A job may have written what a client sent: no browser is to run it as a page of this server.
+            # The file may contain what a client sent, so no browser may run it as a page of this server.
             headers={"Content-Security-Policy": "sandbox", "X-Content-Type-Options": "nosniff"},
             media_type=mimetypes.guess_type(name)[0] or "application/octet-stream",
             stat_result=os.fstat(file.fileno()),
@@ -304,44 +307,44 @@ class _OpenFileResponse(FileResponse):
 
 
 def router(jobs: JobManager, lifecycle: Lifecycle) -> APIRouter:
-    """The routes under `/jobs`."""
+    """Return the routes under `/jobs`."""
     routes = APIRouter(prefix=JOBS, tags=["jobs"], route_class=CordRoute)
 
     @routes.post("/{name}", status_code=202)
-    async def begin(name: str, request: Request, data: Annotated[dict[str, Any] | None, Body()] = None) -> Response:
-        """Begin a job with these arguments."""
+    async def submit(name: str, request: Request, data: Annotated[dict[str, Any] | None, Body()] = None) -> Response:
+        """Start a job with these arguments."""
         try:
             lifecycle.check()
             record = jobs.submit(name, data or {}, request.scope.get(UPLOAD))
         except ChutesError as error:
-            jobs.count_refused(error)
+            jobs.count_rejected(error)
             raise
         return JSONResponse(record.to_dict(), 202, {"Location": f"{request.scope['root_path']}{JOBS}/{record.id}"})
 
     @routes.get("")
-    async def every() -> Response:
-        """All jobs, the newest first, without their results and files."""
+    async def list_jobs() -> Response:
+        """List all jobs, newest first, without their results and files."""
         return JSONResponse({"jobs": [record.summary() for record in reversed(list(jobs))]})
 
     @routes.get("/{job_id}")
-    async def one(job_id: str) -> Response:
-        """One job, and what became of it."""
+    async def get_job(job_id: str) -> Response:
+        """Return a job with its result and the names of its files."""
         return await _full_response(jobs.find(job_id))
 
     @routes.delete("/{job_id}")
     async def cancel(job_id: str) -> Response:
-        """Cancel a job, or forget one that is over."""
+        """Cancel a job, or delete one that has ended."""
         record = jobs.find(job_id)
         jobs.cancel(record)
         return Response(status_code=204) if record.is_finished else JSONResponse(record.to_dict(), 202)
 
     @routes.get("/{job_id}/files/{name:path}")
-    async def file(job_id: str, name: str) -> Response:
-        """A file that the job has written."""
+    async def get_file(job_id: str, name: str) -> Response:
+        """Return a file that the job has written."""
         record = jobs.find(job_id)
         file = await asyncio.to_thread(open_file, record.output, name) if record.is_finished else None
         if file is None:
-            raise HTTPException(404, "The job has written no such file")
+            raise HTTPException(404, "The job has no such file.")
         return _OpenFileResponse(file, name)
 
     return routes

@@ -1,7 +1,7 @@
-"""Parse a JSON body within limits, and refuse what Python's parser accepts although it is not JSON.
+"""Parsing of JSON bodies within limits, and without Python's extensions of JSON such as NaN.
 
-Python's parser holds the interpreter lock while it runs, so that no other request is answered, probes included. The
-body is therefore scanned first, in slices and in linear time: one that would take long to parse is refused unparsed.
+Python's parser holds the interpreter lock, so no other request is answered while it runs, not even a probe. Therefore
+the body is first scanned in slices and in linear time. A body that would take too long to parse is rejected unparsed.
 """
 
 import asyncio
@@ -15,27 +15,27 @@ from typing import Any
 
 from chutes.exception import BodyTooComplex
 
-_SLICE = 1 << 20  # bytes scanned at once, about 3 ms
-_MAX_DIGITS = 640  # of a number; Python converts longer ones in quadratic time
-_FEW_DIGITS = 10_000  # of a body, in which no thousand integers can be beyond their own hash
-_FEWEST_DIGITS = 19  # of an integer that is
-_MAX_COLLISIONS = 1000
-_LONG = 40  # digits of a number that counts as long
-_MAX_DIGITS_OF_LONG = 1_000_000  # of all long numbers together
-_MAX_ESCAPES = 1_000_000  # line breaks of a text, characters as \\uXXXX, every slash of an image from PHP
+_SLICE = 1 << 20  # bytes scanned before other requests get a turn, about 3 ms
+_MAX_DIGITS = 640  # of one number; Python converts longer ones in quadratic time
+_MAX_COLLISIONS = 1000  # integers with the same hash
+_MIN_COLLIDING_DIGITS = 19  # of an integer whose hash differs from itself
+_FEW_DIGITS = 10_000  # of a body that cannot contain a thousand such integers
+_LONG = 40  # digits above which a number counts as long
+_MAX_LONG_DIGITS = 1_000_000  # of all long numbers together
+_MAX_ESCAPES = 1_000_000  # backslashes; PHP escapes every slash of a base64 image
 _DIGITS = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
 _LONG_NUMBER = b"0" * (_MAX_DIGITS + 1)
-_ASTRAL = bytes(range(0xF0, 0xF5))  # first bytes of characters beyond U+FFFF
-_ASTRAL_WIDTH = 4  # bytes that each character of a Python string takes if one is beyond U+FFFF
+_ASTRAL = bytes(range(0xF0, 0xF5))  # first UTF-8 bytes of characters beyond U+FFFF
+_ASTRAL_WIDTH = 4  # bytes per character of a Python string that contains one beyond U+FFFF
 _CLOSE = {"Connection": "close"}
-_STRIDE = 64  # of the sample that is looked at for long numbers
+_STRIDE = 64  # bytes between samples in the search for long numbers
 
 _HALF_PAIR = "Input should be valid Unicode: it contains half of a surrogate pair"
 _NOT_FINITE = f"Input should be a finite number of at most {_MAX_DIGITS} digits"
 
 
 class InvalidJson(ValueError):
-    """The body is not JSON. `error` says where, in the form of a validation error."""
+    """The body is not JSON. `error` says where, in the form of pydantic's validation errors."""
 
     def __init__(self, where: Iterable[str | int], message: str, **more: Any) -> None:
         super().__init__(message)
@@ -45,8 +45,8 @@ class InvalidJson(ValueError):
 async def parse_json(body: bytes, max_values: int, max_text_bytes: int) -> Any:
     """Return the value of a JSON text. Raise BodyTooComplex (413) or InvalidJson (422).
 
-    `max_values` bounds the number of `,`, `:`, `[` and `{`, a cheap upper bound of the number of values and keys.
-    `max_text_bytes` bounds the memory of the decoded text, of which one emoji makes every character take four bytes.
+    - `max_values`: limit on the number of `,`, `:`, `[` and `{`, a cheap upper bound of the number of values and keys.
+    - `max_text_bytes`: limit on the memory of the decoded text. A single emoji makes every character take four bytes.
     """
     scan = _Scan(max_values, max_text_bytes)
     scan.feed(body, 0)
@@ -57,7 +57,7 @@ async def parse_json(body: bytes, max_values: int, max_text_bytes: int) -> Any:
 
 
 class _Scan:
-    """Checks the size and the encoding of a body slice by slice, and decodes it."""
+    """Checks and decodes a body slice by slice."""
 
     def __init__(self, max_values: int, max_text_bytes: int) -> None:
         self._max_values = max_values
@@ -65,7 +65,7 @@ class _Scan:
         self._values = self._escapes = 0
         self._many_digits = self._suspicious = self._astral = False
         self._characters = self._digits = 0
-        self._decoder: IncrementalDecoder | None = None  # from the first slice on that is not ASCII
+        self._decoder: IncrementalDecoder | None = None  # from the first slice that is not ASCII
         self._text: list[str] = []
 
     def feed(self, body: bytes, start: int) -> None:
@@ -75,9 +75,9 @@ class _Scan:
         self._escapes += escapes
         self._values += len(part) - len(part.translate(None, b",:[{"))
         if self._values > self._max_values:
-            raise BodyTooComplex(f"The JSON body has more than {self._max_values} values", headers=_CLOSE)
+            raise BodyTooComplex(f"The JSON body has more than {self._max_values} values.", headers=_CLOSE)
         if self._escapes > _MAX_ESCAPES:
-            raise BodyTooComplex(f"The JSON body has more than {_MAX_ESCAPES} backslashes", headers=_CLOSE)
+            raise BodyTooComplex(f"The JSON body has more than {_MAX_ESCAPES} backslashes.", headers=_CLOSE)
         if b"\0" in part:  # Python would guess that this is UTF-16 or UTF-32
             raise InvalidJson(["body"], "The body is not UTF-8: it contains a zero byte")
         text = self._decode_slice(part, start, final=start + _SLICE >= len(body))
@@ -85,7 +85,7 @@ class _Scan:
         self._characters += len(text)
         if self._astral and self._characters * _ASTRAL_WIDTH > self._max_text_bytes:
             raise BodyTooComplex(
-                f"A JSON body with emoji may have at most {self._max_text_bytes // _ASTRAL_WIDTH} characters",
+                f"A JSON body with emoji may have at most {self._max_text_bytes // _ASTRAL_WIDTH} characters.",
                 headers=_CLOSE,
             )
         if escapes:
@@ -94,13 +94,13 @@ class _Scan:
             self._count_digits(body[start : start + _SLICE + _MAX_DIGITS])
 
     def _count_digits(self, part: bytes) -> None:
-        """Look for a number of too many digits, or for too many digits in all, inside strings or not.
+        """Search for a number with too many digits, and for too many digits in all, also inside strings.
 
-        A sparse sample is enough to rule both out for most bodies.
+        For most bodies a sparse sample rules out both.
         """
         sample = part[::_STRIDE].translate(_DIGITS)
         self._digits += sample.count(b"0") * _STRIDE
-        if self._digits > _MAX_DIGITS_OF_LONG:
+        if self._digits > _MAX_LONG_DIGITS:
             self._many_digits = True
         if _LONG_NUMBER[::_STRIDE][:-1] in sample:
             self._many_digits |= _LONG_NUMBER in part.translate(_DIGITS)
@@ -117,7 +117,7 @@ class _Scan:
             raise InvalidJson(["body"], "The body is not UTF-8") from None
 
     def parse(self) -> Any:
-        """Return the value."""
+        """Return the parsed value of the whole body."""
         text = "".join(self._text)
         self._text.clear()
         try:
@@ -142,7 +142,7 @@ class _Scan:
 
 
 class _NotFiniteError(Exception):
-    """There is a NaN, an Infinity, or a number of too many digits."""
+    """The body contains NaN, Infinity, or a number with too many digits."""
 
 
 def _refuse(_: str) -> float:
@@ -157,8 +157,11 @@ _decoder = json.JSONDecoder(parse_constant=_refuse)
 
 
 def _with_limits(otherwise: Callable[[str], float]) -> json.JSONDecoder:
-    """Return a decoder that calls `otherwise` for what is not finite or too long, and bounds all long numbers."""
-    left = _MAX_DIGITS_OF_LONG
+    """Return a decoder that limits the digits of all long numbers together.
+
+    It calls `otherwise` for NaN, infinities and single numbers with too many digits.
+    """
+    left = _MAX_LONG_DIGITS
 
     def limit(convert: Callable[[str], float]) -> Callable[[str], float]:
         def read(number: str) -> float:
@@ -169,7 +172,7 @@ def _with_limits(otherwise: Callable[[str], float]) -> json.JSONDecoder:
                 left -= len(number)
             if left < 0:
                 raise BodyTooComplex(
-                    f"The JSON body has more than {_MAX_DIGITS_OF_LONG} digits in numbers of over {_LONG} digits"
+                    f"The JSON body has more than {_MAX_LONG_DIGITS} digits in numbers of over {_LONG} digits."
                 )
             return convert(number)
 
@@ -179,10 +182,10 @@ def _with_limits(otherwise: Callable[[str], float]) -> json.JSONDecoder:
 
 
 def _check_values(value: Any) -> None:
-    """Raise InvalidJson at the first string that has no UTF-8, and at the first number that is NaN."""
-    # One iterator for each list and object that is open.
+    """Raise InvalidJson for a string that UTF-8 cannot encode, or a number that is NaN."""
+    # An iterator for each list and object around the current value.
     pending: list[Iterator[tuple[str | int, Any]]] = [iter([("body", value)])]
-    path: list[str | int] = []  # the keys of those that are open
+    path: list[str | int] = []  # the keys that lead to the current value
     while pending:
         if (item := next(pending[-1], None)) is None:
             pending.pop()
@@ -201,7 +204,7 @@ def _check_values(value: Any) -> None:
 
 
 def _check_collisions(value: Any) -> None:
-    """Raise BodyTooComplex for large integers with equal hashes: a set or dict of them takes quadratic time to fill."""
+    """Raise BodyTooComplex for many integers with the same hash, which fill a set or dict in quadratic time."""
     hashes: Counter[int] = Counter()
     seen: set[str] = set()
     pending = [value]
@@ -215,12 +218,12 @@ def _check_collisions(value: Any) -> None:
             seen.add(text)
             hashes[hash(number)] += 1
     if hashes and max(hashes.values()) > _MAX_COLLISIONS:
-        raise BodyTooComplex(f"The JSON body has more than {_MAX_COLLISIONS} large integers with the same hash")
+        raise BodyTooComplex(f"The JSON body has more than {_MAX_COLLISIONS} large integers with the same hash.")
 
 
 def _large_integer(item: Any) -> int | None:
-    """Return the integer that a value is, or that a validator may read from a text, if it is beyond its own hash."""
-    if isinstance(item, str) and _FEWEST_DIGITS <= len(item) <= 2 * _MAX_DIGITS:
+    """Return a value, or the integer in a string, if it is an integer that differs from its hash."""
+    if isinstance(item, str) and _MIN_COLLIDING_DIGITS <= len(item) <= 2 * _MAX_DIGITS:
         try:
             item = int(item)
         except ValueError:

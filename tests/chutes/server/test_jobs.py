@@ -144,7 +144,7 @@ def test_what_went_wrong_is_told_as_far_as_clients_may_know(
     assert (told["status"], "secret" in str(told)) == ("error", False)
     assert "secret of /home/me" in caplog.text
     told = after(client, begin(client, "fail", how="timeout"))
-    assert (told["status"], told["detail"]) == ("error", "The job failed; its log says why")
+    assert (told["status"], told["detail"]) == ("error", "The job failed. The log has the reason.")
     assert "a data base" in caplog.text
 
 
@@ -315,7 +315,7 @@ def test_an_outcome_that_cannot_be_written_is_an_error(client: TestClient, tmp_p
     """An archive with `../outcome` in it, for one, which the job has unpacked."""
     (tmp_path / "secret").write_text('"result":"secret"}')
     told = after(client, begin(client, "block", kind=kind, target=str(tmp_path / "secret")))
-    assert (told["status"], told["detail"]) == ("error", "The job failed; its log says why")
+    assert (told["status"], told["detail"]) == ("error", "The job failed. The log has the reason.")
     assert (told["result"], told["files"], told["more_files"]) == (None, [], False)
     assert (tmp_path / "secret").read_text() == '"result":"secret"}'
 
@@ -341,7 +341,7 @@ def test_links_that_lead_out_are_neither_listed_nor_served(client: TestClient, t
     assert client.get(f"/jobs/{job}/files/inside").text == "fine"
     for name in ("file", "folder/secret", "up/outcome", "output", "up", "pipe"):
         answer = client.get(f"/jobs/{job}/files/{name}")
-        assert (answer.status_code, answer.json()) == (404, {"detail": "The job has written no such file"})
+        assert (answer.status_code, answer.json()) == (404, {"detail": "The job has no such file."})
 
 
 @pytest.mark.parametrize("job", ["nothing", "..", "%2e%2e%2f", "%00", "a%0ab", "x" * 5000, "%ff", "*"])
