@@ -115,7 +115,7 @@ class Chute(FastAPI):
         }
         parameters = inspect.signature(Chute.__init__).parameters
         given = _options.take_aliases({**options}, scaling, {key: parameters[key].default for key in scaling})
-        fastapi_options, self.extra = _options.split(given, parameters.keys() - {"self", "options"})
+        fastapi_options, unknown = _options.split(given, parameters.keys() - {"self", "options"})
         _options.warn_without_effect(
             "Chute",
             allow_external_egress=allow_external_egress,
@@ -124,7 +124,9 @@ class Chute(FastAPI):
             lock_modules=lock_modules,
         )
         super().__init__(**{"title": name, "summary": tagline or None, "description": readme, **fastapi_options})
+        self.extra = unknown
 
+        # Code written for upstream also reads some of these under a private name.
         self.username = self._username = username
         self.name = self._name = name
         self.uid = str(uuid5(NAMESPACE_OID, f"{username}::chute::{name}"))
