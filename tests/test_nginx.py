@@ -117,7 +117,7 @@ def get(
     return answer
 
 
-def test_a_client_that_trickles_its_headers_is_let_go_while_others_are_served(proxy: int) -> None:
+def test_a_client_that_sends_headers_slowly_is_disconnected(proxy: int) -> None:
     slow = socket.create_connection(("127.0.0.1", proxy), LIMIT)
     began = time.monotonic()
     slow.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n")
@@ -139,7 +139,7 @@ def test_a_client_that_trickles_its_headers_is_let_go_while_others_are_served(pr
     print(f"the slow client was closed after {time.monotonic() - began:.1f} s; {others} others were served meanwhile")
 
 
-def test_a_slow_reader_does_not_hold_the_chute(proxy: int, backend: Backend) -> None:
+def test_a_slow_reader_occupies_no_slot(proxy: int, backend: Backend) -> None:
     reader = socket.create_connection(("127.0.0.1", proxy), LIMIT)
     reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     reader.sendall(b"GET /picture HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -148,7 +148,7 @@ def test_a_slow_reader_does_not_hold_the_chute(proxy: int, backend: Backend) -> 
     assert get(proxy, "/picture")[1] == PICTURE
 
 
-def test_a_stream_passes_as_it_comes(proxy: int, backend: Backend) -> None:
+def test_a_stream_is_not_buffered(proxy: int, backend: Backend) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", proxy, timeout=LIMIT)
     connection.request("GET", "/stream")
     response = connection.getresponse()
@@ -158,7 +158,7 @@ def test_a_stream_passes_as_it_comes(proxy: int, backend: Backend) -> None:
     connection.close()
 
 
-def test_a_client_that_leaves_is_noticed_by_the_chute(proxy: int, backend: Backend) -> None:
+def test_the_chute_notices_a_disconnected_client(proxy: int, backend: Backend) -> None:
     client = socket.create_connection(("127.0.0.1", proxy), LIMIT)
     client.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
     assert backend.written.wait(LIMIT)
@@ -171,13 +171,13 @@ def test_metrics_are_hidden(proxy: int, backend: Backend) -> None:
     assert backend.seen == []
 
 
-def test_a_body_that_is_too_large_is_refused_as_the_chute_would(proxy: int, backend: Backend) -> None:
+def test_a_body_that_is_too_large_gets_the_error_of_the_chute(proxy: int, backend: Backend) -> None:
     with socket.create_connection(("127.0.0.1", proxy), LIMIT) as client:
         client.sendall(b"POST /picture HTTP/1.1\r\nHost: x\r\nContent-Length: 80000000\r\n\r\n")
         answer = client.recv(65536).decode()
     assert answer.startswith("HTTP/1.1 413")
     refusal = json.loads(answer.partition("\r\n\r\n")[2])
-    assert refusal == {"detail": "The request body is too large", "code": "body_too_large"}
+    assert refusal == {"detail": "The request body is too large.", "code": "body_too_large"}
     assert backend.seen == []
 
 
@@ -195,7 +195,7 @@ def test_a_body_that_is_too_large_is_refused_as_the_chute_would(proxy: int, back
     ],
     ids=["long line", "many headers", "a long header", "no Host", "two Hosts", "version", "encoding", "TRACE"],
 )
-def test_a_head_that_is_refused_never_reaches_the_chute(
+def test_an_invalid_request_never_reaches_the_chute(
     proxy: int, backend: Backend, head: bytes, status: int, code: str | None
 ) -> None:
     with socket.create_connection(("127.0.0.1", proxy), LIMIT) as client:
@@ -208,23 +208,23 @@ def test_a_head_that_is_refused_never_reaches_the_chute(
     assert backend.seen == []
 
 
-def test_heads_within_the_limits_pass(proxy: int) -> None:
+def test_headers_within_the_limits_pass(proxy: int) -> None:
     assert get(proxy, "/health", headers={"a": "x" * 15_000, "b": "x" * 15_000})[0] == 200
     assert get(proxy, "/health?" + "x" * 15_000)[0] == 200
 
 
 @pytest.mark.parametrize("offer", ["h2c", "websocket"])
-def test_an_offer_to_upgrade_a_post_is_not_passed_on_but_its_body_is(proxy: int, backend: Backend, offer: str) -> None:
+def test_a_post_cannot_upgrade_the_connection(proxy: int, backend: Backend, offer: str) -> None:
     assert get(proxy, "/offers", "POST", b"the body", {"Connection": "Upgrade", "Upgrade": offer})[0] == 200
     assert (backend.body, backend.offers) == (b"the body", [])
 
 
-def test_a_websocket_is_still_upgraded_to(proxy: int, backend: Backend) -> None:
+def test_a_websocket_can_be_opened(proxy: int, backend: Backend) -> None:
     assert get(proxy, "/offers", headers={"Connection": "Upgrade", "Upgrade": "websocket"})[0] == 200
     assert backend.offers == ["websocket"]
 
 
-def test_without_the_chute_it_says_to_try_again(proxy: int, backend: Backend, tmp_path: Path) -> None:
+def test_without_the_chute_the_error_has_a_retry_after_header(proxy: int, backend: Backend, tmp_path: Path) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         config = tmp_path / "nginx.conf"
@@ -240,7 +240,10 @@ def test_without_the_chute_it_says_to_try_again(proxy: int, backend: Backend, tm
         wait_for(is_refused)
     answer = answers[-1]
     assert answer[0] == 503
-    assert json.loads(answer[1]) == {"detail": "Temporarily unavailable, try again later", "code": "unavailable"}
+    assert json.loads(answer[1]) == {
+        "detail": "The service is temporarily unavailable. Try again later.",
+        "code": "unavailable",
+    }
     assert answer[2] == "application/json"
 
 
