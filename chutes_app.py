@@ -1,13 +1,11 @@
 """FLUX as a service: `/generate`, `/batch`, `/img2img`, `/inpaint`. Run it with: chutes run chutes_app:chute."""
 
 import asyncio
-from typing import Any
 
 from fastapi import Response
 from fastapi.responses import JSONResponse
 
 from chutes.chute import Chute, NodeSelector
-from imagegen.http import service
 from imagegen.http.answers import batch_response, image_response
 from imagegen.http.schemas import (
     BatchGenerationInput,
@@ -16,6 +14,7 @@ from imagegen.http.schemas import (
     InpaintInput,
     MinifiedGenerationInput,
 )
+from imagegen.http.service import ImageChute, install
 from images.flux import image, readme
 
 MIB = 1024 * 1024
@@ -28,7 +27,7 @@ chute = Chute(
     node_selector=NodeSelector(gpu_count=1, min_vram_gb_per_gpu=80),  # required if the model is FLUX.1
     concurrency=1,
 )
-service.install(chute)  # loads the model as `self.engine`
+install(chute)  # loads the model as `self.engine`
 
 
 @chute.cord(
@@ -39,28 +38,28 @@ service.install(chute)  # loads the model as `self.engine`
     output_content_type="image/jpeg",
     max_body_bytes=MIB,
 )
-async def generate(self: Any, params: GenerationInput) -> Response:
+async def generate(self: ImageChute, params: GenerationInput) -> Response:
     """Generate an image from a prompt."""
     picture = await self.engine.generate(params.to_request())
     return await image_response(picture, params.format)
 
 
 @chute.cord(public_api_path="/batch", method="POST", input_schema=BatchGenerationInput, max_body_bytes=MIB)
-async def generate_batch(self: Any, params: BatchGenerationInput) -> JSONResponse:
+async def generate_batch(self: ImageChute, params: BatchGenerationInput) -> JSONResponse:
     """Generate an image for each of up to four prompts: a list of base64 files."""
     pictures = [await self.engine.generate(request) for request in params.to_requests()]
     return await batch_response(pictures, params.format)
 
 
 @chute.cord(public_api_path="/img2img", method="POST", input_schema=Img2ImgInput, output_content_type="image/jpeg")
-async def image_to_image(self: Any, params: Img2ImgInput) -> Response:
+async def image_to_image(self: ImageChute, params: Img2ImgInput) -> Response:
     """Transform an image by a prompt."""
     request = await asyncio.to_thread(params.to_request)  # decodes the image
     return await image_response(await self.engine.generate(request), params.format)
 
 
 @chute.cord(public_api_path="/inpaint", method="POST", input_schema=InpaintInput, output_content_type="image/png")
-async def inpaint(self: Any, params: InpaintInput) -> Response:
+async def inpaint(self: ImageChute, params: InpaintInput) -> Response:
     """Repaint what is white in a mask and keep the rest unchanged."""
     request = await asyncio.to_thread(params.to_request)  # decodes the image and the mask
     return await image_response(await self.engine.generate(request), params.format)

@@ -7,21 +7,20 @@ Watch: curl localhost:8000/jobs/{id}       Fetch: curl -O localhost:8000/jobs/{i
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 import imagegen
 from chutes.chute import Chute
-from imagegen.http import service
+from imagegen.http.service import ImageChute, install
 
 chute = Chute(username="myuser", name="contact-sheet", image="chutes-selfhosted:latest", concurrency=1)
-service.install(chute)  # loads the model that IMAGEGEN_MODEL names as `self.engine`
+install(chute)  # loads the model that IMAGEGEN_MODEL names as `self.engine`
 
 
 @chute.job(timeout=3600)
 async def contact_sheet(
-    self: Any, prompt: str, rows: int = 2, columns: int = 4, size: int = 256, *, output_dir: str
+    self: ImageChute, prompt: str, rows: int = 2, columns: int = 4, size: int = 256, *, output_dir: str
 ) -> dict[str, object]:
     """Generate rows x columns pictures. Cancelling the job stops within one step."""
     sheet = Image.new("RGB", (columns * size, rows * size))

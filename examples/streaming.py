@@ -7,18 +7,17 @@ Ask: curl -N localhost:8000/draw -H 'Content-Type: application/json' -d '{"promp
 import asyncio
 import base64
 from collections.abc import AsyncIterator
-from typing import Any
 
 from chutes.chute import Chute
-from imagegen.http import service
 from imagegen.http.schemas import GenerationInput
+from imagegen.http.service import ImageChute, install
 
 chute = Chute(username="myuser", name="streaming", image="chutes-selfhosted:latest", concurrency=1)
-service.install(chute)  # loads the model that IMAGEGEN_MODEL names as `self.engine`
+install(chute)  # loads the model that IMAGEGEN_MODEL names as `self.engine`
 
 
 @chute.cord(public_api_path="/draw", stream=True)
-async def draw(self: Any, params: GenerationInput) -> AsyncIterator[dict[str, object]]:
+async def draw(self: ImageChute, params: GenerationInput) -> AsyncIterator[dict[str, object]]:
     """Generate a picture and report each step. If the client disconnects, generation stops within one step."""
     loop = asyncio.get_running_loop()
     steps: asyncio.Queue[tuple[int, int] | None] = asyncio.Queue()

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
@@ -15,9 +15,16 @@ from imagegen.http.answers import error_response
 from imagegen.settings import Settings
 
 if TYPE_CHECKING:
+    from imagegen.engine import Engine
     from imagegen.memory import Needs
 
 log = logging.getLogger(__name__)
+
+
+class ImageChute(Protocol):
+    """A chute after `install`, as the type of a cord's `self`."""
+
+    engine: "Engine"
 
 
 def install(chute: Chute, model: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""A chute that draws with any diffusers pipeline: `imagegen` behind one route."""
+"""A chute that generates images with any diffusers pipeline: `imagegen` behind one route."""
 
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -6,18 +6,21 @@ from typing import Annotated, Any
 from fastapi import Response
 from pydantic import BaseModel, Field
 
+import imagegen
 from chutes._warn import warn
 from chutes.chute.base import Chute, ChutePack
 from chutes.chute.node_selector import NodeSelector
 from chutes.image import Image
 from chutes.image.standard.diffusion import DIFFUSION
+from imagegen.http.answers import image_response
+from imagegen.http.service import ImageChute, install
 
-# Without control characters, and short enough to be written into the file.
+# Without control characters, and short enough for the image file's metadata.
 _Text = Annotated[str, Field(max_length=5_000, pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$")]
 
 
 class GenerationInput(BaseModel):
-    """What `/generate` takes."""
+    """The body of `/generate`."""
 
     prompt: Annotated[_Text, Field(min_length=1)]
     negative_prompt: _Text = ""
@@ -29,13 +32,13 @@ class GenerationInput(BaseModel):
 
 
 class MinifiedGenerationInput(BaseModel):
-    """The least that `/generate` needs."""
+    """The smallest body of `/generate`."""
 
     prompt: str = "a beautiful mountain landscape"
 
 
 class DiffusionChute(ChutePack):
-    """The chute, and its route's function."""
+    """The chute, and the function of its route."""
 
     generate: Callable[..., Any]
 
@@ -57,16 +60,15 @@ def build_diffusion_chute(
     shutdown_after_seconds: int = 300,
     tee: bool = False,
 ) -> DiffusionChute:
-    """`POST /generate`, a JPEG, from a pipeline folder or a hub id that was downloaded before.
+    """Build a chute whose `POST /generate` answers with a JPEG.
 
-    Requests take turns on the GPU; `concurrency` is how many may be under way. `version` and `pipeline_args` have no
-    effect.
+    `model_name_or_url` is a folder in diffusers' layout, or a Hugging Face id that `chutes download` fetched. The GPU
+    generates one image at a time; `concurrency` requests may be prepared and encoded meanwhile. `version` and
+    `pipeline_args` have no effect. The other arguments are those of `Chute`.
     """
     for option, value in {"version": version, "pipeline_args": pipeline_args}.items():
         if value:
-            warn(f"build_diffusion_chute: {option}= has no effect here")
-    from imagegen.http import service
-
+            warn(f"build_diffusion_chute: {option}= has no effect.")
     chute = Chute(
         username=username,
         name=name,
@@ -82,8 +84,7 @@ def build_diffusion_chute(
         shutdown_after_seconds=shutdown_after_seconds,
         tee=tee,
     )
-
-    service.install(chute, model_name_or_url)
+    install(chute, model_name_or_url)
 
     @chute.cord(
         public_api_path="/generate",
@@ -91,12 +92,9 @@ def build_diffusion_chute(
         output_content_type="image/jpeg",
         max_body_bytes=1024 * 1024,
     )
-    async def generate(self: Any, params: GenerationInput) -> Response:
+    async def generate(self: ImageChute, params: GenerationInput) -> Response:
         """Generate an image from a prompt."""
-        from imagegen import Request
-        from imagegen.http.answers import image_response
-
-        request = Request(
+        request = imagegen.Request(
             prompt=params.prompt,
             negative_prompt=params.negative_prompt or None,
             width=params.width,
