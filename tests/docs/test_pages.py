@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.harness.cluster import cluster_folder
 from chutes.chute import Chute, Cord, Job, NodeSelector
+from chutes.image import Image
 from tests.docs.page import DOCS, blocks_of, reader
 
 PAGES = [
@@ -55,3 +56,12 @@ def test_a_table_lists_every_argument_with_its_default(name: str) -> None:
         for each in parameters
         if each.kind is not each.VAR_KEYWORD and each.name != "app"
     }
+
+
+def test_the_page_names_every_method_of_image() -> None:
+    page = (DOCS / "container-images.md").read_text()
+    for name, method in vars(Image).items():
+        if not name.startswith("_") and callable(method):
+            assert re.search(rf"`{name}\b", page), name
+            for parameter in inspect.signature(method).parameters:
+                assert parameter == "self" or parameter in page, f"{name}({parameter}=)"
