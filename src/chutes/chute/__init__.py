@@ -1,4 +1,4 @@
-"""What an author writes a service with."""
+"""The classes with which an author defines a service."""
 
 from chutes.chute.base import Chute, ChutePack
 from chutes.chute.cord import Cord

@@ -68,16 +68,16 @@ class Chute(FastAPI):
         options: FastAPI's keyword arguments. At run time, an unknown one is kept in `extra` with a warning.
 
     Attributes:
-        uid: An identifier that depends only on `username` and `name`.
-        slug: `username` and `name` as one label of a host name.
-        cords: The cords that are served.
-        jobs: The jobs that can be run.
-        extra: Unknown keyword arguments.
-        executor: The event loop and the threads that run the author's code.
-        progress: What a startup hook is doing; `/ready` shows it while the chute loads.
-        info: Facts about the loaded model; `/ready` shows them once the chute serves.
-        failure: Why only a new process can recover, or None.
-        lifecycle_managed: Whether the server runs the hooks, in place of the ASGI lifespan.
+        uid (str): An identifier that depends only on `username` and `name`.
+        slug (str): `username` and `name` as one label of a host name.
+        cords (list[Cord]): The cords that are served.
+        jobs (list[Job]): The jobs that can be run.
+        extra (dict[str, Any]): Unknown keyword arguments.
+        executor (UserLoop): The event loop and the threads that run the author's code.
+        progress (Progress): What a startup hook is doing; `/ready` shows it while the chute loads.
+        info (dict[str, object]): Facts about the loaded model; `/ready` shows them once the chute serves.
+        failure (str | None): Why only a new process can recover, or None.
+        lifecycle_managed (bool): Whether the server runs the hooks, in place of the ASGI lifespan.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class Chute(FastAPI):
     def cord(self, func: None = None, /, **options: Unpack[CordOptions]) -> Cord:
         """Serve the decorated function over HTTP. The options are those of `Cord`.
 
-        The decorated name stays the function.
+        The decorated name is still the function.
         """
         _options.check_keywords_only("cord", func, 'public_api_path="/..."')
         return Cord(self, **options)
@@ -189,12 +189,18 @@ class Chute(FastAPI):
         return Job(self, **options)
 
     def on_startup(self, priority: int = 50) -> Callable[[Function], Function]:
-        """Run the decorated function before the first request. Lower priorities run first."""
+        """Run the decorated function before the first request. Lower priorities run first.
+
+        The function takes the chute or nothing. Functions of equal priority run in the order of definition.
+        """
         _options.check_parentheses("on_startup", priority)
         return self._collect(self._startup_hooks, priority)
 
     def on_shutdown(self, priority: int = 50) -> Callable[[Function], Function]:
-        """Run the decorated function after the last request. Lower priorities run first."""
+        """Run the decorated function after the last request. Lower priorities run first.
+
+        The function takes the chute or nothing. It runs even if another one fails.
+        """
         _options.check_parentheses("on_shutdown", priority)
         return self._collect(self._shutdown_hooks, priority)
 

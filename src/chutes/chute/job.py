@@ -120,7 +120,7 @@ class Job(Generic[Params, Result]):
             values = [getattr(port, field) for port in self.ports]
             if len(set(values)) < len(values):
                 raise ValueError(f"Job ports must differ in name and number; two have the same {field}: {values}.")
-        self.timeout: float | None = timeout
+        self.timeout = timeout
         self.upload = upload
         self.ssh = ssh
         self.max_body_bytes = _options.positive("max_body_bytes", max_body_bytes)

@@ -96,7 +96,7 @@ def look() -> None:
     assert_type(chute.cords, list[Cord])
     assert_type(chute.jobs, list[Job])
     assert_type(train.name, str)
-    assert_type(train.timeout, float | None)
+    assert_type(train.timeout, int | None)
     assert_type(train.cancel_event, threading.Event)
     assert_type(chute.cords[0].input_models, list[type[BaseModel]] | None)
     served = build_vllm_chute(username="me", model_name="m", node_selector=NodeSelector(), revision="a")

@@ -62,7 +62,7 @@ def test_an_argument_without_effect_warns_once_at_the_authors_line(define: Defin
 
 @pytest.mark.parametrize(("define", "name", "value"), WITHOUT_EFFECT)
 @pytest.mark.filterwarnings("error")
-def test_its_default_does_not_warn(define: Define, name: str, value: Any) -> None:
+def test_the_default_does_not_warn(define: Define, name: str, value: Any) -> None:
     define(**{name: NO_EFFECT[name].default})
 
 
