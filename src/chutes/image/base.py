@@ -1,13 +1,21 @@
 """The builder of a container image; `str(image)` is its Dockerfile."""
 
 import inspect
-import re
 import shlex
-from pathlib import Path
 from typing import Never, Self
 from uuid import NAMESPACE_OID, uuid5
 
 from chutes._warn import warn_unknown
+from chutes.image._arguments import (
+    LAST_PORT,
+    check,
+    check_exists,
+    check_name,
+    duration,
+    flatten,
+    package_names,
+    pip_words,
+)
 from chutes.image._python import install_python
 from chutes.image._shell import quote_requirements
 from chutes.image.directive import (
@@ -29,34 +37,25 @@ from chutes.image.directive import (
 )
 from chutes.util.context import is_remote
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9-_.]*", re.IGNORECASE)
-_NAME_RULE = "Use letters, digits, '-', '_' and '.', and start with a letter or digit."
-_REFERENCE = re.compile(
-    r"(?:[a-z0-9][a-z0-9.-]*(?::\d+)?/)?"  # host
-    r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*"  # path
-    r"(?::\w[\w.-]{0,127})?(?:@sha256:[a-f0-9]{64})?",  # tag, digest
-    re.IGNORECASE,
-)
-_PACKAGE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.+:*~=-]*")
-_VARIABLE = re.compile(r"[a-z_][a-z0-9_]*", re.IGNORECASE)
-_LABEL = re.compile(r"[a-z][a-z0-9]*([.-][a-z0-9]+)*")
-_OWNER = re.compile(r"[a-z0-9_-]+(:[a-z0-9_-]+)?", re.IGNORECASE)
-_MODE = re.compile(r"[0-7]{3,4}")
-_CHECKSUM = re.compile(r"sha256:[a-f0-9]{64}")
-_DURATION = re.compile(r"(\d+(\.\d+)?(ns|us|ms|s|m|h))+")
-_LAST_PORT = 65_535
-
 
 class Image:
     """A container image, built step by step: each method adds a Dockerfile directive and returns the image.
 
-    `chutes build` builds the image and tags it `username/name:tag`, in lower case. `name` and `tag` consist of letters,
-    digits, `-`, `_` and `.`, and start with a letter or digit; otherwise ValueError is raised.
-
-    `base_image` is a shortcut for `from_base`, and `python_version` for `with_python`. `description` is another name of
-    `readme`, the text about the image. An unknown argument has no effect and causes a ChutesWarning.
-
+    `str(image)` is the Dockerfile. `chutes build` builds it, and tags the image `username/name:tag` in lower case.
     Methods raise AssertionError for an invalid argument, and ValueError for a value with a line break.
+
+    Args:
+        username: The owner's name.
+        name: The image's name: letters, digits, `-`, `_` and `.`, starting with a letter or digit.
+        tag: The image's tag, in the same form as the name.
+        readme: A description in Markdown.
+        base_image: Same as `from_base(base_image)`. The default is `parachutes/python:3.12`.
+        python_version: Same as `with_python(python_version)`.
+        description: Another name of `readme`.
+        unknown: Any other keyword argument has no effect and causes a ChutesWarning.
+
+    Raises:
+        ValueError: The name or the tag is invalid.
     """
 
     default_base_image = "parachutes/python:3.12"
@@ -99,9 +98,7 @@ class Image:
 
     @name.setter
     def name(self, name: str) -> None:
-        if not _NAME.fullmatch(name):
-            raise ValueError(f"Invalid image name: {name!r}. {_NAME_RULE}")
-        self._name = name
+        self._name = check_name("name", name)
 
     @property
     def tag(self) -> str:
@@ -110,9 +107,7 @@ class Image:
 
     @tag.setter
     def tag(self, tag: str) -> None:
-        if not _NAME.fullmatch(tag):
-            raise ValueError(f"Invalid image tag: {tag!r}. {_NAME_RULE}")
-        self._tag = tag
+        self._tag = check_name("tag", tag)
 
     def __str__(self) -> str:
         lines: list[str] = []
@@ -134,61 +129,75 @@ class Image:
     # Base image
 
     def from_base(self, base_image: str) -> Self:
-        """Set the base image, such as `nvidia/cuda:12.4.1-runtime-ubuntu22.04`.
+        """Set the base image: emit `FROM base_image` as the first directive. The last call counts.
 
-        Emits `FROM base_image` as the first line, in place of the default. The last call counts.
+        Args:
+            base_image: An image reference, such as `nvidia/cuda:12.4.1-runtime-ubuntu22.04`.
         """
-        _require(_REFERENCE, base_image, "image reference")
+        check("image reference", base_image)
         self._directives = [FROM(base_image), *(d for d in self._directives if not isinstance(d, FROM))]
         return self
 
     def with_python(self, version: str = "3.10.15") -> Self:
-        """Build a version of Python from source and put its `python`, `python3` and `pip` first on the PATH.
+        """Build Python from source, and put its `python`, `python3` and `pip` first on the PATH.
 
-        `3.11` means the latest known release of 3.11. Emits `RUN` directives that install the build tools and build
-        Python in /opt/python, and `ENV PATH`. The base image must be a Debian or Ubuntu. Raises ValueError for an
-        invalid version.
+        Emits `RUN` directives that install the build tools and build Python in /opt/python, and an `ENV PATH`
+        directive. The base image must be Debian or Ubuntu.
+
+        Args:
+            version: A full version such as `3.11.9`, or a minor version such as `3.11` for its latest known release.
+
+        Raises:
+            ValueError: The version is invalid or unknown.
         """
         return self._append(*install_python(version))
 
     def with_arg(self, name: str, default: str | None = None) -> Self:
-        """Declare a build argument, and its default if there is one.
+        """Declare a build argument: emit `ARG name` or `ARG name=default`.
 
-        Emits `ARG name` or `ARG name=default`. Set it with `docker build --build-arg name=value`.
+        Args:
+            name: The argument's name: letters, digits and `_`. Set it with `docker build --build-arg name=value`.
+            default: The value without a `--build-arg`.
         """
-        _require(_VARIABLE, name, "build argument")
+        check("build argument", name)
         return self._append(ARG(name, None if default is None else str(default)))
 
     # Packages and commands
 
     def apt_install(self, *packages: str | list[str]) -> Self:
-        """Install Debian packages, given as names or lists of names. `name=version` pins a version.
+        """Install Debian packages: emit one `RUN` directive that updates, installs and removes the package lists.
 
-        Emits one `RUN` directive with `apt-get update`, `apt-get install --no-install-recommends`, and the removal of
-        the package lists.
+        Args:
+            packages: Package names, or lists of them. `name=version` pins a version.
         """
-        return self._append(APT("install", _packages(packages)))
+        return self._append(APT("install", package_names(packages)))
 
     def apt_remove(self, *packages: str | list[str]) -> Self:
-        """Remove Debian packages, given as names or lists of names. Emits `RUN apt-get remove -y`."""
-        return self._append(APT("remove", _packages(packages)))
+        """Remove Debian packages: emit `RUN apt-get remove -y ...`.
+
+        Args:
+            packages: Package names, or lists of them.
+        """
+        return self._append(APT("remove", package_names(packages)))
 
     def pip_install(self, *packages: str | list[str], index_url: str | None = None) -> Self:
-        """Install Python packages, given as requirements such as `torch>=2.4`, or as options of pip.
+        """Install Python packages: emit `RUN pip install --no-cache-dir ...`, with the requirements in quotes.
 
-        An option and its value are one argument: `"-r requirements.txt"`. Emits `RUN pip install --no-cache-dir`, with
-        `--index-url` if given. Requirements are quoted for the shell.
+        Args:
+            packages: Requirements such as `torch>=2.4`, options of pip such as `-r requirements.txt`, or lists of them.
+                An option and its value are one string.
+            index_url: The package index to use in place of PyPI.
         """
-        words = [word for package in _flat(packages) for word in _pip_words(package)]
-        if not words:
-            raise AssertionError("pip_install() requires at least one package.")
-        return self._append(PIP([*words, *(["--index-url", index_url] if index_url else [])]))
+        return self._append(PIP([*pip_words(packages), *(["--index-url", index_url] if index_url else [])]))
 
     def run_command(self, command: str) -> Self:
-        """Run a shell command while the image is built. Emits `RUN command`.
+        """Run a shell command while the image is built: emit `RUN command`.
 
-        Several lines become a script that stops at the first error. Requirements such as `torch>=2.4` after
-        `pip install` are put in quotes, because the shell would read `>` as a redirection.
+        Several lines become a script that stops at the first error. Requirements after `pip install`, such as
+        `torch>=2.4`, are put in quotes, because the shell would read `>` as a redirection.
+
+        Args:
+            command: One or several lines of shell code.
         """
         return self._append(RUN(quote_requirements(command)))
 
@@ -205,14 +214,23 @@ class Image:
         exclude: list[str] | None = None,
         build_dir: str | None = None,
     ) -> Self:
-        """Add a file, a folder, or the matches of a glob pattern from the current folder; or the contents of a URL.
+        """Add local files, or the contents of a URL: emit `COPY source dest` or `ADD source dest`.
 
-        Emits `COPY source dest`, or `ADD source dest` for a URL, a Git repository or a tar archive, which is unpacked.
-        `chown` (`user:group`) and `chmod` (`755`) set the owner and the mode. For a URL, `checksum`
-        (`sha256:` and 64 hex digits) verifies the download. For a Git repository, `keep_git_dir` keeps its .git folder.
+        `ADD` is used for a URL, for a Git repository, and for a tar archive, which Docker unpacks. Inside a built
+        image, where `is_remote()` is true, this method has no effect, because the image contains the files already.
 
-        Raises AssertionError if a local source does not exist. Inside a built image, where `is_remote()` is true, the
-        method has no effect, because the image contains the files already. `exclude` and `build_dir` have no effect.
+        Args:
+            source: A file, a folder or a glob pattern, relative to the current folder; or a URL.
+            dest: The path in the image.
+            keep_git_dir: Keep the `.git` folder of a Git repository.
+            checksum: The expected checksum of a URL's contents, `sha256:` and 64 hex digits.
+            chown: The owner of the files, such as `user:group`.
+            chmod: The mode of the files, such as `755`.
+            exclude: No effect.
+            build_dir: No effect.
+
+        Raises:
+            AssertionError: The local source does not exist.
         """
         if is_remote():
             return self
@@ -220,16 +238,23 @@ class Image:
             source,
             dest,
             keep_git_dir="true" if keep_git_dir and "://" in source else None,
-            checksum=_checked(_CHECKSUM, checksum, "checksum") if "://" in source else None,
-            chown=_checked(_OWNER, chown, "owner"),
-            chmod=_checked(_MODE, chmod, "mode"),
+            checksum=check("checksum", checksum) if "://" in source else None,
+            chown=check("owner", chown),
+            chmod=check("mode", chmod),
         )
-        if not directive.is_remote and not _exists(source):
-            raise AssertionError(f"The image adds {source!r}, which does not exist in {Path.cwd()}.")
+        if not directive.is_remote:
+            check_exists(source)
         return self._append(directive)
 
     def copy(self, source: str, dest: str, chown: str | None = None, chmod: str | None = None) -> Self:
-        """Copy a file, a folder, or the matches of a glob pattern from the current folder. Same as `add`."""
+        """Copy local files. Same as `add`, without the options for URLs.
+
+        Args:
+            source: A file, a folder or a glob pattern, relative to the current folder.
+            dest: The path in the image.
+            chown: The owner of the files, such as `user:group`.
+            chmod: The mode of the files, such as `755`.
+        """
         return self.add(source, dest, chown=chown, chmod=chmod)
 
     copy_file = copy
@@ -237,22 +262,39 @@ class Image:
     # Container
 
     def with_env(self, key: str, value: str) -> Self:
-        """Set an environment variable. Emits `ENV key=value`. Docker replaces `$NAME` in the value."""
-        _require(_VARIABLE, key, "environment variable")
+        """Set an environment variable: emit `ENV key=value`.
+
+        Args:
+            key: The variable's name: letters, digits and `_`.
+            value: Its value, in which Docker replaces `$NAME` by another variable.
+        """
+        check("environment variable", key)
         return self._append(ENV(key, str(value)))
 
     def set_workdir(self, directory: str) -> Self:
-        """Set the working directory. Emits `WORKDIR directory`."""
+        """Set the working directory of the following directives and of the container: emit `WORKDIR directory`.
+
+        Args:
+            directory: A path in the image, which Docker creates.
+        """
         return self._append(WORKDIR(directory))
 
     def set_user(self, user: str) -> Self:
-        """Set the user, by name or number, for the following directives and the container. Emits `USER user`."""
+        """Set the user of the following directives and of the container: emit `USER user`.
+
+        Args:
+            user: A name or number, optionally with a group, such as `1000:1000`.
+        """
         return self._append(USER(user))
 
     def expose_port(self, port: int) -> Self:
-        """Declare a port that the container listens on, from 1 to 65535. Emits `EXPOSE port`."""
-        if not 0 < int(port) <= _LAST_PORT:
-            raise AssertionError(f"Port must be from 1 to {_LAST_PORT}; got {port!r}.")
+        """Declare a port that the container listens on: emit `EXPOSE port`.
+
+        Args:
+            port: A number from 1 to 65535.
+        """
+        if not 0 < int(port) <= LAST_PORT:
+            raise AssertionError(f"Port must be from 1 to {LAST_PORT}; got {port!r}.")
         return self._append(EXPOSE(str(port)))
 
     def with_healthcheck(
@@ -263,38 +305,55 @@ class Image:
         start_period: str | float | None = None,
         retries: int | None = None,
     ) -> Self:
-        """Set the command that checks whether the container is healthy. The last call counts.
+        """Set the command that checks whether the container is healthy: emit `HEALTHCHECK`. The last call counts.
 
-        Emits `HEALTHCHECK`. A string runs in a shell, a list is run as it is. Times are seconds, or strings such as
-        `30s` and `1m30s`. The container is unhealthy after `retries` failures in a row.
+        Args:
+            command: A shell command, or the words of a command that runs without a shell.
+            interval: The time between checks, in seconds or as a string such as `1m30s`.
+            timeout: The time after which a check fails.
+            start_period: The time after the start in which failures do not count.
+            retries: The number of consecutive failures that make the container unhealthy.
         """
         return self._replace(
             HEALTHCHECK(
                 command,
-                interval=_duration(interval),
-                timeout=_duration(timeout),
-                start_period=_duration(start_period),
+                interval=duration(interval),
+                timeout=duration(timeout),
+                start_period=duration(start_period),
                 retries=retries,
             )
         )
 
     def with_entrypoint(self, *command: str | list[str]) -> Self:
-        """Set the command that the container runs: one command line, or its words. The last call counts.
+        """Set the command that the container runs: emit `ENTRYPOINT`. The last call counts.
 
-        Emits `ENTRYPOINT` with a JSON list. `chutes build` adds a `CMD`, so an entrypoint must run its arguments.
+        `chutes build` adds a `CMD` that serves the chute, and Docker appends it to the entrypoint. So the entrypoint
+        must run its arguments.
+
+        Args:
+            command: One command line, its words, or a list of words.
         """
-        words = _flat(command)
+        words = flatten(command)
         return self._replace(ENTRYPOINT(shlex.split(words[0]) if len(words) == 1 else words))
 
     # Metadata
 
     def with_maintainer(self, maintainer: str) -> Self:
-        """Set the maintainer. Emits `LABEL maintainer="…"`."""
+        """Set the maintainer: emit `LABEL maintainer="..."`.
+
+        Args:
+            maintainer: A name or an email address.
+        """
         return self._append(MAINTAINER(maintainer))
 
     def with_label(self, key: str, value: str) -> Self:
-        """Set a label. Emits `LABEL key="value"`."""
-        _require(_LABEL, key, "label")
+        """Set a label: emit `LABEL key="value"`.
+
+        Args:
+            key: The label's name, in lower case with `.` or `-` between its parts.
+            value: Its value.
+        """
+        check("label", key)
         return self._append(LABEL(key, str(value)))
 
     # Upstream's other names of the same methods
@@ -311,40 +370,3 @@ class Image:
     def _replace(self, directive: BaseDirective) -> Self:
         self._directives = [d for d in self._directives if type(d) is not type(directive)]
         return self._append(directive)
-
-
-def _exists(pattern: str) -> bool:
-    path = Path(pattern)
-    return path.exists() or any(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-
-
-def _require(pattern: re.Pattern[str], value: str, what: str) -> str:
-    if not pattern.fullmatch(value):
-        raise AssertionError(f"Invalid {what}: {value!r}.")
-    return value
-
-
-def _checked(pattern: re.Pattern[str], value: str | None, what: str) -> str | None:
-    return None if value is None else _require(pattern, value, what)
-
-
-def _flat(values: tuple[str | list[str], ...]) -> list[str]:
-    return [v for value in values for v in ([value] if isinstance(value, str) else value)]
-
-
-def _packages(packages: tuple[str | list[str], ...]) -> list[str]:
-    names = [name for package in _flat(packages) for name in package.split()]
-    if not names:
-        raise AssertionError("At least one package is required.")
-    return [_require(_PACKAGE, name, "package name") for name in names]
-
-
-def _pip_words(package: str) -> list[str]:
-    """Split an option from its value. A requirement stays one word, even if it contains spaces."""
-    return shlex.split(package) if package.startswith("-") else [package.strip()]
-
-
-def _duration(value: str | float | None) -> str | None:
-    if value is None or isinstance(value, str):
-        return _checked(_DURATION, value, "duration")
-    return f"{value:g}s"
