@@ -88,7 +88,7 @@ def loads(weights: Any) -> dict[str, dict[str, float]]:
     figures = {"matmul": products}
     for precision in ("bf16", "fp8"):
         model = ours(weights, precision)
-        model.scheduler = Schedule
+        model.bind_scheduler(Schedule())
         given = scheduled(1024, 1024)
         figures[f"ours {precision}"] = under_load(lambda model=model, given=given: model(**given))  # type: ignore[misc]
         del model
@@ -143,7 +143,7 @@ def exactness(weights: Any, sizes: list[tuple[int, int]]) -> list[dict[str, Any]
 def our_steps(weights: Any, precision: str) -> dict[str, float]:
     """Median ms of a step of ours at each size; the first step at a new size, in `first …`, is timed by the clock."""
     model = ours(weights, precision)
-    model.scheduler = Schedule
+    model.bind_scheduler(Schedule())
     out = {}
     for index, (width, height) in enumerate(SIZES):
         given = scheduled(width, height)
@@ -190,7 +190,7 @@ def kernels_of_a_step(
 ) -> list[dict[str, Any]]:
     """GPU time by kernel in one step, longest first."""
     model = ours(weights, precision)
-    model.scheduler = Schedule
+    model.bind_scheduler(Schedule())
     given = scheduled(*size)
     for _ in range(2):
         model(**given)

@@ -41,7 +41,7 @@ def steps() -> dict[str, dict[str, float]]:
     figures = {}
     for precision in ("bf16", "fp8"):
         model = ours(reference, precision)
-        model.scheduler = Schedule
+        model.bind_scheduler(Schedule())
         for size in SIZES:
             figures[f"{precision}, {size[0]}x{size[1]}"] = _in_turns(model, size)
         del model
@@ -54,12 +54,12 @@ def _in_turns(model: Any, size: tuple[int, int], seconds: float = 1.0, rounds: i
     for name, rule in RULES.items():
         with patch.object(cublas, "tiles_for", rule):
             cublas.plans.clear()
-            model.recorder.recordings = {}
+            model.graphs.captured = {}
             model(**given)
-        recorded[name] = model.recorder.recordings
+        recorded[name] = model.graphs.captured
 
     def turn(name: str, steps: int) -> float:
-        model.recorder.recordings = recorded[name]
+        model.graphs.captured = recorded[name]
         start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
         for _ in range(steps):
@@ -76,6 +76,6 @@ def _in_turns(model: Any, size: tuple[int, int], seconds: float = 1.0, rounds: i
         for name in order:
             turn(name, steps // 4)
             spans[name].append(turn(name, steps))
-    model.recorder.recordings = {}
+    model.graphs.captured = {}
     cublas.plans.clear()
     return {name: median(times) for name, times in spans.items()}

@@ -146,8 +146,8 @@ def _read_fast(folder: Path, settings: Settings, progress: Progress) -> _Loaded:
         import diffusers
 
         kind = diffusers.FluxPipeline
-        pipeline, info = fast.load(kind, folder, precision=precision, progress=progress, transformer=transformer)
-        return _Loaded(pipeline, info, fast.fast_path(pipeline))
+        pipeline, fast_path = fast.load(kind, folder, precision=precision, progress=progress, transformer=transformer)
+        return _Loaded(pipeline, fast_path.info, fast_path)
 
 
 @contextmanager

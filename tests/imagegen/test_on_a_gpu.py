@@ -88,7 +88,7 @@ def fast():
 
 def held(engine: Engine) -> int:
     """Return the number of recordings that the fast path's components hold."""
-    return sum(len(recorder.recordings) for recorder in engine.model.fast_path.recorders)
+    return sum(len(cache.captured) for cache in engine.model.fast_path.graph_caches)
 
 
 def test_three_times_out_of_memory_frees_the_recordings(fast, monkeypatch):

@@ -1,10 +1,14 @@
-"""A function of tensors as CUDA graphs, so that the CPU, which launches its kernels, never holds the GPU up."""
+"""A cache of CUDA graphs: replaying a graph launches all its kernels at once, so that the CPU never delays the GPU.
+
+See PyTorch's `torch.cuda.CUDAGraph`. One step of FLUX.1 launches about 500 kernels; from Python these launches take
+longer than the kernels themselves at small sizes.
+"""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -12,101 +16,107 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
+    from torch.cuda import _POOL_HANDLE
 
     Run = Callable[..., tuple[Tensor, ...]]
 
-_KEPT = 16  # shapes
-_FLUSHES = 16  # that a graph is worth: each further graph costs the GPU a pause of 12 µs at every replay
+_SHAPES = 16  # for which graphs are kept
+_FLUSHES = 16  # per graph: each further graph costs the GPU a pause of 12 µs at every replay
 
 
-class _Recording(NamedTuple):
-    """One shape's graphs in their order, with the buffers that they read and fill."""
+class _Captured(NamedTuple):
+    """The graphs of one shape, in order, with their input and output buffers."""
 
     graphs: list[torch.cuda.CUDAGraph]
-    given: tuple[Tensor, ...]
-    out: tuple[Tensor, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
 
 
 class CudaGraphCache:
-    """Records what a function launches for the first tensors of a shape, running it; replays that for the next ones.
+    """Calls a function of tensors and captures its kernel launches, then replays them for tensors of the same shapes.
 
-    The function takes tensors and returns a tuple of them, works on the GPU only, and depends on nothing else that
-    changes. Where it calls `flush`, the GPU may begin with what has been recorded so far. Elsewhere than on a GPU the
-    function is just called.
+    The function takes tensors, returns a tuple of tensors, works on the GPU only, and depends on nothing else that
+    changes. It may call `flush`, where the GPU may start with what is captured so far. Without a GPU the cache just
+    calls the function. Graphs are kept for the 16 shapes used last.
     """
 
     def __init__(self) -> None:
-        self.recordings: dict[tuple[torch.Size, ...], _Recording] = {}  # the one used last is the last
-        self._open: list[torch.cuda.CUDAGraph] = []  # of the recording under way
+        self.captured: dict[tuple[torch.Size, ...], _Captured] = {}  # ordered by last use
+        self._open: list[torch.cuda.CUDAGraph] = []  # of the capture in progress
         self._flushes = 0
 
     @torch.inference_mode()
-    def __call__(self, run: Run, *given: Tensor) -> tuple[Tensor, ...]:
-        """Return what `run`, always the same one, makes of these tensors, in tensors of the caller's own."""
-        if not given[0].is_cuda:
-            return run(*given)
-        shapes = tuple(value.shape for value in given)
-        recording = self.recordings.pop(shapes, None)
-        if recording is not None:
-            for buffer, value in zip(recording.given, given, strict=True):
+    def __call__(self, run: Run, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return what `run` returns for these inputs, in new tensors; pass the same `run` at each call.
+
+        If memory for the capture runs out, all graphs are freed and `run` is called without one.
+        """
+        if not inputs[0].is_cuda:
+            return run(*inputs)
+        shapes = tuple(value.shape for value in inputs)
+        captured = self.captured.pop(shapes, None)
+        if captured is not None:
+            for buffer, value in zip(captured.inputs, inputs, strict=True):
                 buffer.copy_(value)
-            for graph in recording.graphs:
+            for graph in captured.graphs:
                 graph.replay()
         else:
-            while len(self.recordings) >= _KEPT:
-                self.recordings.pop(next(iter(self.recordings)))
+            while len(self.captured) >= _SHAPES:
+                self.captured.pop(next(iter(self.captured)))
             with suppress(torch.OutOfMemoryError):
-                recording = self._record(run, given)
-        if recording is None:  # and the exception is gone, with all that its traceback held
-            self.clear()  # what they hold may be what it takes to run
-            return run(*given)
-        self.recordings[shapes] = recording
-        return tuple(value.clone() for value in recording.out)
+                captured = self._capture(run, inputs)
+        if captured is None:  # the exception is gone here, with the tensors that its traceback held
+            self.clear()  # the graphs' memory may be what `run` lacks
+            return run(*inputs)
+        self.captured[shapes] = captured
+        return tuple(value.clone() for value in captured.outputs)
 
     @property
-    def recording(self) -> bool:
-        """Whether a recording is under way."""
+    def capturing(self) -> bool:
+        """Whether a capture is in progress; may be read from any thread."""
         return bool(self._open)
 
     def clear(self) -> None:
-        """Forget all recordings, with the memory that they hold."""
-        self.recordings.clear()
+        """Free all graphs with their memory."""
+        self.captured.clear()
 
     def flush(self) -> None:
-        """Let the GPU have what is recorded so far, now and then: recording takes longer than running."""
+        """End the graph being captured at every 16th call, replay it, and begin the next one.
+
+        Capturing takes longer than running: without this the GPU would wait for the end of the capture.
+        """
         self._flushes += 1
         if self._open and self._flushes % _FLUSHES == 0:
             self._end()
             self._begin(self._open[0].pool())
 
-    def _record(self, run: Run, given: tuple[Tensor, ...]) -> _Recording:
-        buffers = tuple(value.clone() for value in given)
-        # One memory for all recordings, which never run at the same time: that of any other one.
-        known = [graph for each in self.recordings.values() for graph in each.graphs]
+    def _capture(self, run: Run, inputs: tuple[Tensor, ...]) -> _Captured:
+        buffers = tuple(value.clone() for value in inputs)
+        # All graphs share one memory pool, as no two run at the same time.
+        known = [graph for each in self.captured.values() for graph in each.graphs]
         pool = known[0].pool() if known else torch.cuda.graph_pool_handle()
         if torch.cuda.mem_get_info()[0] < torch.cuda.memory_reserved() - torch.cuda.memory_allocated():
-            torch.cuda.empty_cache()  # what others have left there may be what the recording needs
-        torch.cuda.current_blas_handle()  # which could not be made while recording
-        # Not `torch.cuda.graph`, which would first wait for the GPU to finish what it has.
-        side = _side()
-        side.wait_stream(torch.cuda.current_stream())
+            torch.cuda.empty_cache()  # the capture cannot use memory that the allocator has cached
+        torch.cuda.current_blas_handle()  # cannot be created during a capture
+        # Not `torch.cuda.graph`, which first waits for the GPU to finish its queued work.
+        stream = _capture_stream()
+        stream.wait_stream(torch.cuda.current_stream())
         self._flushes = 0
         try:
-            with torch.cuda.stream(side):
+            with torch.cuda.stream(stream):
                 self._begin(pool)
                 try:
-                    out = run(*buffers)
+                    outputs = run(*buffers)
                 finally:
                     self._end()
         finally:
             graphs, self._open = self._open, []
-            torch.cuda.current_stream().wait_stream(side)
-        return _Recording(graphs, buffers, out)
+            torch.cuda.current_stream().wait_stream(stream)
+        return _Captured(graphs, buffers, outputs)
 
-    def _begin(self, pool: Any) -> None:
+    def _begin(self, pool: _POOL_HANDLE) -> None:
         graph = torch.cuda.CUDAGraph()
-        # Relaxed: kernels may be loaded meanwhile.
-        graph.capture_begin(pool, capture_error_mode="relaxed")
+        graph.capture_begin(pool, capture_error_mode="relaxed")  # lets kernels be loaded meanwhile
         self._open.append(graph)
 
     def _end(self) -> None:
@@ -115,6 +125,6 @@ class CudaGraphCache:
 
 
 @cache
-def _side() -> torch.cuda.Stream:
-    """Return the stream that recordings are made on: what memory one leaves, another gets on the same stream only."""
+def _capture_stream() -> torch.cuda.Stream:
+    """Return the stream of all captures: memory freed by one capture is reused by another only on the same stream."""
     return torch.cuda.Stream()

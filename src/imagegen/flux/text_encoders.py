@@ -1,7 +1,7 @@
-"""The text encoders as CUDA graphs, T5's attention as one kernel, and its weights in fp8 for the fp8 precisions.
+"""FLUX's text encoders, CLIP and T5: replayed as CUDA graphs, T5 with fused attention and, if asked for, fp8 weights.
 
-That halves its 9.5 GB. Only the weights are quantized, one scale per output; what flows through stays in bf16, since
-T5's activations have outliers that three bits of mantissa beside them would lose.
+Fp8 halves the 9.5 GB of T5's weights. Activations stay in bf16: T5's have outliers, next to which e4m3's three bits of
+mantissa would lose the other values.
 """
 
 from __future__ import annotations
@@ -19,13 +19,18 @@ from imagegen.flux.linear import quantize_weight
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from transformers import PreTrainedModel, T5EncoderModel
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-class Fp8Weight(nn.Module):
-    """In place of an `nn.Linear` without bias: y = (x values^T) * scale."""
+_PIPELINE_OPTIONS = {"output_hidden_states": False}  # with which diffusers' FLUX pipelines call their text encoders
+
+
+class Fp8WeightLinear(nn.Module):
+    """A linear layer without bias, its weight in e4m3 with one float32 scale per output: y = (x values^T) * scale."""
 
     values: Tensor
     scale: Tensor
-    weight = None  # T5 would cast its activations to this one's type
+    weight = None  # T5 would cast its activations to the dtype of a weight
 
     def __init__(self, linear: nn.Linear, device: str) -> None:
         super().__init__()
@@ -34,59 +39,83 @@ class Fp8Weight(nn.Module):
         self.register_buffer("scale", torch.empty(shape[0], dtype=torch.float32, device=device))
 
     def write(self, weight: Tensor) -> None:
-        """Quantize a weight (out, in)."""
+        """Quantize a weight (out, in) into this layer."""
         values, scale = quantize_weight(weight.to(self.scale.device))
         self.values.copy_(values)
         self.scale.copy_(scale[:, 0])
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, in) -> (…, out), the product in x's own type."""
+        """Return y (…, out) in x's dtype for x (…, in)."""
         if not x.is_cuda:
             return (F.linear(x.float(), self.values.float()) * self.scale).to(x.dtype)
         return fp8_weight_matmul(x.flatten(0, -2), self.values, self.scale).view(*x.shape[:-1], -1)
 
 
-def fp8_weights(t5: Any, device: str) -> dict[str, Callable[[Tensor], object]]:
-    """Replace the linear layers of T5's blocks; return what writes each of their weights, by its name."""
-    places: dict[str, Callable[[Tensor], object]] = {}
+def use_fp8_weights(t5: T5EncoderModel, device: str) -> dict[str, Callable[[Tensor], object]]:
+    """Replace the linear layers of T5's blocks; map the name of each one's weight to a function that writes it."""
+    writers: dict[str, Callable[[Tensor], object]] = {}
     for name, module in [*t5.encoder.named_modules()]:
         for child, layer in [*module.named_children()]:
             if isinstance(layer, nn.Linear):
-                replacement = Fp8Weight(layer, device)
+                replacement = Fp8WeightLinear(layer, device)
                 setattr(module, child, replacement)
-                places[f"encoder.{name}.{child}.weight"] = replacement.write
-    return places
+                writers[f"encoder.{name}.{child}.weight"] = replacement.write
+    return writers
 
 
-def fuse_attention(t5: Any) -> None:
-    """Have T5's position bias lie as PyTorch's fused attention wants it.
+class HeadsFirstEmbedding(nn.Embedding):
+    """An embedding whose result (S, S, H) is contiguous as (H, S, S), which is how T5 reads its position bias."""
 
-    As transformers makes it, the heads innermost, each layer's attention falls back to ten kernels in float32.
+    def forward(self, buckets: Tensor) -> Tensor:
+        """Return the embeddings (S, S, H) of position buckets (S, S)."""
+        return super().forward(buckets).permute(2, 0, 1).contiguous().permute(1, 2, 0)
+
+
+def fuse_attention(t5: T5EncoderModel) -> None:
+    """Store T5's position bias in the memory layout that PyTorch's fused attention supports.
+
+    In transformers' layout the heads are innermost. Each layer's attention then falls back to ten float32 kernels.
     """
-    first = t5.encoder.block[0].layer[0].SelfAttention
-    compute_bias = first.compute_bias
-    first.compute_bias = lambda *given, **options: compute_bias(*given, **options).contiguous()
+    blocks: Any = t5.encoder.block  # a module's children have no types of their own
+    attention = blocks[0].layer[0].SelfAttention  # only the first layer has the bias; the others reuse it
+    weight = attention.relative_attention_bias.weight
+    buckets, heads = weight.shape
+    attention.relative_attention_bias = HeadsFirstEmbedding(buckets, heads, _weight=weight, _freeze=True)
 
 
-def record(encoder: Any) -> None:
-    """Have a text encoder's forward replayed as a CUDA graph, in place: the GPU is done before the CPU has launched it.
+class GraphedEncoder(nn.Module):
+    """A text encoder whose calls replay CUDA graphs: at its size, launching the kernels takes longer than running them.
 
-    Called in another way than diffusers' FLUX pipelines do, with a mask for instance, it runs as it is.
+    Calls with other arguments than those of diffusers' FLUX pipelines, such as a mask, run without a graph.
     """
-    from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-    forward = encoder.forward
-    as_called = {"output_hidden_states": False}
-    recorder = CudaGraphCache()
+    def __init__(self, encoder: PreTrainedModel) -> None:
+        super().__init__()
+        self.encoder: Any = encoder
+        self.graphs = CudaGraphCache()
 
-    def encode(ids: Tensor) -> Any:
-        return forward(ids, **as_called).to_tuple()
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights and of the output."""
+        dtype: torch.dtype = self.encoder.dtype
+        return dtype
 
-    def replayed(*given: Any, **options: Any) -> Any:
-        if len(given) != 1 or options != as_called:
-            return forward(*given, **options)
-        encoded: Any = recorder(encode, *given)
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        device: torch.device = self.encoder.device
+        return device
+
+    def forward(self, *args: Any, **options: Any) -> BaseModelOutputWithPooling:
+        """Return what the encoder returns; a graph is used for token ids (B, T) and the pipelines' options."""
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        if len(args) != 1 or options != _PIPELINE_OPTIONS:
+            output: BaseModelOutputWithPooling = self.encoder(*args, **options)
+            return output
+        encoded: Any = self.graphs(self._encode, *args)
         return BaseModelOutputWithPooling(*encoded)
 
-    encoder.forward = replayed
-    encoder.recorder, encoder.free_caches = recorder, recorder.clear
+    def _encode(self, ids: Tensor) -> tuple[Tensor, ...]:
+        output: tuple[Tensor, ...] = self.encoder(ids, **_PIPELINE_OPTIONS).to_tuple()
+        return output

@@ -1,9 +1,9 @@
-"""The VAE without a compiler: channels-last convolutions, and kernels of ours for everything between them.
+"""FLUX's VAE with channels-last convolutions, and Triton kernels for everything between them.
 
-cuDNN's tensor-core convolutions want channels last, where PyTorch's GroupNorm, its nearest-neighbour upsampling and its
-addition of a convolution's bias are slow. Here a bias is added by what reads the convolution's result next: a
-GroupNorm, or the sum at a residual block's end. The attention in the middle has one head of 512 values, more than fused
-kernels for tensor cores take: it is two products and a softmax, some rows at a time.
+cuDNN's tensor-core convolutions need channels-last images. PyTorch's GroupNorm, nearest-neighbour upsampling and bias
+addition are slow in that layout, so `kernels.vae` replaces them. The kernel that reads a convolution's result next
+adds its bias: a GroupNorm, or the sum at a residual block's end. The attention of the middle block has one head of 512
+values, more than fused tensor-core kernels support. It runs as two matmuls and a softmax on a slice of rows at a time.
 """
 
 from __future__ import annotations
@@ -19,68 +19,71 @@ from imagegen.flux.kernels.vae import add_, group_norm, softmax, upsample
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_SCORES = 2**25  # of attention, in float32 at a time: 128 MB
+_SCORES = 2**25  # attention scores in float32 at a time: 128 MB
 
 
-def channels_last(vae: Any) -> None:
-    """Put diffusers' `AutoencoderKL` into channels-last form, in place; what it computes stays the same.
+def to_channels_last(vae: Any) -> DecoderWarmup | None:
+    """Replace the layers of diffusers' `AutoencoderKL` by channels-last ones, in place; its results stay the same.
 
-    One whose widths are no powers of two, as FLUX.1's are, is left as it is: the kernels could not hold its groups.
+    Returns None and changes nothing if a width is not a power of two, which the kernels need. FLUX.1's all are.
     """
     if any(width & (width - 1) for width in vae.config.block_out_channels):
-        return
+        return None
     vae.to(memory_format=torch.channels_last)
-    ours = {"ResnetBlock2D": ResnetBlock, "Upsample2D": Upsample, "Attention": Attention}
+    replacements = {"ResnetBlock2D": ResnetBlock, "Upsample2D": Upsample, "Attention": Attention}
     for part in (vae.encoder, vae.decoder):
         for parent in [*part.modules()]:
             for name, child in [*parent.named_children()]:
-                if kind := ours.get(type(child).__name__):
+                if kind := replacements.get(type(child).__name__):
                     setattr(parent, name, kind(child))
         part.conv_norm_out = GroupNorm(part.conv_norm_out, silu=True)
         part.conv_act = nn.Identity()
-    vae.plans = DecoderWarmup(vae.decoder)
+    return DecoderWarmup(vae.decoder)
 
 
 class DecoderWarmup:
-    """What libraries prepare to decode a new size, done while the CPU waits for the steps anyway.
+    """Prepares libraries to decode images of a new size, while the CPU waits for the denoising steps anyway.
 
-    cuDNN makes a plan for each kind of convolution, in 4 ms each, and cuBLAS loads kernels for the attention, in 20.
+    cuDNN plans each kind of convolution, in 4 ms each. cuBLAS loads kernels for the attention, in 20 ms.
     """
 
     def __init__(self, decoder: Any) -> None:
-        self.decoder = decoder
-        self.sizes: set[tuple[int, int]] = set()
+        self._decoder = decoder
+        self._sizes: set[tuple[int, int]] = set()
 
     def __call__(self, width: int, height: int) -> Iterator[None]:
-        """Run each kind of convolution that decodes an image of these pixels once, and the attention, on zeros."""
-        if (width, height) in self.sizes:
-            return
-        self.sizes.add((width, height))
-        first: nn.Conv2d = self.decoder.conv_in
+        """Run each kind of convolution for an image of these pixels once, and the attention, one per iteration.
 
-        def image(channels: int, scale: float) -> Tensor:
+        The inputs are zeros. For a size that was prepared before, the iterator is empty.
+        """
+        if (width, height) in self._sizes:
+            return
+        self._sizes.add((width, height))
+        first: nn.Conv2d = self._decoder.conv_in
+
+        def zeros(channels: int, scale: float) -> Tensor:
             rows = first.weight.new_zeros(1, int(height * scale), int(width * scale), channels)
             return rows.permute(0, 3, 1, 2)
 
         kinds = {(c.in_channels, c.out_channels, c.kernel_size, scale): c for c, scale in self._convolutions()}
         for (channels, _, _, scale), conv in kinds.items():
-            _without_bias(conv, image(channels, scale))
+            _without_bias(conv, zeros(channels, scale))
             yield
-        for attention in filter(None, self.decoder.mid_block.attentions):
-            attention(image(first.out_channels, 0.5 ** (len(self.decoder.up_blocks) - 1)))
+        for attention in filter(None, self._decoder.mid_block.attentions):
+            attention(zeros(first.out_channels, 0.5 ** (len(self._decoder.up_blocks) - 1)))
             yield
 
     def _convolutions(self) -> Iterator[tuple[nn.Conv2d, float]]:
-        """Every convolution, and the size of what it reads as a part of the image's."""
-        scale = 0.5 ** (len(self.decoder.up_blocks) - 1)
-        yield self.decoder.conv_in, scale
-        for block in (self.decoder.mid_block, *self.decoder.up_blocks):
+        """Yield every convolution with the scale of its input: its height as a fraction of the image's."""
+        scale = 0.5 ** (len(self._decoder.up_blocks) - 1)
+        yield self._decoder.conv_in, scale
+        for block in (self._decoder.mid_block, *self._decoder.up_blocks):
             for resnet in block.resnets:
                 yield from ((conv, scale) for conv in (resnet.conv1, resnet.conv2, resnet.shortcut) if conv is not None)
             for upsampler in getattr(block, "upsamplers", None) or ():
                 scale *= 2
                 yield upsampler.conv, scale
-        yield self.decoder.conv_out, scale
+        yield self._decoder.conv_out, scale
 
 
 class ResnetBlock(nn.Module):

@@ -1,7 +1,7 @@
-"""Where each of diffusers' FLUX weights goes in our transformer, and reading them from disk at the disk's speed.
+"""Copying diffusers' FLUX weights into our transformer, from a `state_dict` or from safetensors files.
 
-Diffusers keeps q, k and v, and each block's modulation, as layers of their own; here they are rows of larger ones.
-`weight_map` says which, and serves both a `state_dict` in memory and safetensors files on disk.
+Diffusers has separate layers for q, k and v, and for each block's modulation. Here they are row ranges of larger
+layers; `weight_map` says which. `stream` reads the files in parallel, as fast as the disk allows.
 """
 
 from __future__ import annotations
@@ -11,35 +11,41 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from concurrent.futures import Future
     from pathlib import Path
 
+    from torch import Tensor, nn
+
+    from imagegen.flux.blocks import SelfAttention
     from imagegen.flux.linear import Linear
     from imagegen.flux.model import FluxTransformer
 
     Write = Callable[[Tensor], object]
 
-_CHUNK = 32 << 20  # bytes per read: large enough for the disk, small enough to spread over the threads
+_CHUNK = 32 << 20  # bytes per read: large enough for the disk, small enough to occupy all threads
 _THREADS = 12
 
 
-def weight_map(model: FluxTransformer) -> dict[str, Write]:  # noqa: C901  # one table, in the model's order
-    """Map each name in diffusers' `FluxTransformer2DModel.state_dict()` to what writes its tensor into `model`."""
-    width, places = model.width, {}
+def weight_map(model: FluxTransformer) -> dict[str, Write]:  # noqa: C901 - one table, in the order of the model
+    """Map each name in diffusers' `FluxTransformer2DModel.state_dict()` to a function that writes it to `model`."""
+    writers: dict[str, Write] = {}
 
     def linear(name: str, layer: Linear, start: int = 0) -> None:
         for part in ("weight", "bias"):
-            places[f"{name}.{part}"] = _writer(layer, part, start)
+            writers[f"{name}.{part}"] = partial(layer.write, part, start)
 
-    def norm(name: str, weight: nn.Parameter) -> None:
-        places[f"{name}.weight"] = weight.data.copy_
+    def attention(name: str, part: SelfAttention, projections: tuple[str, ...], norms: tuple[str, str]) -> None:
+        for index, projection in enumerate(projections):
+            linear(f"{name}.{projection}", part.qkv, index * model.width)
+        for norm, weight in zip(norms, part.norms, strict=True):
+            writers[f"{name}.{norm}.weight"] = weight.data.copy_
 
     embedders = {
         "timestep_embedder": model.time_in,
@@ -53,58 +59,47 @@ def weight_map(model: FluxTransformer) -> dict[str, Write]:  # noqa: C901  # one
     linear("x_embedder", model.image_in)
     linear("context_embedder", model.text_in)
 
-    block: Any  # a module's children have no types of their own
-    for index, block in enumerate(model.double_blocks):
-        here = f"transformer_blocks.{index}"
-        attn = f"{here}.attn"
-        for row, name in enumerate(("to_q", "to_k", "to_v")):
-            linear(f"{attn}.{name}", block.image.qkv, row * width)
-        for row, name in enumerate(("add_q_proj", "add_k_proj", "add_v_proj")):
-            linear(f"{attn}.{name}", block.text.qkv, row * width)
-        norm(f"{attn}.norm_q", block.image.q_norm)
-        norm(f"{attn}.norm_k", block.image.k_norm)
-        norm(f"{attn}.norm_added_q", block.text.q_norm)
-        norm(f"{attn}.norm_added_k", block.text.k_norm)
-        linear(f"{attn}.to_out.0", block.image.out)
-        linear(f"{attn}.to_add_out", block.text.out)
-        for name, stream in (("ff", block.image), ("ff_context", block.text)):
-            linear(f"{here}.{name}.net.0.proj", stream.up)
-            linear(f"{here}.{name}.net.2", stream.down)
-        linear(f"{here}.norm1.linear", model.modulation, 12 * index * width)
-        linear(f"{here}.norm1_context.linear", model.modulation, (12 * index + 6) * width)
+    layout = model.layout
+    for index, double in enumerate(model.double_blocks):
+        block = f"transformer_blocks.{index}"
+        attention(f"{block}.attn", double.image, ("to_q", "to_k", "to_v"), ("norm_q", "norm_k"))
+        text_projections = ("add_q_proj", "add_k_proj", "add_v_proj")
+        attention(f"{block}.attn", double.text, text_projections, ("norm_added_q", "norm_added_k"))
+        linear(f"{block}.attn.to_out.0", double.image.out)
+        linear(f"{block}.attn.to_add_out", double.text.out)
+        for name, stream in (("ff", double.image), ("ff_context", double.text)):
+            linear(f"{block}.{name}.net.0.proj", stream.up)
+            linear(f"{block}.{name}.net.2", stream.down)
+        linear(f"{block}.norm1.linear", model.modulation, layout.offset(layout.image_triple(index)))
+        linear(f"{block}.norm1_context.linear", model.modulation, layout.offset(layout.text_triple(index)))
 
-    after = 12 * len(model.double_blocks)
-    for index, block in enumerate(model.single_blocks):
-        here = f"single_transformer_blocks.{index}"
-        for row, name in enumerate(("to_q", "to_k", "to_v")):
-            linear(f"{here}.attn.{name}", block.qkv, row * width)
-        norm(f"{here}.attn.norm_q", block.q_norm)
-        norm(f"{here}.attn.norm_k", block.k_norm)
-        linear(f"{here}.proj_mlp", block.up)
-        linear(f"{here}.proj_out", block.out)
-        linear(f"{here}.norm.linear", model.modulation, (after + 3 * index) * width)
-    linear("norm_out.linear", model.modulation, (after + 3 * len(model.single_blocks)) * width)
+    for index, single in enumerate(model.single_blocks):
+        block = f"single_transformer_blocks.{index}"
+        attention(f"{block}.attn", single, ("to_q", "to_k", "to_v"), ("norm_q", "norm_k"))
+        linear(f"{block}.proj_mlp", single.up)
+        linear(f"{block}.proj_out", single.out)
+        linear(f"{block}.norm.linear", model.modulation, layout.offset(layout.single_triple(index)))
+    linear("norm_out.linear", model.modulation, layout.offset(layout.triples))
     linear("proj_out", model.image_out)
-    return places
-
-
-def _writer(layer: Linear, part: str, start: int) -> Write:
-    return lambda values: layer.write(part, start, values)
+    return writers
 
 
 def copy_state(model: FluxTransformer, state: Mapping[str, Tensor]) -> None:
-    """Fill `model` from diffusers' `state_dict`, in which fused LoRA layers may still be wrapped."""
-    places = weight_map(model)
-    plain = {name.replace(".base_layer", ""): value for name, value in state.items() if "lora_" not in name}
-    if plain.keys() != places.keys():
-        odd = sorted(plain.keys() ^ places.keys())
-        raise ValueError(f"these are not the weights of this FLUX architecture: {', '.join(odd[:3])}")
-    for name, write in places.items():
-        write(plain[name])
+    """Copy diffusers' `state_dict` into `model`; its names may be those of layers with a fused LoRA.
+
+    Raises ValueError if the names are not those of this architecture.
+    """
+    writers = weight_map(model)
+    weights = {name.replace(".base_layer", ""): value for name, value in state.items() if "lora_" not in name}
+    if weights.keys() != writers.keys():
+        odd = ", ".join(sorted(weights.keys() ^ writers.keys())[:3])
+        raise ValueError(f"The state dict is not of this FLUX architecture; missing or unknown weights: {odd}.")
+    for name, write in writers.items():
+        write(weights[name])
 
 
 def parameter_map(module: nn.Module) -> dict[str, Write]:
-    """Map the name of each of a module's parameters to what writes it; of tied ones, each of their names."""
+    """Map the name of each of a module's parameters to a function that writes it; tied ones under all their names."""
     parameters = module.named_parameters(remove_duplicate=False)
     return {name: value.data.copy_ for name, value in parameters}
 
@@ -116,9 +111,12 @@ class _Entry:
     name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
-    file: int  # its descriptor
-    start: int  # of its bytes
+    file: int
+    """The file's descriptor."""
+    start: int
+    """Offset of the tensor's bytes in the file."""
     size: int
+    """Number of bytes."""
 
 
 _DTYPES = {
@@ -143,38 +141,40 @@ def _entries(file: int) -> Iterator[_Entry]:
 
 def stream(
     files: list[Path],
-    places: Mapping[str, Write],
+    writers: Mapping[str, Write],
     progress: Callable[[float, float], None],
     device: torch.device | str = "cuda",
 ) -> int:
-    """Read safetensors files onto a device, many reads at a time, to a GPU through pinned buffers; return the bytes.
+    """Read safetensors files onto a device with many parallel reads; return the number of bytes.
 
-    Each tensor passes `places` once it is there, so nothing is held twice but the tensors in flight. `progress` takes
-    the bytes done and their total. Names in neither or missing from the files are an error.
+    Each tensor goes to its writer as soon as it is on the device, so memory holds only the tensors in flight twice.
+    Reads for a GPU go through pinned buffers. `progress` takes the bytes read and their total.
+
+    Raises ValueError if the files' names are not those of `writers`, and EOFError if a file is truncated.
     """
     handles = [os.open(path, os.O_RDONLY) for path in files]
     try:
         entries = [entry for handle in handles for entry in _entries(handle)]
         names = {entry.name for entry in entries}
-        tied = {name for name in places.keys() - names if name.endswith("embed_tokens.weight")}
-        odd = (places.keys() - tied) ^ names
-        if odd:
-            raise ValueError(f"the files do not fit the model: {', '.join(sorted(odd)[:3])}")
+        tied = {name for name in writers.keys() - names if name.endswith("embed_tokens.weight")}
+        if odd := (writers.keys() - tied) ^ names:
+            listed = ", ".join(sorted(odd)[:3])
+            raise ValueError(f"The weight files do not fit the model; missing or unknown weights: {listed}.")
         total, done = sum(entry.size for entry in entries), 0
         batches = [entries[at : at + _THREADS] for at in range(0, len(entries), _THREADS)]
         with ThreadPoolExecutor(_THREADS) as pool:
-            # The next batch is being read while this one is written to its place.
+            # The threads read the next batch while this one goes to its writers.
             pending = [_begin(pool, entry, device) for entry in batches[0]] if batches else []
             for following in [*batches[1:], []]:
                 current, pending = pending, [_begin(pool, entry, device) for entry in following]
                 for entry, values, reads in current:
                     for read in reads:
                         read.result()
-                    places[entry.name](values)
+                    writers[entry.name](values)
                     done += entry.size
                     progress(done, total)
         if torch.device(device).type == "cuda":
-            # Not of the whole GPU: that would spoil a graph which another thread is recording.
+            # Not `torch.cuda.synchronize`, which would invalidate a graph that another thread captures.
             torch.cuda.current_stream().synchronize()
     finally:
         for handle in handles:
@@ -185,46 +185,46 @@ def stream(
 def _begin(
     pool: ThreadPoolExecutor, entry: _Entry, device: torch.device | str
 ) -> tuple[_Entry, Tensor, list[Future[None]]]:
-    """Start the reads of one tensor into memory of its own on the device."""
+    """Allocate memory for one tensor on the device and start its reads."""
     values = torch.empty(entry.shape, dtype=entry.dtype, device=device)
     target = values.flatten().view(torch.uint8)
     free = None
     if values.is_cuda:
-        free = torch.cuda.Event()  # the allocator may hand out memory whose last use is still to run
+        free = torch.cuda.Event()  # the allocator may reuse memory that queued kernels still read
         free.record()
     starts = range(0, entry.size, _CHUNK)
     return entry, values, [pool.submit(_read, entry, at, target[at : at + _CHUNK], free) for at in starts]
 
 
-_own = threading.local()
+_thread = threading.local()  # each thread's pinned buffer and stream
 
 
 def _read(entry: _Entry, at: int, target: Tensor, free: torch.cuda.Event | None) -> None:
-    """Read the bytes of `target`: in place, or into this thread's pinned buffer and over on its own stream."""
+    """Read the bytes of `target`: directly on a CPU, through this thread's pinned buffer and stream on a GPU."""
     if free is None:
         _fill(_bytes(target), entry, at)
         return
-    if not hasattr(_own, "buffer"):
-        _own.buffer = torch.empty(_CHUNK, dtype=torch.uint8, pin_memory=True)
-        _own.stream = torch.cuda.Stream()
+    if not hasattr(_thread, "buffer"):
+        _thread.buffer = torch.empty(_CHUNK, dtype=torch.uint8, pin_memory=True)
+        _thread.stream = torch.cuda.Stream()
     size = target.numel()
-    _fill(_bytes(_own.buffer[:size]), entry, at)
-    with torch.cuda.stream(_own.stream):
-        _own.stream.wait_event(free)
-        target.copy_(_own.buffer[:size], non_blocking=True)
-    _own.stream.synchronize()
+    _fill(_bytes(_thread.buffer[:size]), entry, at)
+    with torch.cuda.stream(_thread.stream):
+        _thread.stream.wait_event(free)
+        target.copy_(_thread.buffer[:size], non_blocking=True)
+    _thread.stream.synchronize()
 
 
 def _bytes(values: Tensor) -> memoryview:
-    array: Any = values.numpy()  # numpy's types do not say that it is a buffer
+    array: Any = values.numpy()  # numpy's types do not declare that arrays are buffers
     return memoryview(array)
 
 
 def _fill(view: memoryview, entry: _Entry, at: int) -> None:
-    """Fill `view` with the bytes of a tensor from `at` on."""
+    """Fill `view` with the bytes of a tensor from offset `at` on."""
     got = 0
     while got < len(view):
         read = os.preadv(entry.file, [view[got:]], entry.start + at + got)
         if read == 0:
-            raise EOFError(f"the file ends within {entry.name}")
+            raise EOFError(f"The weight file ends within {entry.name}: it is truncated. Download it again.")
         got += read

@@ -12,7 +12,7 @@ DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 
 
 def test_each_call_gets_its_own_result_at_any_shape(monkeypatch):
-    monkeypatch.setattr(cuda_graph, "_KEPT", 2)
+    monkeypatch.setattr(cuda_graph, "_SHAPES", 2)
     weight = torch.randn(8, 8, device=DEVICE)
     calls = []
 
@@ -20,49 +20,49 @@ def test_each_call_gets_its_own_result_at_any_shape(monkeypatch):
         calls.append(x.shape)
         return x @ weight + shift, x.sum(0)
 
-    recorder = cuda_graph.CudaGraphCache()
+    cache = cuda_graph.CudaGraphCache()
     results = []
     # Three shapes with room for two: the first one is forgotten, and recorded once more.
     for rows in (4, 4, 5, 5, 4, 6, 6, 5, 5, 4):
         given = torch.randn(rows, 8, device=DEVICE), torch.randn(8, device=DEVICE)
-        results.append((given, recorder(run, *given)))
+        results.append((given, cache(run, *given)))
     for (x, shift), (shifted, summed) in results:
         assert torch.equal(shifted, x @ weight + shift)
         assert torch.equal(summed, x.sum(0))
     if DEVICE == "cuda":
         assert [shape[0] for shape in calls] == [4, 5, 6, 5, 4]
-        assert len(recorder.recordings) == 2
+        assert len(cache.captured) == 2
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="nothing is recorded without a GPU")
 def test_clearing_gives_the_memory_back():
-    recorder, seen = cuda_graph.CudaGraphCache(), []
+    cache, seen = cuda_graph.CudaGraphCache(), []
 
     def run(x):
-        seen.append(recorder.recording)
+        seen.append(cache.capturing)
         return ((x.expand(-1, 2**20) * 2).exp().sum(),)
 
     torch.cuda.empty_cache()
     before = torch.cuda.memory_reserved()
-    recorder(run, torch.zeros(64, 1, device=DEVICE))
+    cache(run, torch.zeros(64, 1, device=DEVICE))
     assert seen == [True]
-    assert not recorder.recording
+    assert not cache.capturing
     assert torch.cuda.memory_reserved() > before + 2**27
-    recorder.clear()
+    cache.clear()
     torch.cuda.empty_cache()
     assert torch.cuda.memory_reserved() < before + 2**24
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="nothing is recorded without a GPU")
 def test_recordings_share_their_memory():
-    recorder = cuda_graph.CudaGraphCache()
+    cache = cuda_graph.CudaGraphCache()
 
     def run(x):
         return ((x.expand(-1, 2**20) * 2).exp().sum(),)
 
     def held_after(*rows):
         for count in rows:
-            recorder(run, torch.zeros(count, 1, device=DEVICE))
+            cache(run, torch.zeros(count, 1, device=DEVICE))
             torch.cuda.empty_cache()
         return torch.cuda.memory_reserved()
 
@@ -73,34 +73,34 @@ def test_recordings_share_their_memory():
 @pytest.mark.parametrize(("flushes", "graphs"), [(1, 4), (2, 2), (3, 2), (4, 1)])
 def test_a_recording_in_parts_is_one(flushes, graphs, monkeypatch):
     monkeypatch.setattr(cuda_graph, "_FLUSHES", flushes)
-    recorder = cuda_graph.CudaGraphCache()
+    cache = cuda_graph.CudaGraphCache()
 
     def run(x):
         kept = x * 2
         for _ in range(3):
             x = (x @ x).relu() + kept
-            recorder.flush()
+            cache.flush()
         return x - kept, kept
 
     for rows in (4, 4, 5, 4, 5):
         x = torch.randn(rows, rows, device=DEVICE, dtype=torch.float64)
-        last, kept = recorder(run, x)
+        last, kept = cache(run, x)
         y = x
         for _ in range(3):
             y = (y @ y).relu() + x * 2
         torch.testing.assert_close(last, y - x * 2)
         assert torch.equal(kept, x * 2)
     if DEVICE == "cuda":
-        assert [len(each.graphs) for each in recorder.recordings.values()] == [graphs, graphs]
+        assert [len(each.graphs) for each in cache.captured.values()] == [graphs, graphs]
 
 
 def test_what_could_not_be_recorded_is_run_with_nothing_of_the_attempt_left(monkeypatch):
     class Large:
         """Stands for the memory that a recording took."""
 
-    recorder, held = cuda_graph.CudaGraphCache(), []
+    cache, held = cuda_graph.CudaGraphCache(), []
 
-    def record(run, given):
+    def capture(run, given):
         large = Large()
         held.append(weakref.ref(large))
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -111,35 +111,35 @@ def test_what_could_not_be_recorded_is_run_with_nothing_of_the_attempt_left(monk
     class OnTheGpu(torch.Tensor):
         is_cuda = True
 
-    monkeypatch.setattr(recorder, "_record", record)
-    (out,) = recorder(run, torch.zeros(3).as_subclass(OnTheGpu))
+    monkeypatch.setattr(cache, "_capture", capture)
+    (out,) = cache(run, torch.zeros(3).as_subclass(OnTheGpu))
     assert out.tolist() == [1, 1, 1]
-    assert not recorder.recordings
+    assert not cache.captured
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="nothing is recorded without a GPU")
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), ValueError("no such thing")])
 def test_what_fails_while_it_is_recorded_costs_the_recording_only(error):
-    recorder = cuda_graph.CudaGraphCache()
+    cache = cuda_graph.CudaGraphCache()
     attempts = []
 
     def run(x):
         attempts.append(x)
         y = x + 1
-        recorder.flush()
+        cache.flush()
         if len(attempts) == 1:
             raise error
         return (y * 2,)
 
     x = torch.ones(3, device=DEVICE)
     if isinstance(error, torch.OutOfMemoryError):
-        (out,) = recorder(run, x)  # not recorded
+        (out,) = cache(run, x)  # not recorded
         assert torch.equal(out, (x + 1) * 2)
     else:
         with pytest.raises(ValueError, match="no such thing"):
-            recorder(run, x)
-    assert not recorder.recordings
+            cache(run, x)
+    assert not cache.captured
     for given in (x, x + 1, x + 2):
-        (out,) = recorder(run, given)
+        (out,) = cache(run, given)
         assert torch.equal(out, (given + 1) * 2)
     assert len(attempts) == (3 if isinstance(error, torch.OutOfMemoryError) else 2)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from imagegen.flux.kernels.fp8 import FP8, Quantized, quantize_rows
-from imagegen.flux.kernels.norm import Modulation, gate_residual_norm
+from imagegen.flux.kernels.norm import VectorOffsets, gate_residual_norm
 from imagegen.flux.kernels.rope import norm_rope
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning")  # in the interpreter
@@ -47,8 +47,8 @@ def pick(table: torch.Tensor, at: int, text_at: int, width: int, length: int, te
 def test_gate_residual_norm(batch, length, text, width, gated, quantized):
     x, y = randn(batch, length, width) * 3 + 1, randn(batch, length, width)
     table = randn(batch, 6 * width)
-    of_text = Modulation(gate=0, scale=width, shift=2 * width)
-    of_image = Modulation(gate=3 * width, scale=4 * width, shift=5 * width)
+    of_text = VectorOffsets(gate=0, scale=width, shift=2 * width)
+    of_image = VectorOffsets(gate=3 * width, scale=4 * width, shift=5 * width)
 
     gate, scale, shift = (
         pick(table, image_at, text_at, width, length, text) for image_at, text_at in zip(of_image, of_text, strict=True)

@@ -27,7 +27,7 @@ def test_linear(rows, inner, outer, beside, gelu):
     expected = torch.addmm(layer.bias.double(), x.double(), layer.weight.double().t())
     if gelu:
         expected = torch.nn.functional.gelu(expected, approximate="tanh")
-    y = layer(x, out=wide[:, beside:], gelu=gelu)
+    y = layer.store(x, wide[:, beside:], gelu=gelu)
     assert y.data_ptr() == wide[:, beside:].data_ptr()
     assert wide[:, :beside].isnan().all()
     torch.testing.assert_close(y.double(), expected, rtol=2**-8, atol=4e-3)
@@ -53,8 +53,8 @@ def test_fp8_linear_here_and_as_other_gpus_compute_it(rows, inner, outer, add, b
 
     def computed(y: torch.Tensor) -> torch.Tensor:
         if not add:
-            return layer(x, out=y)
-        layer.add(x, y.copy_(there), scale, bias)
+            return layer.store(x, y)
+        layer.gated_add(x, y.copy_(there), scale, bias)
         return y
 
     weight = layer.weight.double() * scale.double()[:, None]

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import diffusers
 import numpy as np
@@ -68,8 +69,8 @@ def widened(pipeline):
 
 def ours(folder, precision="bf16"):
     kind = diffusers.FluxPipeline
-    pipeline, ran = fast.load(kind, folder, precision=precision, progress=lambda *_: None, device=DEVICE)
-    assert ran["transformer"] == "imagegen.flux"
+    pipeline, path = fast.load(kind, folder, precision=precision, progress=lambda *_: None, device=DEVICE)
+    assert path.info["transformer"] == "imagegen.flux"
     return pipeline
 
 
@@ -151,16 +152,15 @@ def test_warming_up_leaves_the_pictures_as_they_were(folder):
 
 
 def test_freed_caches_are_made_again(folder):
-    pipeline = ours(folder)
-    path = fast.fast_path(pipeline)
+    pipeline, path = fast.load(diffusers.FluxPipeline, folder, progress=lambda *_: None, device=DEVICE)
     before = draw(pipeline, "FluxPipeline")
-    transformer, recorders = path.transformer, path.recorders
-    assert transformer._images
-    assert INTERPRETED or all(recorder.recordings for recorder in recorders)
+    transformer, caches = path.transformer, path.graph_caches
+    assert transformer._constants
+    assert INTERPRETED or all(cache.captured for cache in caches)
     assert not path.capturing
     path.free_caches()
-    assert not transformer._images
-    assert not any(recorder.recordings for recorder in recorders)
+    assert not transformer._constants
+    assert not any(cache.captured for cache in caches)
     assert torch.equal(draw(pipeline, "FluxPipeline"), before)
 
 
@@ -181,9 +181,9 @@ def test_the_transformer_is_read_without_diffusers(folder):
 
 def test_it_is_made_ready_for_prompts_as_long_as_the_settings_say(monkeypatch):
     monkeypatch.setattr(fast, "read_transformer", lambda _folder, **given: given | {"apart": sys.getswitchinterval()})
-    monkeypatch.setattr(fast, "load", lambda _kind, _folder, *, transformer, **_: (transformer.result(), {}))
+    path = SimpleNamespace(info={})
+    monkeypatch.setattr(fast, "load", lambda _kind, _folder, *, transformer, **_: (transformer.result(), path))
     before = sys.getswitchinterval()
-    monkeypatch.setattr(fast, "fast_path", lambda _pipeline: None)
     given = models._read_fast(checkpoint.BUNDLED, Settings(max_sequence_length=77), lambda *_: None).pipeline
     assert given["text"] == 77
     assert given["apart"] < before == sys.getswitchinterval()
@@ -242,5 +242,5 @@ def test_a_file_that_is_cut_off_is_named(folder, tmp_path):
     (weights,) = (broken / "transformer").glob("*.safetensors")
     with weights.open("rb+") as file:
         file.truncate(weights.stat().st_size - 1000)
-    with pytest.raises(EOFError, match="the file ends within"):
+    with pytest.raises(EOFError, match="weight file ends within"):
         ours(broken)

@@ -21,11 +21,11 @@ def test_an_encoder_answers_as_before_with_a_mask_and_without():
     with torch.no_grad():
         plain = [encoder(each, output_hidden_states=False)[0] for each in ids]
         masked = encoder(ids[0], attention_mask=mask)[0]
-        text_encoders.record(encoder)
+        graphed = text_encoders.GraphedEncoder(encoder)
         for each, expected in zip(ids, plain, strict=True):
-            assert torch.equal(encoder(each, output_hidden_states=False)[0], expected)
-        assert torch.equal(encoder(ids[0], attention_mask=mask)[0], masked)
-        assert torch.equal(encoder(ids[0], mask)[0], masked)
+            assert torch.equal(graphed(each, output_hidden_states=False)[0], expected)
+        assert torch.equal(graphed(ids[0], attention_mask=mask)[0], masked)
+        assert torch.equal(graphed(ids[0], mask)[0], masked)
     assert not torch.equal(masked, plain[0])
 
 

@@ -53,7 +53,7 @@ def test_same_images_and_latents(widths, monkeypatch):
     model = autoencoder(*widths)
     image, latents = torch.randn(2, 3, 40, 24, device=DEVICE), torch.randn(2, 16, 10, 6, device=DEVICE)
     expected = model.encode(image).latent_dist.mean, model.decode(latents).sample
-    vae.channels_last(model)
+    vae.to_channels_last(model)
     ours = model.encode(image).latent_dist.mean, model.decode(latents).sample
     for out, reference in zip(ours, expected, strict=True):
         assert torch.linalg.norm(out - reference) < 1e-3 * torch.linalg.norm(reference)
@@ -62,7 +62,7 @@ def test_same_images_and_latents(widths, monkeypatch):
 @torch.inference_mode()
 def test_plans_are_for_the_very_layers_of_a_size_and_made_once(monkeypatch):
     model = autoencoder(32, 64, 64)
-    vae.channels_last(model)
+    warmup = vae.to_channels_last(model)
     plain, seen, attended = functional.conv2d, [], []
     (attention,) = model.decoder.mid_block.attentions
     attention.register_forward_pre_hook(lambda _layer, given: attended.append((given[0].shape, given[0].stride())))
@@ -72,14 +72,14 @@ def test_plans_are_for_the_very_layers_of_a_size_and_made_once(monkeypatch):
         return plain(x, weight, *given, **named)
 
     monkeypatch.setattr(functional, "conv2d", noted)
-    parts = sum(1 for _ in model.plans(24, 40))
+    parts = sum(1 for _ in warmup(24, 40))
     planned = set(seen)
     assert len(planned) == len(seen) == parts - len(attended)
     seen.clear()
     model.decode(torch.randn(1, 16, 10, 6, device=DEVICE).contiguous(memory_format=torch.channels_last))
     assert set(seen) == planned
     assert attended == attended[:1] * 2
-    assert not [*model.plans(24, 40)]
+    assert not [*warmup(24, 40)]
 
 
 @torch.inference_mode()
@@ -90,7 +90,7 @@ def test_as_exact_as_diffusers_in_bf16():
     expected = reference.decode(latents.float()).sample
     theirs = reference.to(torch.bfloat16)
     diffusers = torch.linalg.norm(theirs.decode(latents).sample - expected)
-    vae.channels_last(theirs)
+    vae.to_channels_last(theirs)
     ours = torch.linalg.norm(theirs.decode(latents).sample - expected)
     print(f"error to diffusers' {float(ours / diffusers):.2f}")
     assert ours <= (2.5 if INTERPRETED else 1.05) * diffusers

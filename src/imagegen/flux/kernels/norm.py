@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Modulation(NamedTuple):
+class VectorOffsets(NamedTuple):
     """Where one stream's gate, scale and shift vectors begin in a row of the modulation table."""
 
     gate: int
@@ -91,8 +91,8 @@ def gate_residual_norm(
     y: Tensor | None,
     out: Tensor | Quantized,
     table: Tensor,
-    text: Modulation,
-    image: Modulation,
+    text: VectorOffsets,
+    image: VectorOffsets,
     text_length: int,
     eps: float = 1e-6,
 ) -> None:
