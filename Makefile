@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 .PHONY: serve deploy test fuzz soak check format docs bench hostile clean
 .DEFAULT_GOAL := serve
 
-# Three stamps: what serving, deploying and developing need. Each is made again when the requirements change.
+# One stamp for each of serving, deploying, developing and the documentation. It is renewed when the requirements change.
 $(VENV)/.serve: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (once; torch is the large part)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -26,6 +26,11 @@ $(VENV)/.dev: $(VENV)/.deploy
 
 $(VENV)/.bench: $(VENV)/.dev
 	$(BIN)/pip install --progress-bar on -c constraints.txt -e '.[imagegen,deploy,dev,bench]'
+	@touch $@
+
+$(VENV)/.docs: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --progress-bar on -c constraints.txt -e '.[docs]'
 	@touch $@
 
 serve: $(VENV)/.serve ## serve chutes_app:chute on HOST:PORT
@@ -53,7 +58,7 @@ format: $(VENV)/.dev ## put the code into its one format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-docs: $(VENV)/.dev ## the documentation, into site/; warnings are errors
+docs: $(VENV)/.docs ## the documentation, into site/; warnings are errors
 	$(BIN)/python -m docs._generate
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
