@@ -1,14 +1,14 @@
-"""What a cluster costs, and how it scales and sheds load: one small chute under `chutes run` and under `chutes deploy`.
+"""Cost and scaling of a cluster: one small chute under `chutes run` and under `chutes deploy`.
 
     python -m benchmarks.deploy
 
-Prints its figures, and writes them to `results/deploy.json` and the scaling timeline to `docs/deploy-scaling.svg`.
+Prints the figures, writes them to `results/deploy.json`, and plots the scaling timeline to `docs/deploy-scaling.svg`.
+matplotlib is in the `bench` extra.
 """
 
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -23,11 +23,11 @@ from typing import Any
 
 import httpx
 
+from benchmarks import results
 from benchmarks.harness.cluster import Cluster, Load, cluster_folder, free_port, percentile, wait_for
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULT = ROOT / "benchmarks" / "results" / "deploy.json"
-PLOT = ROOT / "docs" / "deploy-scaling.svg"
+RESULT = results.RESULTS / "deploy.json"
+PLOT = results.ROOT / "docs" / "deploy-scaling.svg"
 
 SOURCE = """
 chute = Chute(
@@ -44,7 +44,7 @@ async def draw(self, seconds: float = 0.0) -> dict:
 
 
 def latency(url: str, requests: int) -> dict[str, float]:
-    """Of one client that asks again and again, in milliseconds."""
+    """Return p50 and p99 of one client's requests, in milliseconds."""
     taken = []
     with httpx.Client(timeout=30) as client:
         for _ in range(50):
@@ -58,7 +58,7 @@ def latency(url: str, requests: int) -> dict[str, float]:
 
 @contextmanager
 def running(cluster: Cluster) -> Iterator[str]:
-    """The same chute under `chutes run`; its URL."""
+    """Serve the chute with `chutes run` until the block ends, and yield its URL."""
     port = free_port()
     command = [sys.executable, "-m", "chutes", "run", "draws.py", "--port", str(port)]
     process = subprocess.Popen(command, cwd=cluster.folder, env=cluster.env, stderr=subprocess.DEVNULL)
@@ -79,7 +79,7 @@ def running(cluster: Cluster) -> Iterator[str]:
 
 
 def memory(cluster: Cluster) -> dict[str, Any]:
-    """The engine's processes and their resident memory in MB, the replica aside."""
+    """Return the number of Ray's processes, their resident memory and that of the replica, in MB."""
     total, count, replica = 0, 0, 0
     page = os.sysconf("SC_PAGE_SIZE")
     for pid in cluster.processes():
@@ -94,7 +94,7 @@ def memory(cluster: Cluster) -> dict[str, Any]:
 
 
 def overload(url: str, seconds: float) -> dict[str, Any]:
-    """Ten times what one replica at 0.1 s a request can do."""
+    """Send ten times the capacity of one replica, at 0.1 s per request."""
     answers: list[tuple[float, int, str | None]] = []
     over = threading.Event()
 
@@ -130,7 +130,7 @@ def overload(url: str, seconds: float) -> dict[str, Any]:
 
 
 def scaling(cluster: Cluster, steady: float) -> dict[str, Any]:
-    """Replicas and queue over time: 40 requests of one second at once, then 12 clients that never pause."""
+    """Record replicas and queue over time: a burst of 40 requests of one second, then 12 constant clients."""
     timeline: list[dict[str, float]] = []
     watch = cluster.start_chutes("chutes", "status", "draws", "--json", "--watch")
     assert watch.stdout is not None
@@ -167,7 +167,7 @@ def scaling(cluster: Cluster, steady: float) -> dict[str, Any]:
         reader.join()
         watch.wait()
         stream.close()
-    kept = [each for each in timeline if alone < each["at"] <= alone + steady]
+    result = [each for each in timeline if alone < each["at"] <= alone + steady]
     return {
         "burst_at": round(burst, 1),
         "three_after_s": round(next(each["at"] for each in timeline if each["replicas"] == 3) - burst, 1),
@@ -175,13 +175,13 @@ def scaling(cluster: Cluster, steady: float) -> dict[str, Any]:
         "one_again_after_s": round(alone - burst, 1),
         "failed": failed,
         "steady_s": steady,
-        "replicas_under_steady_load": [each["replicas"] for each in kept],
+        "replicas_under_steady_load": [each["replicas"] for each in result],
         "timeline": timeline,
     }
 
 
 def plot(measured: dict[str, Any]) -> None:
-    """Replicas and waiting requests over time."""
+    """Plot replicas and queued requests over time."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -191,11 +191,11 @@ def plot(measured: dict[str, Any]) -> None:
     times = [each["at"] - measured["burst_at"] for each in measured["timeline"]]
     figure, axes = plt.subplots(figsize=(8, 3.2), layout="constrained")
     axes.fill_between(
-        times, [each["waiting"] for each in measured["timeline"]], step="post", alpha=0.3, label="requests that wait"
+        times, [each["waiting"] for each in measured["timeline"]], step="post", alpha=0.3, label="queued requests"
     )
     axes.axhline(10, color="gray", linewidth=0.8, linestyle=":")
     axes.set_xlabel("seconds after the burst of 40 requests")
-    axes.set_ylabel("waiting")
+    axes.set_ylabel("queued requests")
     right = axes.twinx()
     right.step(times, [each["replicas"] for each in measured["timeline"]], where="post", color="C1", label="replicas")
     right.set_ylim(0, 4)
@@ -206,16 +206,14 @@ def plot(measured: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    """Measure, print, keep."""
+    """Measure, print and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--requests", type=int, default=1000, help="for the latency")
-    parser.add_argument("--seconds", type=float, default=30, help="of overload, and of steady load")
+    parser.add_argument("--requests", type=int, default=1000, help="requests of the latency measurement")
+    parser.add_argument("--seconds", type=float, default=30, help="duration of overload and of constant load")
     parser.add_argument("--output", type=Path, default=RESULT)
     given = parser.parse_args()
-    kept: dict[str, Any] = {
-        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "python": platform.python_version(),
-        "cpus": os.cpu_count(),
+    result: dict[str, Any] = {
+        **results.provenance(),
         "ray": version("ray"),
     }
     with cluster_folder() as cluster:
@@ -223,28 +221,27 @@ def main() -> int:
         cluster.env["CHUTES_QUEUE_SIZE"] = "8"
         began = time.monotonic()
         with running(cluster) as url:
-            kept["run_start_s"] = round(time.monotonic() - began, 1)
-            kept["run"] = latency(f"{url}/draw", given.requests)
+            result["run_start_s"] = round(time.monotonic() - began, 1)
+            result["run"] = latency(f"{url}/draw", given.requests)
         began = time.monotonic()
         cluster.deploy("draws")
-        kept["first_deploy_s"] = round(time.monotonic() - began, 1)
-        kept["deployed"] = latency(cluster.url("test-draws/draw"), given.requests)
-        kept["memory"] = memory(cluster)
+        result["first_deploy_s"] = round(time.monotonic() - began, 1)
+        result["deployed"] = latency(cluster.url("test-draws/draw"), given.requests)
+        result["memory"] = memory(cluster)
         began = time.monotonic()
         cluster.deploy("draws")
-        kept["second_deploy_s"] = round(time.monotonic() - began, 1)
-        kept["overload"] = overload(cluster.url("test-draws/draw"), given.seconds)
+        result["second_deploy_s"] = round(time.monotonic() - began, 1)
+        result["overload"] = overload(cluster.url("test-draws/draw"), given.seconds)
         cluster.env |= {"CHUTES_QUEUE_SIZE": "64", "MOST": "3"}
         cluster.deploy("draws")
-        kept["scaling"] = scaling(cluster, given.seconds)
+        result["scaling"] = scaling(cluster, given.seconds)
         began = time.monotonic()
         cluster.chutes("chutes", "delete", "draws")
-        kept["delete_s"] = round(time.monotonic() - began, 1)
-        kept["processes_left"] = len(cluster.processes())
-    print(json.dumps({**kept, "scaling": {**kept["scaling"], "timeline": "..."}}, indent=2))
-    plot(kept["scaling"])
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    given.output.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+        result["delete_s"] = round(time.monotonic() - began, 1)
+        result["processes_left"] = len(cluster.processes())
+    print(json.dumps({**result, "scaling": {**result["scaling"], "timeline": "..."}}, indent=2))
+    plot(result["scaling"])
+    results.write(given.output, result)
     return 0
 
 

@@ -1,15 +1,13 @@
-"""How soon `chutes run` does what it promises: help, probes beside a busy handler, refusals, timeouts, the end.
+"""Latencies of `chutes run`: help, probes during work, rejections, timeouts, disconnects and shutdown.
 
     python -m benchmarks.latency
 
-The tests show that each of these happens, however slow the machine; here is how long each takes on an idle one. Each
-figure is the median over the rounds, and the worst of them, written to `results/latency.json`.
+The tests check that each of these happens, on a machine of any speed. This program measures how long each takes on an
+idle machine: median and maximum over the rounds, printed and written to `results/latency.json`.
 """
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,11 +22,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import results
 from benchmarks.harness.server import Server, serving
 from benchmarks.harness.waiting import wait_for
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULT = ROOT / "benchmarks" / "results" / "latency.json"
+RESULT = results.RESULTS / "latency.json"
 PROBES = 50
 
 SOURCE = """
@@ -55,7 +53,7 @@ async def wait(self) -> str:
 
 @dataclass
 class Figure:
-    """What is measured: its target, and the milliseconds of each time."""
+    """A latency with its target and its measured times, in milliseconds."""
 
     name: str
     target: float
@@ -63,7 +61,7 @@ class Figure:
 
     @contextmanager
     def measured(self) -> Iterator[None]:
-        """Take the time of the block."""
+        """Measure the duration of the block."""
         began = time.perf_counter()
         yield
         self.times.append((time.perf_counter() - began) * 1000)
@@ -80,20 +78,20 @@ FIGURES = {
     "blocking": Figure("/health while a handler blocks", 50),
     "drawing": Figure("/health while a picture is drawn", 50),
     "full": Figure("429 when the queue is full", 50),
-    "late": Figure("504 after request_timeout, later than asked", 100),
-    "left": Figure("the slot is free after its client left", 100),
-    "idle": Figure("SIGTERM to exit code 0, nothing running", 1500),
+    "late": Figure("504: delay after request_timeout", 100),
+    "disconnect": Figure("slot free after its client disconnected", 100),
+    "idle": Figure("SIGTERM to exit code 0 when idle", 1500),
 }
 
 
-def explain() -> None:
-    """The command's own help."""
+def measure_help() -> None:
+    """Measure `chutes --help`."""
     with FIGURES["help"].measured():
         subprocess.run([sys.executable, "-m", "chutes", "--help"], stdout=subprocess.DEVNULL, check=True)
 
 
 def probe(server: Server, name: str) -> None:
-    """Ask for /health again and again."""
+    """Measure requests to /health."""
     for _ in range(PROBES):
         with FIGURES[name].measured():
             server.get("/health").raise_for_status()
@@ -101,7 +99,7 @@ def probe(server: Server, name: str) -> None:
 
 @contextmanager
 def occupied(server: Server, folder: Path, path: str, requests: int) -> Iterator[None]:
-    """Requests that have a slot and wait in the queue until the block is left."""
+    """Occupy slots and queue with requests to `path` until the block ends."""
 
     def taken() -> bool:
         return server.metric("chutes_in_flight") + server.metric("chutes_queue_depth") == requests
@@ -119,7 +117,7 @@ def occupied(server: Server, folder: Path, path: str, requests: int) -> Iterator
 
 
 def busy(folder: Path) -> None:
-    """Probes and refusals of a server whose startup hook, then whose handler blocks."""
+    """Measure probes during a blocking startup hook and a blocking handler, rejections, a disconnect and shutdown."""
     with serving(folder, SOURCE, wait=False, queue_size=3) as server:
         server.wait_for_port()
         probe(server, "loading")
@@ -132,27 +130,27 @@ def busy(folder: Path) -> None:
                 with FIGURES["full"].measured():
                     status = server.post("/wait").status_code
                 if status != 429:
-                    raise RuntimeError(f"The queue is full, and the answer was {status}")
-        leave(server)
+                    raise RuntimeError(f"The queue is full, but the answer is {status} instead of 429.")
+        disconnect(server)
         server.signal()
         with FIGURES["idle"].measured():
             server.wait()
 
 
-def leave(server: Server) -> None:
-    """Close the connection of a running request, and look when its slot is free."""
+def disconnect(server: Server) -> None:
+    """Close the connection of a running request, and measure when its slot is free."""
     client = server.connect()
     client.sendall(
         b"POST /wait HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
     )
     wait_for(lambda: server.metric("chutes_in_flight") == 1)
     client.close()
-    with FIGURES["left"].measured():
+    with FIGURES["disconnect"].measured():
         wait_for(lambda: server.metric("chutes_in_flight") == 0)
 
 
 def late(folder: Path) -> None:
-    """Timeouts of handlers that never end."""
+    """Measure timeouts of handlers that never end."""
     within = 0.5
     (folder / "load").touch()
     with serving(folder, SOURCE, request_timeout=within) as server:
@@ -160,14 +158,14 @@ def late(folder: Path) -> None:
             began = time.perf_counter()
             status = server.post("/wait").status_code
             if status != 504:
-                raise RuntimeError(f"The handler never ends, and the answer was {status}")
+                raise RuntimeError(f"The handler never ends, but the answer is {status} instead of 504.")
             FIGURES["late"].times.append((time.perf_counter() - began - within) * 1000)
 
 
 def drawing(folder: Path) -> None:
-    """Probes while the small bundled model draws."""
+    """Measure probes while the bundled model draws."""
     body = {"prompt": "a cat", "width": 512, "height": 512, "num_inference_steps": 30}
-    with serving(folder, "", ref=str(ROOT / "chutes_app.py")) as server, ThreadPoolExecutor(1) as pool:
+    with serving(folder, "", ref=str(results.ROOT / "chutes_app.py")) as server, ThreadPoolExecutor(1) as pool:
         server.post("/generate", json={**body, "num_inference_steps": 1})
         picture = pool.submit(server.post, "/generate", json=body)
         while not picture.done():
@@ -178,8 +176,8 @@ def drawing(folder: Path) -> None:
 
 
 def report() -> dict[str, dict[str, float | bool]]:
-    """Print the table; the figures as they are kept."""
-    table = Table("", "median ms", "worst ms", "target ms", "", title="How soon")
+    """Print the table, and return the figures."""
+    table = Table("", "median ms", "worst ms", "target ms", "", title="Latency")
     for each in FIGURES.values():
         met = "met" if each.median <= each.target else "MISSED"
         table.add_row(each.name, f"{each.median:,.1f}", f"{max(each.times):,.1f}", f"{each.target:,.0f}", met)
@@ -196,7 +194,7 @@ def report() -> dict[str, dict[str, float | bool]]:
 
 
 def main() -> int:
-    """Measure, print, keep; 1 when a median misses its target."""
+    """Measure, print and write the result; return 1 if a median misses its target."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=RESULT)
@@ -204,19 +202,12 @@ def main() -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     parts: list[Callable[[Path], None]] = [busy, late, drawing]
     for _ in range(given.rounds):
-        explain()
+        measure_help()
         for part in parts:
             with tempfile.TemporaryDirectory() as folder:
                 part(Path(folder))
     figures = report()
-    kept = {
-        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "python": platform.python_version(),
-        "cpus": os.cpu_count(),
-        "figures": figures,
-    }
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    given.output.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    results.write(given.output, {**results.provenance(), "figures": figures})
     return 0 if all(each["met"] for each in figures.values()) else 1
 
 

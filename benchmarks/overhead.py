@@ -1,17 +1,16 @@
-"""What the runtime costs per request: one trivial handler as a cord, in plain FastAPI, and in LitServe.
+"""The runtime's overhead per request: a trivial handler as a cord, in plain FastAPI and in LitServe.
 
     python -m benchmarks.overhead
 
-Each runs in a server process of its own, as its documentation starts it, and is asked by the same client over
-keep-alive connections: one at a time for the latency, 32 at once for the throughput. The rounds take turns, so that a
-busy machine is unfair to all alike; the medians over the rounds are printed and written to `results/overhead.json`.
+Each server runs in a process of its own, started as its documentation says. The same client sends requests over
+keep-alive connections: one connection for the latency, 32 for the throughput. Each round measures all servers, so that
+other load on the machine affects all of them. The medians over the rounds go to `results/overhead.json`. LitServe is in
+the `bench` extra.
 """
 
 import argparse
 import asyncio
-import json
 import os
-import platform
 import signal
 import socket
 import statistics
@@ -29,7 +28,9 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-RESULT = Path(__file__).parent / "results" / "overhead.json"
+from benchmarks import results
+
+RESULT = results.RESULTS / "overhead.json"
 BODY = b'{"prompt": "a lighthouse in a storm"}'
 CLIENTS = 32
 SERVERS = {
@@ -40,7 +41,7 @@ SERVERS = {
 
 
 class Client(asyncio.Protocol):
-    """One keep-alive connection that asks again as soon as it has been answered; as little of a client as can be."""
+    """A minimal client: one keep-alive connection that sends the next request after each answer."""
 
     def __init__(self, request: bytes, until: float, most: int) -> None:
         self.times: list[float] = []
@@ -51,16 +52,16 @@ class Client(asyncio.Protocol):
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ask for the first time."""
+        """Send the first request."""
         self._transport = cast("asyncio.Transport", transport)
-        self._ask()
+        self._send()
 
-    def _ask(self) -> None:
-        self._asked = time.perf_counter()
+    def _send(self) -> None:
+        self._sent_at = time.perf_counter()
         self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
-        """Note the time of a whole answer, and ask again."""
+        """Record the time of a complete answer, and send the next request."""
         self._received += data
         head, end, body = self._received.partition(b"\r\n\r\n")
         if not end:
@@ -72,15 +73,15 @@ class Client(asyncio.Protocol):
             self._fail(RuntimeError(self._received.decode()))
             return
         now = time.perf_counter()
-        self.times.append(now - self._asked)
+        self.times.append(now - self._sent_at)
         self._received = b""
         if now < self._until and len(self.times) < self._most:
-            self._ask()
+            self._send()
         else:
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The end, expected or not."""
+        """Finish, also if the server closed the connection."""
         if not self.done.done():
             self.done.set_result(None)
 
@@ -89,8 +90,8 @@ class Client(asyncio.Protocol):
         self._transport.close()
 
 
-async def ask(port: int, clients: int, seconds: float, most: int = sys.maxsize) -> tuple[list[float], float]:
-    """The time of each answer, and how many came per second."""
+async def load(port: int, clients: int, seconds: float, most: int = sys.maxsize) -> tuple[list[float], float]:
+    """Return the time of each answer in seconds, and the number of answers per second."""
     head = "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     head += f"Content-Length: {len(BODY)}\r\n\r\n"
     loop = asyncio.get_running_loop()
@@ -99,15 +100,15 @@ async def ask(port: int, clients: int, seconds: float, most: int = sys.maxsize) 
     def connect() -> Client:
         return Client(head.encode() + BODY, began + seconds, most)
 
-    made = [(await loop.create_connection(connect, "127.0.0.1", port))[1] for _ in range(clients)]
-    await asyncio.gather(*(client.done for client in made))
-    times = [taken for client in made for taken in client.times]
+    connections = [(await loop.create_connection(connect, "127.0.0.1", port))[1] for _ in range(clients)]
+    await asyncio.gather(*(client.done for client in connections))
+    times = [taken for client in connections for taken in client.times]
     return times, len(times) / (time.perf_counter() - began)
 
 
 @contextmanager
 def serving(name: str) -> Iterator[int]:
-    """A server of this kind on a free port, until the block is left."""
+    """Run a server on a free port until the block ends."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, *(part.format(port=port) for part in SERVERS[name])]
@@ -118,7 +119,7 @@ def serving(name: str) -> Iterator[int]:
             _wait_for(port, process)
             yield port
         finally:
-            os.killpg(process.pid, signal.SIGKILL)  # LitServe's workers too: the whole group is ours
+            os.killpg(process.pid, signal.SIGKILL)  # the process group includes LitServe's workers
             process.wait()
 
 
@@ -126,25 +127,25 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            asyncio.run(ask(port, 1, 1, most=1))
+            asyncio.run(load(port, 1, 1, most=1))
         except (OSError, RuntimeError, IndexError):
             time.sleep(0.05)
         else:
             return
-    raise RuntimeError(f"This server did not start: {process.args!r}")
+    raise RuntimeError(f"The server did not start: {process.args!r}")
 
 
 def measure(rounds: int, requests: int, seconds: float) -> dict[str, dict[str, float]]:
-    """For each server the medians over the rounds: latencies at one client (ms), answers per second at 32."""
-    seen: dict[str, list[dict[str, float]]] = {name: [] for name in SERVERS}
+    """Return, for each server, the medians over the rounds: latency of one client, throughput of 32."""
+    measured: dict[str, list[dict[str, float]]] = {name: [] for name in SERVERS}
     for _ in range(rounds):
         for name in SERVERS:
             with serving(name) as port:
-                uvloop.run(ask(port, CLIENTS, 60, most=20))  # warm up
-                times, _ = uvloop.run(ask(port, 1, 60, most=requests))
-                under_load, per_second = uvloop.run(ask(port, CLIENTS, seconds))
+                uvloop.run(load(port, CLIENTS, 60, most=20))  # warm up
+                times, _ = uvloop.run(load(port, 1, 60, most=requests))
+                under_load, per_second = uvloop.run(load(port, CLIENTS, seconds))
             percents, loaded = statistics.quantiles(times, n=100), statistics.quantiles(under_load, n=100)
-            seen[name].append(
+            measured[name].append(
                 {
                     "p50_ms": percents[49] * 1000,
                     "p99_ms": percents[98] * 1000,
@@ -154,12 +155,12 @@ def measure(rounds: int, requests: int, seconds: float) -> dict[str, dict[str, f
             )
     return {
         name: {key: round(statistics.median(each[key] for each in all_rounds), 3) for key in all_rounds[0]}
-        for name, all_rounds in seen.items()
+        for name, all_rounds in measured.items()
     }
 
 
 def report(measured: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """Print the table; the run as it is kept."""
+    """Print the table, and return the result."""
     ours, plain, lit = (measured[name] for name in SERVERS)
     table = Table(
         "", "p50 ms, 1 client", "p99 ms", f"requests/s, {CLIENTS} clients", "p99 ms", title="Runtime overhead"
@@ -179,9 +180,7 @@ def report(measured: dict[str, dict[str, float]]) -> dict[str, Any]:
     for target, reached in met.items():
         print(f"{'met   ' if reached else 'MISSED'} {target}")
     return {
-        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "python": platform.python_version(),
-        "cpus": os.cpu_count(),
+        **results.provenance(),
         "versions": {name: version(name) for name in ("fastapi", "starlette", "uvicorn", "litserve")},
         "added_ms_at_p50": round(added, 3),
         "share_of_throughput": round(share, 3),
@@ -191,17 +190,16 @@ def report(measured: dict[str, dict[str, float]]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measure, print, keep; 1 when a target is missed."""
+    """Measure, print and write the result; return 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=2000, help="for the latency")
-    parser.add_argument("--seconds", type=float, default=3, help="for the throughput")
+    parser.add_argument("--requests", type=int, default=2000, help="requests of the latency measurement")
+    parser.add_argument("--seconds", type=float, default=3, help="duration of the throughput measurement")
     parser.add_argument("--output", type=Path, default=RESULT)
     given = parser.parse_args()
-    kept = report(measure(given.rounds, given.requests, given.seconds))
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    given.output.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
-    return 0 if all(kept["targets"].values()) else 1
+    result = report(measure(given.rounds, given.requests, given.seconds))
+    results.write(given.output, result)
+    return 0 if all(result["targets"].values()) else 1
 
 
 if __name__ == "__main__":

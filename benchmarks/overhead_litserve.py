@@ -1,4 +1,4 @@
-"""The trivial handler of `benchmarks.overhead` as a LitServe API; by itself, since its workers import it again."""
+"""The handler of `benchmarks.overhead` as a LitServe API. Its workers import this module again."""
 
 import sys
 
@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 
 class Prompt(BaseModel):
-    """What it takes."""
+    """The request body."""
 
     prompt: str
 
@@ -16,18 +16,18 @@ class Echo(litserve.LitAPI):  # type: ignore[misc]  # it ships no types
     """The four steps of a LitServe API."""
 
     def setup(self, device: str) -> None:
-        """Nothing to load."""
+        """Load nothing."""
 
     def decode_request(self, request: Prompt) -> str:
-        """From the request to the model's input."""
+        """Convert the request to the model's input."""
         return request.prompt
 
     def predict(self, x: str) -> str:
-        """The model."""
+        """Return the input."""
         return x
 
     def encode_response(self, output: str) -> dict[str, str]:
-        """From the model's output to the answer."""
+        """Convert the model's output to the response body."""
         return {"echo": output}
 
 

@@ -1,4 +1,4 @@
-"""The trivial handler of `benchmarks.overhead` as a cord and as a FastAPI route."""
+"""The handler of `benchmarks.overhead` as a cord and as a FastAPI route."""
 
 from fastapi import FastAPI
 from pydantic import BaseModel
@@ -7,7 +7,7 @@ from chutes.chute import Chute
 
 
 class Prompt(BaseModel):
-    """What each of them takes."""
+    """The request body."""
 
     prompt: str
 
@@ -17,7 +17,7 @@ chute = Chute(username="benchmark", name="overhead", image="none", concurrency=6
 
 @chute.cord(public_api_path="/echo")
 async def echo(self: Chute, params: Prompt) -> dict[str, str]:
-    """As a cord."""
+    """Return the prompt, as a cord."""
     return {"echo": params.prompt}
 
 
@@ -26,5 +26,5 @@ plain = FastAPI()
 
 @plain.post("/echo")
 async def plain_echo(params: Prompt) -> dict[str, str]:
-    """As a route."""
+    """Return the prompt, as a FastAPI route."""
     return {"echo": params.prompt}

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from benchmarks import results
 from training import report
 from training.captions.palette import COLOURS
 from training.captions.prompts import Prompt, plain_prompts, unseen_prompts
@@ -127,7 +127,7 @@ def main() -> None:
     for name, distance in distances.items():
         print(f"{name:24} {distance:6.2f}")
     if options.json:
-        options.json.write_text(json.dumps(figures | distances, indent=2) + "\n")
+        results.write(options.json, {**results.provenance(), "figures": figures | distances})
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""`python -m benchmarks.flux [PART ...]`: everything docs/performance.md says, measured in one run on one GPU.
+"""Measure FLUX.1-dev on one GPU: `python -m benchmarks.flux [PART ...]`.
 
-    step       time and exactness of one denoising step, ours and diffusers'
-    tiles      one step with other tiles of cuBLAS's
-    compiled   diffusers compiled by blocks
-    image      whole pictures and the queue, from a random checkpoint on disk (34 GB, written first)
+    step       time and error of one denoising step, of the fast path and of diffusers
+    tiles      one step with other cuBLAS tiles
+    compiled   diffusers, compiled by blocks
+    image      whole images and the queue, from a random checkpoint on disk (34 GB, written first)
     server     the same checkpoint through `chutes run`, over HTTP
     torchao    diffusers with torchao's rowwise fp8, compiled by blocks (minutes of compiling)
 
-Without a PART, all of them. Every figure goes into one JSON file under benchmarks/results as soon as it is known.
+Without a PART, all parts run. Each figure is written to `results/flux.json` as soon as it is measured. Then
+`python -m benchmarks.flux.page` updates docs/performance.md and its plot.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import results
 from benchmarks.flux import image, peers, server, step, tiles, weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
 
 PARTS = ("step", "tiles", "compiled", "image", "server", "torchao")
 PRECISIONS = ("bf16", "fp8", "fp8+attention")
@@ -37,86 +40,97 @@ _console = Console()
 
 
 class Results:
-    """What was measured so far, on disk after each figure."""
+    """The results file, which holds one run for each of "steps", "images" and "torchao"."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
+        self.runs: dict[str, dict[str, Any]] = json.loads(file.read_text("utf-8"))["runs"] if file.exists() else {}
+
+    def begin(self, run: str) -> None:
+        """Start a run: replace its figures, and measure the GPU's matmul peak."""
         packages = {name: version(name) for name in ("torch", "triton", "diffusers", "transformers")}
-        self.figures: dict[str, Any] = {"gpu": torch.cuda.get_device_name(), "packages": packages}
+        source = results.provenance()
+        source["machine"]["gpu"] = torch.cuda.get_device_name()
+        self.figures: dict[str, Any] = {**source, "packages": packages}
+        self.runs[run] = self.figures
+        self.add("matmul TFLOP/s", step.matmul_peak)
+        self.add("floor ms", lambda: _floors(self.figures["matmul TFLOP/s"]))
 
     def add(self, name: str, measure: Callable[[], Any]) -> None:
-        """Measure one thing, print it, and keep it; what fails is kept as its error, and the rest goes on."""
+        """Measure a figure, print it and write the file. An error is recorded, and the run continues."""
         try:
             self.figures[name] = measure()
         except Exception as error:  # noqa: BLE001 - an hour of other figures must not be lost with this one
             self.figures[name] = {"error": f"{type(error).__name__}: {error}"[:500]}
         step.release()
         _console.print(name, self.figures[name])
-        self.file.write_text(json.dumps(self.figures, indent=2) + "\n")
+        results.write(self.file, {"runs": self.runs})
 
 
 def main() -> None:
-    """Measure the parts named on the command line."""
+    """Measure the parts that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.flux", description=__doc__)
     parser.add_argument("parts", nargs="*", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "results" / "flux.json")
-    parser.add_argument("--checkpoint", type=Path, default=Path("runs/flux-random"), help="where the 34 GB go")
+    parser.add_argument("--output", type=Path, default=results.RESULTS / "flux.json", help="the results file")
+    parser.add_argument("--checkpoint", type=Path, default=Path("runs/flux-random"), help="folder for the 34 GB")
     options = parser.parse_args()
-    parts = options.parts
-    results = Results(options.out)
-    results.add("matmul TFLOP/s", step.matmul_peak)
-    results.add("floor ms", lambda: _floors(results.figures["matmul TFLOP/s"]))
-    if "step" in parts:
-        _steps(results)
-    if "tiles" in parts:
-        results.add("ms by tiles", partial(_alone, tiles.steps))
-    if "compiled" in parts:
-        results.add("ms, diffusers compiled by blocks", partial(_alone, peers.compiled))
-    if "image" in parts or "server" in parts:
-        _pictures(results, parts, options.checkpoint)
+    parts = set(options.parts)
+    measured = Results(options.output)
+    if parts & {"step", "tiles", "compiled"}:
+        measured.begin("steps")
+        if "step" in parts:
+            _steps(measured)
+        if "tiles" in parts:
+            measured.add("ms by tiles", partial(_alone, tiles.steps))
+        if "compiled" in parts:
+            measured.add("ms, diffusers compiled by blocks", partial(_alone, peers.compiled))
+        _print(measured.figures)
+    if parts & {"image", "server"}:
+        measured.begin("images")
+        _images(measured, parts, options.checkpoint)
     if "torchao" in parts:
-        results.add("ms, torchao fp8 rowwise compiled", partial(_alone, peers.torchao))
-    _print(results.figures)
+        measured.begin("torchao")
+        measured.add("ms, torchao fp8 rowwise compiled", partial(_alone, peers.torchao))
 
 
 def _floors(peak: float) -> dict[str, float]:
-    """All of a step's FLOP at the matmul peak of this very GPU, in ms."""
+    """Return the time of a step's FLOP at this GPU's matmul peak, in ms."""
     return {f"{width}x{height}": step.flop(width, height) / peak / 1e9 for width, height in step.SIZES}
 
 
 def _alone(measure: Callable[..., Any], *given: Any) -> Any:
-    """Measure in a process of its own: memory is its own, and what compilers hold on to goes with it."""
+    """Measure in a new process, so that compilers' caches and memory end with it."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(measure, *given).result()
 
 
-def _steps(results: Results) -> None:
+def _steps(measured: Results) -> None:
     denoiser = weights.transformer()
-    results.add("ms of attention alone", step.attention_alone)
-    results.add("error", partial(step.exactness, denoiser, step.SIZES[:2]))
+    measured.add("ms of attention alone", step.attention_alone)
+    measured.add("error", partial(step.exactness, denoiser, step.SIZES[:2]))
     for precision in PRECISIONS:
-        results.add(f"ms, ours {precision}", partial(step.our_steps, denoiser, precision))
-        results.add(f"kernels, ours {precision}", partial(step.kernels_of_a_step, denoiser, precision))
-    results.add("under load", partial(step.loads, denoiser))
-    results.add("ms, diffusers eager", partial(step.peer_steps, denoiser, step.SIZES))
+        measured.add(f"ms, ours {precision}", partial(step.our_steps, denoiser, precision))
+        measured.add(f"kernels, ours {precision}", partial(step.kernels_of_a_step, denoiser, precision))
+    measured.add("under load", partial(step.loads, denoiser))
+    measured.add("ms, diffusers eager", partial(step.peer_steps, denoiser, step.SIZES))
 
 
-def _pictures(results: Results, parts: Sequence[str], checkpoint: Path) -> None:
-    """Measure what draws from a checkpoint on disk; one that had to be written first is removed again."""
-    if made := not checkpoint.is_dir():
+def _images(measured: Results, parts: AbstractSet[str], checkpoint: Path) -> None:
+    """Measure images from a checkpoint on disk. A checkpoint that did not exist is written and removed."""
+    if written := not checkpoint.is_dir():
         weights.checkpoint(checkpoint)
         step.release()
     for precision in PRECISIONS[:2]:
         if "image" in parts:
-            results.add(f"image, ours {precision}", partial(_alone, image.measure, checkpoint, precision))
+            measured.add(f"image, ours {precision}", partial(_alone, image.measure, checkpoint, precision))
         if "server" in parts:
-            results.add(f"server, ours {precision}", partial(server.over_http, checkpoint, precision))
-    if made:
+            measured.add(f"server, ours {precision}", partial(server.over_http, checkpoint, precision))
+    if written:
         shutil.rmtree(checkpoint)
 
 
 def _print(figures: dict[str, Any]) -> None:
-    """Print the steps' table."""
+    """Print the table of step times."""
     table = Table("ms per step", *("{}x{}".format(*size) for size in step.SIZES))
     for name, row in figures.items():
         if name.startswith(("ms, ", "floor")) and "error" not in row:

@@ -23,8 +23,9 @@ from benchmarks.hostile.inputs import GROWTH, HEALTH_MS, counted, find_missed
 from benchmarks.hostile.probe import probing
 from benchmarks.hostile.rows import ROWS
 from benchmarks.hostile.rows.bodies import MIB, prompt
-from benchmarks.hostile.server import ROOT, Process, Server, wait_for
+from benchmarks.hostile.server import Process, Server, wait_for
 from benchmarks.hostile.wire import HOST, Part, exchange, post
+from benchmarks.results import ROOT
 
 SLUG = "benchmark-hostile"
 OWN_HOST = f"{SLUG}.localhost"

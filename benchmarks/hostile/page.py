@@ -1,19 +1,14 @@
-"""The documentation page's tables, generated from the results that are kept."""
+"""The tables of docs/reliability.md, generated from `results/hostile-*.json`."""
 
 import json
-import os
-import platform
-import re
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.hostile.server import ROOT
+from benchmarks.results import RESULTS, ROOT, provenance, replace_marked
 
 PAGE = ROOT / "docs" / "reliability.md"
-RESULTS = ROOT / "benchmarks" / "results"
 HEADINGS = {
     "-": "Control",
     "A1": "Super-linear parsing",
@@ -37,20 +32,18 @@ HEADINGS = {
 
 
 def stamped(result: dict[str, Any]) -> dict[str, Any]:
-    """Say when and where a result was measured, and how busy the machine was at its end."""
+    """Add provenance and the versions of the HTTP stack to a result."""
     versions = {name: version(name) for name in ("fastapi", "starlette", "uvicorn", "httptools")}
-    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    machine = {"python": platform.python_version(), "cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
-    return {"when": when, **machine, "versions": versions, **result}
+    return {**provenance(), "versions": versions, **result}
 
 
 def result_file(what: str) -> Path:
-    """Return where a command's result is kept."""
+    """Return the file of a measurement's result."""
     return RESULTS / f"hostile-{what}.json"
 
 
 def inputs_table(result: dict[str, Any]) -> str:
-    """Render a table for each section: what was sent, what came back, what it did to others."""
+    """Render a table for each section: the input, the answer, and the effect on probes and memory."""
     rows = result["rows"]
     missed = sum(bool(row["missed"]) for row in rows)
     lines = [_when(result), "", f"{len(rows)} inputs, {len(rows) - missed} within every target, {missed} not."]
@@ -96,7 +89,7 @@ def cluster_table(result: dict[str, Any]) -> str:
 
 
 def _side(figures: dict[str, Any], targets: dict[str, float]) -> list[str]:
-    """Render a row's figures at one address, bold where they miss a target."""
+    """Render the cells of one address, bold where they miss a target."""
     growth = figures["growth_mib"]
     return [
         _bold(figures["answer"], any(missed.startswith("expected") for missed in figures["missed"])),
@@ -111,7 +104,7 @@ def _bold(text: str, missed: bool) -> str:
 
 
 def figures_table(result: dict[str, Any]) -> str:
-    """Render a result's figures, then its targets."""
+    """Render a table of figures and a table of targets."""
     lines = [_when(result), "", "| | |", "| --- | ---: |"]
     lines += [f"| {name} | {value:,} |" for name, value in result["figures"].items()]
     lines += ["", "| target | |", "| --- | --- |"]
@@ -120,7 +113,8 @@ def figures_table(result: dict[str, Any]) -> str:
 
 
 def _when(result: dict[str, Any]) -> str:
-    return f"Measured on {result['when'][:10]} with Python {result['python']} on {result['cpus']} CPUs."
+    machine = result["machine"]
+    return f"Measured on {result['when'][:10]} with Python {machine['python']} on {machine['cpus']} CPUs."
 
 
 RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
@@ -132,24 +126,13 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 
 
-def keep(what: str, result: dict[str, Any], output: Path | None) -> None:
-    """Write a result as JSON."""
-    path = output or result_file(what)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def render(text: str, results: dict[str, dict[str, Any]]) -> str:
-    """Replace what stands between the markers of each result."""
+    """Replace the tables of these results in the page's text."""
     for what, result in results.items():
-        marked = re.compile(rf"(<!-- begin {what} -->\n).*?(<!-- end {what} -->)", re.DOTALL)
-        if not marked.search(text):
-            raise ValueError(f"The page has no markers '<!-- begin {what} -->' and '<!-- end {what} -->'.")
-        table = RENDERERS[what](result)
-        text = marked.sub(lambda found, table=table: f"{found[1]}\n{table}\n\n{found[2]}", text)  # type: ignore[misc]
+        text = replace_marked(text, what, RENDERERS[what](result))
     return text
 
 
-def kept() -> dict[str, dict[str, Any]]:
-    """Return every result that is kept."""
+def read_all() -> dict[str, dict[str, Any]]:
+    """Return all results on disk."""
     return {what: json.loads(result_file(what).read_text("utf-8")) for what in RENDERERS if result_file(what).exists()}

@@ -1,4 +1,4 @@
-"""Figures and targets of one measurement, printed and kept in the same form."""
+"""The report of a measurement: its figures and targets, printed and as a result."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from benchmarks.hostile import page
 
 
 def report(title: str, figures: Mapping[str, float], targets: Mapping[str, bool], **more: Any) -> dict[str, Any]:
-    """Print both; the result as it is kept."""
+    """Print figures and targets, and return them as a result with provenance."""
     table = Table("", "", title=title)
     for name, value in figures.items():
         table.add_row(name, f"{value:,}")

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from benchmarks.results import ROOT
+
 CHUTE = "benchmarks.hostile.served:chute"
 PICTURES = "benchmarks.hostile.pictures:chute"
 MIB = 1024 * 1024
