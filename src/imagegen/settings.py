@@ -31,7 +31,8 @@ class Settings(BaseSettings):
 
     precision: Literal["bf16", "fp8", "fp8+attention"] = "bf16"
     """Arithmetic of FLUX.1's transformer on a GPU. `fp8` halves the memory of its weights and is faster, but changes
-    pictures slightly. `fp8+attention` computes attention in fp8 as well and needs a Hopper GPU."""
+    pictures slightly; it needs an Ada or Hopper GPU. `fp8+attention` computes attention in fp8 as well; it needs a
+    Hopper GPU and the package `fa3-fwd`."""
 
     memory: Literal["auto", "resident", "offload", "stream"] | None = None
     """Where the weights are kept. `resident`: on the GPU. `offload`: in main memory, with one component at a time on

@@ -1,4 +1,4 @@
-"""A watchdog for GPU work: reports work that takes many times as long as the same work usually does."""
+"""A watchdog for GPU work. It reports work that takes many times as long as the same kind of work usually does."""
 
 import statistics
 import threading
@@ -7,14 +7,14 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 _FACTOR = 20  # times the usual duration
-_SAMPLES = 15  # durations kept of each kind of work
-_KINDS = 512  # kinds of work remembered, those used last
-_TICKS = 60  # per shortest limit
+_SAMPLES = 15  # latest durations kept of each kind of work
+_KINDS = 512  # kinds of work kept, the most recently used
+_TICKS = 60  # checks per shortest limit
 
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    """Work in progress; `kind` names work that takes equally long, or is None if the duration is unpredictable."""
+    """Work in progress. Work of one `kind` takes equally long; None means that the duration is unpredictable."""
 
     kind: Hashable | None
     abandoned: threading.Event
@@ -22,15 +22,13 @@ class _Work:
 
 
 class Watchdog:
-    """Watches one thread's work and calls `on_hang` with the reason, once, when a piece of it does not end.
+    """Watches the work of one thread and calls `on_hang` once, with the reason, if a piece of work hangs.
 
-    A piece of work hangs when it takes 20 times the median duration of its kind, and at least `hang_after` seconds. The
-    first one of a kind has no such limit, nor has a kind of None. Work that nobody waits for any more (`abandoned` is
-    set) has to end within `patience` seconds, whatever its kind. Time during which `exempt` returns True counts towards
-    `patience` only.
+    Work hangs if it takes 20 times the median duration of its kind, and at least `hang_after` seconds. This limit
+    applies neither to the first work of a kind nor to work of kind None. Work whose `abandoned` is set, because its
+    caller is gone, must end within `patience` seconds. Time while `exempt` returns True counts towards `patience` only.
 
-    Time is counted in short sleeps, each at its nominal length: a process that was stopped, or a machine that was
-    suspended, has not hung.
+    Time is counted in short sleeps at their nominal length, so a stopped process or a suspended machine has not hung.
     """
 
     def __init__(
@@ -56,16 +54,16 @@ class Watchdog:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop watching; may be called from any thread."""
+        """Stop watching. Any thread may call this."""
         self._stopped.set()
 
     def begin(self, kind: Hashable | None, abandoned: threading.Event) -> None:
-        """Begin a piece of work; the one before it, if any, is complete, and its duration counts as usual."""
+        """Begin a piece of work. This completes the one before it, if any."""
         self.complete()
         self._work = _Work(kind, abandoned, time.perf_counter())
 
     def complete(self) -> None:
-        """End the current work; its duration counts as usual for its kind."""
+        """End the current work and keep its duration as one of its kind's usual ones."""
         work, self._work = self._work, None
         if work is None or work.kind is None:
             return
@@ -75,7 +73,7 @@ class Watchdog:
         self._usual[work.kind] = durations[-_SAMPLES:]
 
     def abort(self) -> None:
-        """End the current work, which failed or was cancelled: how long it took says nothing."""
+        """End the current work, which failed or was cancelled, and forget its duration."""
         self._work = None
 
     def _run(self) -> None:
@@ -93,7 +91,7 @@ class Watchdog:
                 return
 
     def _overdue(self, work: _Work, waited: float, ignored: float) -> str | None:
-        """Return why this work counts as hung, or None if it may go on."""
+        """Return why this work counts as hung, or None if it does not."""
         if ignored >= self._patience:
             return f"The GPU has not responded for {ignored:.0f} s after its request was cancelled"
         durations = self._usual.get(work.kind)
@@ -102,4 +100,4 @@ class Watchdog:
         usual = statistics.median(durations)
         if waited < _FACTOR * usual:
             return None
-        return f"The GPU hangs: work that usually takes {usual:.2g} s has not ended after {waited:.0f} s"
+        return f"The GPU hangs: work that usually takes {usual:.2g} s is still running after {waited:.0f} s"
