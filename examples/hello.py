@@ -1,4 +1,4 @@
-"""The smallest chute: state from a startup hook, a route with bare parameters.
+"""The smallest chute: a startup hook that sets up state, and a route with plain parameters.
 
 Run: chutes run examples/hello.py
 Ask: curl localhost:8000/greet -H 'Content-Type: application/json' -d '{"name": "you"}'
@@ -13,12 +13,12 @@ chute = Chute(username="myuser", name="hello", image="python:3.12-slim", concurr
 
 @chute.on_startup()
 async def prepare(self: Any) -> None:
-    """Make here what all requests share: models, pools, locks."""
+    """Create what all requests share: models, pools, locks."""
     self.greeted = 0
 
 
 @chute.cord(public_api_path="/greet", method="POST")
 async def greet(self: Any, name: str = "world") -> dict[str, object]:
-    """Greet somebody."""
+    """Greet someone, and count the greetings."""
     self.greeted += 1
     return {"greeting": f"Hello, {name}!", "greeted": self.greeted}

@@ -1,9 +1,10 @@
-"""The documentation's image service, its parts put together: FLUX.1-dev with batches, image to image and inpainting.
+"""The image service of upstream's documentation in one file: FLUX.1-dev with batches, image to image and inpainting.
 
-As printed there but for four things: `max_length` is today's name of `max_items`; image-to-image and inpainting
-use FLUX's own pipelines over the components that are loaded already; the image is built, not pulled; and the model is
-read from where `chutes download` puts it.
-`chutes_app.py` is the same service made for daily use: it never blocks, can be cancelled, and checks what it gets.
+It differs from the documentation in four points. `max_length` replaces the deprecated `max_items`. Image to image and
+inpainting use FLUX's own pipelines on the components that are already loaded. The image is built, not pulled. The model
+is read from where `chutes download` puts it.
+
+`chutes_app.py` offers the same routes for production: it does not block, can be cancelled, and checks its input.
 
 On an 80 GB GPU: chutes download black-forest-labs/FLUX.1-dev && chutes run examples/my_image_gen.py
 """
@@ -20,7 +21,7 @@ from pydantic import BaseModel, Field
 from chutes.chute import Chute, NodeSelector
 from chutes.image import Image
 
-readme = """`FLUX.1 [dev]` is a 12 billion parameter rectified flow transformer that draws what a text describes."""
+readme = """`FLUX.1 [dev]` is a 12 billion parameter rectified flow transformer that generates images from text."""
 
 image = (
     Image(username="myuser", name="flux.1-dev", tag="0.0.2", readme=readme)
@@ -47,7 +48,7 @@ chute = Chute(
 
 
 class GenerationInput(BaseModel):
-    """What /generate takes."""
+    """The body of /generate."""
 
     prompt: str
     height: int = Field(default=1024, ge=128, le=2048)
@@ -58,13 +59,13 @@ class GenerationInput(BaseModel):
 
 
 class MinifiedGenerationInput(BaseModel):
-    """The least that it takes."""
+    """The smallest body of /generate."""
 
     prompt: str = "a beautiful mountain landscape"
 
 
 class BatchGenerationInput(BaseModel):
-    """What /batch takes."""
+    """The body of /batch."""
 
     prompts: list[str] = Field(max_length=4)  # Limit batch size
     width: int = Field(default=1024, ge=512, le=2048)
@@ -73,7 +74,7 @@ class BatchGenerationInput(BaseModel):
 
 
 class Img2ImgInput(BaseModel):
-    """What /img2img takes."""
+    """The body of /img2img."""
 
     prompt: str
     image_b64: str  # Base64 encoded input image
@@ -82,7 +83,7 @@ class Img2ImgInput(BaseModel):
 
 
 class InpaintInput(BaseModel):
-    """What /inpaint takes."""
+    """The body of /inpaint."""
 
     prompt: str
     image_b64: str  # Original image
@@ -92,7 +93,7 @@ class InpaintInput(BaseModel):
 
 @chute.on_startup()
 async def initialize_pipeline(self: Any) -> None:
-    """Initialize the pipelines: one set of components, three ways to use it."""
+    """Load the components once and make three pipelines of them."""
     import torch
     from diffusers import FluxImg2ImgPipeline, FluxInpaintPipeline, FluxPipeline
 

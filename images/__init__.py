@@ -1,8 +1,8 @@
-"""Container images for chutes, one module each, on one base: CUDA's runtime, Python, and what `imagegen` needs."""
+"""Container images for chutes, one module each, on a common base: CUDA's runtime, Python and `imagegen`'s packages."""
 
 from chutes.image import Image
 
-# A compiler, for Triton builds a launcher for each GPU kernel when it is first used.
+# Triton needs a C compiler: it builds a launcher for each GPU kernel on its first use.
 _APT = ["gcc", "libc6-dev", "python3", "python3-dev", "python3-venv"]
 REQUIREMENTS = [
     "accelerate==1.15.0",
@@ -19,7 +19,7 @@ REQUIREMENTS = [
 
 
 def cuda_image(name: str, tag: str, readme: str) -> Image:
-    """Return an image whose user 10001 owns its Python, with the requirements as they were tested together."""
+    """Return an image in which user 10001 owns the Python environment, with the tested versions of all requirements."""
     return (
         Image(username="myuser", name=name, tag=tag, readme=readme)
         .from_base("nvidia/cuda:13.0.2-runtime-ubuntu24.04")

@@ -1,4 +1,4 @@
-"""A container image for Stable Diffusion XL, to be named by a chute's `image=`."""
+"""A container image for Stable Diffusion XL, for a chute's `image=`."""
 
 from images import cuda_image
 
