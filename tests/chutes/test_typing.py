@@ -14,10 +14,11 @@ import pytest
 from chutes.cli import _wheel
 
 PROJECT = Path(__file__).parent / "author_project"
+CACHE = Path(__file__).parents[2] / ".mypy_cache/author_project"
 
 
 @pytest.fixture(scope="module")
-def errors(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> set[tuple[str, int, str]]:
+def errors(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, int, str]]:
     """Return the file, line and code of each error that `mypy --strict` reports for the project."""
     folder = tmp_path_factory.mktemp("author")
     venv.create(folder / "env", with_pip=False)
@@ -25,21 +26,14 @@ def errors(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
     with zipfile.ZipFile(_wheel.write(folder)) as wheel:
         wheel.extractall(packages)
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))  # everything but the wheel itself
-    command = [
-        sys.executable,
-        "-m",
-        "mypy",
-        "--strict",
-        "--config-file=",
-        f"--python-executable={folder}/env/bin/python",
-    ]
-    command += [f"--cache-dir={pytestconfig.cache.mkdir('mypy-author')}", "story.py", "mistakes.py"]
+    options = ["--strict", "--config-file=", f"--python-executable={folder}/env/bin/python", f"--cache-dir={CACHE}"]
+    command = [sys.executable, "-m", "mypy", *options, "story.py", "mistakes.py"]
     environment = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "MYPYPATH"}}
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
     assert "checked 2 source files" in done.stdout, done.stdout + done.stderr
-    lines = [line for line in done.stdout.splitlines() if ": error: " in line]
-    found = [re.fullmatch(r"(\S+):(\d+): error: .*\[([a-z-]+)\]", line) for line in lines]
-    return {(match[1], int(match[2]), match[3]) for match in found if match}
+    found = re.findall(r"^(\S+):(\d+): error: .*\[([a-z-]+)\]$", done.stdout, re.MULTILINE)
+    assert len(found) == done.stdout.count(": error: "), done.stdout
+    return {(file, int(line), code) for file, line, code in found}
 
 
 def test_decorated_functions_keep_their_types(errors: set[tuple[str, int, str]]) -> None:
