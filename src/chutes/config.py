@@ -1,10 +1,10 @@
-"""The user's configuration file, as upstream's tools write it: `~/.chutes/config.ini`.
+"""The configuration file of the upstream tools: `~/.chutes/config.ini`.
 
     [auth]  username, user_id, hotkey_seed, hotkey_name, hotkey_ss58address
     [api]   base_url
 
-Nothing here needs one: it is read for scripts that ask for it. `CHUTES_CONFIG_PATH` names another file;
-`CHUTES_ALLOW_MISSING=true` lets it be absent or incomplete.
+This package does not need it, but scripts written for upstream's SDK read it with these functions.
+`CHUTES_CONFIG_PATH` is the path of another file. `CHUTES_ALLOW_MISSING=true` allows the file or its keys to be missing.
 """
 
 import os
@@ -20,7 +20,7 @@ ALLOW_MISSING = os.environ.get("CHUTES_ALLOW_MISSING", "false").lower() == "true
 
 @dataclass
 class AuthConfig:
-    """The account."""
+    """The account: section `[auth]`."""
 
     username: str | None = None
     user_id: str | None = None
@@ -31,14 +31,14 @@ class AuthConfig:
 
 @dataclass
 class GenericConfig:
-    """Everything else."""
+    """The address of the API: section `[api]`."""
 
     api_base_url: str = "http://127.0.0.1:8000"
 
 
 @dataclass
 class Config:
-    """The whole file."""
+    """The configuration file."""
 
     auth: AuthConfig
     generic: GenericConfig
@@ -48,7 +48,10 @@ _config: Config | None = None
 
 
 def get_config() -> Config:
-    """The configuration, read once; NotConfigured without a file, AuthenticationRequired without an account in it."""
+    """Return the configuration, which is read once.
+
+    Raise NotConfigured if there is no file, and AuthenticationRequired if it has no complete account.
+    """
     global _config  # noqa: PLW0603 - read once
     if _config is None:
         _config = _read()
@@ -56,7 +59,7 @@ def get_config() -> Config:
 
 
 def get_generic_config() -> GenericConfig:
-    """The part of the configuration that needs no account."""
+    """Return the part of the configuration that needs no account."""
     return _generic(_parse())
 
 

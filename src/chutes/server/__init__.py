@@ -1,7 +1,7 @@
-"""What runs a chute: its ASGI application, and the process around it.
+"""The server of a chute: its ASGI application and the process around it.
 
-`create_app(chute, settings)` is the application, `serve(ref, settings)` the process. They are imported on first use,
-so that `chutes keys` and `chutes --help` start without loading a web framework.
+`create_app(chute, settings)` returns the application, and `serve(ref, settings)` runs the process. The names of this
+package are imported on first use, so that `chutes keys` and `chutes --help` load no web framework.
 """
 
 from importlib import import_module
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ExitCode", "KeyStore", "Runtime", "Settings", "create_app", "serve"]
 
-_HOMES = {
+_MODULES = {
     "ExitCode": "lifecycle",
     "KeyStore": "keys",
     "Runtime": "runtime",
@@ -27,6 +27,6 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

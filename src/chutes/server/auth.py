@@ -44,7 +44,10 @@ def check_exposure(settings: Settings) -> None:
     try:
         has_keys = bool(key_store(settings))
     except (OSError, ValueError) as error:
-        raise InsecureSettings(f"The API keys cannot be read: {error}") from error
+        raise InsecureSettings(
+            f"The API keys cannot be read: {str(error).rstrip('.')}. Move the file away, or set CHUTES_KEYS_FILE to "
+            "another one."
+        ) from error
     if has_keys or settings.is_loopback:
         return
     raise InsecureSettings(

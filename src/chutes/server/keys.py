@@ -1,10 +1,10 @@
-"""API keys: made, kept and checked.
+"""API keys: creation, storage and verification.
 
-A key is 256 random bits, so one round of SHA-256 is enough to keep it by: there is no dictionary to try. Only the
-digest is stored; the key itself is shown once, when it is made.
+A key is 256 random bits, so no dictionary attack is possible and one round of SHA-256 suffices to store it. The file
+contains only digests; a key itself is shown once, when it is created.
 
-Changes are made one at a time, under a lock on a file beside the keys, and replace the whole file: a reader sees it
-before or after a change, and a change that was reported is on the disk.
+A change replaces the whole file, under a lock on another file beside it. So a reader sees the file before or after a
+change, and a change is on the disk when the command reports it.
 """
 
 import fcntl
@@ -27,12 +27,12 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 PREFIX = "cpk_"
-_CHECK_EVERY = 1.0  # seconds between looks at the file, so that a deleted key soon stops working
+_CHECK_INTERVAL = 1.0  # seconds between checks of the file, after which a deleted key stops working
 
 
 @dataclass(frozen=True)
 class Key:
-    """One key as it is kept: everything but the key itself."""
+    """One key as it is stored, without the key itself."""
 
     name: str
     digest: str
@@ -44,32 +44,32 @@ def _digest(key: str) -> str:
 
 
 class KeyStore:
-    """The keys of a file, and those given beside it (from the environment).
+    """The keys of a file, and `extra` keys from elsewhere, such as the environment.
 
-    Changes to the file are seen while the server runs: within a second a new key works and a deleted one does not.
+    A running server applies changes of the file within a second.
     """
 
-    def __init__(self, path: Path, given: Iterable[str] = ()) -> None:
+    def __init__(self, path: Path, extra: Iterable[str] = ()) -> None:
         self.path = path.expanduser()
-        self._given = tuple(_digest(key) for key in given)
+        self._extra = tuple(_digest(key) for key in extra)
         self._digests: tuple[str, ...] = ()
-        self._seen: tuple[int, int, int] | None = None
-        self._look_again = 0.0
+        self._version: tuple[int, int, int] | None = None
+        self._next_check = 0.0
 
     def create(self, name: str) -> str:
-        """A new key under a name; the only time that it is shown. ValueError if the name is empty or taken."""
+        """Create a key with a unique name, and return it. Raise ValueError if the name is empty or taken."""
         if not name.strip():
-            raise ValueError("A key needs a name")
+            raise ValueError("A key needs a name.")
         plain = PREFIX + secrets.token_urlsafe(32)
         with self._lock():
             keys = self.list()
             if any(key.name == name for key in keys):
-                raise ValueError(f"There is already a key named {name!r}: delete it first, or choose another name")
+                raise ValueError(f"A key named {name!r} already exists. Delete it first, or choose another name.")
             self._write([*keys, Key(name, _digest(plain), datetime.now(UTC).isoformat(timespec="seconds"))])
         return plain
 
     def list(self) -> list[Key]:
-        """The keys of the file, oldest first. ValueError if the file cannot be understood."""
+        """Return the keys of the file, oldest first. Raise ValueError if the file is malformed."""
         try:
             text = self.path.read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -77,77 +77,76 @@ class KeyStore:
         try:
             return [Key(**entry) for entry in json.loads(text)["keys"]]
         except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{self.path} is not a key file") from None
+            raise ValueError(f"{self.path} is not a key file.") from None
 
     def delete(self, name: str) -> bool:
-        """Take a key away; whether there was one."""
+        """Delete the key of this name, and return whether it existed."""
         if all(key.name != name for key in self.list()):
-            return False  # without a lock, whose file might have to be made
+            return False  # without creating the file of the lock
         with self._lock():
             keys = self.list()
-            left = [key for key in keys if key.name != name]
-            if len(left) < len(keys):
-                self._write(left)
-        return len(left) < len(keys)
+            remaining = [key for key in keys if key.name != name]
+            if len(remaining) < len(keys):
+                self._write(remaining)
+        return len(remaining) < len(keys)
 
     def verify(self, key: str) -> bool:
-        """Whether this is one of the keys, in a time that does not tell which or how nearly."""
+        """Return whether a key is valid, in constant time with respect to the stored keys."""
         self._refresh()
         digest = _digest(key)
-        known = False
-        for kept in (*self._given, *self._digests):
-            known |= hmac.compare_digest(digest, kept)
-        return known
+        is_valid = False
+        for stored in (*self._extra, *self._digests):
+            is_valid |= hmac.compare_digest(digest, stored)
+        return is_valid
 
     def __bool__(self) -> bool:
-        """Whether there is any key at all."""
+        """Return whether there is any key."""
         self._refresh()
-        return bool(self._given or self._digests)
+        return bool(self._extra or self._digests)
 
     def _refresh(self) -> None:
         now = time.monotonic()
-        if now < self._look_again:
+        if now < self._next_check:
             return
-        self._look_again = now + _CHECK_EVERY
+        self._next_check = now + _CHECK_INTERVAL
         try:
             status = self.path.stat()
         except OSError:
-            self._digests, self._seen = (), None
+            self._digests, self._version = (), None
             return
         version = (status.st_mtime_ns, status.st_ino, status.st_size)
-        if self._seen == version:
+        if self._version == version:
             return
         try:
             self._digests = tuple(key.digest for key in self.list())
         except (OSError, ValueError):
-            if self._seen is None:
+            if self._version is None:
                 raise
-            log.exception("The keys cannot be read; those known until now stay valid")
-        self._seen = version
+            log.exception("The API keys cannot be read; the previous ones stay valid")
+        self._version = version
         for risk in self.risks():
             _warn_once(risk)
 
     def risks(self) -> Iterator[str]:
-        """Say what lets other users of this machine change the keys: the file's or its folder's owner or mode."""
+        """Yield a warning for each owner or mode of the file and its folder that lets other users change the keys."""
         for path in (self.path, self.path.parent):
             try:
                 status = path.stat()
             except OSError:
                 continue
             if status.st_uid not in {0, os.geteuid()}:
-                yield f"The user with id {status.st_uid} owns {path} and could add API keys: chown it"
-            sticky = (
-                stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
-            )  # nobody replaces others' files there
+                yield f"The user with id {status.st_uid} owns {path} and can add API keys. Change its owner with chown."
+            # In a sticky folder, users cannot replace each other's files.
+            sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
             if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
-                yield f"Other users may write to {path} and could add API keys: chmod go-w {path}"
+                yield f"Other users can write to {path} and can add API keys. Run `chmod go-w {path}`."
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        """Keep other processes and threads from changing the file meanwhile."""
+        """Keep other processes and threads from changing the file."""
         path = self.path.resolve()
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = path.with_name(f".{path.name}.lock")  # a file of its own: the other is replaced by each change
+        lock = path.with_name(f".{path.name}.lock")  # a file of its own, because each change replaces the key file
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -156,9 +155,9 @@ class KeyStore:
             os.close(descriptor)
 
     def _write(self, keys: Sequence[Key]) -> None:
-        """Replace the file in one step, readable by its owner alone; it is on the disk afterwards."""
-        path = self.path.resolve()  # a link stays one
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".keys-")  # mkstemp makes it 0600
+        """Replace the file in one step, readable by its owner only, and flush it to the disk."""
+        path = self.path.resolve()  # so that a link stays a link
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".keys-")  # with mode 0600
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 json.dump({"keys": [asdict(key) for key in keys]}, file, indent=2)
@@ -173,7 +172,7 @@ class KeyStore:
             os.fsync(folder)
         finally:
             os.close(folder)
-        self._look_again = 0.0
+        self._next_check = 0.0
 
 
 @functools.cache

@@ -1,8 +1,8 @@
-"""A chute's life: loading, ready, draining, or failed.
+"""The state of a chute: loading, ready, draining or failed.
 
-The startup hooks run in the background on the chute's own loop, so the port is open and `/health` answers from the
-first moment. What decides that the process must end (a failed load, a chute that says it cannot go on) resolves
-`exit_code` with the exit code.
+The startup hooks run in the background on the chute's own event loop, so the port is open and `/health` answers from
+the beginning. If loading fails, or the chute declares a fatal error, the future `exit_code` resolves and the process
+ends.
 """
 
 import asyncio
@@ -19,24 +19,23 @@ from chutes.server.admission import Admission
 
 log = logging.getLogger(__name__)
 
-_SHUTDOWN_HOOKS = 15.0  # seconds for all of them
-_INTERRUPTED = 2.0  # seconds for what was cancelled to end; if it blocks it can only be left behind
-_TELL_EVERY = 1.0  # seconds between lines that say how far loading is
-_RETRY_LOADING = 5  # seconds: models load in tens of seconds, so asking sooner is of no use
+_SHUTDOWN_TIMEOUT = 15.0  # seconds for all shutdown hooks
+_CANCEL_TIMEOUT = 2.0  # seconds for cancelled code to end; code that blocks is abandoned
+_PROGRESS_INTERVAL = 1.0  # seconds between log lines about the progress of loading
+_RETRY_AFTER = 5  # seconds; models take tens of seconds to load
 
 
 class ExitCode(IntEnum):
-    """How the process ends."""
+    """Exit codes of the process. A CommandError ends it with 1 before the chute runs."""
 
     OK = 0
-    USAGE = 1  # the caller's or the author's mistake, found before anything ran
-    LOAD_FAILED = 3  # a startup hook raised
-    FATAL = 4  # the chute said that it cannot go on, as with a poisoned GPU: start it again
-    ABORTED = 5  # the grace period was over and requests were still running
+    LOAD_FAILED = 3  # a startup hook raised an exception
+    FATAL = 4  # the chute declared a fatal error, such as a GPU error; a new process may recover
+    ABORTED = 5  # requests were still running at the end of the grace period
 
 
 class State(StrEnum):
-    """Where in its life a chute is."""
+    """The state of a chute."""
 
     LOADING = "loading"
     READY = "ready"
@@ -45,41 +44,47 @@ class State(StrEnum):
 
 
 class Lifecycle:
-    """Runs the hooks of one chute and knows whether it can serve."""
+    """Runs the startup and shutdown hooks of one chute, and tracks its state.
+
+    - `ready`: an event that is set after the startup hooks.
+    - `exit_code`: a future that resolves when the process must end.
+    - `failure`: why the chute has failed, in one line for the log.
+    - `abandoned`: whether the author's code still ran when `close` gave up.
+    """
 
     def __init__(self, chute: Chute, admission: Admission) -> None:
         self.chute = chute
         self.state = State.LOADING
         self.exit_code: asyncio.Future[ExitCode] | None = None
         self.ready = asyncio.Event()
-        self.failure = ""  # why it is FAILED, in one line for the log
+        self.failure = ""
         self.abandoned = False
         self._admission = admission
         self._stop = asyncio.Event()
-        self._life: asyncio.Task[None] | None = None
-        self._began = time.monotonic()
+        self._task: asyncio.Task[None] | None = None
+        self._started_at = time.monotonic()
         chute.lifecycle_managed = True
 
     def start(self) -> None:
-        """Begin to load, in the background."""
+        """Begin to load in the background."""
         loop = asyncio.get_running_loop()
         self.exit_code = loop.create_future()
-        self._began = time.monotonic()
+        self._started_at = time.monotonic()
         self.chute.on_fail(lambda reason: loop.call_soon_threadsafe(self._fatal, reason))
-        self._life = asyncio.create_task(self._live(), name="chute-life")
+        self._task = asyncio.create_task(self._run(), name="chute-lifecycle")
 
-    async def _live(self) -> None:
-        """Load, wait for the end, run the shutdown hooks. One task, as a lifespan must be left where it was entered."""
+    async def _run(self) -> None:
+        """Load, wait for `close`, and run the shutdown hooks, in one task because a lifespan must not change tasks."""
         chute = self.chute
         try:
             async with chute.router.lifespan_context(chute):
-                telling = asyncio.create_task(self._tell())
+                progress = asyncio.create_task(self._log_progress())
                 try:
                     await chute.initialize()
                 finally:
-                    telling.cancel()
-                took = round(time.monotonic() - self._began, 1)
-                log.info("Ready", extra={"seconds": took, "info": _plain(chute.info)})
+                    progress.cancel()
+                seconds = round(time.monotonic() - self._started_at, 1)
+                log.info("Ready", extra={"seconds": seconds, "info": _loggable(chute.info)})
                 if self.state is State.LOADING:
                     self.state = State.READY
                 self.ready.set()
@@ -89,25 +94,25 @@ class Lifecycle:
             if self.ready.is_set():
                 log.exception("A shutdown hook failed")
                 return
-            self.failure = describe(error)
-            log.error("Startup failed: %s", self.failure)  # noqa: TRY400 - one clear line, its traceback is for debugging
+            self.failure = describe_error(error)
+            log.error("Startup failed: %s", self.failure)  # noqa: TRY400 - one line; the traceback is logged at level debug
             log.debug("Startup failed", exc_info=True)
             self._end(ExitCode.LOAD_FAILED)
 
-    async def _tell(self) -> None:
-        """Log how far loading is, as often as there is something new to say."""
-        said: dict[str, Any] = {}
+    async def _log_progress(self) -> None:
+        """Log the progress of loading whenever it has changed."""
+        logged: dict[str, Any] = {}
         while True:
-            await asyncio.sleep(_TELL_EVERY)
+            await asyncio.sleep(_PROGRESS_INTERVAL)
             now = self.chute.progress.snapshot()
-            if now["stage"] and now != said:
+            if now["stage"] and now != logged:
                 share = "" if now["fraction"] is None else f", {now['fraction']:.0%}"
                 log.info("Loading: %s%s", now["stage"], share, extra={"progress": now})
-                said = now
+                logged = now
 
     def _fatal(self, reason: str) -> None:
         self.failure = reason
-        log.error("The chute cannot go on: %s", reason)
+        log.error("Fatal error: %s", reason)
         self._end(ExitCode.FATAL)
 
     def _end(self, code: ExitCode) -> None:
@@ -117,46 +122,47 @@ class Lifecycle:
             self.exit_code.set_result(code)
 
     def check(self) -> None:
-        """Raise what a request is to be told while the chute is not ready: NotReady, Draining."""
+        """Raise NotReady, Draining or Unavailable if the chute cannot take requests."""
         if self.state is State.READY:
             return
         if self.state is State.LOADING:
             stage = self.chute.progress.snapshot().get("stage")
             raise NotReady(
-                f"Still loading: {stage}" if stage else "Still loading", headers={"Retry-After": str(_RETRY_LOADING)}
+                f"The service is still loading ({stage}). Try again later." if stage else None,
+                headers={"Retry-After": str(_RETRY_AFTER)},
             )
         if self.state is State.DRAINING:
             raise Draining(headers={"Connection": "close"})
-        raise Unavailable(Fatal.message, headers={"Retry-After": str(_RETRY_LOADING)})
+        raise Unavailable(Fatal.message, headers={"Retry-After": str(_RETRY_AFTER)})
 
     def drain(self) -> None:
-        """Take no more requests; those that run go on, those that wait are sent away."""
+        """Accept no more requests, and reject those in the queue. Running requests continue."""
         if self.state is not State.FAILED:
             self.state = State.DRAINING
         self._admission.close()
 
-    async def close(self, within: float = _SHUTDOWN_HOOKS) -> None:
-        """Run the shutdown hooks, for at most so many seconds, or give up a load still going on.
+    async def close(self, within: float = _SHUTDOWN_TIMEOUT) -> None:
+        """Run the shutdown hooks, or cancel loading, for at most `within` seconds.
 
-        What cannot be stopped in time is `abandoned`: the process then has to end without it.
+        Code that does not end in time is abandoned: the process must end without waiting for it.
         """
         self.drain()
         self._stop.set()
-        if self._life is None:
+        if self._task is None:
             return
         if not self.ready.is_set():
-            self._life.cancel()
+            self._task.cancel()
         blocked = not self.ready.is_set() or self._admission.running > 0
-        within = min(within, _INTERRUPTED) if blocked else within
-        _, pending = await asyncio.wait({self._life}, timeout=within)
+        within = min(within, _CANCEL_TIMEOUT) if blocked else within
+        _, pending = await asyncio.wait({self._task}, timeout=within)
         if pending:
-            log.warning("Still running after %g seconds: left behind", within)
+            log.warning("Abandoned the author's code, which still runs after %g seconds", within)
         self.abandoned = bool(pending)
         self.chute.lifecycle_managed = False  # a test may use the chute without this application afterwards
 
 
-def describe(error: BaseException) -> str:
-    """An exception in one line: what, and in which line of the author's it was raised."""
+def describe_error(error: BaseException) -> str:
+    """Return an exception in one line, with the author's file and line that raised it."""
     text = " ".join(str(error).split())
     if isinstance(error, (ChutesError, CommandError)):
         return text
@@ -166,6 +172,6 @@ def describe(error: BaseException) -> str:
     return f"{line}.{hint}" if hint else line
 
 
-def _plain(info: dict[str, Any]) -> dict[str, Any]:
-    """What of the chute's info fits on a line."""
+def _loggable(info: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries of a chute's info that fit on a log line."""
     return {key: value for key, value in info.items() if isinstance(value, (str, int, float, bool))}

@@ -1,7 +1,7 @@
-"""What is measured, for Prometheus: the runtime's own series, and memory and utilisation of each GPU.
+"""Prometheus metrics: the server's own series, and the memory and utilization of each GPU.
 
-Everything registers with prometheus_client's default registry, where authors and libraries register theirs, and
-`exposition` renders all of it. The three `invocation_*` series are defined in `chutes.metrics`.
+All series are in prometheus_client's default registry, like those of authors and libraries, and `exposition` renders
+them. The three `invocation_*` series are defined in `chutes.metrics`.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,17 +15,19 @@ from chutes._gpus import query_gpus
 from chutes.metrics import SECONDS
 from chutes.server.admission import Admission
 
-in_flight = Gauge("chutes_in_flight", "Requests and jobs whose handler runs now", ["chute_id"])
-queue_depth = Gauge("chutes_queue_depth", "Requests and jobs waiting for a slot", ["chute_id"])
-concurrency = Gauge("chutes_concurrency", "Slots of this chute", ["chute_id"])
-ready = Gauge("chutes_ready", "1 when the chute takes requests", ["chute_id"])
-queue_wait = Histogram("chutes_queue_wait_seconds", "Time spent waiting for a slot", ["chute_id"], buckets=SECONDS)
-rejections = Counter("chutes_rejections", "Requests refused or cut off, by reason", ["chute_id", "reason"])
-disconnects = Counter("chutes_disconnects", "Clients that left before their answer", ["chute_id", "stage"])
+in_flight = Gauge("chutes_in_flight", "Running requests and jobs", ["chute_id"])
+queue_depth = Gauge("chutes_queue_depth", "Requests and jobs in the queue", ["chute_id"])
+concurrency = Gauge("chutes_concurrency", "Number of slots", ["chute_id"])
+ready = Gauge("chutes_ready", "1 if the chute accepts requests", ["chute_id"])
+queue_wait = Histogram(
+    "chutes_queue_wait_seconds", "Seconds that a request waited for a slot", ["chute_id"], buckets=SECONDS
+)
+rejections = Counter("chutes_rejections", "Rejected and aborted requests", ["chute_id", "reason"])
+disconnects = Counter("chutes_disconnects", "Clients that disconnected before the response", ["chute_id", "stage"])
 
 
-def observe(chute_id: str, admission: Admission, is_ready: Callable[[], bool]) -> None:
-    """Let the gauges of this chute be read from the source whenever they are scraped."""
+def bind_gauges(chute_id: str, admission: Admission, is_ready: Callable[[], bool]) -> None:
+    """Make the gauges of a chute report the current values whenever they are scraped."""
     ready.labels(chute_id).set_function(is_ready)
     in_flight.labels(chute_id).set_function(lambda: admission.running)
     queue_depth.labels(chute_id).set_function(lambda: admission.queued)
@@ -33,21 +35,21 @@ def observe(chute_id: str, admission: Admission, is_ready: Callable[[], bool]) -
 
 
 def exposition() -> bytes:
-    """Everything in the default registry, as Prometheus text. Asks the GPU driver: call it in a thread."""
+    """Return the default registry as Prometheus text. It queries the GPU driver, so call it in a thread."""
     return generate_latest(REGISTRY)
 
 
-class _Gpus(Collector):
-    """Memory and utilisation of each GPU from NVML; without a driver there are no series."""
+class _GpuCollector(Collector):
+    """Collects memory and utilization of each GPU from NVML. Without a driver there are no series."""
 
     def describe(self) -> Iterable[Any]:
-        return []  # so that registering doesn't collect
+        return []  # so that registration does not collect
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         used = GaugeMetricFamily("chutes_gpu_memory_used_bytes", "GPU memory in use", labels=["gpu", "name"])
-        total = GaugeMetricFamily("chutes_gpu_memory_total_bytes", "GPU memory there is", labels=["gpu", "name"])
+        total = GaugeMetricFamily("chutes_gpu_memory_total_bytes", "Total GPU memory", labels=["gpu", "name"])
         busy = GaugeMetricFamily(
-            "chutes_gpu_utilization_ratio", "Part of the time a kernel ran", labels=["gpu", "name"]
+            "chutes_gpu_utilization_ratio", "Fraction of time in which a kernel ran", labels=["gpu", "name"]
         )
         gpus = query_gpus()
         for gpu in gpus:
@@ -60,4 +62,4 @@ class _Gpus(Collector):
             yield from (used, total, busy)
 
 
-REGISTRY.register(_Gpus())
+REGISTRY.register(_GpuCollector())

@@ -1,7 +1,7 @@
-"""The process around a chute, told in order: check, bind, load, serve, drain, exit with a code that says why.
+"""The process of `chutes run`, from the port to the exit code.
 
-uvicorn speaks HTTP. What is ours is the end: on SIGTERM the port stays open while running requests finish, so that
-new ones are told to go elsewhere, and the process then exits with 0. A second signal ends it at once.
+uvicorn speaks HTTP; this module adds the shutdown. On SIGTERM the port stays open while running requests finish, so new
+requests get 503 instead of a refused connection, and the process exits with 0. A second signal ends it at once.
 """
 
 import asyncio
@@ -34,19 +34,19 @@ from chutes.server.websocket_protocol import WebSocketProtocol
 
 log = logging.getLogger(__name__)
 
-_LOADING = 50_000, 50, 1000  # thresholds while imports make much and free little, so that it is looked through seldom
-_LAST_WORDS = 2.0  # seconds that running requests get to answer after the chute said that it cannot go on
-_LAST_READS = 10.0  # seconds that clients get to read their answers when the server ends
-_LOOK_EVERY = 0.1  # seconds, while what runs is waited for
-_SWEEP_EVERY = 1.0  # seconds between looks at all connections
-_UNREAD_SHARE = 4  # times the largest body: what answers may take that clients have not read
-_WARN_EVERY = 60.0  # seconds between warnings about file descriptors
-_NEARLY_ALL = 0.9  # of the file descriptors
+_LOADING_THRESHOLDS = 50_000, 50, 1000  # of the garbage collector while imports allocate much and free little
+_FATAL_GRACE = 2.0  # seconds that running requests get after a fatal error
+_MAX_READ_GRACE = 10.0  # seconds that clients get to read their responses when the server ends
+_POLL_INTERVAL = 0.1  # seconds between checks for requests without a slot
+_SWEEP_INTERVAL = 1.0  # seconds between checks of all connections
+_UNREAD_FACTOR = 4  # times `max_body_bytes`: the memory for responses that clients have not read
+_WARN_INTERVAL = 60.0  # seconds between warnings about file descriptors
+_HIGH_USAGE = 0.9  # fraction of the file descriptors
 _DESCRIPTORS = "/dev/fd"
 
 
 class _StoppedError(KeyboardInterrupt):
-    """A signal came while the chute's module was being imported."""
+    """A signal arrived while the chute's module was being imported."""
 
 
 def serve(target: str | Chute, settings: Settings | None = None) -> int:
@@ -71,23 +71,23 @@ def serve(target: str | Chute, settings: Settings | None = None) -> int:
 
 @contextlib.contextmanager
 def _stop_on_signal() -> Iterator[None]:
-    """Raise _StoppedError when a signal asks the process to end; a second one ends it at once."""
+    """Raise _StoppedError on the first signal, and end the process on the second."""
 
     def stop(received: int, _: FrameType | None) -> None:
-        log.info("%s: stopping while the chute is imported", signal.Signals(received).name)
-        for each in HANDLED_SIGNALS:
-            signal.signal(each, end)
+        log.info("%s: stopping during the import of the chute", signal.Signals(received).name)
+        for handled in HANDLED_SIGNALS:
+            signal.signal(handled, end)
         raise _StoppedError
 
     def end(*_: object) -> None:
         os._exit(ExitCode.OK)
 
-    before = {each: signal.signal(each, stop) for each in HANDLED_SIGNALS}
+    previous = {handled: signal.signal(handled, stop) for handled in HANDLED_SIGNALS}
     try:
         yield
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for handled, handler in previous.items():
+            signal.signal(handled, handler)
 
 
 def _serve(chute: Chute, settings: Settings, listener: socket.socket) -> ExitCode:
@@ -97,7 +97,7 @@ def _serve(chute: Chute, settings: Settings, listener: socket.socket) -> ExitCod
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that has the port but does not listen yet. AddressUnavailable says in one line what is in the way."""
+    """Return a socket that is bound but does not listen yet. Raise AddressUnavailable."""
     listener = None
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -108,24 +108,24 @@ def bind(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:
         if listener is not None:
             listener.close()
-        raise _in_use(host, port, error) from error
+        raise _address_unavailable(host, port, error) from error
     return listener
 
 
-def _in_use(host: str, port: int, error: Exception) -> AddressUnavailable:
+def _address_unavailable(host: str, port: int, error: Exception) -> AddressUnavailable:
     reason = getattr(error, "strerror", None) or error
     return AddressUnavailable(f"Cannot listen on {host}:{port}: {reason}. Choose another host or port.")
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, with a drain before its shutdown."""
+    """uvicorn's server with a drain before its shutdown."""
 
     def __init__(self, runtime: Runtime, settings: Settings) -> None:
         config = uvicorn.Config(
             runtime,
             http=HttpProtocol,
             ws=WebSocketProtocol,
-            ws_per_message_deflate=False,  # a few kilobytes would become many megabytes
+            ws_per_message_deflate=False,  # a few compressed kilobytes could become many megabytes
             log_config=None,
             access_log=False,
             lifespan="on",
@@ -137,83 +137,82 @@ class Server(uvicorn.Server):
         self.code = ExitCode.OK
         self._runtime = runtime
         self._settings = settings
-        self._ending: asyncio.Task[None] | None = None
+        self._draining: asyncio.Task[None] | None = None
         self._received: set[signal.Signals] = set()
-        self._warn_again = 0.0  # when the next warning about file descriptors is due
+        self._warn_again = 0.0  # monotonic time of the next warning about file descriptors
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Open the port, then wait in the background for the chute to say that it is over."""
+        """Listen on the port, and start the background tasks."""
         for listener in sockets or []:
             try:
                 listener.listen()
-            except OSError as error:  # another process has bound it at the same time, and was the first to listen
+            except OSError as error:  # another process bound the same port and was the first to listen
                 host, port = listener.getsockname()[:2]
-                raise _in_use(host, port, error) from error
+                raise _address_unavailable(host, port, error) from error
         await super().startup(sockets)
         for listener in sockets or []:
             host, port = listener.getsockname()[:2]
             log.info("Listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
-        self._watching = [
-            asyncio.create_task(each) for each in (self._wait_for_the_end(), self._settle(), self._sweep())
-        ]
+        background = (self._wait_for_exit(), self._tune_garbage_collection(), self._sweep())
+        self._background = [asyncio.create_task(coroutine) for coroutine in background]
 
-    async def _settle(self) -> None:
-        """Spare the garbage collector the load, and afterwards what was made until then, which stays."""
-        usual = gc.get_threshold()
-        gc.set_threshold(*_LOADING)
+    async def _tune_garbage_collection(self) -> None:
+        """Relax the garbage collector while loading, then freeze startup objects, which live until exit."""
+        thresholds = gc.get_threshold()
+        gc.set_threshold(*_LOADING_THRESHOLDS)
         try:
             await self._runtime.lifecycle.ready.wait()
             gc.collect()
             gc.freeze()
         finally:
-            gc.set_threshold(*usual)
+            gc.set_threshold(*thresholds)
 
     async def _sweep(self) -> None:
-        """Close the connections of clients that have stalled, and warn when file descriptors run out."""
+        """Close stalled connections, and warn when file descriptors run out, about every second."""
         while True:
             now = time.monotonic()
             try:
                 connections = self._http_connections()
                 for connection in connections:
                     connection.close_if_stalled(now, self._settings.header_timeout, self._settings.send_timeout)
-                self._bound_unread_answers(connections)
-                if now > self._warn_again and _few_descriptors_are_left():
-                    self._warn_again = now + _WARN_EVERY
+                self._bound_unread_responses(connections)
+                if now > self._warn_again and _descriptors_run_out():
+                    self._warn_again = now + _WARN_INTERVAL
             except Exception:
-                log.exception("Stalled connections could not be closed")
-            await asyncio.sleep(_SWEEP_EVERY)
+                log.exception("Closing stalled connections failed")
+            await asyncio.sleep(_SWEEP_INTERVAL)
 
     def _http_connections(self) -> list[HttpProtocol]:
-        return [each for each in self.server_state.connections if isinstance(each, HttpProtocol)]
+        return [connection for connection in self.server_state.connections if isinstance(connection, HttpProtocol)]
 
-    def _bound_unread_answers(self, connections: list[HttpProtocol]) -> None:
-        """Abort the connections that have waited longest for their clients, if all unread answers take too much."""
+    def _bound_unread_responses(self, connections: list[HttpProtocol]) -> None:
+        """If unread responses take too much memory, abort the connections whose clients have been idle longest."""
         unread = sum(connection.unread for connection in connections)
-        for connection in sorted(connections, key=lambda each: each.sent_since):
-            if unread <= _UNREAD_SHARE * self._settings.max_body_bytes:
+        for connection in sorted(connections, key=lambda connection: connection.sent_since):
+            if unread <= _UNREAD_FACTOR * self._settings.max_body_bytes:
                 return
             unread -= connection.unread
             if connection.unread:
                 connection.transport.abort()
 
-    async def _wait_for_the_end(self) -> None:
-        """A failed load or a fatal error ends the process, with its code."""
-        over = self._runtime.lifecycle.exit_code
-        if over is None:
+    async def _wait_for_exit(self) -> None:
+        """End the process after a failed load or a fatal error."""
+        exit_code = self._runtime.lifecycle.exit_code
+        if exit_code is None:
             return
-        self.code = await over
+        self.code = await exit_code
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_WORDS):
+            async with asyncio.timeout(_FATAL_GRACE):
                 await self._runtime.admission.wait_idle()
         self._runtime.abort_all()
-        self.force_exit = self.code is ExitCode.FATAL  # its hooks would touch what is broken
+        self.force_exit = self.code is ExitCode.FATAL  # the shutdown hooks could touch the broken GPU
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the port and run the shutdown hooks.
 
-        Unless all went well the process ends right here: somebody's code may hold a thread that cannot be stopped, and
-        Python would wait for it on its way out.
+        After a failure, end the process here. The author's code may hold threads that cannot be stopped, and Python
+        would wait for them.
         """
         await super().shutdown(sockets)
         if self.code or self.force_exit or self._runtime.lifecycle.abandoned:
@@ -223,20 +222,20 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Drain on the first signal; uvicorn would close the port first, and end by the signal and not by a code."""
+        """Drain on the first signal. uvicorn would close the port first, and exit by the signal."""
         loop = asyncio.get_running_loop()
-        for each in HANDLED_SIGNALS:
-            loop.add_signal_handler(each, self._on_signal, each)
+        for handled in HANDLED_SIGNALS:
+            loop.add_signal_handler(handled, self._on_signal, handled)
         try:
             yield
         finally:
-            for each in HANDLED_SIGNALS:
-                loop.remove_signal_handler(each)
+            for handled in HANDLED_SIGNALS:
+                loop.remove_signal_handler(handled)
 
     def _on_signal(self, received: signal.Signals) -> None:
-        if self._ending is None:
+        if self._draining is None:
             log.info("%s: draining", received.name)
-            self._ending = asyncio.create_task(self._drain())
+            self._draining = asyncio.create_task(self._drain())
         elif received in self._received:
             log.warning("%s again: stopping at once", received.name)
             self._abort_all()
@@ -244,21 +243,23 @@ class Server(uvicorn.Server):
         self._received.add(received)
 
     async def _drain(self) -> None:
-        """Let what runs finish, for the grace period at most."""
-        ends = time.monotonic() + self._settings.drain_grace
+        """Wait for running requests, for at most the grace period."""
+        deadline = time.monotonic() + self._settings.drain_grace
         self._runtime.drain()
         try:
             async with asyncio.timeout(self._settings.drain_grace):
                 await self._runtime.admission.wait_idle()
-                # Routes that take no slot; uvicorn has no event for the end of a request.
-                while any(each.busy for each in self._http_connections()):  # noqa: ASYNC110
-                    await asyncio.sleep(_LOOK_EVERY)
+                # Requests without a slot: uvicorn has no event for their end.
+                while any(connection.busy for connection in self._http_connections()):  # noqa: ASYNC110
+                    await asyncio.sleep(_POLL_INTERVAL)
         except TimeoutError:
-            log.warning("Still running after %g seconds: cut off", self._settings.drain_grace)
+            log.warning(
+                "Aborting requests that still run after the grace period of %g seconds", self._settings.drain_grace
+            )
             self._abort_all()
-        # Answers that have not been read yet get a moment of what is left.
-        left = min(ends - time.monotonic(), self._settings.send_timeout, _LAST_READS)
-        self.config.timeout_graceful_shutdown = max(1, int(left))
+        # Clients get some of the remaining time to read their responses.
+        remaining = min(deadline - time.monotonic(), self._settings.send_timeout, _MAX_READ_GRACE)
+        self.config.timeout_graceful_shutdown = max(1, int(remaining))
         self.should_exit = True
 
     def _abort_all(self) -> None:
@@ -268,14 +269,14 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _few_descriptors_are_left() -> bool:
-    """Return whether the process has nearly run out of file descriptors, and log a warning if so."""
+def _descriptors_run_out() -> bool:
+    """Return whether the process uses nearly all of its file descriptors, and log a warning if so."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     try:
         used = len(os.listdir(_DESCRIPTORS))  # noqa: PTH208 - names are enough
-    except OSError:  # listing them needs one
+    except OSError:  # listing them needs a descriptor
         used = limit
-    if used <= _NEARLY_ALL * limit:
+    if used <= _HIGH_USAGE * limit:
         return False
-    log.warning("%d of %d file descriptors are in use: raise the limit (ulimit -n)", used, limit)
+    log.warning("%d of %d file descriptors are in use. Raise the limit with ulimit -n", used, limit)
     return True

@@ -1,6 +1,7 @@
-"""A chute as one ASGI application, from the outside in: CORS, access log, guard, auth, admission, the chute's routes.
+"""The ASGI application of a chute.
 
-The same application runs under `chutes run` and inside a replica on a cluster.
+Its middleware, from the outside in: CORS, access log, origin check, authentication, admission. The same application
+runs under `chutes run` and in a replica of a cluster.
 """
 
 from fastapi import FastAPI
@@ -19,10 +20,10 @@ from chutes.server.settings import Settings
 
 
 class Runtime:
-    """The ASGI application around one chute. `lifecycle`, `admission` and `jobs` are for whoever runs the process.
+    """The ASGI application of one chute. The process around it uses `lifecycle`, `admission` and `jobs`.
 
-    `guarded`: it is served to clients directly, so that ambiguous hosts are refused, and, on a loopback address and
-    while no API key is demanded, the web pages of other sites.
+    `guarded` means that clients connect directly. Then requests with an ambiguous host are rejected. On a loopback
+    address, while no API key is required, so are requests from web pages of other sites.
     """
 
     def __init__(self, chute: Chute, settings: Settings, *, guarded: bool = False) -> None:
@@ -33,9 +34,9 @@ class Runtime:
         self.jobs = jobs.JobManager(
             chute, self.admission, kept=settings.jobs_kept, max_result_bytes=settings.max_job_result_bytes
         )
-        metrics.observe(chute.uid, self.admission, lambda: self.lifecycle.state is State.READY)
+        metrics.bind_gauges(chute.uid, self.admission, lambda: self.lifecycle.state is State.READY)
         errors.install(chute)
-        self._cords = CordMiddleware(chute, self._services(), self.lifecycle, self.admission, settings)
+        self._cords = CordMiddleware(chute, self._runtime_routes(), self.lifecycle, self.admission, settings)
         self._auth = AuthMiddleware(self._cords, settings)
         author_cors = cors.take_middleware(chute)
         policy = OriginPolicy(settings, cors.explicit_origins(author_cors))
@@ -43,30 +44,30 @@ class Runtime:
         self._app = cors.wrap(AccessLogMiddleware(inner), author_cors or cors.from_origins(settings.cors_origins))
 
     async def _tolerates(self, scope: Scope, violation: Violation) -> bool:
-        """Return whether a request may pass in spite of its origin: a key is demanded, or a link opens a page."""
+        """Return whether to accept a request despite its origin: a key is required, or a link opens a page."""
         if not self.settings.is_loopback or self._auth.required:
             return True
         return violation.page_load and not any(scope["path"].endswith(cord.route_path) for cord in self.chute.cords)
 
-    def _services(self) -> ASGIApp:
-        """The runtime's own routes in front of the chute's."""
+    def _runtime_routes(self) -> ASGIApp:
+        """Return the server's own routes in front of the chute's."""
         service = FastAPI(openapi_url=None)
         errors.install(service)
-        # `include_router` would compile the paths anew, and they would match before a newline again.
+        # `include_router` would compile the paths again, and they would match before a newline (see ChuteRoute).
         service.router.routes.extend(runtime_routes.router(self.chute, self.lifecycle, self.admission).routes)
         if self.chute.jobs:
             service.router.routes.extend(jobs.router(self.jobs, self.lifecycle).routes)
         return runtime_routes.RuntimeRoutes(service, self.chute, self.lifecycle)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or the whole life of the application."""
+        """Serve one request, or the application's lifespan."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         else:
             await self._app(scope, receive, send)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
-        """Start to load, and let the server open its port meanwhile."""
+        """Load the chute in the background, so that the server can open its port."""
         await receive()
         self.lifecycle.start()
         self.jobs.start()
@@ -77,16 +78,16 @@ class Runtime:
         await send({"type": "lifespan.shutdown.complete"})
 
     def drain(self) -> None:
-        """Take no more requests: those that run go on, those that wait or still send their body get 503."""
+        """Accept no more requests. Running ones continue; queued ones and incomplete uploads get 503."""
         self.lifecycle.drain()
         self._cords.uploads.close(Draining(headers={"Connection": "close"}))
 
     def abort_all(self) -> None:
-        """Cancel every request and job that still runs."""
+        """Abort all running requests and jobs."""
         self._cords.abort_all()
         self.jobs.abort_all()
 
 
 def create_app(chute: Chute, settings: Settings | None = None) -> Runtime:
-    """The ASGI application that serves a chute; its startup hooks begin to run with the ASGI lifespan."""
+    """Return the ASGI application of a chute. Its startup hooks run when the ASGI lifespan starts."""
     return Runtime(chute, settings or Settings())

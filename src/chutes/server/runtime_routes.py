@@ -1,7 +1,7 @@
-"""The routes that say how a chute is: `/health`, `/ready`, `/metrics`, and upstream's `/_ping` and the like.
+"""The server's own routes: `/health`, `/ready`, `/metrics`, jobs, and the upstream platform's `/_ping` and others.
 
-A route of the chute's own at one of these paths wins. Its `/health` and `/ready` run on the authors' loop, where a
-handler may be blocking, so they get a second to answer before the runtime answers for them.
+A route of the chute at one of these paths takes precedence. The chute's own `/health` and `/ready` run on the author's
+event loop, which a handler may block. If they do not answer within a second, the server answers instead.
 """
 
 import asyncio
@@ -24,50 +24,50 @@ from chutes.server.errors import json_safe
 from chutes.server.lifecycle import Lifecycle, State
 from chutes.server.paths import CONN_STATS, HEALTH, METRICS, PING, PROBES, READY, UPSTREAM_METRICS
 
-_PATIENCE = 1.0  # seconds
-_LONGEST_PING = 64 * 1024  # bytes
+_PROBE_TIMEOUT = 1.0  # seconds
+_MAX_PING_BYTES = 64 * 1024
 
 
 def router(chute: Chute, lifecycle: Lifecycle, admission: Admission) -> APIRouter:
-    """The routes, for the service app."""
+    """Return the routes for probes and metrics."""
     routes = APIRouter(include_in_schema=False, route_class=ChuteRoute)
 
     @routes.api_route(HEALTH, methods=["GET", "HEAD"])
     async def health() -> Response:
-        """Whether the process should live: anything but 200 asks for a restart."""
+        """Report whether the process is alive. A status other than 200 asks for a restart."""
         if lifecycle.state is State.FAILED:
             return JSONResponse({"status": "failed"}, 503)
         return JSONResponse({"status": "ok"})
 
     @routes.api_route(READY, methods=["GET", "HEAD"])
     async def ready() -> Response:
-        """Whether requests are taken; while loading, what is loading and how far it is."""
-        told: dict[str, Any] = dict(chute.info) if lifecycle.state is State.READY else {}
+        """Report whether the chute accepts requests, and the progress while it loads."""
+        details: dict[str, Any] = dict(chute.info) if lifecycle.state is State.READY else {}
         headers = {}
         if lifecycle.state is State.LOADING:
-            told = chute.progress.snapshot()
+            details = chute.progress.snapshot()
             headers["Retry-After"] = "1"
         status = {"status": str(lifecycle.state)}
-        told = status | told | status
-        return JSONResponse(json_safe(told), 200 if lifecycle.state is State.READY else 503, headers)
+        content = status | details | status  # first, and not replaced by the author's
+        return JSONResponse(json_safe(content), 200 if lifecycle.state is State.READY else 503, headers)
 
     @routes.get(METRICS)
     @routes.get(UPSTREAM_METRICS)
     async def prometheus() -> Response:
-        """All series, in a thread: the GPU driver may take its time."""
+        """Return all metrics. Collecting them runs in a thread, because the GPU driver may be slow."""
         return Response(await run_sync(metrics.exposition), media_type=CONTENT_TYPE_LATEST)
 
     @routes.post(PING)
     async def ping(request: Request) -> Response:
-        """Send the body back."""
+        """Return the request body."""
         body = await request.body()
-        if len(body) > _LONGEST_PING:
-            raise BodyTooLarge(f"The body is larger than {_LONGEST_PING} bytes")
+        if len(body) > _MAX_PING_BYTES:
+            raise BodyTooLarge(f"The request body is larger than {_MAX_PING_BYTES} bytes.")
         return Response(body, media_type="application/json")
 
     @routes.get(CONN_STATS)
     async def conn_stats() -> dict[str, float]:
-        """How busy the chute is."""
+        """Report how busy the chute is."""
         return {
             "concurrency": admission.concurrency,
             "in_flight": admission.running,
@@ -80,59 +80,59 @@ def router(chute: Chute, lifecycle: Lifecycle, admission: Admission) -> APIRoute
 
 
 class RuntimeRoutes:
-    """ASGI: the runtime's own routes, except at paths where the chute has one."""
+    """Sends requests to the server's own routes, or to the chute if it has a route at the same path."""
 
     def __init__(self, service: FastAPI, chute: Chute, lifecycle: Lifecycle) -> None:
         self._service = service
         self._chute = chute
         self._lifecycle = lifecycle
-        theirs = route_paths(chute)
-        # By their first part: /jobs/{name} belongs to us, unless the author has something under /jobs.
-        self._ours = {_first(path) for path in route_paths(service)} - {_first(path) for path in theirs}
-        # A cord at the path of a probe that only takes POST is none.
+        # Compared by their first segment: /jobs/{name} is the server's, unless the chute has a route under /jobs.
+        self._own_segments = {_first_segment(path) for path in route_paths(service)}
+        self._own_segments -= {_first_segment(path) for path in route_paths(chute)}
+        # A cord at the path of a probe that accepts only POST does not replace the probe.
         gets = route_paths(chute, verb="GET")
-        self._their_probes = gets & PROBES
-        self._our_probes = (PROBES | {METRICS}) - gets
+        self._chute_probes = gets & PROBES
+        self._own_probes = (PROBES | {METRICS}) - gets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or let the chute do it."""
+        """Send one request to the server's or the chute's routes."""
         path = scope.get("path", "")
-        asks = scope.get("method") in {"GET", "HEAD"}
-        if asks and path in self._their_probes:
+        is_get = scope.get("method") in {"GET", "HEAD"}
+        if is_get and path in self._chute_probes:
             await self._probe(scope, receive, send)
-        elif _first(path) in self._ours or (asks and path in self._our_probes):
+        elif _first_segment(path) in self._own_segments or (is_get and path in self._own_probes):
             await self._service(scope, receive, send)
         else:
             await self._chute(scope, receive, send)
 
     async def _probe(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The chute's own probe, once it is loaded and as long as it is not busy."""
+        """Let the chute answer its own probe if it is ready and does so in time; otherwise answer for it."""
         if self._lifecycle.state is not State.READY:
             await self._service(scope, receive, send)
             return
-        answered = late = False
+        is_answered = is_late = False
 
         async def send_in_time(message: Message) -> None:
-            nonlocal answered
-            if not late:
-                answered = True
+            nonlocal is_answered
+            if not is_late:
+                is_answered = True
                 await send(message)
 
-        theirs = asyncio.ensure_future(self._chute(scope, receive, send_in_time))
-        await asyncio.wait({theirs}, timeout=_PATIENCE)
-        if answered or theirs.done():
-            await theirs
+        probe = asyncio.ensure_future(self._chute(scope, receive, send_in_time))
+        await asyncio.wait({probe}, timeout=_PROBE_TIMEOUT)
+        if is_answered or probe.done():
+            await probe
             return
-        late = True
-        theirs.cancel()
+        is_late = True
+        probe.cancel()
         await self._service(scope, receive, send)
 
 
 def route_paths(app: FastAPI, verb: str = "") -> set[str]:
-    """The paths that an app answers (under this verb), those of routers it includes among them."""
+    """Return the paths of an app's routes, including those of its routers; with `verb`, only those that accept it."""
     routes = [route for route in iter_route_contexts(app.routes) if not verb or verb in (route.methods or {verb})]
     return {route.path for route in routes if route.path}
 
 
-def _first(path: str) -> str:
+def _first_segment(path: str) -> str:
     return path.split("/", 2)[1] if path.startswith("/") else ""

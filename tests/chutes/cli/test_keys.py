@@ -42,9 +42,9 @@ def test_a_file_that_others_may_write_is_warned_of(chutes: Run, tmp_path: Path) 
     (tmp_path / ".chutes/keys.json").chmod(0o666)
     for command in (["list"], ["create", "tablet"], ["list"]):
         (tmp_path / ".chutes").chmod(0o777)
-        assert f"Warning: Other users may write to {tmp_path}/.chutes " in chutes("keys", *command).stderr
+        assert f"Warning: Other users can write to {tmp_path}/.chutes " in chutes("keys", *command).stderr
     (tmp_path / ".chutes/keys.json").chmod(0o620)
-    assert f"Warning: Other users may write to {tmp_path}/.chutes/keys.json " in chutes("keys", "list").stderr
+    assert f"Warning: Other users can write to {tmp_path}/.chutes/keys.json " in chutes("keys", "list").stderr
     assert "Warning" in chutes("keys", "delete", "phone").stderr
     assert json.loads(chutes("keys", "list", "--json").stdout)[0]["name"] == "tablet"
 

@@ -144,7 +144,7 @@ def test_deleting_the_last_key_locks_and_does_not_open(tmp_path: Path, monkeypat
     given = settings(tmp_path)
     store = KeyStore(given.keys_file)
     key = store.create("only")
-    monkeypatch.setattr("chutes.server.keys._CHECK_EVERY", 0)
+    monkeypatch.setattr("chutes.server.keys._CHECK_INTERVAL", 0)
     asked = client(given)
     assert asked.get("/x", headers={"X-API-Key": key}).status_code == 200
     store.delete("only")
@@ -154,7 +154,7 @@ def test_deleting_the_last_key_locks_and_does_not_open(tmp_path: Path, monkeypat
 def test_the_first_key_made_while_the_server_runs_locks_it_for_good(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chutes.server.keys._CHECK_EVERY", 0)
+    monkeypatch.setattr("chutes.server.keys._CHECK_INTERVAL", 0)
     given = settings(tmp_path)
     asked = client(given)
     assert asked.get("/x").status_code == 200
@@ -166,7 +166,7 @@ def test_the_first_key_made_while_the_server_runs_locks_it_for_good(
 
 
 def test_a_key_file_that_appears_and_cannot_be_read_locks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chutes.server.keys._CHECK_EVERY", 0)
+    monkeypatch.setattr("chutes.server.keys._CHECK_INTERVAL", 0)
     asked = client(settings(tmp_path))
     assert asked.get("/x").status_code == 200
     (tmp_path / "keys.json").write_text("{")

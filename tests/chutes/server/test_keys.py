@@ -33,7 +33,7 @@ def test_the_file_is_its_owners_alone(store: KeyStore) -> None:
 
 def test_names_are_unique_and_not_empty(store: KeyStore) -> None:
     store.create("laptop")
-    with pytest.raises(ValueError, match="already a key named 'laptop'"):
+    with pytest.raises(ValueError, match="A key named 'laptop' already exists"):
         store.create("laptop")
     with pytest.raises(ValueError, match="needs a name"):
         store.create(" ")
@@ -62,7 +62,7 @@ def test_a_running_server_sees_what_the_command_line_changes(store: KeyStore, mo
 
 
 def test_keys_given_beside_the_file(store: KeyStore) -> None:
-    both = KeyStore(store.path, given=["from-the-environment"])
+    both = KeyStore(store.path, extra=["from-the-environment"])
     assert both.verify("from-the-environment")
     assert bool(both)
 
@@ -82,7 +82,7 @@ def test_odd_characters_are_only_wrong(store: KeyStore) -> None:
 def test_a_file_that_breaks_while_the_server_runs_locks_nobody_out(
     store: KeyStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(keys, "_CHECK_EVERY", 0)
+    monkeypatch.setattr(keys, "_CHECK_INTERVAL", 0)
     key = store.create("laptop")
     assert store.verify(key)
     store.path.write_text("{")
@@ -180,7 +180,7 @@ def test_what_others_may_write_is_warned_of_once(
     path.chmod(mode)
     for _ in range(2):
         assert KeyStore(store.path).verify(key)
-    assert caplog.text.count(f"may write to {path} ") == risky
+    assert caplog.text.count(f"can write to {path} ") == risky
 
 
 def test_a_file_of_another_user_is_warned_of(

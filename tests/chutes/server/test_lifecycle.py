@@ -8,7 +8,7 @@ from benchmarks.harness.waiting import LIMIT
 from chutes.chute import Chute
 from chutes.exception import ChutesError, Draining, NotReady, Unavailable
 from chutes.server.admission import Admission
-from chutes.server.lifecycle import ExitCode, Lifecycle, State, describe
+from chutes.server.lifecycle import ExitCode, Lifecycle, State, describe_error
 from tests.chutes.server.asgi import until
 
 pytestmark = pytest.mark.anyio
@@ -64,7 +64,7 @@ async def test_from_loading_to_ready_to_draining(chute: Chute, caplog: pytest.Lo
 async def test_the_log_tells_how_far_loading_is(
     chute: Chute, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chutes.server.lifecycle._TELL_EVERY", 0.01)
+    monkeypatch.setattr("chutes.server.lifecycle._PROGRESS_INTERVAL", 0.01)
     go_on = threading.Event()
 
     def told() -> list[str]:
@@ -139,7 +139,7 @@ async def test_the_authors_own_lifespan_runs_too() -> None:
 
 
 async def test_a_load_that_blocks_is_left_behind(chute: Chute, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chutes.server.lifecycle._INTERRUPTED", 0.05)
+    monkeypatch.setattr("chutes.server.lifecycle._CANCEL_TIMEOUT", 0.05)
 
     began, go_on = threading.Event(), threading.Event()
 
@@ -154,15 +154,15 @@ async def test_a_load_that_blocks_is_left_behind(chute: Chute, monkeypatch: pyte
     await life.close()
     assert life.abandoned
     go_on.set()
-    assert life._life is not None
-    await until(life._life.done)
+    assert life._task is not None
+    await until(life._task.done)
 
 
 def test_an_exception_in_one_line() -> None:
-    assert describe(ChutesError("for\nclients")) == "for clients"
+    assert describe_error(ChutesError("for\nclients")) == "for clients"
     with pytest.raises(ValueError) as raised:
         int("x")
-    assert describe(raised.value).startswith(
+    assert describe_error(raised.value).startswith(
         "ValueError: invalid literal for int() with base 10: 'x' (test_lifecycle.py:"
     )
-    assert describe(KeyError()) == "KeyError"
+    assert describe_error(KeyError()) == "KeyError"

@@ -10,7 +10,7 @@ from chutes.server.admission import Admission
 
 def test_the_gauges_read_what_is_so_now() -> None:
     admission, ready = Admission(3, 1), False
-    metrics.observe("gauges", admission, lambda: ready)
+    metrics.bind_gauges("gauges", admission, lambda: ready)
 
     def value(name: str) -> float | None:
         return REGISTRY.get_sample_value(name, {"chute_id": "gauges"})

@@ -18,7 +18,7 @@ from chutes.server import Settings, create_app
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A probe of the chute's own may take as long as a busy machine needs."""
-    monkeypatch.setattr("chutes.server.runtime_routes._PATIENCE", LIMIT)
+    monkeypatch.setattr("chutes.server.runtime_routes._PROBE_TIMEOUT", LIMIT)
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_probe_of_the_chutes_own_that_does_not_answer(
     chute: Chute, tmp_path: Path, patient: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not patient:
-        monkeypatch.setattr("chutes.server.runtime_routes._PATIENCE", 0.1)
+        monkeypatch.setattr("chutes.server.runtime_routes._PROBE_TIMEOUT", 0.1)
 
     @chute.cord(public_api_path="/health", method="GET")
     async def health(self: Any) -> dict[str, str]:
