@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
@@ -25,15 +25,19 @@ def with_setting_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _option(name: str, field: FieldInfo) -> inspect.Parameter:
-    is_list = get_origin(field.annotation) is tuple
+    kind: Any = field.annotation
+    metavar, text = None, field.description or ""
+    if get_origin(kind) is tuple:
+        kind, metavar = str, "A,B,..."
+    elif get_origin(kind) is Literal:  # the choices would be too wide for their column
+        metavar, text = "NAME", f"{text} One of {', '.join(get_args(kind))}."
     option = typer.Option(
         f"--{name.replace('_', '-')}",
-        metavar="A,B,..." if is_list else None,
-        help=field.description,
+        metavar=metavar,
+        help=text,
         show_default=_format(field.default),
         rich_help_panel="Settings",
     )
-    kind: Any = str if is_list else field.annotation
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )

@@ -1,4 +1,4 @@
-"""`chutes` as a person calls it: a process of its own, its exit code, what it prints."""
+"""Run `chutes` in a process of its own."""
 
 import os
 import subprocess

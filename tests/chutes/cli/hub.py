@@ -1,4 +1,4 @@
-"""A thin double of the model hub: the few endpoints that its client asks, over files in memory."""
+"""A double of the Hugging Face Hub: the endpoints that its client uses, with files in memory."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Repo:
-    """A model: its files, and the token it asks for."""
+    """A model: its files, and the token that it requires."""
 
     files: dict[str, bytes]
     token: str | None = None
@@ -22,7 +22,7 @@ class Repo:
 
 @dataclass
 class Hub:
-    """What the double serves, and what it was asked for."""
+    """The models of the double, and the files that were downloaded."""
 
     repos: dict[str, Repo] = field(default_factory=dict)
     broken: int | None = None

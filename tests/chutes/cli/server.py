@@ -29,7 +29,7 @@ def get(port: int, path: str) -> int:
 
 
 def eventually(ask: Callable[[], T], process: subprocess.Popen[str]) -> T:
-    """What `ask` answers as soon as it doesn't raise."""
+    """Return the result of `ask` as soon as it does not raise."""
     deadline = time.monotonic() + LIMIT
     while True:
         try:

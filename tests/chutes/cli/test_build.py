@@ -1,4 +1,4 @@
-"""`chutes build` up to the call of docker, which is played by a script that notes how it was called."""
+"""`chutes build` with a double of docker: a script that records its arguments."""
 
 import os
 import subprocess
@@ -32,7 +32,7 @@ def folder(chutes: Run, tmp_path: Path) -> Path:
 
 
 def docker(folder: Path, *, engine: bool = True, build: int = 0) -> str:
-    """A PATH whose docker notes its arguments; `build` is the code with which it ends."""
+    """Return a PATH with a docker that records its arguments; `build` is its exit code."""
     (folder / "bin").mkdir()
     script = folder / "bin/docker"
     script.write_text(
@@ -43,7 +43,7 @@ def docker(folder: Path, *, engine: bool = True, build: int = 0) -> str:
     return f"{folder}/bin:{os.environ['PATH']}"
 
 
-def test_print_shows_the_dockerfile_and_writes_nothing(chutes: Run, folder: Path) -> None:
+def test_print_writes_no_files(chutes: Run, folder: Path) -> None:
     before = sorted(folder.iterdir())
     done = chutes("build", "mine:chute", "--print")
     assert done.returncode == 0
@@ -55,8 +55,8 @@ def test_print_shows_the_dockerfile_and_writes_nothing(chutes: Run, folder: Path
     assert (lint.returncode, lint.stdout) == (0, "")
 
 
-def test_a_module_whose_file_is_but_a_name_is_not_looked_for(chutes: Run, folder: Path) -> None:
-    """PyTorch has some."""
+def test_a_module_without_a_real_file_is_left_out(chutes: Run, folder: Path) -> None:
+    """PyTorch has such modules."""
     (folder / "mine_helper.py").write_text(
         "import sys, types\nsys.modules['odd'] = types.ModuleType('odd')\nsys.modules['odd'].__file__ = '_odd.py'\n"
     )
@@ -64,7 +64,7 @@ def test_a_module_whose_file_is_but_a_name_is_not_looked_for(chutes: Run, folder
     assert done.returncode == 0, done.stderr
 
 
-def test_docker_is_called_on_a_folder_with_everything_in_it(chutes: Run, folder: Path) -> None:
+def test_docker_builds_a_complete_context(chutes: Run, folder: Path) -> None:
     done = chutes("build", "mine", PATH=docker(folder))
     assert (done.returncode, done.stdout) == (0, "me/mine:1.0\n"), done.stderr
     calls = (folder / "calls").read_text().splitlines()
@@ -76,14 +76,14 @@ def test_docker_is_called_on_a_folder_with_everything_in_it(chutes: Run, folder:
     assert len(list((context / "_chute").glob("*.whl"))) == 1
 
 
-def test_what_is_in_the_image_serves(chutes: Run, folder: Path) -> None:
+def test_the_packed_files_serve(chutes: Run, folder: Path) -> None:
     chutes("build", "mine")
     app = folder / "build/mine-1.0/_chute/app"
-    with running(app, "mine:chute") as (process, port):  # there, weights.txt has gone: the image has it
+    with running(app, "mine:chute") as (process, port):  # without weights.txt, which the image contains
         assert eventually(lambda: get(port, "/health"), process) == 200
 
 
-def test_what_a_hook_will_import_comes_along(chutes: Run, folder: Path) -> None:
+def test_modules_that_a_hook_imports_are_packed(chutes: Run, folder: Path) -> None:
     (folder / "mine_helper.py").write_text("def load():\n    import mine_later\n")
     (folder / "mine_later.py").write_text("import mine_last\n")
     (folder / "mine_last.py").touch()
@@ -92,12 +92,12 @@ def test_what_a_hook_will_import_comes_along(chutes: Run, folder: Path) -> None:
     assert packed == ["mine.py", "mine_helper.py", "mine_last.py", "mine_later.py"]
 
 
-def test_all_files_come_along_when_asked_for(chutes: Run, folder: Path) -> None:
+def test_include_cwd_packs_every_file(chutes: Run, folder: Path) -> None:
     chutes("build", "mine", "--include-cwd", "--context", "out")
     assert {"unused.py", "weights.txt"} <= {path.name for path in (folder / "out/_chute/app").iterdir()}
 
 
-def test_a_file_elsewhere_brings_its_neighbours(chutes: Run, folder: Path) -> None:
+def test_a_chute_in_a_subfolder_is_packed_with_its_modules(chutes: Run, folder: Path) -> None:
     (folder / "deep").mkdir()
     for name in ("mine.py", "mine_helper.py"):
         (folder / name).rename(folder / "deep" / name)
@@ -107,7 +107,7 @@ def test_a_file_elsewhere_brings_its_neighbours(chutes: Run, folder: Path) -> No
     assert sorted(p.name for p in (folder / "out/_chute/app").iterdir()) == ["mine.py", "mine_helper.py"]
 
 
-def test_without_an_engine_it_says_that_nothing_was_built_and_how_to(chutes: Run, folder: Path) -> None:
+def test_without_an_engine_the_error_names_the_build_command(chutes: Run, folder: Path) -> None:
     done = chutes("build", "mine", PATH=docker(folder, engine=False))
     assert (done.returncode, done.stdout) == (1, "")
     assert "engine does not answer" in done.stderr
@@ -118,13 +118,13 @@ def test_without_an_engine_it_says_that_nothing_was_built_and_how_to(chutes: Run
     assert (folder / "build/mine-1.0/Dockerfile").is_file()
 
 
-def test_a_build_that_fails_is_a_failure(chutes: Run, folder: Path) -> None:
+def test_a_failed_build_is_an_error(chutes: Run, folder: Path) -> None:
     done = chutes("build", "mine", PATH=docker(folder, build=17))
     assert (done.returncode, done.stdout) == (1, "")
     assert "exit code 17" in done.stderr
 
 
-def test_what_cannot_be_built_is_one_line(fails: Callable[..., str], folder: Path) -> None:
+def test_an_error_is_one_line(fails: Callable[..., str], folder: Path) -> None:
     line = fails("build", "mine:ready_made")
     assert "vllm/vllm-openai:v1" in line
     assert "nothing to build" in line

@@ -34,7 +34,7 @@ def names(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.suffix != ".whl"}
 
 
-def test_the_context_holds_the_image_s_sources_and_the_author_s_modules(author: AuthorFiles, tmp_path: Path) -> None:
+def test_the_context_holds_sources_and_modules(author: AuthorFiles, tmp_path: Path) -> None:
     _build_context.write(tmp_path / "context", image("data/*.txt", "./a file", "https://example.org/x.tgz"), author)
     assert names(tmp_path / "context") == {
         "Dockerfile",
@@ -46,7 +46,7 @@ def test_the_context_holds_the_image_s_sources_and_the_author_s_modules(author: 
     }
 
 
-def test_a_context_inside_of_what_is_added_does_not_hold_itself(author: AuthorFiles) -> None:
+def test_a_context_inside_of_a_source_does_not_contain_itself(author: AuthorFiles) -> None:
     folder = author.root / "build/x"
     for _ in range(2):
         _build_context.write(folder, image("."), author)
@@ -55,7 +55,7 @@ def test_a_context_inside_of_what_is_added_does_not_hold_itself(author: AuthorFi
     assert not (folder / ".venv").exists()
 
 
-def test_a_folder_with_something_else_in_it_is_left_alone(author: AuthorFiles, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_not_overwritten(author: AuthorFiles, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other/Dockerfile").write_text("FROM scratch\n")
     with pytest.raises(BuildContextError, match="--context"):
@@ -69,20 +69,20 @@ def test_a_source_outside_of_the_folder_is_refused(author: AuthorFiles, tmp_path
         _build_context.write(tmp_path / "context", image("../secret"), author)
 
 
-def test_a_source_that_has_gone_is_refused(author: AuthorFiles, tmp_path: Path) -> None:
+def test_a_missing_source_is_refused(author: AuthorFiles, tmp_path: Path) -> None:
     defined = image("a file")
     (author.root / "a file").unlink()
     with pytest.raises(BuildContextError, match="a file, which does not exist"):
         _build_context.write(tmp_path / "context", defined, author)
 
 
-def test_torch_comes_along_only_for_those_who_draw(author: AuthorFiles) -> None:
+def test_only_users_of_imagegen_install_its_extra(author: AuthorFiles) -> None:
     assert "[imagegen]" not in _build_context.dockerfile("FROM x", author)
     (author.root / "helper.py").write_text("def f():\n    from imagegen import models\n")
     assert '.whl[imagegen]"' in _build_context.dockerfile("FROM x", author)
 
 
-def test_the_author_s_user_runs_it_and_root_installs_it(author: AuthorFiles) -> None:
+def test_root_installs_and_the_authors_user_runs(author: AuthorFiles) -> None:
     lines = _build_context.dockerfile("FROM x\nUSER me", author).splitlines()
     assert lines.index("USER 0:0") < next(i for i, line in enumerate(lines) if "pip install" in line)
     assert [line for line in lines if line.startswith("USER")][-1] == "USER me"
@@ -90,7 +90,7 @@ def test_the_author_s_user_runs_it_and_root_installs_it(author: AuthorFiles) -> 
 
 
 @pytest.mark.parametrize("user", ["", "\nUSER 10001", "\n# hadolint ignore=DL3066\nUSER me"])
-def test_hadolint_finds_nothing_in_what_is_added(author: AuthorFiles, user: str) -> None:
+def test_hadolint_finds_nothing(author: AuthorFiles, user: str) -> None:
     tool = Path(sys.executable).parent / "hadolint"
     text = _build_context.dockerfile(f"FROM python:3.12-slim{user}", author)
     done = subprocess.run([tool, "-"], input=text, capture_output=True, text=True, check=False)

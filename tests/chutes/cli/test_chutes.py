@@ -22,14 +22,14 @@ def test_without_a_cluster_the_list_is_empty():
 
 
 @pytest.mark.parametrize("named", [["--address", "127.0.0.1:1"], []])
-def test_a_cluster_that_was_named_and_does_not_answer_is_an_error(named, monkeypatch):
+def test_an_explicit_address_must_answer(named, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     done = run.invoke(app, ["chutes", "list", "--json", *named])
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr == "Error: No cluster answers at 127.0.0.1:1.\n"
 
 
-def test_a_setting_that_makes_no_sense_is_one_line(monkeypatch):
+def test_an_invalid_setting_is_one_line(monkeypatch):
     monkeypatch.setenv("CHUTES_PORT", "abc")
     done = run.invoke(app, ["chutes", "status", "some-chute"])
     assert done.exit_code == 1
@@ -37,7 +37,7 @@ def test_a_setting_that_makes_no_sense_is_one_line(monkeypatch):
 
 
 @pytest.mark.parametrize("command", ["get", "status", "metrics", "logs", "delete"])
-def test_what_needs_a_cluster_says_so(command):
+def test_commands_require_a_cluster(command):
     done = run.invoke(app, ["chutes", command, "some-chute"])
     assert done.exit_code == 1
     assert done.stderr == "Error: No cluster is running here. Start one with `chutes deploy`.\n"

@@ -1,4 +1,4 @@
-"""The command itself: what it imports, what it lists, and that a mistyped command is told the right one."""
+"""The command itself: what it imports, what it lists, and its suggestions for a mistyped command."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ HEAVY = ("fastapi", "httpx", "huggingface_hub", "imagegen", "prometheus_client",
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)])
-def test_nothing_heavy_is_imported_to_explain(arguments: list[str]) -> None:
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import json, sys\n"
         "from chutes.cli import app\n"
@@ -36,7 +36,7 @@ def test_help_lists_every_command_with_its_line(chutes: Run) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_each_line_of_help_has_its_command(chutes: Run, name: str) -> None:
+def test_every_listed_command_exists(chutes: Run, name: str) -> None:
     done = chutes(name, "--help")
     assert done.returncode == 0
     assert f"Usage: chutes {name}" in done.stdout
@@ -47,7 +47,7 @@ def test_version(chutes: Run) -> None:
     assert (done.returncode, done.stdout) == (0, f"chutes {version}\n")
 
 
-def test_the_console_script_is_the_same(tmp_path: Path) -> None:
+def test_the_console_script_runs_the_same_command(tmp_path: Path) -> None:
     script = Path(sys.executable).parent / "chutes"
     done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"chutes {version}\n"

@@ -23,6 +23,6 @@ def test_control_characters_are_escaped(capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(typer.Exit):
         fail("the hub answered \x1b]0;title\x07\x9b2J\u202ekcab")
     note("loading \x1b[2J\rdone\nsecond line")
-    failed, *said = capsys.readouterr().err.splitlines()
+    failed, *notes = capsys.readouterr().err.splitlines()
     assert failed == r"Error: the hub answered \x1b]0;title\x07\x9b2J\u202ekcab."
-    assert said == [r"loading \x1b[2J\rdone", "second line"]
+    assert notes == [r"loading \x1b[2J\rdone", "second line"]

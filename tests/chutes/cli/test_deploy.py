@@ -19,20 +19,20 @@ def nowhere(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
 
 
-def test_what_cannot_be_loaded_starts_no_cluster():
+def test_a_missing_module_starts_no_cluster():
     done = run.invoke(app, ["deploy", "no_such_module"])
     assert done.exit_code == 1
     assert done.stderr.startswith("Error: There is no module no_such_module")
 
 
-def test_an_environment_is_written_as_pairs():
+def test_environment_variables_are_pairs():
     done = run.invoke(app, ["deploy", "x", "--env", "NOPE"])
     assert done.exit_code == 1
     assert done.stderr == "Error: --env is 'NOPE', but must have the form KEY=VALUE.\n"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environment", "told"),
+    ("arguments", "environment", "message"),
     [
         (["--env", "CHUTES_QUEUE_SIZE=lots"], {}, "CHUTES_QUEUE_SIZE is 'lots'"),
         ([], {"CHUTES_PORT": "abc"}, "CHUTES_PORT is 'abc'"),
@@ -40,14 +40,14 @@ def test_an_environment_is_written_as_pairs():
         (["--name", "///"], {}, "--name is '///'"),
     ],
 )
-def test_what_makes_no_sense_is_one_line(arguments, environment, told):
+def test_an_invalid_option_or_setting_is_one_line(arguments, environment, message):
     done = run.invoke(app, ["deploy", "x", *arguments], env=environment)
     assert done.exit_code == 1
-    assert done.stderr.startswith(f"Error: {told}")
+    assert done.stderr.startswith(f"Error: {message}")
     assert done.stderr.count("\n") == 1
 
 
-def test_an_address_where_nothing_answers(tmp_path):
+def test_an_address_without_a_cluster_is_an_error(tmp_path):
     (tmp_path / "deployable.py").write_text(
         'from chutes.chute import Chute\nchute = Chute(username="a", name="b", image="c")\n'
     )
@@ -56,16 +56,16 @@ def test_an_address_where_nothing_answers(tmp_path):
     assert done.stderr.endswith("Error: No cluster answers at 127.0.0.1:9.\n")
 
 
-def test_a_line_per_phase_in_a_log(capsys):
+def test_a_log_has_one_line_per_phase(capsys):
     with DeployProgress() as progress:
         for fraction in (None, None, 0.5, 0.5):
             progress.report("loading", fraction)
         progress.report("ready", 1.0)
-    said = [line.partition(" (")[0] for line in capsys.readouterr().err.splitlines()]
-    assert said == ["loading", "loading 50%", "ready"]
+    lines = [line.partition(" (")[0] for line in capsys.readouterr().err.splitlines()]
+    assert lines == ["loading", "loading 50%", "ready"]
 
 
-def test_a_phase_on_a_terminal_is_shown_as_it_stands(monkeypatch):
+def test_a_terminal_shows_phases_literally(monkeypatch):
     screen = io.StringIO()
     monkeypatch.setattr(
         "chutes.cli._deploy_progress.Console", lambda **_: Console(file=screen, force_terminal=True, width=80)

@@ -1,4 +1,4 @@
-"""Against the hub's real client and a thin double of the hub."""
+"""`chutes download` with the real client and a double of the hub."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def the_hub() -> Iterator[hub.Hub]:
         yield running
 
 
-def test_what_is_needed_is_fetched_once(chutes: Run, the_hub: hub.Hub) -> None:
+def test_needed_files_are_downloaded_once(chutes: Run, the_hub: hub.Hub) -> None:
     done = chutes("download", "a/model", HF_ENDPOINT=the_hub.url)
     assert done.returncode == 0, done.stderr
     folder = Path(done.stdout.strip())
@@ -46,7 +46,7 @@ def test_what_is_needed_is_fetched_once(chutes: Run, the_hub: hub.Hub) -> None:
     assert the_hub.fetched == []
 
 
-def test_it_lies_where_pipelines_look_for_it(chutes: Run, the_hub: hub.Hub, tmp_path: Path) -> None:
+def test_the_model_is_in_the_cache_of_the_hub(chutes: Run, the_hub: hub.Hub, tmp_path: Path) -> None:
     folder = Path(chutes("download", "a/model", HF_ENDPOINT=the_hub.url).stdout.strip())
     assert folder.is_relative_to(tmp_path / ".cache/huggingface/hub/models--a--model/snapshots")
     code = (
@@ -54,12 +54,12 @@ def test_it_lies_where_pipelines_look_for_it(chutes: Run, the_hub: hub.Hub, tmp_
         "print(get('a/model', local_files_only=True, ignore_patterns=['flux1*', '.git*']))"
     )
     env = {**os.environ, "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    told = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    assert Path(told.stdout.strip()) == folder
+    found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert Path(found.stdout.strip()) == folder
 
 
 @pytest.mark.parametrize("token", ["", "bad"])
-def test_a_gated_model_names_the_page_and_the_variable(fails: Callable[..., str], the_hub: hub.Hub, token: str) -> None:
+def test_the_error_of_a_gated_model_names_its_page(fails: Callable[..., str], the_hub: hub.Hub, token: str) -> None:
     line = fails("download", "a/gated", HF_ENDPOINT=the_hub.url, HF_TOKEN=token)
     assert "gated" in line
     assert f"{the_hub.url}/a/gated" in line
@@ -67,11 +67,11 @@ def test_a_gated_model_names_the_page_and_the_variable(fails: Callable[..., str]
     assert the_hub.fetched == []
 
 
-def test_a_token_opens_it(chutes: Run, the_hub: hub.Hub) -> None:
+def test_a_token_gives_access_to_a_gated_model(chutes: Run, the_hub: hub.Hub) -> None:
     assert chutes("download", "a/gated", HF_ENDPOINT=the_hub.url, HF_TOKEN="good").returncode == 0
 
 
-def test_what_cannot_be_had_is_one_line_that_says_what_to_do(fails: Callable[..., str], the_hub: hub.Hub) -> None:
+def test_errors_of_the_hub_are_one_line(fails: Callable[..., str], the_hub: hub.Hub) -> None:
     assert "The hub has no model a/nothing" in fails("download", "a/nothing", HF_ENDPOINT=the_hub.url)
     assert "black-forest-labs/FLUX.1-dev" in fails("download", "not a name", HF_ENDPOINT=the_hub.url)
     assert "rejects the token" in fails("download", "a/model", HF_ENDPOINT=the_hub.url, HF_TOKEN="rubbish")
@@ -81,7 +81,7 @@ def test_what_cannot_be_had_is_one_line_that_says_what_to_do(fails: Callable[...
     assert "answered 500" in fails("download", "a/model", HF_ENDPOINT=the_hub.url)
 
 
-def test_what_is_here_already_needs_no_hub(chutes: Run, fails: Callable[..., str], the_hub: hub.Hub) -> None:
+def test_a_cached_model_needs_no_hub(chutes: Run, fails: Callable[..., str], the_hub: hub.Hub) -> None:
     folder = chutes("download", "a/model", HF_ENDPOINT=the_hub.url).stdout
     done = chutes("download", "a/model", HF_ENDPOINT="http://127.0.0.1:9")
     assert (done.returncode, done.stdout) == (0, folder)
@@ -90,7 +90,7 @@ def test_what_is_here_already_needs_no_hub(chutes: Run, fails: Callable[..., str
     assert "no complete copy" in fails("download", "a/model", HF_ENDPOINT="http://127.0.0.1:9")
 
 
-def test_a_full_disk_is_noticed_before_anything_is_fetched(
+def test_disk_space_is_checked_before_the_download(
     the_hub: hub.Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     code = (

@@ -4,7 +4,7 @@ from chutes.cli import _download_progress
 from chutes.cli._download_progress import Transfer
 
 
-def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_gets_a_line_at_intervals(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = iter([0.0, 4.0, 12.0, 15.0, 23.0])
     monkeypatch.setattr(_download_progress.time, "monotonic", lambda: next(clock))
     with Transfer(2_000_000) as transfer:
@@ -16,7 +16,7 @@ def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys:
     ]
 
 
-def test_only_bytes_are_counted_and_nothing_else_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_bars_of_bytes_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     seen: list[float] = []
     transfer = Transfer(1000)
     transfer.show = seen.append  # type: ignore[method-assign]  # what is told, without the clock

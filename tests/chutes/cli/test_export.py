@@ -21,36 +21,36 @@ def exportable(tmp_path, monkeypatch):
     sys.modules.pop("exportable", None)
 
 
-def test_prints_a_manifest(exportable):
+def test_the_manifest_is_printed(exportable):
     done = run.invoke(app, ["export", "kuberay", "exportable"])
     assert done.exit_code == 0
     assert yaml.safe_load(done.stdout)["kind"] == "RayService"
 
 
-def test_writes_the_manifest_and_the_images_dockerfile(exportable):
+def test_output_writes_the_manifest_and_the_dockerfile(exportable):
     done = run.invoke(app, ["export", "kuberay", "exportable", "--image", "mine:2", "--output", "k8s"])
     assert done.exit_code == 0
-    told = yaml.safe_load((exportable / "k8s" / "rayservice.yaml").read_text())
-    pod = told["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]
+    manifest = yaml.safe_load((exportable / "k8s" / "rayservice.yaml").read_text())
+    pod = manifest["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]
     assert pod["containers"][0]["image"] == "mine:2"
     assert "FROM flux:1\n" in (exportable / "k8s" / "Dockerfile").read_text()
 
 
 @pytest.mark.parametrize(
-    ("environment", "output", "told"),
+    ("environment", "output", "message"),
     [
         ({"CHUTES_PORT": "abc"}, "k8s", "CHUTES_PORT is 'abc'"),
         ({"CHUTES_KEYS_FILE": "exportable.py"}, "k8s", "The API keys cannot be read"),
         ({}, "exportable.py/k8s", "Cannot write exportable.py/k8s"),
     ],
 )
-def test_an_error_is_one_line(environment, output, told, exportable, monkeypatch):
+def test_an_error_is_one_line(environment, output, message, exportable, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     done = run.invoke(app, ["export", "kuberay", "exportable", "--output", output])
     assert done.exit_code == 1
     assert isinstance(done.exception, SystemExit)
-    assert told in done.stderr
+    assert message in done.stderr
     assert done.stderr.count("\n") == 1
 
 

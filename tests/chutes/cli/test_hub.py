@@ -1,4 +1,4 @@
-"""Which files are taken, on the listings of real repositories."""
+"""The selection of files, with the listings of real repositories."""
 
 from chutes.cli._hub import components, files_to_download
 
@@ -74,12 +74,12 @@ def test_sdxl_in_one_format_and_one_precision() -> None:
     ]
 
 
-def test_a_model_that_is_no_pipeline_is_taken_whole_but_for_copies() -> None:
+def test_copies_in_other_formats_are_left_out() -> None:
     files = ["config.json", "model.safetensors", "pytorch_model.bin", "tf_model.h5", "1_Dense/pytorch_model.bin"]
     assert files_to_download(files) == ["config.json", "model.safetensors", "1_Dense/pytorch_model.bin"]
 
 
-def test_what_exists_in_one_variant_alone_is_kept() -> None:
+def test_the_only_variant_of_a_file_is_kept() -> None:
     assert files_to_download(["unet/m.fp16.safetensors", "vae/m.bin"], ["unet", "vae"]) == [
         "unet/m.fp16.safetensors",
         "vae/m.bin",

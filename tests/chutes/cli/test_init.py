@@ -1,4 +1,4 @@
-"""A new chute: written once, and serving pictures as it is."""
+"""`chutes init`: the new chute is written once and generates images as it is."""
 
 import ast
 import json
@@ -15,7 +15,7 @@ from tests.chutes.cli.conftest import Run
 from tests.chutes.cli.server import eventually, get, running
 
 
-def test_it_writes_a_module_named_after_the_chute(chutes: Run, tmp_path: Path) -> None:
+def test_the_module_is_named_after_the_chute(chutes: Run, tmp_path: Path) -> None:
     done = chutes("init", "my-image-gen")
     assert (done.returncode, done.stdout) == (0, "my_image_gen.py\n")
     assert "chutes run my_image_gen" in done.stderr
@@ -37,7 +37,7 @@ def test_nothing_is_overwritten_or_hidden(chutes: Run, fails: Callable[..., str]
     assert [path.name for path in tmp_path.glob("*.py")] == ["mine.py"]
 
 
-def test_what_is_written_draws(chutes: Run, tmp_path: Path, bundled: Path) -> None:
+def test_the_new_chute_generates_images(chutes: Run, tmp_path: Path, bundled: Path) -> None:
     chutes("init", "my-image-gen")
     with running(tmp_path, "my_image_gen", IMAGEGEN_MODEL=str(bundled)) as (process, port):
         eventually(lambda: get(port, "/ready"), process)

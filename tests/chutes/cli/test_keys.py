@@ -25,19 +25,19 @@ def test_a_key_is_printed_once_and_works_until_it_is_deleted(chutes: Run, tmp_pa
     assert "chutes keys create" in chutes("keys", "list").stderr
 
 
-def test_json_is_all_there_is_on_stdout(chutes: Run) -> None:
+def test_json_output_is_valid(chutes: Run) -> None:
     made = json.loads(chutes("keys", "create", "a", "--json").stdout)
     assert set(made) == {"name", "key"}
     listed = json.loads(chutes("keys", "list", "--json").stdout)
     assert [set(each) for each in listed] == [{"name", "created"}]
 
 
-def test_the_file_can_be_named(chutes: Run, tmp_path: Path) -> None:
+def test_the_key_file_can_be_chosen(chutes: Run, tmp_path: Path) -> None:
     chutes("keys", "create", "a", CHUTES_KEYS_FILE="elsewhere/keys.json")
     assert (tmp_path / "elsewhere/keys.json").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_file_that_others_may_write_is_warned_of(chutes: Run, tmp_path: Path) -> None:
+def test_a_key_file_that_others_may_write_causes_a_warning(chutes: Run, tmp_path: Path) -> None:
     assert "Warning" not in chutes("keys", "create", "phone").stderr
     (tmp_path / ".chutes/keys.json").chmod(0o666)
     for command in (["list"], ["create", "tablet"], ["list"]):
@@ -49,14 +49,14 @@ def test_a_file_that_others_may_write_is_warned_of(chutes: Run, tmp_path: Path) 
     assert json.loads(chutes("keys", "list", "--json").stdout)[0]["name"] == "tablet"
 
 
-def test_a_name_is_shown_as_it_stands(chutes: Run) -> None:
+def test_names_are_shown_literally(chutes: Run) -> None:
     name = "[red]a\x1b[31m[/nope]"
     chutes("keys", "create", name)
     assert r"[red]a\x1b[31m[/nope]" in chutes("keys", "list").stdout
     assert chutes("keys", "delete", name).returncode == 0
 
 
-def test_what_cannot_be_done_is_one_line(chutes: Run, fails: Callable[..., str], tmp_path: Path) -> None:
+def test_an_error_is_one_line(chutes: Run, fails: Callable[..., str], tmp_path: Path) -> None:
     chutes("keys", "create", "phone")
     assert "already" in fails("keys", "create", "phone")
     assert "Did you mean 'phone'" in fails("keys", "delete", "fone")

@@ -33,31 +33,31 @@ def began(monkeypatch):
 
 
 @pytest.mark.parametrize("arguments", [[], ["--head", "--address", "10.0.0.1:6379"]])
-def test_either_a_head_or_one_that_joins(arguments):
+def test_head_and_address_exclude_each_other(arguments):
     done = run.invoke(app, ["node", "start", *arguments])
     assert done.exit_code == 1
     assert "--head to start a cluster" in done.stderr
 
 
-def test_a_head_says_where_requests_come_in_and_what_it_has(began):
+def test_a_head_node_has_labels_for_its_address_and_gpus(began):
     joined_at, asked_at = free_port(), os.environ["CHUTES_PORT"]
     given = ["--cluster-port", str(joined_at), "--fake-gpus", "h100:80,h100:80"]
     done = run.invoke(app, ["node", "start", "--head", *given])
-    assert done.exit_code == 7  # as the node ended, which nobody had told to
+    assert done.exit_code == 7  # the exit code of the node
     [(command, environment)] = began
     assert {"--head", f"--port={joined_at}", "--num-gpus=2", "--block"} <= set(command)
     assert f"--labels=chutes-host=127.0.0.1,chutes-port={asked_at},chutes-gpus=h100-80" in command
     assert environment["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] == "chutes.deploy.proxy:middleware"
 
 
-def test_a_node_joins(began):
+def test_a_node_joins_a_cluster(began):
     run.invoke(app, ["node", "start", "--address", "10.0.0.1:6379", "--node-ip", "10.0.0.2"])
     [(command, _)] = began
     assert {"--address=10.0.0.1:6379", "--node-ip-address=10.0.0.2"} <= set(command)
     assert "--head" not in command
 
 
-def test_cards_are_written_properly(began):
+def test_malformed_fake_gpus_are_one_line(began):
     done = run.invoke(app, ["node", "start", "--head", "--fake-gpus", "h100"])
     assert done.exit_code == 1
     assert done.stderr == "Error: --fake-gpus is invalid: 'h100' is not a GPU. Write KIND:GB, such as h100:80.\n"
@@ -65,7 +65,7 @@ def test_cards_are_written_properly(began):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (
             ["--head", "--host", "203.0.113.7"],
@@ -82,13 +82,13 @@ def test_cards_are_written_properly(began):
         ),
     ],
 )
-def test_an_address_that_is_none_is_one_line(arguments, told):
+def test_an_invalid_address_is_one_line(arguments, message):
     done = run.invoke(app, ["node", "start", *arguments], env={"CHUTES_PORT": "8123"})
-    assert (done.exit_code, done.stderr) == (1, f"Error: {told}.\n")
+    assert (done.exit_code, done.stderr) == (1, f"Error: {message}.\n")
 
 
 @pytest.mark.parametrize("option", ["--port", "--cluster-port"])
-def test_a_port_that_is_taken_is_told_before_anything_starts(option, began):
+def test_a_port_in_use_is_an_error_before_the_start(option, began):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = run.invoke(app, ["node", "start", "--head", option, port])

@@ -1,4 +1,4 @@
-"""`chutes run` from the outside: what it serves, what it says, and with which code it ends."""
+"""`chutes run` as a process: what it serves, what it prints, and its exit codes."""
 
 import gc
 import json
@@ -73,8 +73,8 @@ def post(port: int, **headers: str) -> dict[str, str]:
 
 
 @contextmanager
-def asked(folder: Path, process: subprocess.Popen[str], port: int) -> Iterator[Future[dict[str, str]]]:
-    """A request that slow.py has begun with, and that lasts until the folder has a file named go."""
+def running_request(folder: Path, process: subprocess.Popen[str], port: int) -> Iterator[Future[dict[str, str]]]:
+    """A request that slow.py is handling, until the folder has a file named go."""
 
     def begun() -> None:
         assert (folder / "began").exists()
@@ -99,7 +99,7 @@ def draining(port: int) -> None:
 
 
 @pytest.mark.parametrize("ref", ["small:chute", "small", "small.py", "package.inner", "package/inner.py:spare"])
-def test_a_reference_may_be_a_module_a_dotted_one_or_a_file(folder: Path, ref: str) -> None:
+def test_a_reference_names_a_module_or_a_file(folder: Path, ref: str) -> None:
     with running(folder, ref) as (process, port):
         assert eventually(lambda: get(port, "/health"), process) == 200
         if "spare" not in ref:
@@ -109,7 +109,7 @@ def test_a_reference_may_be_a_module_a_dotted_one_or_a_file(folder: Path, ref: s
 
 
 @pytest.mark.parametrize(
-    ("ref", "told"),
+    ("ref", "message"),
     [
         ("nothing", "nothing"),
         ("nothing.py", "no file nothing.py"),
@@ -118,11 +118,11 @@ def test_a_reference_may_be_a_module_a_dotted_one_or_a_file(folder: Path, ref: s
         ("small:number", "must be a Chute"),
     ],
 )
-def test_what_cannot_be_loaded_is_one_line(chutes: Run, folder: Path, ref: str, told: str) -> None:
+def test_a_chute_that_does_not_load_is_one_line(chutes: Run, folder: Path, ref: str, message: str) -> None:
     done = chutes("run", ref, "--port", "0")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.count("\n") == 1, done.stderr
-    assert told in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -137,7 +137,7 @@ def test_a_port_in_use_is_one_line(chutes: Run, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("extra", [[], ["--dev"]])
-def test_others_are_let_in_only_with_a_key_or_on_purpose(chutes: Run, folder: Path, extra: list[str]) -> None:
+def test_a_public_address_requires_a_key_or_no_auth(chutes: Run, folder: Path, extra: list[str]) -> None:
     done = chutes("run", "small", "--host", "0.0.0.0", "--port", "0", *extra)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
@@ -146,7 +146,7 @@ def test_others_are_let_in_only_with_a_key_or_on_purpose(chutes: Run, folder: Pa
         assert eventually(lambda: post(port), process)["hello"] == "you"
 
 
-def test_settings_that_make_no_sense_are_one_line_that_names_them(fails: Callable[..., str], folder: Path) -> None:
+def test_invalid_settings_are_one_line_with_their_name(fails: Callable[..., str], folder: Path) -> None:
     assert "CHUTES_PORT" in fails("run", "small", CHUTES_PORT="many")
     assert "CHUTES_QUEUE_SIZE" in fails("run", "small", CHUTES_QUEUE_SIZE="-1")
     assert "CHUTES_DRAIN_GRACE" in fails("run", "small", CHUTES_DRAIN_GRACE="inf")
@@ -162,7 +162,7 @@ def test_options_win_over_the_environment(folder: Path) -> None:
     assert (folder / "log").read_text() == ""
 
 
-def test_an_author_at_work_needs_no_key_on_loopback(folder: Path) -> None:
+def test_dev_mode_needs_no_key_on_loopback(folder: Path) -> None:
     with running(folder, "small", "--dev", "--debug", CHUTES_API_KEYS="secret") as (process, port):
         assert eventually(lambda: post(port), process)["dev"] == "true"
     with running(folder, "small", CHUTES_API_KEYS="secret") as (process, port):
@@ -172,19 +172,19 @@ def test_an_author_at_work_needs_no_key_on_loopback(folder: Path) -> None:
         assert post(port, Authorization="Bearer secret")["hello"] == "you"
 
 
-def test_reload_serves_what_the_file_says_now(folder: Path) -> None:
+def test_reload_serves_the_changed_file(folder: Path) -> None:
     with running(folder, "small.py", "--reload") as (process, port):
         eventually(lambda: post(port), process)
         written = -10.0
 
         def changed() -> None:
             nonlocal written
-            told = post(port)["hello"]  # raises while the server is started again
-            if told != "changed" and time.monotonic() - written > 5:
+            answer = post(port)["hello"]  # raises while the server is started again
+            if answer != "changed" and time.monotonic() - written > 5:
                 # Again: the watch begins after the first start, and doesn't say when.
                 (folder / "small.py").write_text(CHUTE.replace('"hello": name', '"hello": "changed"'))
                 written = time.monotonic()
-            assert told == "changed"
+            assert answer == "changed"
 
         eventually(changed, process)
         process.send_signal(signal.SIGTERM)
@@ -196,7 +196,7 @@ def test_reload_serves_what_the_file_says_now(folder: Path) -> None:
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("to_all", [False, True])  # as a terminal's Ctrl-C is
 def test_reload_lets_requests_finish(sent: signal.Signals, to_all: bool, folder: Path) -> None:
-    with running(folder, "slow.py", "--reload") as (process, port), asked(folder, process, port) as answer:
+    with running(folder, "slow.py", "--reload") as (process, port), running_request(folder, process, port) as answer:
         if to_all:
             os.killpg(process.pid, sent)
         else:
@@ -210,8 +210,8 @@ def test_reload_lets_requests_finish(sent: signal.Signals, to_all: bool, folder:
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("reload", [(), ("--reload",)])
-def test_a_signal_that_the_parent_ignores_ends_a_server(sent: signal.Signals, reload: tuple[str], folder: Path) -> None:
-    """As a shell that is not interactive starts what it puts into the background."""
+def test_a_signal_that_the_parent_ignores_stops_it(sent: signal.Signals, reload: tuple[str], folder: Path) -> None:
+    """A non-interactive shell starts background jobs with SIGINT ignored."""
     ignoring = ["sh", "-c", 'trap \'\' INT; exec "$0" "$@"']
     with running(folder, "small.py", *reload, prefix=ignoring) as (process, port):
         eventually(lambda: get(port, "/ready"), process)
@@ -222,7 +222,7 @@ def test_a_signal_that_the_parent_ignores_ends_a_server(sent: signal.Signals, re
 
 
 def test_the_same_signal_again_stops_at_once(folder: Path) -> None:
-    with running(folder, "slow.py") as (process, port), asked(folder, process, port) as answer:
+    with running(folder, "slow.py") as (process, port), running_request(folder, process, port) as answer:
         process.send_signal(signal.SIGTERM)
         eventually(lambda: draining(port), process)
         process.send_signal(signal.SIGINT)
@@ -236,7 +236,7 @@ def test_the_same_signal_again_stops_at_once(folder: Path) -> None:
         assert process.wait(LIMIT) == 5
 
 
-def test_the_garbage_collector_is_spared_only_while_loading(folder: Path) -> None:
+def test_garbage_collection_is_relaxed_only_while_loading(folder: Path) -> None:
     (folder / "frugal.py").write_text(
         "import asyncio, gc\n"
         "from chutes.chute import Chute\n"
@@ -263,7 +263,7 @@ def test_the_garbage_collector_is_spared_only_while_loading(folder: Path) -> Non
     assert seen["frozen"] > 10_000
 
 
-def test_what_is_sent_breaks_no_line_of_the_console(folder: Path) -> None:
+def test_requests_cannot_forge_log_lines(folder: Path) -> None:
     with running(folder, "small.py", CHUTES_LOG_FORMAT="console") as (process, port):
         eventually(lambda: get(port, "/ready"), process)
         forged = "%0a12:00:00%20[info%20%20%20%20%20]%20forged"

@@ -6,7 +6,7 @@ from chutes.deploy.logs import Line
 
 
 def test_status_as_a_table():
-    told = {
+    current = {
         "name": "draws",
         "status": "running",
         "running": 1,
@@ -40,7 +40,7 @@ def test_status_as_a_table():
     console = Console(width=120, record=True, quiet=True)
     with console.capture() as shown:
         console.quiet = False
-        console.print(tables.status(told))
+        console.print(tables.status(current))
     text = shown.get()
     for part in ("draws is running", "1, 3 queued", "12.5 per minute", "p50 0.5 s  p99 2 s", "1/2", "starting"):
         assert part in text
@@ -57,11 +57,11 @@ def test_status_as_a_table():
         ("concurrency", 2, "2"),
     ],
 )
-def test_values_for_people(key, value, words):
+def test_values_as_text(key, value, words):
     assert tables.format_value(key, value) == words
 
 
-def test_lines_in_the_color_of_their_replica():
+def test_log_lines_have_the_color_of_their_replica():
     lines = tables.LogLines()
     fields = {"number": 7, "exception": "Traceback\n  here"}
     first = lines.text(Line("2026-01-01T10:20:30.123456Z", "a1", "error", "author", "oh no", fields))
@@ -83,7 +83,7 @@ def shown(what):
     return captured.get()
 
 
-def test_a_log_line_forges_no_other():
+def test_a_log_line_cannot_forge_another():
     forged = f"{HOSTILE}\n10:20:30.123 a1 info    forged"
     fields = {"path": forged, forged: 1, "exception": f"ValueError: {forged}"}
     text = shown(tables.LogLines().text(Line(forged, forged, forged, forged, forged, fields)))
@@ -92,15 +92,15 @@ def test_a_log_line_forges_no_other():
     assert text.count("[bold]b[/]") == 6  # of the time only the hours to milliseconds are shown
 
 
-def test_what_the_cluster_says_is_shown_as_it_stands():
+def test_text_from_the_cluster_is_shown_literally():
     state = {"state": HOSTILE, "running": None, "concurrency": None, "pid": None, "since": None}
-    told = {"name": HOSTILE, "status": HOSTILE, "running": 0, "queued": None, "replicas": []}
-    told["replicas"] = [{"id": HOSTILE, "node": HOSTILE, **state}]
+    current = {"name": HOSTILE, "status": HOSTILE, "running": 0, "queued": None, "replicas": []}
+    current["replicas"] = [{"id": HOSTILE, "node": HOSTILE, **state}]
     row = {"name": HOSTILE, "status": HOSTILE, "replicas": 1, "url": HOSTILE}
-    figures = {"gpus": [{"name": HOSTILE}], "images": 0, "images_per_second": 0, "steps_per_second": 0}
-    metrics = {"running": 0, "queued": None, "replicas": {HOSTILE: figures}}
+    replica_metrics = {"gpus": [{"name": HOSTILE}], "images": 0, "images_per_second": 0, "steps_per_second": 0}
+    metrics = {"running": 0, "queued": None, "replicas": {HOSTILE: replica_metrics}}
     for what, count in (
-        (tables.status(told), 5),
+        (tables.status(current), 5),
         (tables.chutes([row]), 3),
         (tables.description({"tagline": HOSTILE, "files": [HOSTILE]}), 2),
         (tables.metrics(metrics), 2),
@@ -119,7 +119,7 @@ def test_metrics_as_a_table():
         "memory_total_bytes": 8e10,
     }
     replica = {"running": 1, "gpus": [card], "images": 3, "images_per_second": 0.5, "steps_per_second": 14.0}
-    told = {
+    current = {
         "running": 1,
         "queued": 2,
         "per_minute": 30.0,
@@ -128,6 +128,6 @@ def test_metrics_as_a_table():
     }
     console = Console(width=120)
     with console.capture() as shown:
-        console.print(tables.metrics(told))
+        console.print(tables.metrics(current))
     for part in ("1 running, 2 queued; 30 requests per minute", "NVIDIA H100", "50%", "40.0 of 80.0 GB", "none", "14"):
         assert part in shown.get()

@@ -7,7 +7,7 @@ from chutes._version import version
 from chutes.cli import _wheel
 
 
-def test_it_installs_and_is_this_version(tmp_path: Path) -> None:
+def test_the_wheel_installs_this_version(tmp_path: Path) -> None:
     wheel = _wheel.write(tmp_path)
     assert wheel.name == f"chutes_selfhosted-{version}-py3-none-any.whl"
     venv.create(tmp_path / "env")

@@ -11,7 +11,7 @@ def environment(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv(name, value)
 
 
-def test_settings_under_ray_serves_names():
+def test_settings_become_options_of_ray_serve():
     translated = options(make_spec())
     assert translated["max_ongoing_requests"] == 2
     assert translated["max_queued_requests"] == 5
@@ -19,13 +19,13 @@ def test_settings_under_ray_serves_names():
     assert translated["autoscaling_config"]["target_ongoing_requests"] == 1.5
 
 
-def test_the_runtimes_settings_travel_and_env_wins():
+def test_replicas_get_the_settings_and_env_wins():
     spec = make_spec(environment={"CHUTES_QUEUE_SIZE": "9", "MODEL": "m"})
     assert spec.environment == {"CHUTES_QUEUE_SIZE": "9", "CHUTES_API_KEYS": "one", "MODEL": "m"}
     assert options(spec)["max_queued_requests"] == 9
 
 
-def test_who_has_keys_deploys_nothing_that_is_open(monkeypatch, tmp_path):
+def test_replicas_require_a_key_if_there_is_one(monkeypatch, tmp_path):
     monkeypatch.setenv("CHUTES_KEYS_FILE", str(tmp_path / "keys.json"))
     assert make_spec().settings == {"require_key": True}
     monkeypatch.delenv("CHUTES_API_KEYS")
@@ -35,7 +35,7 @@ def test_who_has_keys_deploys_nothing_that_is_open(monkeypatch, tmp_path):
     assert make_spec(no_auth=True).settings == {"no_auth": True}
 
 
-def test_another_name_is_another_chute():
+def test_another_name_gives_another_chute():
     spec = make_spec(name="Second")
     assert (spec.name, spec.slug, spec.username) == ("Second", "myuser-second", "myuser")
     assert spec.uid != make_spec().uid
@@ -43,7 +43,7 @@ def test_another_name_is_another_chute():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_ray_serve_takes_it():
+def test_ray_serve_accepts_the_application():
     pytest.importorskip("ray")
     spec = make_spec()
     deployment = build(spec)._bound_deployment

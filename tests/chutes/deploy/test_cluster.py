@@ -118,7 +118,7 @@ def test_urls(http, url):
     assert cluster.url("slug", http) == url
 
 
-def test_only_a_cluster_that_deploy_started_is_stopped(tmp_path):
+def test_only_a_local_cluster_is_stopped(tmp_path):
     note(tmp_path, "127.0.0.1:1")
     assert not cluster.stop_local({"chutes-host": "127.0.0.1"})
     assert (tmp_path / "ray" / "ray_current_cluster").exists()

@@ -155,63 +155,63 @@ def exported(**settings: Any) -> dict[str, Any]:
 
 
 class Operator:
-    """What the KubeRay operator makes of a RayService, after its service.go, dashboard client and validation.go."""
+    """How the KubeRay operator reads a RayService, after its service.go, dashboard client and validation.go."""
 
     DEFAULT_PORTS: ClassVar = {"client": 10001, "gcs-server": 6379, "dashboard": 8265, "metrics": 8080, "serve": 8000}
 
-    def __init__(self, told: dict[str, Any]) -> None:
-        self.name = told["metadata"]["name"]
-        self.cluster = told["spec"]["rayClusterConfig"]
+    def __init__(self, manifest: dict[str, Any]) -> None:
+        self.name = manifest["metadata"]["name"]
+        self.cluster = manifest["spec"]["rayClusterConfig"]
         self.head = self.cluster["headGroupSpec"]["template"]["spec"]["containers"][0]
 
     def validate(self) -> None:
-        """The name, as `ValidateRayServiceMetadata` does."""
+        """Check the name, as `ValidateRayServiceMetadata` does."""
         if len(self.name) > 47:
             raise ValueError("RayService name should be no more than 47 characters")
         if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", self.name):
             raise ValueError("RayService name should be a valid DNS1035 label")
 
     def service_ports(self) -> dict[str, int]:
-        """The ports of the head's service, as `getServicePorts` has them: the defaults only if the head lists none."""
+        """Return the ports of the head's service, as `getServicePorts` does: the defaults if the head lists none."""
         listed = self.head.get("ports", [])
         ports = {port.get("name", f"{port['containerPort']}-port"): port["containerPort"] for port in listed}
         return {"metrics": self.DEFAULT_PORTS["metrics"], **(ports or self.DEFAULT_PORTS)}
 
     def dashboard_url(self) -> str:
-        """Where the configuration is sent, as `FetchHeadServiceURL` finds it."""
+        """Return the address for the configuration, as `FetchHeadServiceURL` does."""
         if "dashboard" not in self.service_ports():
             raise LookupError("dashboard port is not found")
         return f"{self.name}-head-svc.default.svc.cluster.local:{self.service_ports()['dashboard']}"
 
     def serve_service(self) -> list[dict[str, Any]]:
-        """The ports of the service that clients use, as `BuildServeService` makes them."""
+        """Return the ports of the service for clients, as `BuildServeService` does."""
         ports = self.service_ports()
         if "serve" not in ports:
             raise LookupError("Please specify the port named 'serve' in the Ray head container")
         return [{"name": "serve", "port": ports["serve"]}]
 
     def proxy_port(self, container: dict[str, Any]) -> int:
-        """Where it asks whether a pod's proxy takes requests, as `FindContainerPort` finds it."""
+        """Return the port of a pod's proxy, as `FindContainerPort` does."""
         ports = {port.get("name"): port["containerPort"] for port in container.get("ports", [])}
         return ports.get("serve", self.DEFAULT_PORTS["serve"])
 
 
-def test_the_operator_finds_what_it_looks_for():
-    told = exported()
-    operator = Operator(told)
+def test_the_operator_finds_its_ports():
+    manifest = exported()
+    operator = Operator(manifest)
     operator.validate()
     assert operator.dashboard_url().endswith(":8265")
     assert operator.service_ports() == Operator.DEFAULT_PORTS
-    served = yaml.safe_load(told["spec"]["serveConfigV2"])["http_options"]["port"]
+    served = yaml.safe_load(manifest["spec"]["serveConfigV2"])["http_options"]["port"]
     assert operator.serve_service() == [{"name": "serve", "port": served}]
     containers = [operator.head, operator.cluster["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]]
     assert [operator.proxy_port(container) for container in containers] == [served, served]
     assert operator.cluster["headGroupSpec"]["rayStartParams"]["dashboard-host"] == "0.0.0.0"
 
 
-def test_the_replayed_rules_refuse_what_the_operator_refuses():
-    told = exported()
-    operator = Operator(told)
+def test_the_rules_of_the_operator_refuse_broken_manifests():
+    manifest = exported()
+    operator = Operator(manifest)
     operator.head["ports"] = [port for port in operator.head["ports"] if port["name"] not in {"dashboard", "serve"}]
     with pytest.raises(LookupError, match="dashboard"):
         operator.dashboard_url()
@@ -223,26 +223,26 @@ def test_the_replayed_rules_refuse_what_the_operator_refuses():
 
 @pytest.mark.parametrize("name", ["a" * 63, "x-" * 31, "FLUX.1-dev", "1"])
 @pytest.mark.parametrize("username", ["myuser", "4you"])
-def test_the_operator_takes_every_name(username, name):
-    told = exported(username=username, name=name)
-    Operator(told).validate()
-    [served] = yaml.safe_load(told["spec"]["serveConfigV2"])["applications"]
+def test_the_operator_accepts_every_name(username, name):
+    manifest = exported(username=username, name=name)
+    Operator(manifest).validate()
+    [served] = yaml.safe_load(manifest["spec"]["serveConfigV2"])["applications"]
     assert served["route_prefix"].endswith(served["name"]), "the path does not change with it"
 
 
-def test_long_names_stay_apart():
+def test_long_names_stay_distinct():
     names = {kuberay.resource_name(f"myuser-{'a' * 45}{end}") for end in ("", "b", "c")}
     assert len(names) == 3
 
 
-def test_no_service_of_the_namespace_sets_a_variable():
+def test_service_links_are_disabled():
     cluster = exported()["spec"]["rayClusterConfig"]
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         assert group["template"]["spec"]["enableServiceLinks"] is False
 
 
-def test_the_probes_ask_what_ray_answers():
-    """Without probes of ours the operator adds some that call `wget`, which the image may lack."""
+def test_probes_use_routes_of_ray():
+    """By default, the operator adds probes that call `wget`, which few images contain."""
     from ray._private import ray_constants
     from ray.dashboard.http_server_agent import PUBLIC_EXACT_PATHS
 
@@ -258,23 +258,23 @@ def test_the_probes_ask_what_ray_answers():
 
 @pytest.mark.parametrize("selector", [None, NodeSelector(gpu_count=2, min_vram_gb_per_gpu=80)])
 def test_it_is_a_ray_service(selector):
-    told = exported(node_selector=selector)
-    jsonschema.validate(told, RAY_SERVICE)
-    assert told["metadata"]["name"] == "myuser-flux-1-dev"
+    manifest = exported(node_selector=selector)
+    jsonschema.validate(manifest, RAY_SERVICE)
+    assert manifest["metadata"]["name"] == "myuser-flux-1-dev"
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_ray_serve_takes_its_configuration():
+def test_ray_serve_accepts_the_configuration():
     from ray.serve.schema import ServeDeploySchema
 
-    told = exported(
+    manifest = exported(
         node_selector=NodeSelector(gpu_count=2),
         max_replicas=5,
         scale_up_threshold=10,
         scale_down_delay=300,
         concurrency=3,
     )
-    config = ServeDeploySchema(**yaml.safe_load(told["spec"]["serveConfigV2"]))
+    config = ServeDeploySchema(**yaml.safe_load(manifest["spec"]["serveConfigV2"]))
     [served] = config.applications
     assert served.import_path == "chutes.deploy.kuberay:application"
     [deployment] = served.deployments
@@ -305,8 +305,8 @@ def test_the_application_is_built_in_the_cluster(tmp_path, monkeypatch):
     monkeypatch.setenv("CHUTES_KEYS_FILE", str(tmp_path / "keys.json"))
     with pytest.raises(InsecureSettings):
         kuberay.application({"ref": "served_there:chute"})
-    everybody = kuberay.application({"ref": "served_there:chute", "environment": {"CHUTES_NO_AUTH": "true"}})
-    assert everybody._bound_deployment.max_ongoing_requests == 7
+    open_to_all = kuberay.application({"ref": "served_there:chute", "environment": {"CHUTES_NO_AUTH": "true"}})
+    assert open_to_all._bound_deployment.max_ongoing_requests == 7
     monkeypatch.setenv("CHUTES_API_KEYS", "one")
     built = kuberay.application({"ref": "served_there:chute"})
     assert built._bound_deployment.max_ongoing_requests == 7
@@ -315,12 +315,12 @@ def test_the_application_is_built_in_the_cluster(tmp_path, monkeypatch):
 def test_no_key_is_in_the_manifest(monkeypatch):
     monkeypatch.setenv("CHUTES_API_KEYS", "a-secret-key")
     monkeypatch.setenv("CHUTES_QUEUE_SIZE", "3")
-    told = exported()
-    assert "a-secret-key" not in str(told)
-    assert "CHUTES_QUEUE_SIZE: '3'" in told["spec"]["serveConfigV2"]
+    manifest = exported()
+    assert "a-secret-key" not in str(manifest)
+    assert "CHUTES_QUEUE_SIZE: '3'" in manifest["spec"]["serveConfigV2"]
 
 
-def test_the_proxies_get_the_settings_that_are_theirs(monkeypatch):
+def test_proxies_get_their_settings(monkeypatch):
     monkeypatch.setenv("CHUTES_CORS_ORIGINS", "https://app.example")
     monkeypatch.setenv("CHUTES_QUEUE_SIZE", "3")
     pod = exported()["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"][0]
@@ -329,7 +329,7 @@ def test_the_proxies_get_the_settings_that_are_theirs(monkeypatch):
     assert "CHUTES_QUEUE_SIZE" not in given
 
 
-def test_the_image_it_needs():
+def test_the_dockerfile_adds_ray():
     chute = Chute(username="a", name="b", image="registry.example.com/flux:1")
     assert "FROM registry.example.com/flux:1\n" in kuberay.dockerfile(chute)
     assert '"ray[serve]==' in kuberay.dockerfile(chute)

@@ -20,7 +20,7 @@ def untouched(monkeypatch):
     logging.captureWarnings(capture=False)
 
 
-def test_logs_and_prints_in_one_file(tmp_path, monkeypatch):
+def test_logging_and_prints_go_to_one_file(tmp_path, monkeypatch):
     monkeypatch.setattr(log_files, "log_folder", lambda: tmp_path)
     log_files.log_to_file("slug", "r1", "info")
     logging.getLogger("author").warning("logged", extra={"number": 7})

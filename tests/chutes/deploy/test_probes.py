@@ -31,17 +31,17 @@ def ask(monkeypatch, path, *, replicas=(), status="RUNNING", own=(), broken=Fals
         "deployments": {"chute": {"replicas": [{"state": state, "actor_name": "r"} for state in replicas]}},
     }
     details = RuntimeError("gone") if broken else {"applications": {"slug": application}}
-    said = {"own_probes": list(own), "info": {"model": "m"}}
+    report = {"own_probes": list(own), "info": {"model": "m"}}
 
     async def actor(name: str) -> Actor:
-        return Actor(get_serve_instance_details=details, record_routing_stats=said)
+        return Actor(get_serve_instance_details=details, record_routing_stats=report)
 
     monkeypatch.setattr(probes, "_actor", actor)
     answer = asyncio.run(probes.answer(path))
     return None if answer is None else (answer.status_code, json.loads(answer.body))
 
 
-def test_answered_beside_the_queue(monkeypatch):
+def test_probes_of_a_running_chute(monkeypatch):
     running = ["STARTING", "RUNNING", "RUNNING"]
     assert ask(monkeypatch, "/slug/ready", replicas=running) == (200, {"status": "ready", "replicas": 2, "model": "m"})
     assert ask(monkeypatch, "/slug/health", replicas=running) == (200, {"status": "ok"})
@@ -50,13 +50,13 @@ def test_answered_beside_the_queue(monkeypatch):
 @pytest.mark.parametrize(
     ("status", "ready", "health"), [("DEPLOYING", "loading", 200), ("DEPLOY_FAILED", "failed", 503)]
 )
-def test_while_nothing_runs(monkeypatch, status, ready, health):
+def test_probes_without_a_running_replica(monkeypatch, status, ready, health):
     assert ask(monkeypatch, "/slug/ready", status=status) == (503, {"status": ready})
     assert ask(monkeypatch, "/slug/health", status=status)[0] == health
 
 
 @pytest.mark.parametrize("path", ["/slug/draw", "/slug", "/other/ready", "/slug/v1/ready", "/ready"])
-def test_everything_else_goes_its_way(monkeypatch, path):
+def test_other_paths_are_not_probes(monkeypatch, path):
     assert ask(monkeypatch, path, replicas=["RUNNING"]) is None
 
 
@@ -65,6 +65,6 @@ def test_a_chutes_own_probe_wins(monkeypatch):
     assert ask(monkeypatch, "/slug/health", replicas=["RUNNING"], own=["/ready"]) == (200, {"status": "ok"})
 
 
-def test_while_the_controller_is_replaced(monkeypatch):
+def test_probes_while_the_controller_restarts(monkeypatch):
     assert ask(monkeypatch, "/slug/ready", broken=True) == (503, {"status": "unknown"})
     assert ask(monkeypatch, "/slug/health", broken=True) == (200, {"status": "ok"})

@@ -188,8 +188,8 @@ async def test_a_disconnected_client_is_counted():
     middleware = proxy.ProxyMiddleware(ray)
     scope = {"type": "http", "method": "POST", "path": "/slug/draw", "headers": [], "client": ("10.0.0.9", 1)}
     await middleware(scope, receive, send)
-    told = middleware._traffic.by_slug()["slug"]
-    assert (told["requests"], told["left"], told["errors"], told["in_flight"]) == (1, 1, 0, 0)
+    counts = middleware._traffic.by_slug()["slug"]
+    assert (counts["requests"], counts["left"], counts["errors"], counts["in_flight"]) == (1, 1, 0, 0)
 
 
 async def test_a_request_is_forwarded_after_its_body_was_read(monkeypatch):
@@ -226,9 +226,9 @@ def test_requests_are_counted():
     client.post("/a/draw")
     middleware._app = Serve(404, ours=False)
     client.post("/scan/me")  # requests for unknown chutes are not counted
-    told = client.get(cluster.STATS_PATH).json()
-    assert set(told) == {"a", "b"}
-    assert (told["a"]["requests"], told["a"]["rejected"], told["a"]["in_flight"]) == (3, 1, 0)
+    counts = client.get(cluster.STATS_PATH).json()
+    assert set(counts) == {"a", "b"}
+    assert (counts["a"]["requests"], counts["a"]["rejected"], counts["a"]["in_flight"]) == (3, 1, 0)
 
 
 def test_ray_serve_gets_one_middleware():
@@ -266,23 +266,23 @@ def client(serve: Serve | None = None, server: str = "localhost") -> TestClient:
 def test_foreign_pages_are_refused_before_ray_sees_them(monkeypatch, tmp_path):
     deploy(monkeypatch, tmp_path)
     serve = Serve(deployed=("/slug",))
-    asked = client(serve)
+    browser = client(serve)
     for headers in (EVIL, {"Host": "evil.example"}, {"Host": "slug.evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
-        refused = asked.post("/slug/draw", headers=headers)
+        refused = browser.post("/slug/draw", headers=headers)
         assert refused.status_code == 403
         assert len(refused.headers["x-request-id"]) == 32
-    assert asked.post("/slug/v1/draw", headers=EVIL).json()["error"]["code"] == "origin_not_allowed"
-    with pytest.raises(WebSocketDisconnect), asked.websocket_connect("ws://localhost/slug/live", headers=EVIL):
+    assert browser.post("/slug/v1/draw", headers=EVIL).json()["error"]["code"] == "origin_not_allowed"
+    with pytest.raises(WebSocketDisconnect), browser.websocket_connect("ws://localhost/slug/live", headers=EVIL):
         pass
-    assert asked.post("/slug/draw", headers=[("Host", "localhost"), ("Host", "localhost")]).status_code == 400
-    assert asked.get("/-/routes", headers=EVIL).status_code == 403
+    assert browser.post("/slug/draw", headers=[("Host", "localhost"), ("Host", "localhost")]).status_code == 400
+    assert browser.get("/-/routes", headers=EVIL).status_code == 403
     assert serve.scopes == []
     for headers in ({}, {"Host": "slug.localhost:1"}, {"Origin": "http://slug.localhost:8000"}):
-        assert asked.post("/slug/draw", headers=headers).status_code == 200
+        assert browser.post("/slug/draw", headers=headers).status_code == 200
     link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
-    assert asked.get("/slug/docs", headers=link).status_code == 200
-    assert asked.get("/slug/look", headers=link).status_code == 403
-    assert asked.get("/slug/look", headers=[("Host", "slug.localhost"), *link.items()]).status_code == 403
+    assert browser.get("/slug/docs", headers=link).status_code == 200
+    assert browser.get("/slug/look", headers=link).status_code == 403
+    assert browser.get("/slug/look", headers=[("Host", "slug.localhost"), *link.items()]).status_code == 403
 
 
 def test_a_chute_with_keys_checks_them_itself(monkeypatch, tmp_path):
@@ -291,16 +291,16 @@ def test_a_chute_with_keys_checks_them_itself(monkeypatch, tmp_path):
     assert client().get(cluster.STATS_PATH, headers={"Host": "gpu.example"}).status_code == 403  # it is nobody's
 
 
-def test_the_first_key_that_is_made_ends_the_guard(monkeypatch, tmp_path):
+def test_the_first_key_ends_the_check_of_origins(monkeypatch, tmp_path):
     deploy(monkeypatch, tmp_path)
-    asked = client()
-    assert asked.post("/slug/draw", headers=EVIL).status_code == 403
+    browser = client()
+    assert browser.post("/slug/draw", headers=EVIL).status_code == 403
     KeyStore(tmp_path / "keys.json").create("first")
-    wait_for(lambda: asked.post("/slug/draw", headers=EVIL).status_code == 200)
+    wait_for(lambda: browser.post("/slug/draw", headers=EVIL).status_code == 200)
 
 
 @pytest.mark.parametrize("no_auth", [True, False])
-def test_a_cluster_that_others_can_reach_has_no_guard(monkeypatch, tmp_path, no_auth):
+def test_a_public_cluster_does_not_check_origins(monkeypatch, tmp_path, no_auth):
     deploy(monkeypatch, tmp_path, no_auth=no_auth)
     assert client(server="10.0.0.1").post("/slug/draw", headers={**EVIL, "Host": "gpu.example"}).status_code == 200
     monkeypatch.setattr(cluster, "head_labels", lambda: {cluster.HTTP_HOST_LABEL: "0.0.0.0"})
@@ -317,12 +317,14 @@ def test_what_a_chute_was_deployed_with_is_allowed(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("author", [True, False])
-def test_what_ray_and_the_proxy_answer_can_be_read_by_pages(monkeypatch, tmp_path, author):
+def test_errors_have_cors_headers(monkeypatch, tmp_path, author):
     deploy(monkeypatch, tmp_path, author=author, **({} if author else {"cors_origins": PAGE}))
     monkeypatch.setenv("CHUTES_MAX_BODY_BYTES", "100")
     serve = Serve(429, [(b"retry-after", b"5")], ours=False, deployed=("/slug",))
-    asked = client(serve)
-    too_many, too_large = (asked.post("/slug/draw", content=b"x" * size, headers={"Origin": PAGE}) for size in (1, 101))
+    browser = client(serve)
+    too_many, too_large = (
+        browser.post("/slug/draw", content=b"x" * size, headers={"Origin": PAGE}) for size in (1, 101)
+    )
     for answer, status in ((too_many, 429), (too_large, 413)):
         assert answer.status_code == status
         assert answer.headers.get_list("access-control-allow-origin") == [PAGE]
@@ -330,13 +332,15 @@ def test_what_ray_and_the_proxy_answer_can_be_read_by_pages(monkeypatch, tmp_pat
     assert "retry-after" in too_many.headers["access-control-expose-headers"].lower()
     serve.scopes.clear()
     asking = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
-    preflight = asked.options("/slug/draw", headers={"Origin": PAGE, **asking})
+    preflight = browser.options("/slug/draw", headers={"Origin": PAGE, **asking})
     assert (preflight.status_code, preflight.headers["access-control-allow-origin"]) == (200, PAGE)
     assert serve.scopes == []  # it does not wait behind pictures
-    assert "access-control-allow-origin" not in asked.post("/slug/draw", headers={"Origin": "http://localhost"}).headers
+    assert (
+        "access-control-allow-origin" not in browser.post("/slug/draw", headers={"Origin": "http://localhost"}).headers
+    )
 
 
-def test_the_headers_of_a_replica_are_not_doubled(monkeypatch, tmp_path):
+def test_cors_headers_are_not_repeated(monkeypatch, tmp_path):
     deploy(monkeypatch, tmp_path, cors_origins=PAGE)
     theirs = {
         "Access-Control-Allow-Origin": PAGE,
@@ -352,7 +356,7 @@ def test_the_headers_of_a_replica_are_not_doubled(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("header", ["X-Forwarded-For", "X-Real-IP", "Forwarded", "Via", "Origin", "Host"])
-def test_what_goes_on_is_not_told_to_those_that_a_proxy_or_a_page_asks_for(monkeypatch, tmp_path, header):
+def test_statistics_are_not_for_proxies_and_pages(monkeypatch, tmp_path, header):
     monkeypatch.setenv("CHUTES_KEYS_FILE", str(tmp_path / "keys.json"))
     KeyStore(tmp_path / "keys.json").create("first")
     serve = Serve(404, ours=False, deployed=("/slug",))

@@ -86,26 +86,31 @@ async def get(app: ReplicaApp, path: str, method: str = "GET") -> tuple[int, dic
     return sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"]
 
 
-def test_ready_once_the_hooks_have_run():
+def test_a_replica_is_ready_after_its_hooks():
     async def live():
         made, app = await build(packed("self.word = 'loaded'; self.info['model'] = 'm'"))
         over = asyncio.Event()
         life = asyncio.create_task(lifespan(app, over))
         made.check_health()
         status, headers, body = await get(app, "/slug/ready")
-        said = await made.record_routing_stats()
+        report = await made.record_routing_stats()
         over.set()
         assert await life == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-        return status, headers[replica.REPLICA_HEADER], body, said
+        return status, headers[replica.REPLICA_HEADER], body, report
 
-    status, mark, body, said = asyncio.run(live())
+    status, mark, body, report = asyncio.run(live())
     assert Path("left").exists()  # the shutdown hook has run
     assert (status, mark, body) == (200, b"r1", b'{"status":"ready","model":"m"}')
-    assert (said["state"], said["running"], said["info"], said["own_probes"]) == ("ready", 0, {"model": "m"}, [])
-    assert "chutes_concurrency" in said["metrics"]
+    assert (report["state"], report["running"], report["info"], report["own_probes"]) == (
+        "ready",
+        0,
+        {"model": "m"},
+        [],
+    )
+    assert "chutes_concurrency" in report["metrics"]
 
 
-def test_a_job_is_finished_before_the_replica_ends():
+def test_a_replica_finishes_its_jobs():
     async def live():
         _, app = await build(packed("self.word = ''"))
         over = asyncio.Event()
@@ -123,12 +128,12 @@ def test_a_job_is_finished_before_the_replica_ends():
     assert Path("left").exists()
 
 
-def test_a_hook_that_raises_is_what_the_failure_says():
+def test_the_error_of_a_hook_is_the_failure():
     with pytest.raises(LoadFailed, match=r"^RuntimeError: no weights \(replicated\.py:8\)$"):
         asyncio.run(build(packed("raise RuntimeError('no weights')")))
 
 
-def test_a_module_that_is_missing_is_what_the_failure_says():
+def test_a_missing_module_is_the_failure():
     broken = packed("self.word = ''")
     Path("replicated.py").unlink()
     with pytest.raises(LoadFailed, match="There is no module elsewhere"):
@@ -144,6 +149,6 @@ def test_a_module_that_is_missing_is_what_the_failure_says():
         ({"root_path": "", "path": "/say", "headers": []}, "/say", ""),
     ],
 )
-def test_paths_as_without_a_cluster(scope, path, root):
+def test_paths_are_those_without_a_cluster(scope, path, root):
     seen = _without_root(scope)
     assert (seen["path"], seen["root_path"]) == (path, root)

@@ -8,12 +8,12 @@ from chutes.chute import Chute
 from chutes.deploy.scaling import QueuePolicy, autoscaling
 
 
-def wanted(policy, *, running, waiting, in_flight, target=None):
+def target_replicas(policy, *, running, queued, in_flight, target=None):
     count, _ = policy(
         SimpleNamespace(
             current_num_replicas=running,
             target_num_replicas=target or running,
-            total_queued_requests=waiting,
+            total_queued_requests=queued,
             total_num_requests=in_flight,
         )
     )
@@ -21,7 +21,7 @@ def wanted(policy, *, running, waiting, in_flight, target=None):
 
 
 @pytest.mark.parametrize(
-    ("running", "waiting", "in_flight", "expected"),
+    ("running", "queued", "in_flight", "expected"),
     [
         (1, 10, 11, 1),  # not more than ten
         (1, 10.5, 11.5, 2),
@@ -34,45 +34,45 @@ def wanted(policy, *, running, waiting, in_flight, target=None):
         (2, 5, 7, 2),
     ],
 )
-def test_one_more_for_every_ten_that_wait_and_fewer_when_the_rest_will_do(running, waiting, in_flight, expected):
+def test_one_replica_more_for_every_ten_queued_requests(running, queued, in_flight, expected):
     policy = QueuePolicy(threshold=10, utilization=0.75, concurrency=1)
-    assert wanted(policy, running=running, waiting=waiting, in_flight=in_flight) == expected
+    assert target_replicas(policy, running=running, queued=queued, in_flight=in_flight) == expected
 
 
-def test_replicas_that_still_start_are_not_counted_twice():
+def test_starting_replicas_are_not_added_again():
     policy = QueuePolicy(threshold=10, utilization=0.75, concurrency=1)
-    assert wanted(policy, running=1, target=2, waiting=15, in_flight=16) == 2
+    assert target_replicas(policy, running=1, target=2, queued=15, in_flight=16) == 2
 
 
 @given(load=st.floats(0.1, 40), running=st.integers(1, 8), concurrency=st.integers(1, 8))
-def test_steady_load_does_not_flap(load: float, running: int, concurrency: int):
+def test_a_steady_load_keeps_its_replicas(load: float, running: int, concurrency: int):
     """What the policy settles on without a queue it settles on again."""
     policy = QueuePolicy(threshold=10, utilization=0.75, concurrency=concurrency)
-    first = wanted(policy, running=running, waiting=0, in_flight=min(load, running * concurrency))
-    assert wanted(policy, running=first, waiting=0, in_flight=min(load, first * concurrency)) == first
+    first = target_replicas(policy, running=running, queued=0, in_flight=min(load, running * concurrency))
+    assert target_replicas(policy, running=first, queued=0, in_flight=min(load, first * concurrency)) == first
 
 
 def chute(**settings):
     return Chute(username="test", name="scaled", image="none", **settings)
 
 
-def test_the_seeds_settings():
+def test_a_queue_threshold():
     config = autoscaling(chute(concurrency=2, max_replicas=5, scale_up_threshold=10, scale_down_delay=300))
     assert (config["min_replicas"], config["max_replicas"], config["downscale_delay_s"]) == (1, 5, 300)
     assert config["policy"]["policy_function"] == "chutes.deploy.scaling:QueuePolicy"
     assert config["policy"]["policy_kwargs"] == {"threshold": 10, "utilization": 0.75, "concurrency": 2}
 
 
-def test_upstreams_settings():
+def test_a_utilization_threshold():
     config = autoscaling(chute(concurrency=4, max_instances=3, scaling_threshold=0.5, shutdown_after_seconds=60))
     assert "policy" not in config
     assert (config["target_ongoing_requests"], config["max_replicas"], config["downscale_delay_s"]) == (2, 3, 60)
 
 
-def test_a_target_above_what_a_replica_takes_would_never_scale():
+def test_the_target_is_not_above_the_concurrency():
     assert autoscaling(chute(concurrency=1, scaling_threshold=3.0))["target_ongoing_requests"] == 1
 
 
-def test_nothing_scales_to_zero_unless_asked():
+def test_the_minimum_is_one_replica_by_default():
     assert autoscaling(chute())["min_replicas"] == 1
     assert autoscaling(chute(min_replicas=0))["min_replicas"] == 0

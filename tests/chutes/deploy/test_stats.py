@@ -31,7 +31,7 @@ chutes_gpu_memory_used_bytes{gpu="1",name="NVIDIA H100"} 2.0
 # TYPE chutes_gpu_utilization_ratio gauge
 chutes_gpu_utilization_ratio{gpu="1",name="NVIDIA H100"} 0.5
 """
-SAID = {"running": 1, "concurrency": 1, "info": {"model": "m"}, "gpus": "1", "metrics": TEXT}
+REPORT = {"running": 1, "concurrency": 1, "info": {"model": "m"}, "gpus": "1", "metrics": TEXT}
 CHUTE = DeployedChute(
     "slug",
     None,
@@ -52,25 +52,25 @@ CHUTE = DeployedChute(
 
 @pytest.fixture(autouse=True)
 def answers(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(stats, "ask_replicas", lambda chute: {"a": SAID})
+    monkeypatch.setattr(stats, "ask_replicas", lambda chute: {"a": REPORT})
     monkeypatch.setattr(
         stats, "traffic", lambda slug, http: {**stats._NO_TRAFFIC, "in_flight": 4, "latency_seconds": {"p50": 1.0}}
     )
 
 
-def test_status():
-    told = stats.status(CHUTE, ("127.0.0.1", 1))
-    assert (told["running"], told["queued"], told["target_replicas"]) == (1, 3, 2)
-    assert [(each["id"], each["state"], each["running"]) for each in told["replicas"]] == [
+def test_status_of_a_chute():
+    result = stats.status(CHUTE, ("127.0.0.1", 1))
+    assert (result["running"], result["queued"], result["target_replicas"]) == (1, 3, 2)
+    assert [(each["id"], each["state"], each["running"]) for each in result["replicas"]] == [
         ("a", "running", 1),
         ("b", "starting", None),
     ]
 
 
 def test_metrics_are_those_of_the_replicas_own_gpus():
-    told = stats.metrics(CHUTE, ("127.0.0.1", 1))["replicas"]["a"]
-    assert (told["images"], told["images_per_second"], told["steps_per_second"]) == (8, 0.5, 5.0)
-    assert told["gpus"] == [{"gpu": "1", "name": "NVIDIA H100", "memory_used_bytes": 2.0, "utilization": 0.5}]
+    result = stats.metrics(CHUTE, ("127.0.0.1", 1))["replicas"]["a"]
+    assert (result["images"], result["images_per_second"], result["steps_per_second"]) == (8, 0.5, 5.0)
+    assert result["gpus"] == [{"gpu": "1", "name": "NVIDIA H100", "memory_used_bytes": 2.0, "utilization": 0.5}]
 
 
 def test_prometheus_text_has_the_series_of_all_replicas():
@@ -86,9 +86,9 @@ def test_prometheus_text_has_the_series_of_all_replicas():
 def test_without_a_proxy_the_traffic_is_unknown(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(stats, "ask_replicas", lambda chute: {})
-    told = stats.status(CHUTE, ("127.0.0.1", 9))
-    assert {told[name] for name in ("queued", "requests", "errors", "left", "per_minute")} == {None}
-    assert "does not answer" in shown(tables.status(told))
+    result = stats.status(CHUTE, ("127.0.0.1", 9))
+    assert {result[name] for name in ("queued", "requests", "errors", "left", "per_minute")} == {None}
+    assert "does not answer" in shown(tables.status(result))
     assert "does not answer" in shown(tables.metrics(stats.metrics(CHUTE, ("127.0.0.1", 9))))
 
 
