@@ -63,13 +63,13 @@ IMAGE_B64, MASK_B64 = b64(PHOTO), b64(MASK)
 EDIT = {"prompt": "a cat", "image_b64": IMAGE_B64, "num_inference_steps": 4, "seed": 1}
 
 
-def test_ready_says_what_was_loaded(client):
+def test_ready_reports_the_loaded_model(client):
     ready = client.get("/ready").json()
     assert (ready["model"], ready["origin"], ready["native_size"]) == ("chutes-emoji-flux", "bundled", 256)
     assert (ready["precision"], ready["memory_plan"]) == ("fp32", "cpu")
 
 
-def test_without_a_gpu_and_a_model_the_bundled_one_is_used_and_said_so(monkeypatch, caplog):
+def test_without_a_gpu_the_bundled_model_is_used_and_reported(monkeypatch, caplog):
     """In `/ready`, in the log, in every answer."""
     monkeypatch.delenv("IMAGEGEN_MODEL", raising=False)
     monkeypatch.setattr(memory, "gpus", list)
@@ -87,7 +87,7 @@ def test_without_a_gpu_and_a_model_the_bundled_one_is_used_and_said_so(monkeypat
     assert chute.progress.snapshot()["stage"] == told[-1] == "generating a first picture"
 
 
-def test_the_documentations_curl(client):
+def test_the_request_of_the_documentation(client):
     """With the body as printed there."""
     body = """{
     "prompt": "a majestic dragon flying over a crystal lake at sunset",
@@ -106,7 +106,7 @@ def test_the_documentations_curl(client):
     assert (opened(answer.content).format, opened(answer.content).size) == ("JPEG", (1024, 1024))
 
 
-def test_an_empty_seed_is_drawn_and_repeats(client):
+def test_a_random_seed_is_reported_and_repeats_the_picture(client):
     first = client.post("/generate", json={"prompt": "a cat"})
     again = client.post("/generate", json={"prompt": "a cat", "seed": int(first.headers["x-seed"])})
     assert first.content == again.content
@@ -213,7 +213,7 @@ def test_bad_input_names_its_field(client, path, body, field):
 @pytest.mark.parametrize(
     "body", ["", "{", "[]", '"text"', "null", '{"prompt": "a", "guidance_scale": NaN}', '{"prompt": "\\ud800"}', "\xff"]
 )
-def test_what_is_no_request_at_all(client, body):
+def test_bodies_that_are_not_requests(client, body):
     answer = client.post("/generate", content=body.encode("latin-1"), headers={"Content-Type": "application/json"})
     assert answer.status_code in {400, 422}
     assert "detail" in answer.json()
@@ -227,7 +227,7 @@ def test_unknown_routes_and_wrong_verbs(client):
 
 @pytest.mark.parametrize("mode", GenerationMode)
 @pytest.mark.parametrize("path", ["/generate", "/batch", "/img2img", "/inpaint"])
-def test_no_request_made_up_from_our_openapi_document_is_a_server_error(client, path, mode):
+def test_no_request_generated_from_the_openapi_document_is_a_server_error(client, path, mode):
     """Schemathesis: requests that fit the document, and requests that nearly do."""
     document = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
     seen = collections.Counter()

@@ -16,6 +16,6 @@ def test_the_requirements_are_those_of_the_extra_at_the_versions_that_were_teste
     assert [pin for pin in REQUIREMENTS if pin not in pins] == []
 
 
-def test_they_differ_by_name_only():
+def test_the_images_differ_only_by_name():
     assert str(sdxl.image) == str(flux.image)
     assert sdxl.image.uid != flux.image.uid

@@ -13,7 +13,7 @@ sides = st.integers(128, 2048)
 
 
 @given(sides, sides, st.sampled_from([ANY, SMALL, SDXL]), st.sampled_from([1.0, 0.5]))
-def test_a_canvas_has_multiples_and_holds_what_is_kept(width, height, sizes, shrink):
+def test_a_canvas_has_the_models_multiples_and_contains_the_kept_middle(width, height, sizes, shrink):
     where = fit_canvas((width, height), sizes, shrink=shrink)
     assert all(side % 16 == 0 for side in where.size)
     assert all(0 <= drawn - inner < 16 for drawn, inner in zip(where.size, where.inner, strict=True))
@@ -35,7 +35,7 @@ def test_a_canvas_has_multiples_and_holds_what_is_kept(width, height, sizes, shr
         ((2048, 1024), SDXL, (1456, 736)),
     ],
 )
-def test_sizes_drawn(asked, sizes, drawn):
+def test_canvas_sizes(asked, sizes, drawn):
     assert fit_canvas(asked, sizes).size == drawn
 
 
@@ -44,7 +44,7 @@ def test_out_of_memory_halves_the_sides():
 
 
 @given(sides, sides)
-def test_laying_and_cutting_is_exact_where_nothing_is_scaled(width, height):
+def test_pad_and_crop_are_exact_without_scaling(width, height):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
     where = fit_canvas((width, height), ANY)
     laid = where.pad(image)
@@ -53,14 +53,14 @@ def test_laying_and_cutting_is_exact_where_nothing_is_scaled(width, height):
 
 
 @pytest.mark.parametrize("sizes", [ANY, SMALL, SDXL])
-def test_what_is_cut_has_the_size_asked_for(sizes):
+def test_a_cropped_picture_has_the_requested_size(sizes):
     for asked in [(128, 128), (1920, 1080), (131, 1999), (16, 2048), (2048, 16)]:
         where = fit_canvas(asked, sizes)
         assert where.crop(Image.new("RGB", where.size)).size == asked
         assert where.pad(Image.new("L", asked)).size == where.size
 
 
-def test_edges_are_repeated_outwards():
+def test_padding_repeats_the_edges():
     image = Image.new("RGB", (130, 130), "black")
     image.paste("white", (0, 0, 1, 130))
     assert fit_canvas((130, 130), ANY).pad(image).getpixel((0, 70)) == (255, 255, 255)
@@ -82,13 +82,13 @@ def test_size_like(width, height, size):
     assert size_like((300, 200), width, height) == size
 
 
-def test_cover_cuts_what_stands_over():
+def test_cover_crops_the_longer_sides_equally():
     wide = Image.new("RGB", (400, 100), "black")
     wide.paste("white", (150, 0, 250, 100))
     assert np.asarray(cover(wide, (128, 128)).crop((4, 4, 124, 124))).min() > 250
 
 
-def test_every_cell_with_white_in_it_is_repainted():
+def test_a_dilated_mask_has_whole_cells():
     mask = Image.new("L", (64, 64))
     mask.putpixel((17, 40), 255)
     cells = np.asarray(dilate_mask(mask, 8)).reshape(8, 8, 8, 8).transpose(0, 2, 1, 3).reshape(64, 64)

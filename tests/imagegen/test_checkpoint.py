@@ -34,13 +34,13 @@ def test_a_folder(tiny_model):
 
 
 @pytest.mark.parametrize("source", ["/no/such/folder", "./here", "no-slash", "a/b/c", ""])
-def test_what_is_neither_a_folder_nor_a_hub_id(source, tmp_path, monkeypatch):
+def test_a_source_that_is_neither_a_folder_nor_a_hub_id(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LoadError, match="is not a model in diffusers' layout"):
         checkpoint.find(source)
 
 
-def test_missing_weights_tell_the_command(cache):
+def test_missing_weights_name_the_download_command(cache):
     with pytest.raises(WeightsMissing) as error:
         checkpoint.find("black-forest-labs/FLUX.1-dev")
     assert str(error.value).endswith("Get them with: chutes download black-forest-labs/FLUX.1-dev")
@@ -57,7 +57,7 @@ def test_weights_in_the_hubs_cache(cache, tiny_model):
         checkpoint.find("someone/flux")
 
 
-def test_what_ships(bundled):
+def test_the_bundled_model(bundled):
     assert checkpoint.find("bundled") == checkpoint.find(str(bundled)) == (bundled, "bundled")
 
 
@@ -78,7 +78,7 @@ def test_incomplete_weights_are_named(copy, lost):
         checkpoint.components(copy, name="some/model")
 
 
-def test_shards_must_all_be_there(copy):
+def test_all_shards_must_exist(copy):
     folder = copy / "transformer"
     shard = folder / "diffusion_pytorch_model-00001-of-00002.safetensors"
     (folder / "diffusion_pytorch_model.safetensors").rename(shard)
@@ -92,7 +92,7 @@ def test_shards_must_all_be_there(copy):
     assert whole == 2 * checkpoint.components(copy, name="x")["transformer"].parameters / 2
 
 
-def test_a_variant_is_taken_where_there_is_nothing_else(copy):
+def test_a_variant_is_used_if_there_is_no_plain_file(copy):
     plain = copy / "vae" / "diffusion_pytorch_model.safetensors"
     shutil.copy(plain, plain.with_name("diffusion_pytorch_model.fp16.safetensors"))
     assert checkpoint.components(copy, name="x")["vae"].variant is None

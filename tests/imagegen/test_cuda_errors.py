@@ -36,7 +36,7 @@ def test_fatal(error):
 
 
 @pytest.mark.parametrize("error", OTHERS, ids=repr)
-def test_others(error):
+def test_errors_that_are_neither(error):
     assert not is_fatal(error)
     assert not is_out_of_memory(error)
 

@@ -63,7 +63,7 @@ def fault(monkeypatch: pytest.MonkeyPatch, engine: Engine, error: Exception, *, 
     monkeypatch.setattr(transformer, "forward", failing)
 
 
-def test_a_picture_and_what_is_known_of_it(engine):
+def test_a_picture_and_its_metadata(engine):
     picture = asyncio.run(engine.generate(ask(seed=7, width=200, height=333)))
     assert (picture.image.mode, picture.image.size) == ("RGB", (200, 333))
     assert (picture.seed, picture.origin, picture.precision, picture.drawn) == (7, "folder", "fp32", (80, 128))
@@ -72,13 +72,13 @@ def test_a_picture_and_what_is_known_of_it(engine):
     assert (picture.metadata["width"], picture.metadata["height"]) == (200, 333)
 
 
-def test_each_step_is_told(engine):
+def test_each_step_is_reported(engine):
     seen = []
     asyncio.run(engine.generate(ask(steps=3), on_step=lambda *step: seen.append(step)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_a_drawn_seed_repeats_the_picture(engine):
+def test_a_random_seed_repeats_the_picture(engine):
     first = asyncio.run(engine.generate(ask(seed=None)))
     again = asyncio.run(engine.generate(ask(seed=first.seed)))
     other = asyncio.run(engine.generate(ask(seed=None)))
@@ -156,7 +156,7 @@ def test_cancelled_within_one_step(engine):
     assert count("cancelled_total") == cancelled + 1
 
 
-def test_who_leaves_the_queue_is_never_drawn(engine):
+def test_a_request_cancelled_in_the_queue_is_never_run(engine):
     async def run() -> None:
         gate, seen = Gate(), []
         first = asyncio.create_task(engine.generate(ask(), on_step=gate))
@@ -205,7 +205,7 @@ def test_it_can_be_awaited_on_several_loops(engine):
     assert len(pictures) == 3
 
 
-def test_stop_ends_within_a_step_and_answers_who_waits(model):
+def test_stop_ends_within_a_step_and_fails_waiting_requests(model):
     engine = Engine(model)
 
     async def run() -> None:
@@ -226,7 +226,7 @@ def test_stop_ends_within_a_step_and_answers_who_waits(model):
     assert not engine._thread.is_alive()
 
 
-def test_nothing_waits_behind_the_end(model, monkeypatch):
+def test_nothing_is_queued_after_stop(model, monkeypatch):
     engine = Engine(model)
     engine.start()
     check, stops = engine._check, []
@@ -244,7 +244,7 @@ def test_nothing_waits_behind_the_end(model, monkeypatch):
     stops[0].join()
 
 
-def test_a_model_without_inpainting_says_so(engine, monkeypatch):
+def test_an_unsupported_task_is_an_error(engine, monkeypatch):
     monkeypatch.setattr(engine.model, "img2img", None)
     from tests.imagegen.test_sampling import img2img
 

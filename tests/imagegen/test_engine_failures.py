@@ -26,7 +26,7 @@ from tests.imagegen.test_engine import Gate, ask, count, fault, until
     [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED")],
     ids=["torch", "cublas"],
 )
-def test_out_of_memory_is_drawn_again_at_half(engine, monkeypatch, at, error):
+def test_out_of_memory_is_retried_at_half_the_size(engine, monkeypatch, at, error):
     whole = asyncio.run(engine.generate(ask(steps=10)))
     with monkeypatch.context() as patch:
         fault(patch, engine, error, at=at)
@@ -37,7 +37,7 @@ def test_out_of_memory_is_drawn_again_at_half(engine, monkeypatch, at, error):
     assert asyncio.run(engine.generate(ask(steps=10))).encode() == whole.encode()
 
 
-def test_out_of_memory_twice_is_an_error_and_the_next_is_drawn(engine, monkeypatch):
+def test_out_of_memory_twice_is_an_error_and_the_next_request_succeeds(engine, monkeypatch):
     with monkeypatch.context() as patch:
         fault(patch, engine, torch.OutOfMemoryError("CUDA out of memory."), at=1, times=2)
         with pytest.raises(OutOfMemory, match="smaller"):
@@ -69,7 +69,7 @@ def attempts(engine: Engine, number: int) -> list[type]:
     return asyncio.run(run())
 
 
-def test_three_times_out_of_memory_frees_the_caches_before_the_next_is_drawn(start, monkeypatch):
+def test_three_times_out_of_memory_frees_the_caches_before_the_next_request(start, monkeypatch):
     reasons: list[str] = []
     engine = start(on_failure=reasons.append)
     path = FakeFastPath(monkeypatch, engine)
@@ -103,7 +103,7 @@ def test_only_failures_in_a_row_free_the_caches(start, monkeypatch):
     assert path.freed == 0
 
 
-def test_a_gpu_lost_while_freeing_is_a_failure(start, monkeypatch):
+def test_a_gpu_lost_while_freeing_the_caches_is_a_failure(start, monkeypatch):
     reasons: list[str] = []
     engine = start(on_failure=reasons.append)
 
@@ -124,7 +124,7 @@ def test_the_fallback_can_be_turned_off(start, monkeypatch):
     asyncio.run(engine.generate(ask()))
 
 
-def test_out_of_memory_holds_no_tensors_while_drawing_again(engine, monkeypatch):
+def test_the_retry_holds_no_tensors_of_the_first_attempt(engine, monkeypatch):
     """A retry with the first attempt's activations still alive would run out again."""
     alive: list[bool] = []
 
@@ -148,7 +148,7 @@ def test_out_of_memory_holds_no_tensors_while_drawing_again(engine, monkeypatch)
     assert alive == [False]
 
 
-def test_a_poisoned_gpu_is_told_once_and_nothing_more_is_drawn(start, monkeypatch):
+def test_a_lost_gpu_is_reported_once_and_every_later_request_fails(start, monkeypatch):
     reasons: list[str] = []
     engine = start(on_failure=reasons.append)
     fault(monkeypatch, engine, RuntimeError("CUDA error: device-side assert triggered"), at=2)
@@ -163,7 +163,7 @@ def test_a_poisoned_gpu_is_told_once_and_nothing_more_is_drawn(start, monkeypatc
     assert reasons == ["RuntimeError on the GPU"]
 
 
-def test_a_cancelled_picture_that_does_not_end_is_a_hang(start):
+def test_a_cancelled_request_that_does_not_end_is_a_hang(start):
     reasons: list[str] = []
     engine = start(on_failure=reasons.append, patience=0.5)
     gate = Gate()

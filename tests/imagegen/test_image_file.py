@@ -52,12 +52,12 @@ def test_the_longest_prompts_fit(file_format):
 
 
 @pytest.mark.parametrize("file_format", ["jpeg", "png", "webp"])
-def test_files_of_others_have_no_metadata(file_format):
+def test_files_of_other_programs_have_no_metadata(file_format):
     buffer = BytesIO()
     scene().save(buffer, file_format.upper())
     assert image_file.read_metadata(buffer.getvalue()) == {}
 
 
-def test_quality_counts():
+def test_a_higher_quality_gives_a_larger_file():
     noise = Image.effect_noise((128, 128), 60).convert("RGB")
     assert len(image_file.encode_image(noise, "jpeg", quality=90)) > len(image_file.encode_image(noise, "jpeg"))

@@ -39,12 +39,12 @@ def test_plans(weights, gib, plan):
 @pytest.mark.parametrize(
     ("sold_as", "gib"), [(80, 79.1), (48, 44.4), (40, 39.4), (24, 22.0), (24, 23.6), (16, 14.6), (141, 139.8)]
 )
-def test_a_gpu_has_what_it_was_sold_with(sold_as, gib):
+def test_a_gpu_reports_less_than_its_advertised_memory(sold_as, gib):
     memory.check([Gpu("some", int(gib * GIB))], Needs(1, sold_as))
 
 
 @pytest.mark.parametrize("found", [[], [Gpu("RTX 4090", 24 * GIB)]])
-def test_a_small_node_is_refused_with_what_it_has(found):
+def test_a_small_node_is_refused_with_a_list_of_its_gpus(found):
     with pytest.raises(NodeTooSmall, match=r"1 GPU.s. with 80 GB each") as error:
         memory.check(found, Needs(1, 80))
     assert ("RTX 4090 (26 GB)" if found else "none") in str(error.value)

@@ -53,7 +53,7 @@ def test_the_pipelines_share_their_components(model):
             assert getattr(other, part) is getattr(model.text2image, part)
 
 
-def test_a_prompt_is_read_as_far_as_the_tokenizer_goes(model):
+def test_the_tokenizer_limits_the_sequence_length(model):
     assert model.max_sequence_length == 32  # of the page's 256
 
 
@@ -63,14 +63,14 @@ def test_without_a_gpu_the_bundled_model(monkeypatch):
     assert model.info["origin"] == "bundled"
 
 
-def test_with_a_gpu_flux_and_how_to_get_it(monkeypatch, no_weights):
+def test_with_a_gpu_flux_and_the_command_that_downloads_it(monkeypatch, no_weights):
     machine(monkeypatch, H100)
     with pytest.raises(WeightsMissing, match=r"chutes download black-forest-labs/FLUX\.1-dev"):
         models.load(settings=Settings(), needs=Needs(1, 80))
 
 
 @pytest.mark.parametrize("gpus", [(), (Gpu("RTX 4090", 24 << 30),)])
-def test_flux_on_a_small_node_is_refused_before_its_weights_are_looked_for(monkeypatch, no_weights, gpus):
+def test_flux_on_a_small_node_is_refused_before_its_weights_are_searched(monkeypatch, no_weights, gpus):
     machine(monkeypatch, *gpus)
     with pytest.raises(NodeTooSmall, match="80 GB"):
         models.load("black-forest-labs/FLUX.1-dev", settings=Settings(), needs=Needs(1, 80))
@@ -85,7 +85,7 @@ def test_a_folder_as_large_as_flux_is_refused_before_it_is_read(monkeypatch, tin
         models.load(str(tiny_model), settings=Settings(), needs=Needs(1, 80))
 
 
-def test_a_memory_plan_by_hand_passes_the_check(monkeypatch, no_weights):
+def test_a_chosen_memory_plan_skips_the_check(monkeypatch, no_weights):
     machine(monkeypatch, Gpu("RTX 4090", 24 << 30))
     with pytest.raises(WeightsMissing):  # the next thing that is wrong
         models.load(settings=Settings(memory="auto"), needs=Needs(1, 80))

@@ -77,7 +77,7 @@ def reported(caplog: pytest.LogCaptureFixture) -> list[str]:
         ("vae.decoder.conv_out.bias", -INF),
     ],
 )
-def test_damaged_weights_draw_nothing(start, tiny_model, caplog, task, weight, value):
+def test_damaged_weights_give_an_error(start, tiny_model, caplog, task, weight, value):
     engine = start(tiny_model)
     damage(engine, weight, value)
     before = REGISTRY.get_sample_value("imagegen_errors_total") or 0
@@ -91,7 +91,7 @@ def test_damaged_weights_draw_nothing(start, tiny_model, caplog, task, weight, v
     assert engine.failure is None
 
 
-def test_an_overflow_for_one_prompt_costs_that_request_only(start, tiny_model, caplog):
+def test_an_overflow_for_one_prompt_fails_only_that_request(start, tiny_model, caplog):
     engine = start(tiny_model)
     clip = engine.model.text2image.text_encoder
     with torch.no_grad():
@@ -105,7 +105,7 @@ def test_an_overflow_for_one_prompt_costs_that_request_only(start, tiny_model, c
     assert asyncio.run(engine.generate(text())).encode() == before
 
 
-def test_the_picture_drawn_after_out_of_memory_is_checked_too(start, tiny_model, monkeypatch):
+def test_the_retry_after_out_of_memory_is_checked_too(start, tiny_model, monkeypatch):
     engine = start(tiny_model)
     transformer = engine.model.text2image.transformer
     forward, calls = transformer.forward, []
@@ -141,7 +141,7 @@ def test_the_warm_up_refuses_damaged_weights(start, tiny_model, caplog):
     assert not reported(caplog)  # who starts the engine reports it, in one line
 
 
-def test_the_warm_up_says_why_a_model_draws_nothing(start, tiny_model, monkeypatch):
+def test_the_warm_up_reports_why_it_failed(start, tiny_model, monkeypatch):
     engine = start(tiny_model)
 
     def failing(*args: object, **options: object) -> object:

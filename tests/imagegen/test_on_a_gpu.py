@@ -31,7 +31,7 @@ async def leave_midway(engine: Engine) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-def test_every_plan_draws_the_same_and_survives_a_cancel(tiny_model, monkeypatch):
+def test_every_plan_gives_the_same_picture_and_survives_a_cancel(tiny_model, monkeypatch):
     monkeypatch.setattr(flux, "supported", lambda: False)
     files = {}
     for plan in ("resident", "offload", "stream"):
@@ -49,7 +49,7 @@ def test_every_plan_draws_the_same_and_survives_a_cancel(tiny_model, monkeypatch
     assert files["offload"] == files["stream"]
 
 
-def test_memory_that_runs_out_is_survived(tiny_model, monkeypatch):
+def test_the_engine_survives_out_of_memory(tiny_model, monkeypatch):
     monkeypatch.setattr(flux, "supported", lambda: False)
     engine = Engine(models.load(str(tiny_model), settings=Settings(memory="resident")))
     engine.start()
@@ -91,7 +91,7 @@ def held(engine: Engine) -> int:
     return sum(len(cache.captured) for cache in engine.model.fast_path.graph_caches)
 
 
-def test_three_times_out_of_memory_frees_the_recordings(fast, monkeypatch):
+def test_three_times_out_of_memory_frees_the_cuda_graphs(fast, monkeypatch):
     reasons = []
     engine = fast(oom_fallback=False, on_failure=reasons.append)
     for width in range(128, 1025, 128):
@@ -153,6 +153,6 @@ import os; os._exit(0)
 """
 
 
-def test_a_poisoned_context_is_told_from_the_rest():
+def test_a_lost_cuda_context_is_fatal():
     done = subprocess.run([sys.executable, "-c", POISON], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "False"]

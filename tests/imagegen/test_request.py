@@ -40,7 +40,7 @@ def test_the_size_is_the_given_one_or_the_images():
         ({"image": PHOTO, "mask": Image.new("L", (30, 20))}, "got 30x20 for an image of 300x200"),
     ],
 )
-def test_what_contradicts_itself_is_refused(fields, message):
+def test_invalid_fields_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         Request("a cat", **fields)
 

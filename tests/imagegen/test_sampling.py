@@ -49,13 +49,13 @@ def any_size(tmp_path_factory):
 @pytest.mark.parametrize(
     ("size", "drawn"), [((128, 128), (128, 128)), ((333, 130), (336, 144)), ((250, 512), (256, 512))]
 )
-def test_any_size_is_drawn_at_the_next_multiple_and_cut(any_size, size, drawn):
+def test_any_size_is_generated_at_the_next_multiple_and_cropped(any_size, size, drawn):
     request = Request("a cat", width=size[0], height=size[1], steps=1)
     picture = asyncio.run(any_size.generate(request))
     assert (picture.image.size, picture.drawn) == (size, drawn)
 
 
-def test_the_pixels_are_diffusers_own(any_size):
+def test_the_pixels_are_those_of_diffusers(any_size):
     """Cutting and converting changes nothing: what the pipeline itself returns is what is sent."""
     import torch
 
@@ -79,7 +79,7 @@ def test_img2img_at_another_size(engine):
     assert asyncio.run(engine.generate(img2img(width=400))).image.size == (400, 300)
 
 
-def test_strength_says_how_far_img2img_moves(any_size):
+def test_more_strength_moves_the_picture_further(any_size):
     """More strength starts from more noise: the distance between pictures of two seeds grows with it."""
 
     def spread(strength: float) -> float:
@@ -102,7 +102,7 @@ def test_strength_is_the_share_of_the_steps(engine, steps, strength, done):
 
 
 @pytest.mark.parametrize("size", [(200, 150), (128, 128), (67, 200)])
-def test_under_black_every_bit_is_the_inputs(engine, size):
+def test_pixels_under_black_stay_bit_for_bit(engine, size):
     image, mask = photo(*size), Image.new("L", size)
     mask.paste(255, (10, 10, 50, 45))
     picture = asyncio.run(engine.generate(inpaint(mask, image, strength=1.0)))
@@ -131,7 +131,7 @@ def test_a_hole_smaller_than_the_grid_is_repainted_too(any_size):
     assert changed.nonzero() == ([61], [61])
 
 
-def test_a_negative_prompt_counts(engine):
+def test_a_negative_prompt_changes_the_picture(engine):
     def draw(**fields: object) -> bytes:
         request = Request("a cat", steps=2, seed=1, **fields)
         return asyncio.run(engine.generate(request)).image.tobytes()
@@ -142,7 +142,7 @@ def test_a_negative_prompt_counts(engine):
     assert draw(negative_prompt="blue") == draw(negative_prompt="blue", true_cfg_scale=2.0) != plain
 
 
-def test_what_was_asked_is_in_the_file(engine):
+def test_the_file_holds_the_request(engine):
     picture = asyncio.run(engine.generate(img2img(negative_prompt="blue")))
     metadata = image_file.read_metadata(picture.encode("webp"))
     assert metadata["prompt"] == "a cat"

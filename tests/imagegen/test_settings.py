@@ -16,7 +16,7 @@ def test_the_environment_is_read(monkeypatch):
     ("name", "value"),
     [("PRECISION", "int4"), ("MEMORY", "lots"), ("MAX_SEQUENCE_LENGTH", "513"), ("OOM_FALLBACK", "maybe")],
 )
-def test_what_is_wrong_is_named_in_one_line(monkeypatch, name, value):
+def test_an_invalid_value_is_named_in_one_line(monkeypatch, name, value):
     monkeypatch.setenv(f"IMAGEGEN_{name}", value)
     with pytest.raises(LoadError) as error:
         Settings.read()

@@ -89,7 +89,7 @@ def test_aborted_work_neither_hangs_nor_counts(watch):
     assert not reasons
 
 
-def test_a_recording_is_not_counted(watch):
+def test_exempt_time_does_not_count(watch):
     recording = threading.Event()
     recording.set()
     watchdog, reasons = watch(exempt=recording.is_set)
@@ -112,7 +112,7 @@ def test_abandoned_work_of_any_kind_has_to_end(watch, kind):
     assert "has not responded" in reasons[0]
 
 
-def test_many_kinds_are_forgotten():
+def test_old_kinds_are_forgotten():
     watchdog = Watchdog(lambda reason: None, hang_after=60, patience=60)
     for kind in range(2_000):
         watchdog.begin(kind, threading.Event())

@@ -55,7 +55,7 @@ def near(pixel: object, colour: tuple[int, ...], tolerance: int = 40) -> bool:
     ],
     ids=["plain", "data-url", "data-url-odd", "lines", "no-padding", "url-safe"],
 )
-def test_base64_as_people_write_it(wrap):
+def test_base64_in_every_common_form(wrap):
     noise = Image.effect_noise((40, 30), 90).convert("RGB")
     assert decode(wrap(b64(noise))).tobytes() == noise.tobytes()
 
@@ -68,7 +68,7 @@ def test_formats(kind):
     assert near(image.getpixel((42, 16)), BLUE)
 
 
-def test_a_grey_of_16_bits_that_is_transparent_is_white():
+def test_a_transparent_16_bit_grey_becomes_white():
     source = Image.fromarray(np.full((32, 48), 0, np.uint16))
     buffer = BytesIO()
     source.save(buffer, "PNG", transparency=0)
@@ -92,7 +92,7 @@ def test_cmyk_jpeg():
     assert near(decode(b64(scene("CMYK"), "JPEG")).getpixel((5, 16)), RED)
 
 
-def test_transparency_is_laid_over_white():
+def test_transparent_pixels_become_white():
     clear = Image.new("RGBA", (32, 32), (255, 0, 0, 0))
     assert decode(b64(clear)).getpixel((3, 3)) == (255, 255, 255)
     palette = Image.new("P", (32, 32), 0)
@@ -102,7 +102,7 @@ def test_transparency_is_laid_over_white():
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_of_an_animation_the_first_frame(kind):
+def test_only_the_first_frame_of_an_animation_counts(kind):
     frames = [Image.new("RGB", (32, 32), colour) for colour in (RED, BLUE)]
     text = b64(frames[0], kind, save_all=True, append_images=frames[1:])
     assert near(decode(text).getpixel((3, 3)), RED)
@@ -121,7 +121,7 @@ def test_exif_orientation_is_applied(orientation):
     assert image.tobytes() == scene().tobytes()
 
 
-def test_mask_is_grey_resized_and_black_where_clear():
+def test_a_mask_is_greyscale_resized_and_black_where_transparent():
     strokes = Image.new("RGBA", (16, 16), (255, 255, 255, 0))
     strokes.paste((255, 255, 255, 255), (0, 0, 8, 16))
     mask = base64_images.decode_mask(b64(strokes), size=(64, 48), field="mask_b64")
@@ -159,7 +159,7 @@ def truncated(kind: str) -> str:
     ],
     ids=lambda value: value[:20].replace("\0", "NUL") if isinstance(value, str) else None,
 )
-def test_what_is_no_image_is_refused_with_its_field(text, why):
+def test_what_is_not_an_image_is_refused_with_its_field(text, why):
     with pytest.raises(InputError, match=why) as error:
         decode(text)
     assert (error.value.field, error_response(error.value).status_code) == ("image_b64", 422)
@@ -177,7 +177,7 @@ def test_more_than_2048_a_side_is_refused(size):
     assert (error.value.field, error_response(error.value).status_code) == ("image_b64", 413)
 
 
-def test_2048_a_side_is_taken():
+def test_2048_a_side_is_accepted():
     assert decode(b64(Image.new("L", (2048, 2048)))).size == (2048, 2048)
 
 
@@ -208,7 +208,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
-def test_bombs_are_refused_from_their_header_without_memory():
+def test_decompression_bombs_are_refused_by_their_header_without_memory():
     """Small files that claim or unpack to gigabytes; the peak memory of the process that refuses them."""
     zeros = zlib.compress(bytes(50_000_000), 9)
     text = zlib.compress(bytes(400_000_000), 9)
@@ -244,7 +244,7 @@ def test_bombs_are_refused_from_their_header_without_memory():
 
 
 @pytest.mark.parametrize("text", ["aaa " * 4_000_000, "a " * 8_000_000, " " * 16_000_000, "\u00a0" * 8_000_000])
-def test_base64_full_of_white_space_takes_memory_in_proportion(text):
+def test_base64_full_of_white_space_takes_proportional_memory(text):
     tracemalloc.start()
     try:
         with pytest.raises(InputError):

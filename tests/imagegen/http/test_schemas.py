@@ -35,7 +35,7 @@ def refused(model, **fields):
     return {str(each["loc"][0]) for each in error.value.errors()}
 
 
-def test_defaults_are_the_pages():
+def test_defaults_are_those_of_the_documentation():
     asked = GenerationInput(prompt="a cat")
     assert (asked.width, asked.height, asked.num_inference_steps) == (1024, 1024, 10)
     assert (asked.guidance_scale, asked.seed, asked.format) == (7.5, None, "jpeg")
@@ -63,7 +63,7 @@ def test_defaults_are_the_pages():
         (InpaintInput, "strength", 0.1, 1.0),
     ],
 )
-def test_bounds_are_the_pages(model, field, low, high):
+def test_bounds_are_those_of_the_documentation(model, field, low, high):
     needed = dict(MODELS)[model]
     for value in (low, high):
         assert getattr(model(**needed, **{field: value}), field) == value
@@ -81,7 +81,7 @@ def test_prompts_that_are_refused(prompt):
         assert refused(model, **{**fields, field: [prompt] if field == "prompts" else prompt}) == {field}
 
 
-def test_an_empty_prompt_is_told_as_text():
+def test_an_empty_prompt_has_a_clear_message():
     with pytest.raises(ValidationError, match="String should have at least 1 character"):
         GenerationInput(prompt="")
     bounds = GenerationInput.model_json_schema()["properties"]["prompt"]
@@ -89,7 +89,7 @@ def test_an_empty_prompt_is_told_as_text():
 
 
 @pytest.mark.parametrize("prompt", ["a", "a" * 5000, "two\nlines\tand tab\r\n", "猫 🐈", "{curly} %s \\"])
-def test_prompts_that_are_taken(prompt):
+def test_prompts_that_are_accepted(prompt):
     assert GenerationInput(prompt=prompt).prompt == prompt
 
 
@@ -99,7 +99,7 @@ def test_one_to_four_prompts_in_a_batch(prompts):
     assert len(BatchGenerationInput(prompts=["a"] * 4).prompts) == 4
 
 
-def test_what_is_missing_is_named():
+def test_missing_fields_are_named():
     assert refused(GenerationInput) == {"prompt"}
     assert refused(InpaintInput) == {"prompt", "image_b64", "mask_b64"}
     assert refused(Img2ImgInput, prompt="a", image_b64="") == {"image_b64"}

@@ -58,7 +58,7 @@ def client(monkeypatch: pytest.MonkeyPatch, serve: Callable[..., TestClient]) ->
     return client
 
 
-def test_it_draws(client: TestClient) -> None:
+def test_it_generates_a_picture(client: TestClient) -> None:
     response = client.post("/generate", json={"prompt": "x", "width": 256, "num_inference_steps": 50})
     assert (response.status_code, response.headers["content-type"]) == (200, "image/jpeg")
     assert response.headers["x-seed"] == "7"
@@ -79,11 +79,11 @@ def test_it_draws(client: TestClient) -> None:
         {"prompt": "x", "negative_prompt": "x" * 5001},
     ],
 )
-def test_it_checks_what_it_gets(client: TestClient, wrong: dict[str, Any]) -> None:
+def test_invalid_bodies_are_refused(client: TestClient, wrong: dict[str, Any]) -> None:
     assert client.post("/generate", json=wrong).status_code == 422
 
 
-def test_a_prompt_may_have_lines(client: TestClient) -> None:
+def test_a_prompt_may_have_several_lines(client: TestClient) -> None:
     client.post("/generate", json={"prompt": "a cat,\n\ta \U0001f408"}).raise_for_status()
     assert asked[-1].prompt == "a cat,\n\ta \U0001f408"
 
