@@ -1,4 +1,4 @@
-"""The image service in this process, on the bundled model: every route, every answer, every refusal."""
+"""The image service with the bundled model: every route, answer and refusal."""
 
 import asyncio
 import base64
@@ -70,7 +70,7 @@ def test_ready_reports_the_loaded_model(client):
 
 
 def test_without_a_gpu_the_bundled_model_is_used_and_reported(monkeypatch, caplog):
-    """In `/ready`, in the log, in every answer."""
+    """In `/ready`, in the log and in every answer."""
     monkeypatch.delenv("IMAGEGEN_MODEL", raising=False)
     monkeypatch.setattr(memory, "gpus", list)
     node = SimpleNamespace(gpu_count=1, min_vram_gb_per_gpu=80)
@@ -83,12 +83,12 @@ def test_without_a_gpu_the_bundled_model_is_used_and_reported(monkeypatch, caplo
     asyncio.run(service.stop_engine(chute))
     assert chute.info["origin"] == picture.origin == "bundled"
     assert "small bundled model" in caplog.text
-    assert told[0].startswith("importing")  # the longest part of a small model's start
+    assert told[0].startswith("importing")  # takes longest with a small model
     assert chute.progress.snapshot()["stage"] == told[-1] == "generating a first picture"
 
 
 def test_the_request_of_the_documentation(client):
-    """With the body as printed there."""
+    """With the body that it prints."""
     body = """{
     "prompt": "a majestic dragon flying over a crystal lake at sunset",
     "width": 1024,
@@ -151,7 +151,7 @@ def test_inpaint(client):
 
 
 def bomb() -> str:
-    """A PNG of 60 KB that would be 100 gigabytes."""
+    """Return a PNG of 60 KB that claims to be 100 gigabytes."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -228,7 +228,7 @@ def test_unknown_routes_and_wrong_verbs(client):
 @pytest.mark.parametrize("mode", GenerationMode)
 @pytest.mark.parametrize("path", ["/generate", "/batch", "/img2img", "/inpaint"])
 def test_no_request_generated_from_the_openapi_document_is_a_server_error(client, path, mode):
-    """Schemathesis: requests that fit the document, and requests that nearly do."""
+    """Schemathesis sends valid requests and almost valid ones."""
     document = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
     seen = collections.Counter()
 

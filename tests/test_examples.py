@@ -1,4 +1,4 @@
-"""The examples that people copy: each loads by its path and does what its first lines say."""
+"""Each example loads by its path and does what its docstring says."""
 
 import base64
 import json
@@ -68,7 +68,7 @@ def test_contact_sheet(bundled, monkeypatch, tmp_path):
 
 
 class Pipeline:
-    """What the examples use of a diffusers pipeline on a GPU."""
+    """The parts of a diffusers pipeline that the examples use."""
 
     calls: ClassVar[list[dict[str, object]]] = []
 
@@ -90,7 +90,7 @@ class Pipeline:
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Stand-ins for torch and diffusers, as on a machine with a GPU and the weights."""
+    """Fake torch and diffusers, as on a machine with a GPU and the weights."""
     torch, diffusers = ModuleType("torch"), ModuleType("diffusers")
     cuda = SimpleNamespace(empty_cache=lambda: None, init=lambda: None, set_device=lambda index: None)
     generator = SimpleNamespace(manual_seed=lambda seed: f"seed {seed}")

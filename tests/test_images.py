@@ -1,4 +1,4 @@
-"""The container images install what was tested together."""
+"""The container images install the tested versions of the extra's packages."""
 
 import re
 import tomllib

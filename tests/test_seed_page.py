@@ -1,7 +1,6 @@
-"""The documentation page's code, run end to end: only the GPU and the weights are stood in for.
+"""The code of upstream's documentation page runs end to end; only the GPU and the weights are fakes.
 
-What the page leaves to its reader is added here and nowhere else: a few imports, and the settings behind its
-`# ... configuration`.
+These tests add what the page leaves to its reader: a few imports, and the settings behind its `# ... configuration`.
 """
 
 import base64
@@ -35,7 +34,7 @@ SETTINGS = 'username="myuser", name="n", image="i",'
 
 
 class Pipeline:
-    """Draws one colour, at the size asked for or that of the image given."""
+    """Returns one colour, at the requested size or the input image's."""
 
     calls: list[dict[str, Any]]
     memory: int = 2**22  # pixels
@@ -76,7 +75,7 @@ def no_gpu_needed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def page() -> Callable[..., dict[str, Any]]:
-    """Run blocks of the page one after the other; their chute's hooks run when it is asked for a client."""
+    """Return a function that runs blocks of the page in order and returns their names."""
 
     def run(*names: str, **given: Any) -> dict[str, Any]:
         module: dict[str, Any] = {"__name__": "my_image_gen", "torch": torch, **given}

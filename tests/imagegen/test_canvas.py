@@ -1,4 +1,4 @@
-"""The way from the size asked for to the size drawn and back, for every size."""
+"""From the requested size to the generated one and back, for every size."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Finding a model's files, and saying what to do where they are not."""
+"""Find a model's files, or say how to get them."""
 
 import json
 import shutil

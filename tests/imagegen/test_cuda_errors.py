@@ -1,4 +1,4 @@
-"""Which errors of a GPU can be lived with."""
+"""Which GPU errors are out of memory, which are fatal, and which are neither."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""One thread, first come first served; cancelled within a step; the next picture as if nothing had been."""
+"""The engine's queue: one request at a time in order, cancelled within a step, without effect on the next."""
 
 import asyncio
 import threading
@@ -36,7 +36,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class Gate:
-    """An `on_step` that holds the engine's thread after one step until it is told to go on."""
+    """An `on_step` that blocks the engine's thread after step `at` until `go` is set."""
 
     def __init__(self, at: int = 1) -> None:
         self.at, self.seen = at, []
@@ -50,7 +50,7 @@ class Gate:
 
 
 def fault(monkeypatch: pytest.MonkeyPatch, engine: Engine, error: Exception, *, at: int, times: int = 1) -> None:
-    """Have the transformer raise at its `at`-th call from now, `times` times."""
+    """Make the transformer raise `times` times, from its `at`-th call on."""
     transformer = engine.model.text2image.transformer
     forward, calls = transformer.forward, [0]
 

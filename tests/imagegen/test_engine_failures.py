@@ -1,4 +1,4 @@
-"""Out of memory, a hung GPU, a lost GPU: what the engine survives, and what it reports as its failure."""
+"""Out of memory, a hung GPU and a lost GPU: what the engine survives, and what it reports as a failure."""
 
 import asyncio
 import dataclasses
@@ -46,7 +46,7 @@ def test_out_of_memory_twice_is_an_error_and_the_next_request_succeeds(engine, m
 
 
 class FakeFastPath:
-    """The hooks of a fast path, and how often its caches were freed."""
+    """The hooks of a fast path; counts how often its caches were freed."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, engine: Engine, *, capturing: bool = False) -> None:
         self.freed, self.capturing = 0, capturing
@@ -60,7 +60,7 @@ class FakeFastPath:
 
 
 def attempts(engine: Engine, number: int) -> list[type]:
-    """Ask for so many pictures at once; return the types of what comes of them."""
+    """Send `number` requests at once and return the types of their results."""
 
     async def run() -> list[type]:
         asked = [engine.generate(ask(steps=1)) for _ in range(number)]
@@ -77,7 +77,7 @@ def test_three_times_out_of_memory_frees_the_caches_before_the_next_request(star
     steps = count("steps_total")
     assert attempts(engine, 4) == [OutOfMemory] * 3 + [Picture]
     assert path.freed == 1
-    assert count("steps_total") == steps + 2 + 1  # those of the warm-up picture, then that of the fourth
+    assert count("steps_total") == steps + 2 + 1  # two of the warm-up picture, one of the fourth request
     assert not reasons
     assert attempts(engine, 2) == [Picture] * 2
 
@@ -97,7 +97,7 @@ def test_only_failures_in_a_row_free_the_caches(start, monkeypatch):
     engine = start()
     path = FakeFastPath(monkeypatch, engine)
     for _ in range(2):
-        with monkeypatch.context() as patch:  # two that fail, then one that the fallback saves
+        with monkeypatch.context() as patch:  # two fail, and the fallback saves the third
             fault(patch, engine, torch.OutOfMemoryError("CUDA out of memory."), at=1, times=5)
             assert attempts(engine, 3) == [OutOfMemory] * 2 + [Picture]
     assert path.freed == 0
@@ -125,7 +125,7 @@ def test_the_fallback_can_be_turned_off(start, monkeypatch):
 
 
 def test_the_retry_holds_no_tensors_of_the_first_attempt(engine, monkeypatch):
-    """A retry with the first attempt's activations still alive would run out again."""
+    """A retry would run out of memory again if the first attempt's activations were still alive."""
     alive: list[bool] = []
 
     class Tensor:
@@ -182,12 +182,12 @@ def test_a_cancelled_request_that_does_not_end_is_a_hang(start):
 
 
 def known(engine: Engine, **fields: object) -> None:
-    """Draw a picture, so that the watchdog knows how long its steps take."""
+    """Generate a picture, so that the watchdog knows how long its steps take."""
     asyncio.run(engine.generate(ask(**fields)))
 
 
 class Block:
-    """A GPU that does not finish until the test lets it; while it blocks, `hang_after` alone is the limit."""
+    """A GPU that blocks until the test continues it. Meanwhile `hang_after` alone is the watchdog's limit."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, engine: Engine, component: str, *, at: int) -> None:
         self.engine, self.entered, self.go = engine, threading.Event(), threading.Event()
@@ -198,7 +198,7 @@ class Block:
         def blocking(*args: object, **kwargs: object) -> object:
             calls.append(1)
             if len(calls) == at:
-                monkeypatch.setattr(watchdog, "_FACTOR", 0)  # a loaded machine's usual step takes long
+                monkeypatch.setattr(watchdog, "_FACTOR", 0)  # a usual step takes long on a busy machine
                 self.entered.set()
                 self.go.wait(150)
             return run(*args, **kwargs)
@@ -206,7 +206,7 @@ class Block:
         monkeypatch.setattr(module, method, blocking)
 
     async def outcome(self, request: Request, until_true: Callable[[], bool]) -> object:
-        """Ask for a picture, and let the GPU go on once the condition holds."""
+        """Send a request, and let the GPU continue when the condition holds."""
         task = asyncio.create_task(self.engine.generate(request))
         await until(self.entered.is_set)
         await until(until_true)
@@ -238,7 +238,7 @@ def test_a_step_of_unknown_duration_may_take_long(start, monkeypatch, case):
     reasons: list[str] = []
     engine = start(on_failure=reasons.append, hang_after=1)
     if case in {"offload", "stream"}:
-        # The plan only changes what the watchdog does here: its hooks and events need a GPU.
+        # Only the watchdog sees the plan here, because its hooks and events need a GPU.
         monkeypatch.setattr(engine_module, "sample", without_plan(engine.model))
         monkeypatch.setattr(engine.model, "plan", case)
     known(engine)

@@ -1,4 +1,4 @@
-"""The check of the machine and the choice of a plan, as plain functions of gigabytes."""
+"""The check of the machine and the choice of a memory plan."""
 
 import pytest
 
@@ -12,7 +12,7 @@ FLUX_FP8 = {**FLUX, "transformer": FLUX["transformer"] // 2}
 SDXL = {"unet": 5_140_000_000, "text_encoder": 250_000_000, "text_encoder_2": 1_390_000_000, "vae": 170_000_000}
 
 
-# Memory as the driver reports it for GPUs sold as 80, 48, 40, 24, 16, 12 and 8 GB.
+# Memory as the driver reports it for GPUs advertised with 80, 48, 40, 24, 16, 12 and 8 GB.
 @pytest.mark.parametrize(
     ("weights", "gib", "plan"),
     [

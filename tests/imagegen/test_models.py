@@ -1,4 +1,4 @@
-"""What is loaded, and what is said when it cannot be."""
+"""Which model is loaded, and the errors if it cannot be."""
 
 import shutil
 
@@ -54,7 +54,7 @@ def test_the_pipelines_share_their_components(model):
 
 
 def test_the_tokenizer_limits_the_sequence_length(model):
-    assert model.max_sequence_length == 32  # of the page's 256
+    assert model.max_sequence_length == 32  # the setting says 256
 
 
 def test_without_a_gpu_the_bundled_model(monkeypatch):
@@ -87,7 +87,7 @@ def test_a_folder_as_large_as_flux_is_refused_before_it_is_read(monkeypatch, tin
 
 def test_a_chosen_memory_plan_skips_the_check(monkeypatch, no_weights):
     machine(monkeypatch, Gpu("RTX 4090", 24 << 30))
-    with pytest.raises(WeightsMissing):  # the next thing that is wrong
+    with pytest.raises(WeightsMissing):  # the next check
         models.load(settings=Settings(memory="auto"), needs=Needs(1, 80))
 
 

@@ -1,4 +1,4 @@
-"""NaN and infinite values end in an error with a reason in the log, never in a black or white picture."""
+"""NaN and infinite values give an error and a log line, never a black or white picture."""
 
 import asyncio
 import logging
@@ -26,7 +26,7 @@ NAN, INF = float("nan"), float("inf")
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start an engine on a model of its own, whose weights the test may damage."""
+    """Start an engine with a model of its own, whose weights the test may damage."""
     engines = []
 
     def start(folder: Path) -> Engine:
@@ -138,7 +138,7 @@ def test_the_warm_up_refuses_damaged_weights(start, tiny_model, caplog):
     damage(engine, "transformer.proj_out.weight", NAN)
     with pytest.raises(LoadError, match=r"^tiny-random cannot be used in fp32: The model produced NaN .* Check its"):
         asyncio.run(engine.warm_up())
-    assert not reported(caplog)  # who starts the engine reports it, in one line
+    assert not reported(caplog)  # the caller reports it in one line
 
 
 def test_the_warm_up_reports_why_it_failed(start, tiny_model, monkeypatch):

@@ -1,4 +1,4 @@
-"""What only a GPU shows: the memory plans draw the same pictures, and real failures are told apart."""
+"""What only a GPU shows: all memory plans give the same pictures, and real failures are recognized."""
 
 import asyncio
 import contextlib
@@ -71,7 +71,7 @@ def test_the_engine_survives_out_of_memory(tiny_model, monkeypatch):
 
 @pytest.fixture
 def fast():
-    """Start an engine on the fast path, with the model that ships."""
+    """Start an engine on the fast path with the bundled model."""
     engines = []
 
     def fast(**options) -> Engine:
@@ -87,7 +87,7 @@ def fast():
 
 
 def held(engine: Engine) -> int:
-    """Return the number of recordings that the fast path's components hold."""
+    """Return the number of shapes for which the fast path holds CUDA graphs."""
     return sum(len(cache.captured) for cache in engine.model.fast_path.graph_caches)
 
 
@@ -121,7 +121,7 @@ def test_three_times_out_of_memory_frees_the_cuda_graphs(fast, monkeypatch):
 
 @pytest.mark.parametrize("at", [1, 3, 4])
 def test_a_gpu_that_does_not_finish_is_noticed_while_the_cpu_waits(fast, monkeypatch, at):
-    """At the first step, at one between, and at the last, which the decoder waits for."""
+    """At the first step, at a middle one, and at the last, for which the decoder waits."""
     reasons = []
     engine = fast(hang_after=1, on_failure=reasons.append)
     for _ in range(2):

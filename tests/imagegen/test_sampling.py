@@ -1,4 +1,4 @@
-"""Image to image, inpainting, negative prompts, sizes: what the pipelines are asked for, and what comes back."""
+"""Image to image, inpainting, negative prompts and sizes: what the pipelines receive and return."""
 
 import asyncio
 import itertools
@@ -15,7 +15,7 @@ from imagegen.settings import Settings
 
 
 def photo(width: int = 200, height: int = 150) -> Image.Image:
-    """Something smooth, with a little noise so that every pixel matters."""
+    """A smooth image with a little noise, so that every pixel matters."""
     y, x = np.mgrid[:height, :width]
     noise = np.random.default_rng(0).integers(0, 8, (height, width))
     pixels = np.stack([x * 247 // width + noise, y * 247 // height + noise, (x + y) % 248 + noise], -1)
@@ -56,7 +56,7 @@ def test_any_size_is_generated_at_the_next_multiple_and_cropped(any_size, size, 
 
 
 def test_the_pixels_are_those_of_diffusers(any_size):
-    """Cutting and converting changes nothing: what the pipeline itself returns is what is sent."""
+    """Cropping and converting do not change what the pipeline returns."""
     import torch
 
     pipeline = any_size.model.text2image
@@ -80,7 +80,7 @@ def test_img2img_at_another_size(engine):
 
 
 def test_more_strength_moves_the_picture_further(any_size):
-    """More strength starts from more noise: the distance between pictures of two seeds grows with it."""
+    """More strength starts from more noise, so pictures of two seeds differ more."""
 
     def spread(strength: float) -> float:
         first, second = (asyncio.run(any_size.generate(img2img(strength=strength, seed=seed))).image for seed in (1, 2))
@@ -122,7 +122,7 @@ def test_a_black_mask_changes_nothing(engine):
 
 
 def test_a_hole_smaller_than_the_grid_is_repainted_too(any_size):
-    """The mask is grown to whole cells for the model; what was black is put back after."""
+    """The mask is dilated to whole cells for the model; afterwards pixels under black are restored."""
     mask = Image.new("L", (128, 128))
     mask.putpixel((61, 61), 255)
     image = Image.new("RGB", (128, 128), "white")
@@ -154,7 +154,7 @@ def test_the_file_holds_the_request(engine):
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # torch 2, numpy 2, diffusers
 def test_sdxl_has_every_task_and_its_own_size(tmp_path):
-    """Another architecture through the same engine: a UNet, guidance by a second pass, steps counted differently."""
+    """Another architecture in the same engine: a UNet with classifier-free guidance."""
     from tests.imagegen import tiny
 
     engine = Engine(models.load(str(tiny.write_sdxl(tmp_path)), settings=Settings()))

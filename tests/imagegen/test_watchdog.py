@@ -1,4 +1,4 @@
-"""What counts as a hang: work of a known kind that takes 20 times its usual duration; and what does not."""
+"""Work of a known kind that takes 20 times its usual duration is a hang; other work is not."""
 
 import signal
 import subprocess
@@ -17,7 +17,7 @@ Watch = Callable[..., tuple[Watchdog, list[str]]]
 
 @pytest.fixture
 def watch() -> Iterator[Watch]:
-    """`watch(**options)` starts a watchdog that takes 0.3 s for a hang, and the list of the hangs that it reports."""
+    """`watch(**options)` returns a watchdog with `hang_after` 0.3 s and the list of the hangs that it reports."""
     started = []
 
     def watch(**options: object) -> tuple[Watchdog, list[str]]:
@@ -66,7 +66,7 @@ def test_work_of_unknown_duration_is_not_a_hang(watch, kind):
 def test_the_limit_grows_with_the_usual_duration(watch):
     watchdog, reasons = watch()
     work(watchdog, "slow", seconds=1)
-    time.sleep(2)  # 20 s are the limit
+    time.sleep(2)  # the limit is 20 s
     assert not reasons
 
 

@@ -1,4 +1,4 @@
-"""Tiny models with fixed random weights, as pipeline folders: a FLUX and an SDXL that draw noise."""
+"""Tiny models with fixed random weights in diffusers' layout: a FLUX and an SDXL that generate noise."""
 
 import json
 import string
@@ -28,7 +28,7 @@ WORDS = [*string.ascii_lowercase, *string.digits, "red", "blue", "green", "apple
 
 
 def write(folder: Path, *, native_size: int | None = None) -> Path:
-    """Write a FLUX into `folder` and return it; with `native_size` it draws at that size only."""
+    """Write a FLUX into `folder` and return it; with `native_size` it generates only that size."""
     torch.manual_seed(0)
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0),
@@ -49,7 +49,7 @@ def write(folder: Path, *, native_size: int | None = None) -> Path:
             axes_dims_rope=(4, 6, 6),
         ),
     )
-    with torch.no_grad():  # latents of unit variance and without noise of their own, as a trained encoder's
+    with torch.no_grad():  # latents of unit variance without noise, as from a trained encoder
         pipeline.vae.encoder.conv_out.weight[:16] *= 8
         pipeline.vae.encoder.conv_out.weight[16:] = 0
         pipeline.vae.encoder.conv_out.bias[16:] = -30

@@ -1,4 +1,4 @@
-"""Every kind of image that people send, and every kind that they should not."""
+"""Images that clients send: all supported forms, and the ones that are refused."""
 
 import base64
 import struct
@@ -110,7 +110,7 @@ def test_only_the_first_frame_of_an_animation_counts(kind):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(orientation):
-    # The eight ways a camera may store the same upright picture, undone.
+    # Undo the eight ways in which a camera may store the same upright picture.
     turns = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
     stored = scene()
     if orientation > 1:
@@ -209,7 +209,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 
 def test_decompression_bombs_are_refused_by_their_header_without_memory():
-    """Small files that claim or unpack to gigabytes; the peak memory of the process that refuses them."""
+    """Small files that claim or unpack to gigabytes do not raise the peak memory of the process."""
     zeros = zlib.compress(bytes(50_000_000), 9)
     text = zlib.compress(bytes(400_000_000), 9)
     ztxt = b"zTXt" + b"Comment\0\0" + text

@@ -1,4 +1,4 @@
-"""The fields, defaults and bounds of the documentation page, and what is refused."""
+"""The fields, defaults and bounds of upstream's documentation, refused values, and the engine's requests."""
 
 import asyncio
 import base64
@@ -29,7 +29,7 @@ MODELS: list[tuple[type[BaseModel], dict[str, object]]] = [
 
 
 def refused(model, **fields):
-    """The names of the fields that are named as wrong."""
+    """Return the names of the fields in the validation errors."""
     with pytest.raises(ValidationError) as error:
         model(**fields)
     return {str(each["loc"][0]) for each in error.value.errors()}
@@ -164,3 +164,11 @@ def test_a_mask_of_another_size_is_resized(engine):
     after = np.asarray(asyncio.run(engine.generate(body.to_request())).image)
     assert (after[:, 110:] == np.asarray(PHOTO)[:, 110:]).all()
     assert (after[:, :90] != np.asarray(PHOTO)[:, :90]).any(-1).mean() > 0.9
+
+
+def test_a_picture_of_a_batch_is_the_one_of_its_prompt_and_seed(engine):
+    batch = BatchGenerationInput(prompts=["a cat", "a red apple"], seed=0, num_inference_steps=10)
+    pictures = [asyncio.run(engine.generate(request)) for request in batch.to_requests()]
+    alone = asyncio.run(engine.generate(Request("a red apple", steps=10, seed=1)))
+    assert [picture.seed for picture in pictures] == [0, 1]
+    assert pictures[1].encode() == alone.encode()
