@@ -1,6 +1,6 @@
 """GPU models that a NodeSelector can name, and the GPUs of this machine as the NVIDIA driver reports them.
 
-Memory is counted in the GB that cards are sold with, of which one is 1024**3 bytes.
+Memory is counted as GPUs are advertised: one GB is 1024**3 bytes.
 """
 
 import math
@@ -13,7 +13,7 @@ import pynvml
 
 
 class GpuModel(NamedTuple):
-    """A model of GPU: its advertised memory in GB, and a pattern that matches the driver's device name."""
+    """A GPU model: its advertised memory in GB, and a pattern that matches the driver's device name."""
 
     vram_gb: int
     device_name: str
@@ -32,9 +32,14 @@ class Gpu:
 
 @dataclass(frozen=True)
 class GpuStatus:
-    """What NVML reports about one GPU: memory in bytes, and the share of time (0 to 1) in which a kernel ran.
+    """What NVML reports about one GPU.
 
-    The utilization is None where the driver doesn't report it, as for a MIG slice.
+    Attributes:
+        index: The GPU's number on this machine.
+        name: The driver's device name.
+        memory_total: Memory in bytes.
+        memory_used: Memory in use, in bytes.
+        utilization: The share of time, 0 to 1, in which a kernel ran; None if it is not reported, as for a MIG slice.
     """
 
     index: int

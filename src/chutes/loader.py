@@ -30,11 +30,12 @@ _NOT_THE_AUTHORS = (  # files that an exception passes through on its way to the
 class Source(NamedTuple):
     """What a reference names.
 
-    - `location`: the part before the colon, as written.
-    - `root`: the folder that imports start from.
-    - `module`: the module's name, dotted if it is in a package.
-    - `name`: the chute's name in the module.
-    - `file`: the module's file if the reference is a path, else None.
+    Attributes:
+        location: The part before the colon, as written.
+        root: The folder that imports start from.
+        module: The module's name, dotted if it is in a package.
+        name: The chute's name in the module.
+        file: The module's file if the reference is a path, else None.
     """
 
     location: str

@@ -23,10 +23,11 @@ _EXPECTED = {
 class BodyHeaders(NamedTuple):
     """The headers of one request that describe its body.
 
-    - `announced`: whether there is a body (RFC 9112, section 6.3).
-    - `length`: its Content-Length in bytes, or 0.
-    - `media_type`: in lower case and without parameters; empty if it is missing, given twice or has many parameters.
-    - `encoding`: its content encodings in lower case, or an empty string.
+    Attributes:
+        announced: Whether there is a body (RFC 9112, section 6.3).
+        length: Its Content-Length in bytes, or 0.
+        media_type: In lower case without parameters; empty if it is missing, given twice or has many parameters.
+        encoding: Its content encodings in lower case, or an empty string.
     """
 
     announced: bool

@@ -33,11 +33,8 @@ class LanguageModelChute(ServerChute):
 class ServerOptions(TypedDict, total=False):
     """The keyword arguments that the builders share.
 
-    - `engine_args`: more arguments for the server, as in a shell.
-    - `revision`: the commit of the model; required.
-    - `concurrency`: 32 by default.
-
-    The others are those of `Chute`.
+    `revision`, the commit of the model, is required. `engine_args` are more arguments for the server, as in a shell.
+    The others are those of `Chute`; `concurrency` is 32 by default.
     """
 
     tagline: str
