@@ -10,14 +10,14 @@ MEMORY = [
     torch.AcceleratorError("CUDA error: out of memory"),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to"),
-    RuntimeError("cublasLtMatmul ended with CUBLAS_STATUS_ALLOC_FAILED"),
+    RuntimeError("cublasLtMatmul failed with CUBLAS_STATUS_ALLOC_FAILED"),
     MemoryError(),
 ]
 FATAL = [
     torch.AcceleratorError("CUDA error: device-side assert triggered"),
     RuntimeError("CUDA error: an illegal memory access was encountered"),
     RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
-    RuntimeError("cublasLtMatmul ended with CUBLAS_STATUS_EXECUTION_FAILED"),
+    RuntimeError("cublasLtMatmul failed with CUBLAS_STATUS_EXECUTION_FAILED"),
     RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"),
 ]
 OTHERS = [RuntimeError("shape mismatch"), ValueError("CUDA error: not from torch"), KeyError("out of memory")]

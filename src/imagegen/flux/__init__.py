@@ -1,9 +1,13 @@
-"""The fast path for FLUX.1 on Hopper GPUs: the same pictures as diffusers' modules, sooner.
+"""A faster FLUX.1 for GPUs from Ampere on, tuned for Hopper: it draws the same images as diffusers' modules.
 
-`model.py` is the transformer, `kernels.py` its Triton kernels, `quantize.py` its linear layers in bf16 or fp8,
-`cublas.py` their products, `attention.py` the choice of attention kernel, `recording.py` their CUDA graphs, `text.py`
-the text encoders, `vae.py` the decoder, `weights.py` the way from disk, and `pipeline.py` puts them into diffusers'
-pipelines, which run on them unchanged. docs/performance.md has the figures.
+* `pipeline`: load the modules into diffusers' pipelines, which run unchanged
+* `model`, `blocks`, `modulation`: the transformer
+* `linear`, `cublas`: linear layers in bf16 or fp8, and their matmuls
+* `attention`: the choice of attention kernel
+* `kernels`: Triton kernels
+* `cuda_graph`: capture and replay of kernel launches
+* `text_encoders`, `vae`: the other parts of a pipeline
+* `weights`: reading weights from disk
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from importlib import util
 
 
 def supported() -> bool:
-    """Whether this process has a GPU and the packages that the fast path needs: bf16 and Triton."""
+    """Return whether this process has a GPU that computes in bf16, and Triton."""
     import torch
 
     return (

@@ -1,11 +1,13 @@
-"""Matrix products by cuBLASLt, called directly, for four things that PyTorch's own call does not offer.
+"""Matmuls by cuBLASLt, called through ctypes for four features that PyTorch's own call does not offer.
 
-GELU's result may be some columns of a wider buffer, so that what reads it and its neighbour next is one product. In fp8
-the result may be added to what is there, in the product's own epilogue. The tiles may be others than the library's
-heuristic puts first; these give the same result, to the bit. And there is no workspace: with one, every large product
-first clears a counter in it, which costs as much as launching two kernels.
+* GELU output can be written into a column slice of a wider buffer, so the next matmul reads attention and MLP
+  activations without a concatenation.
+* In fp8 the epilogue can add the result to the output buffer.
+* The tile size can differ from the first choice of the library's heuristic. The result is the same, to the bit.
+* There is no workspace. With one, every large matmul first clears a counter in it, which costs as much as launching two
+  kernels.
 
-Not for several threads at once: products of a shape share their descriptors.
+Not thread-safe: matmuls of the same shape share their descriptors.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-# Values of cuBLASLt's enumerations (cublasLt.h).
+# Values of enumerations in cublasLt.h.
 _COMPUTE_F32, _F32, _BF16, _E4M3 = 68, 0, 14, 28
 _TRANSA, _EPILOGUE, _BIAS_POINTER = 3, 7, 8
 _WEIGHT_SCALE, _X_SCALE, _FAST_ACCUM, _BIAS_TYPE, _WEIGHT_SCALE_MODE, _X_SCALE_MODE = 17, 18, 25, 26, 31, 32
@@ -27,12 +29,12 @@ _BIAS, _BIAS_AND_GELU = 4, 36
 _ROWWISE = 3
 _TILE, _VARIANT, _CLUSTER = 1, 5, 8
 
-# In the words that `imagegen.cuda_errors` knows: memory that ran out, a GPU that is lost (cublasStatus_t).
+# Names from cublasStatus_t by which `imagegen.cuda_errors` recognizes memory that ran out, or a lost GPU.
 _STATUS = {3: "CUBLAS_STATUS_ALLOC_FAILED", 13: "CUBLAS_STATUS_EXECUTION_FAILED", 14: "CUBLAS_STATUS_INTERNAL_ERROR"}
 
 
 class _Algorithm(ctypes.Structure):
-    """How a product is computed (cublasLtMatmulHeuristicResult_t)."""
+    """A matmul algorithm with its requirements (cublasLtMatmulHeuristicResult_t)."""
 
     _fields_ = (
         ("choice", c_uint64 * 8),
@@ -44,7 +46,7 @@ class _Algorithm(ctypes.Structure):
 
 
 class Shape(NamedTuple):
-    """What a plan is made for: y (rows, out) of x (rows, inner), the distances of their rows, and which product."""
+    """The shape of a matmul, y (rows, out) = x (rows, inner) W^T, with the strides of rows in values, and its kind."""
 
     rows: int
     out: int
@@ -57,18 +59,18 @@ class Shape(NamedTuple):
 
 
 class Tiles(NamedTuple):
-    """Tile, variant and cluster of thread blocks, by the library's own numbers."""
+    """Numbers in cublasLt.h of a tile size, a kernel variant and a cluster of thread blocks."""
 
     tile: int
     variant: int
     cluster: int
 
 
-# The library's numbers of tiles of 128 outputs, by how many rows they are high.
+# Numbers of the tiles of 128 outputs, by their height in rows.
 _TILES = {128: 20, 136: 405, 144: 406, 152: 407, 160: 29, 168: 408, 176: 409, 184: 410, 192: 32, 200: 411, 208: 412}
 _TILES |= {216: 413, 224: 414}
-_MANY_ROWS = 2048  # below, in bf16, the heuristic's own choice is the best
-_ROWS = range(128, 2048 + 1, 16)  # of smaller images, text and both: a larger one's step outlasts the loading
+_MANY_ROWS = 2048  # in bf16 the heuristic's first choice is the best for fewer
+_ROWS = range(128, 2048 + 1, 16)  # for which kernels are loaded ahead: with more, a step outlasts the loading
 
 
 def matmul(
@@ -81,10 +83,19 @@ def matmul(
     gelu: bool = False,
     add: bool = False,
 ) -> Tensor:
-    """Write x W^T + b to y, with GELU (its tanh form) after it where `gelu`, or add it to y where `add`; on the GPU.
+    """Compute y = x W^T + b on the GPU, and return y.
 
-    x: (M, K), weight: (N, K) contiguous, bias: (N,), y: (M, N), in bf16. Rows of x and of y may lie apart. With
-    `scales`, x and the weight are e4m3 and have one float32 factor per row: (M,) and (N,); on Hopper only.
+    Args:
+        x: (M, K) in bf16; its rows may be slices of a wider buffer.
+        weight: (N, K) in bf16, contiguous.
+        bias: (N,) in bf16.
+        y: (M, N) in bf16; its rows may be slices of a wider buffer.
+        scales: one float32 factor per row of x (M,) and of the weight (N,), which are then in e4m3; Hopper only.
+        gelu: apply GELU, in its tanh form.
+        add: add the result to y.
+
+    Raises:
+        RuntimeError: if cuBLASLt reports an error.
     """
     shape = Shape(y.shape[0], y.shape[1], x.shape[1], x.stride(0), y.stride(0), gelu, scales is not None, add)
     plan(shape, x.device.index).run(x, weight, bias, y, scales)
@@ -95,7 +106,7 @@ plans: dict[tuple[Shape, int], Plan] = {}
 
 
 def plan(shape: Shape, device: int) -> Plan:
-    """Return the plan for a shape, made once."""
+    """Return the plan of a shape, created at its first use."""
     known = plans.get((shape, device))
     if known is None:
         known = plans[shape, device] = Plan(shape, device)
@@ -103,12 +114,12 @@ def plan(shape: Shape, device: int) -> Plan:
 
 
 def load_kernels(device: int) -> None:
-    """Compute products like those so far, with other numbers of rows, on whatever memory holds.
+    """Load the kernels of all matmuls so far, for other numbers of rows, by running them on uninitialized memory.
 
-    The library loads a kernel at its first use, in 4 ms, and each number of rows may take others: without this the
-    first picture of a size waits for up to ten.
+    cuBLASLt loads a kernel at its first use, in 4 ms, and each number of rows may use another kernel. Otherwise the
+    first image of a size would wait for up to ten of them.
     """
-    kinds = {shape._replace(rows=0) for shape, where in plans if where == device and shape.rows >= _ROWS.start}
+    kinds = {shape._replace(rows=0) for shape, at in plans if at == device and shape.rows >= _ROWS.start}
     strides = [stride for kind in kinds for stride in (kind.x_stride, kind.y_stride)]
     size = max([_ROWS.stop * max(strides, default=0), *(kind.out * kind.inner for kind in kinds)])
     x, y = torch.empty(2, size, dtype=torch.bfloat16, device=torch.device("cuda", device))
@@ -119,12 +130,12 @@ def load_kernels(device: int) -> None:
 
 
 class Plan:
-    """One shape's descriptors and algorithm on one GPU."""
+    """The descriptors and the algorithm of one shape on one GPU."""
 
     def __init__(self, shape: Shape, device: int) -> None:
         self.device, self.add = device, shape.add
-        # cuBLAS counts columns first: what it computes is the transpose of y.
-        self.task = _created("MatmulDesc", _COMPUTE_F32, _F32)
+        # cuBLAS is column-major: it computes y^T = W x^T.
+        self.operation = _create("MatmulDesc", _COMPUTE_F32, _F32)
         self.set(_TRANSA, c_int(1))
         self.set(_EPILOGUE, c_int(_BIAS_AND_GELU if shape.gelu else _BIAS))
         if shape.fp8:
@@ -136,13 +147,13 @@ class Plan:
         self.weight = _layout(kind, shape.inner, shape.out, shape.inner)
         self.x = _layout(kind, shape.inner, shape.rows, shape.x_stride)
         self.y = _layout(_BF16, shape.out, shape.rows, shape.y_stride)
-        self.asked = _handle(), self.task, self.weight, self.x, self.y, self.y  # what the library is asked about
+        self.problem = _handle(), self.operation, self.weight, self.x, self.y, self.y
         sm_count = torch.cuda.get_device_properties(device).multi_processor_count
         self.tiles = tiles_for(shape, sm_count) if hopper(device) else None
 
     def set(self, attribute: int, value: Any) -> None:
-        """Set an attribute of the product."""
-        _call("MatmulDescSetAttribute", self.task, attribute, byref(value), c_size_t(ctypes.sizeof(value)))
+        """Set an attribute of the matmul descriptor."""
+        _call("MatmulDescSetAttribute", self.operation, attribute, byref(value), c_size_t(ctypes.sizeof(value)))
 
     def run(
         self,
@@ -152,23 +163,23 @@ class Plan:
         y: Tensor,
         scales: tuple[Tensor, Tensor] | None,
     ) -> None:
-        """Launch the product on the current stream."""
+        """Launch the matmul on the current stream."""
         self.set(_BIAS_POINTER, c_void_p(bias.data_ptr()))
         for attribute, scale in zip((_X_SCALE, _WEIGHT_SCALE), scales or (), strict=False):
             self.set(attribute, c_void_p(scale.data_ptr()))
-        into = c_void_p(y.data_ptr()), self.y
+        output = c_void_p(y.data_ptr()), self.y
         _call(
             "Matmul",
             _handle(),
-            self.task,
+            self.operation,
             byref(c_float(1)),
             c_void_p(weight.data_ptr()),
             self.weight,
             c_void_p(x.data_ptr()),
             self.x,
             byref(c_float(self.add)),
-            *into,
-            *into,
+            *output,
+            *output,
             byref(self.algorithm.choice),
             c_void_p(),  # no workspace
             c_size_t(0),
@@ -177,32 +188,32 @@ class Plan:
 
     @cached_property
     def algorithm(self) -> _Algorithm:
-        """What the library's heuristic puts first, or that with better tiles; asked for when all pointers are set.
+        """The heuristic's first choice, with better tiles where known; it needs no workspace.
 
-        Unless allowed to, the heuristic proposes nothing that needs a workspace.
+        The descriptor's pointers must be set before the first access.
         """
-        preference, found, count = _created("MatmulPreference"), _Algorithm(), c_int()
-        _call("MatmulAlgoGetHeuristic", *self.asked, preference, 1, byref(found), byref(count))
+        preference, found, count = _create("MatmulPreference"), _Algorithm(), c_int()
+        _call("MatmulAlgoGetHeuristic", *self.problem, preference, 1, byref(found), byref(count))
         _call("MatmulPreferenceDestroy", preference)
-        return found if self.tiles is None else self.retiled(found, self.tiles)
+        return found if self.tiles is None else self.with_tiles(found, self.tiles)
 
-    def retiled(self, algorithm: _Algorithm, tiles: Tiles) -> _Algorithm:
-        """Return an algorithm with other tiles, or as it is where the library has no such kernel."""
+    def with_tiles(self, algorithm: _Algorithm, tiles: Tiles) -> _Algorithm:
+        """Return a copy of the algorithm with other tiles, or the same one if the library has no such kernel."""
         other, checked = _Algorithm.from_buffer_copy(algorithm), _Algorithm()
         values = {_TILE: c_uint32(tiles.tile), _VARIANT: c_uint32(tiles.variant), _CLUSTER: c_uint16(tiles.cluster)}
         for attribute, value in values.items():
             size = c_size_t(ctypes.sizeof(value))
             _call("MatmulAlgoConfigSetAttribute", byref(other.choice), attribute, byref(value), size)
-        refused = _library().cublasLtMatmulAlgoCheck(*self.asked, byref(other.choice), byref(checked))
+        refused = _library().cublasLtMatmulAlgoCheck(*self.problem, byref(other.choice), byref(checked))
         return algorithm if refused else other
 
 
 def tiles_for(shape: Shape, sm_count: int) -> Tiles | None:
-    """Return better tiles than the heuristic's, where there are any: those whose rounds take least.
+    """Return the tiles of the least cost, or None where the heuristic's first choice is as good.
 
-    Each multiprocessor computes one tile at a time, and the last round takes as long as any other. The
-    heuristic knows, but in bf16 it prefers tiles that fall behind once the GPU is at its power's limit, and in fp8 it
-    knows no other than 128x128 (`python -m benchmarks.flux tiles`).
+    Each multiprocessor (SM) computes one tile at a time, so a matmul takes whole rounds of tiles ("wave quantization").
+    The heuristic considers rounds too. But in bf16 it prefers tiles that are slower at the GPU's power limit, and in
+    fp8 it only proposes 128x128 (`python -m benchmarks.flux tiles`).
     """
 
     def cost(height: int, overhead: float = 8) -> float:
@@ -210,14 +221,14 @@ def tiles_for(shape: Shape, sm_count: int) -> Tiles | None:
         return rounds * (height + overhead)
 
     if shape.fp8:
-        # Tall ones are shared by two groups of warps, so that nothing is computed while a result is scaled and stored.
+        # Two warp groups share a tall tile, so none computes while the other scales and stores its results.
         costs = {height: cost(height, 8 if height <= 136 else 8 + 65536 / shape.inner) for height in _TILES}
     elif shape.out in {3 * shape.inner, 4 * shape.inner} and shape.rows >= _MANY_ROWS:
         costs = {height: cost(height) for height in (160, 152, 144, 136, 128)}
     else:
         return None
     best = min(costs, key=costs.__getitem__)
-    if best == 136:  # in pairs that share the weight; the others' pairs share the rows
+    if best == 136:  # clusters of two tiles that share the weight; with other heights they share the rows
         return Tiles(_TILES[best], variant=3, cluster=5)
     if shape.fp8 and best == 128:
         return None
@@ -226,31 +237,30 @@ def tiles_for(shape: Shape, sm_count: int) -> Tiles | None:
 
 @cache
 def hopper(device: int | None) -> bool:
-    """Whether a GPU is one: only there does cuBLAS scale fp8 by rows, and are other tiles known to be better."""
+    """Return whether a GPU is a Hopper: only there cuBLAS scales fp8 by rows, and better tiles are known."""
     return torch.cuda.get_device_capability(device)[0] == 9
 
 
 @cache
 def _library() -> Any:
-    # PyTorch has loaded it already; by its name the same one is found.
+    # PyTorch has loaded it, so its name finds the same library.
     return ctypes.CDLL(f"libcublasLt.so.{str(torch.version.cuda).split('.', maxsplit=1)[0]}")
 
 
-def _call(name: str, *given: Any) -> None:
-    if status := getattr(_library(), f"cublasLt{name}")(*given):
-        said = _STATUS.get(status, f"status {status}")
-        raise RuntimeError(f"cublasLt{name} ended with {said}")
+def _call(name: str, *args: Any) -> None:
+    if status := getattr(_library(), f"cublasLt{name}")(*args):
+        raise RuntimeError(f"cublasLt{name} failed with {_STATUS.get(status, f'status {status}')}.")
 
 
-def _created(kind: str, *given: Any) -> c_void_p:
-    made = c_void_p()
-    _call(f"{kind}Create", byref(made), *given)
-    return made
+def _create(kind: str, *args: Any) -> c_void_p:
+    created = c_void_p()
+    _call(f"{kind}Create", byref(created), *args)
+    return created
 
 
 def _layout(kind: int, columns: int, rows: int, stride: int) -> c_void_p:
-    return _created("MatrixLayout", kind, c_uint64(columns), c_uint64(rows), c_int64(stride))
+    return _create("MatrixLayout", kind, c_uint64(columns), c_uint64(rows), c_int64(stride))
 
 
 def _handle() -> c_void_p:
-    return c_void_p(torch.cuda.current_blas_handle())  # a handle of cuBLAS is one of cuBLASLt, says NVIDIA
+    return c_void_p(torch.cuda.current_blas_handle())  # cuBLAS handles are valid cuBLASLt handles (its documentation)

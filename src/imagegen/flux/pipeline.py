@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
-    from torch import Tensor
+    from diffusers import DiffusionPipeline, FluxPipeline
+    from torch import Tensor, nn
 
     from imagegen.flux.cuda_graph import CudaGraphCache
     from imagegen.flux.model import FluxConfig
@@ -47,7 +48,7 @@ DEFAULTS = {"out_channels": None, "guidance_embeds": False, "axes_dims_rope": (1
 class LoadedModule(NamedTuple):
     """A module read from disk, the number of bytes, and the seconds it took."""
 
-    module: Any
+    module: nn.Module
     size: int
     seconds: float
 
@@ -79,7 +80,7 @@ class FastPath(NamedTuple):
         return self.decoder_warmup(width, height) if self.decoder_warmup else iter(())
 
 
-def replace_modules(pipeline: Any, *, precision: str = "bf16", device: str = "cuda") -> FastPath:
+def replace_modules(pipeline: FluxPipeline, *, precision: str = "bf16", device: str = "cuda") -> FastPath:
     """Replace the transformer, the text encoders and the VAE's layers of a FLUX pipeline in bf16.
 
     `precision` is one of `PRECISIONS`. LoRA weights must be fused into the pipeline before.
@@ -136,14 +137,14 @@ def warm(model: FluxTransformer, rows: int, text: int = 512) -> None:
 
 
 def load(
-    kind: Any,
+    kind: type[DiffusionPipeline],
     folder: Path,
     *,
     precision: str = "bf16",
     progress: Progress,
     device: str = "cuda",
     transformer: Future[LoadedModule] | None = None,
-) -> tuple[Any, FastPath]:
+) -> tuple[DiffusionPipeline, FastPath]:
     """Load a pipeline of class `kind` from a folder in diffusers' layout, its large parts as fast as the disk allows.
 
     `transformer` is the result of a `read_transformer` in another thread. `progress` takes what is going on, the bytes
@@ -180,7 +181,7 @@ def load(
 
 
 def _fill(
-    module: Any,
+    module: nn.Module,
     writers: Mapping[str, Callable[[Tensor], object]],
     folder: Path,
     progress: Progress,
@@ -192,7 +193,7 @@ def _fill(
     return LoadedModule(module, size, time.perf_counter() - began)
 
 
-def _materialize(module: Any, device: str) -> None:
+def _materialize(module: Any, device: str) -> None:  # transformers declares a wrong type for `PreTrainedModel.to`
     """Allocate the parameters of a module on the meta device, uninitialized, in bf16 on `device`."""
     for part in module.modules():
         for name, parameter in [*part.named_parameters(recurse=False)]:
@@ -216,7 +217,7 @@ def _transformer(config: FluxConfig, precision: str, device: str) -> FluxTransfo
     return FluxTransformer(config, fp8=precision != "bf16", fp8_attention=fp8_attention, device=device)
 
 
-def _finish(pipeline: Any, precision: str) -> FastPath:
+def _finish(pipeline: DiffusionPipeline, precision: str) -> FastPath:
     """Connect the transformer with the scheduler, replace the other parts, and find out which attention kernel runs."""
     model: FluxTransformer = pipeline.transformer
     model.bind_scheduler(pipeline.scheduler)

@@ -106,7 +106,7 @@ class GraphedEncoder(nn.Module):
         device: torch.device = self.encoder.device
         return device
 
-    def forward(self, *args: Any, **options: Any) -> BaseModelOutputWithPooling:
+    def forward(self, *args: Tensor, **options: object) -> BaseModelOutputWithPooling:
         """Return what the encoder returns; a graph is used for token ids (B, T) and the pipelines' options."""
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 

@@ -8,7 +8,7 @@ values, more than fused tensor-core kernels support. It runs as two matmuls and 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,16 @@ from imagegen.flux.kernels.vae import add_, group_norm, softmax, upsample
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from diffusers import AutoencoderKL
+    from diffusers.models.attention_processor import Attention as DiffusersAttention
+    from diffusers.models.autoencoders.vae import Decoder
+    from diffusers.models.resnet import ResnetBlock2D
+    from diffusers.models.upsampling import Upsample2D
+
 _SCORES = 2**25  # attention scores in float32 at a time: 128 MB
 
 
-def to_channels_last(vae: Any) -> DecoderWarmup | None:
+def to_channels_last(vae: AutoencoderKL) -> DecoderWarmup | None:
     """Replace the layers of diffusers' `AutoencoderKL` by channels-last ones, in place; its results stay the same.
 
     Returns None and changes nothing if a width is not a power of two, which the kernels need. FLUX.1's all are.
@@ -47,7 +53,7 @@ class DecoderWarmup:
     cuDNN plans each kind of convolution, in 4 ms each. cuBLAS loads kernels for the attention, in 20 ms.
     """
 
-    def __init__(self, decoder: Any) -> None:
+    def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
         self._sizes: set[tuple[int, int]] = set()
 
@@ -87,11 +93,11 @@ class DecoderWarmup:
 
 
 class ResnetBlock(nn.Module):
-    """diffusers' `ResnetBlock2D`, without the embedding of a time."""
+    """A residual block: diffusers' `ResnetBlock2D` without a time embedding."""
 
     bias: Tensor
 
-    def __init__(self, block: Any) -> None:
+    def __init__(self, block: ResnetBlock2D) -> None:
         super().__init__()
         self.norm1, self.norm2 = GroupNorm(block.norm1, silu=True), GroupNorm(block.norm2, silu=True)
         self.conv1, self.conv2, self.shortcut = block.conv1, block.conv2, block.conv_shortcut
@@ -99,42 +105,42 @@ class ResnetBlock(nn.Module):
         self.register_buffer("bias", bias if self.shortcut is None else bias + self.shortcut.bias.detach())
 
     def forward(self, x: Tensor, temb: None = None) -> Tensor:
-        """(B, C, H, W) -> (B, C', H, W)."""
+        """Return (B, C', H, W) for x (B, C, H, W); `temb` is ignored."""
         hidden = _without_bias(self.conv1, self.norm1(x))
         hidden = _without_bias(self.conv2, self.norm2(hidden, self.conv1.bias))
         return add_(hidden, self.bias, x if self.shortcut is None else _without_bias(self.shortcut, x))
 
 
 class Upsample(nn.Module):
-    """diffusers' `Upsample2D`: twice the height and width, then a convolution."""
+    """Twofold upsampling, then a convolution: diffusers' `Upsample2D`."""
 
-    def __init__(self, block: Any) -> None:
+    def __init__(self, block: Upsample2D) -> None:
         super().__init__()
         self.conv = block.conv
 
     def forward(self, x: Tensor, output_size: None = None) -> Tensor:
-        """(B, C, H, W) -> (B, C, 2 H, 2 W)."""
+        """Return (B, C, 2 H, 2 W) for x (B, C, H, W); `output_size` is ignored."""
         return add_(_without_bias(self.conv, upsample(x)), self.conv.bias)
 
 
 class Attention(nn.Module):
-    """diffusers' `Attention` of one head over all pixels, with its GroupNorm and its residual."""
+    """One-head attention over all pixels, with GroupNorm and residual: diffusers' `Attention`."""
 
-    def __init__(self, block: Any) -> None:
+    def __init__(self, block: DiffusersAttention) -> None:
         super().__init__()
         self.norm = GroupNorm(block.group_norm, silu=False)
         self.to_q, self.to_k, self.to_v, self.to_out = block.to_q, block.to_k, block.to_v, block.to_out[0]
 
     def forward(self, x: Tensor, temb: None = None) -> Tensor:
-        """(B, C, H, W) -> the same."""
+        """Return (B, C, H, W) for x (B, C, H, W); `temb` is ignored."""
         rows = self.norm(x).permute(0, 2, 3, 1).flatten(1, 2)  # a view: (B, H * W, C)
         parts = zip(self.to_q(rows), self.to_k(rows), self.to_v(rows), strict=True)
-        out = self.to_out(torch.stack([_attention(*item) for item in parts]))
+        out = self.to_out(torch.stack([_one_head_attention(*item) for item in parts]))
         return x + out.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)  # type: ignore[no-any-return]  # nn.Module's call
 
 
 class GroupNorm(nn.Module):
-    """A `GroupNorm` for channels-last images, with the SiLU that follows it where `silu`."""
+    """GroupNorm for channels-last images, followed by SiLU if `silu`."""
 
     unshifted: Tensor
 
@@ -145,7 +151,7 @@ class GroupNorm(nn.Module):
         self.register_buffer("unshifted", torch.zeros_like(norm.bias))
 
     def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) -> the same; `shift` (C,) is added first."""
+        """Return (B, C, H, W) for x (B, C, H, W); `shift` (C,) is added to x first."""
         x = x.contiguous(memory_format=torch.channels_last)
         shift = self.unshifted if shift is None else shift
         return group_norm(x, self.groups, self.weight, self.bias, shift, self.eps, silu=self.silu)
@@ -155,8 +161,8 @@ def _without_bias(conv: nn.Conv2d, x: Tensor) -> Tensor:
     return F.conv2d(x, conv.weight, None, conv.stride, conv.padding)
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention of one head: (S, C) each -> (S, C)."""
+def _one_head_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Compute softmax attention of one head: (S, C) each -> (S, C)."""
     out = torch.empty_like(q)
     rows = max(_SCORES // len(k), 1)
     for part, into in zip(q.split(rows), out.split(rows), strict=True):

@@ -9,25 +9,25 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-FP8 = torch.float8_e4m3fn  # its largest value is 448
+FP8 = torch.float8_e4m3fn  # largest value: 448
 
 
 class Quantized(NamedTuple):
-    """Rows in fp8: `values` (…, K) in e4m3 and one float32 `scale` per row (…, 1), x ≈ values * scale."""
+    """Rows in fp8: `values` (…, K) in e4m3 and one float32 `scale` per row (…, 1), with x ≈ values * scale."""
 
     values: Tensor
     scale: Tensor
 
     @classmethod
     def empty(cls, *shape: int, device: torch.device) -> Quantized:
-        """Room for rows of `shape[-1]` values."""
+        """Allocate rows of `shape[-1]` values."""
         return cls(
             torch.empty(shape, dtype=FP8, device=device),
             torch.empty((*shape[:-1], 1), dtype=torch.float32, device=device),
         )
 
     def padded(self, multiple: int) -> Quantized:
-        """These rows (M, K), copied, with rows of zeros up to a multiple."""
+        """Return a copy of these rows (M, K) with zero rows appended, so that their number is a multiple."""
         rows, width = self.values.shape
         out = Quantized.empty(triton.cdiv(rows, multiple) * multiple, width, device=self.values.device)
         out.values[rows:], out.scale[rows:] = 0, 0
@@ -37,7 +37,7 @@ class Quantized(NamedTuple):
 
 @triton.jit
 def _gelu(x, HARDWARE_TANH: tl.constexpr):
-    """GELU in its tanh form, as FLUX was trained with; the GPU's own tanh is right to 11 bits, fp8 keeps 4."""
+    """Apply GELU in its tanh form, as in FLUX. The GPU's own tanh is exact to 11 bits, of which fp8 keeps 4."""
     u = x * (0.7978845608028654 + 0.035677408136300125 * x * x)
     if HARDWARE_TANH:
         tanh = tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [u], dtype=tl.float32, is_pure=True, pack=1)
@@ -84,9 +84,9 @@ def _quantize_rows(
 
 
 def quantize_rows(attention: Tensor | None = None, hidden: Tensor | None = None) -> Quantized:
-    """Rowwise fp8 of [attention | GELU(hidden)], either of which may be absent: the join costs no extra pass.
+    """Quantize [attention | GELU(hidden)] with one scale per row; either part may be missing.
 
-    attention: (B, S, A), hidden: (B, S, H), contiguous -> values (B, S, A + H).
+    attention: (B, S, A), hidden: (B, S, H), both contiguous -> values (B, S, A + H).
     """
     given = [t for t in (attention, hidden) if t is not None]
     batch, length, _ = given[0].shape
@@ -109,7 +109,7 @@ def quantize_rows(attention: Tensor | None = None, hidden: Tensor | None = None)
 
 
 def chunk_size(width: int) -> int:
-    """The largest power of two that divides a row, so that no lane is idle; at most 4096, at least 1."""
+    """Return the largest power of two that divides `width`, at most 4096, so that no lane is idle; 1 for 0."""
     return min(width & -width, 4096) or 1
 
 
@@ -131,7 +131,7 @@ def _fp8_weight_matmul(
     inner = tl.arange(0, BLOCK_K)
     x += row.to(tl.int64)[None, :] * K + inner[:, None]
     weight += col.to(tl.int64)[:, None] * K + inner[None, :]
-    # The transpose of y: the weight is what tensor cores can take from registers, where it is widened.
+    # Computes y^T: tensor cores read their first operand from registers, where the weight is converted to bf16.
     total = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     for _ in range(0, K, BLOCK_K):
         wide = tl.load(weight, mask=(col < N)[:, None], other=0.0).to(tl.bfloat16)
@@ -144,9 +144,9 @@ def _fp8_weight_matmul(
 
 
 def fp8_weight_matmul(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-    """Multiply rows x (M, K) in bf16 with an e4m3 weight (N, K) that has one float32 factor per row (N,): (M, N).
+    """Compute y = (x weight^T) * scale, (M, N) in bf16, which cuBLAS does not offer.
 
-    K is a multiple of 16.
+    x: (M, K) bf16; weight: (N, K) e4m3; scale: (N,) float32. K must be a multiple of 16.
     """
     (rows, inner), out = x.shape, weight.shape[0]
     y = x.new_empty(rows, out)

@@ -1,4 +1,4 @@
-"""The Triton kernel that fuses a gated residual, LayerNorm, modulation and fp8 quantization."""
+"""A Triton kernel that fuses the gated residual, LayerNorm, modulation and fp8 quantization (adaLN-Zero)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class VectorOffsets(NamedTuple):
-    """Where one stream's gate, scale and shift vectors begin in a row of the modulation table."""
+    """Offsets of a stream's gate, scale and shift vectors in a row of the modulation table, in values."""
 
     gate: int
     scale: int
@@ -51,7 +51,7 @@ def _gate_residual_norm(
     cols = tl.arange(0, CHUNK)
     total = tl.zeros((CHUNK,), tl.float32)
     chunks, scales, shifts = (), (), ()
-    for at in tl.static_range(0, D, CHUNK):  # all loads first: none is to wait for a store, or for a sum over the row
+    for at in tl.static_range(0, D, CHUNK):  # all loads first, so that none waits for a store or a row sum
         values = tl.load(x + row * D + at + cols).to(tl.float32)
         if GATED:
             gates = tl.load(table + gate + at + cols).to(tl.float32)
@@ -96,10 +96,17 @@ def gate_residual_norm(
     text_length: int,
     eps: float = 1e-6,
 ) -> None:
-    """Compute x += gate * y (unless `y` is None), then out = LayerNorm(x) * (1 + scale) + shift.
+    """Compute x += gate * y, then out = LayerNorm(x) * (1 + scale) + shift (adaLN-Zero, arXiv 2212.09748).
 
-    x, y, out: (B, S, D) contiguous; x is updated in place. table: (B, M), one row of vectors per item, in which
-    `text` and `image` say where the streams' vectors begin. The first `text_length` rows are text.
+    Args:
+        x: the residual stream, (B, S, D) contiguous, updated in place.
+        y: (B, S, D) contiguous, or None to add nothing.
+        out: (B, S, D) contiguous, bf16 or fp8.
+        table: (B, vectors * D), the modulation vectors of each item.
+        text: offsets of the vectors of the first `text_length` rows.
+        image: offsets of the vectors of the other rows.
+        text_length: number of text rows.
+        eps: epsilon of the LayerNorm.
     """
     batch, length, width = x.shape
     values, scale = out if isinstance(out, Quantized) else (out, out)

@@ -1,4 +1,4 @@
-"""The Triton kernel that normalizes and rotates queries and keys."""
+"""A Triton kernel that normalizes query and key heads and rotates them (RoPE, arXiv 2104.09864)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _norm_rope(
     FP8_OUT: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
-    part = tl.program_id(1)  # blocks of heads: those of q, then of k, and for fp8 of v
+    part = tl.program_id(1)  # a block of heads: first those of q, then of k, then of v for fp8
     position = row % length
     blocks: tl.constexpr = (HEADS + BLOCK - 1) // BLOCK
     which = part // blocks
@@ -64,12 +64,22 @@ def norm_rope(
     *,
     fp8: bool = False,
 ) -> Tensor:
-    """RMSNorm each head of q and k and rotate it; v stays as it is. Returns where attention reads.
+    """Apply RMSNorm and the rotary embedding to each head of q and k; v stays the same.
 
-    qkv: (B, S, 3, H, Dh) contiguous, changed in place; with `fp8` a new e4m3 buffer is filled instead. Its values
-    need no scale: normed q and k are small, v is clamped, and e4m3's precision is relative. cos, sin: (S, Dh / 2)
-    float32, for the pairs (0, 1), (2, 3), … of a head. Weights: (q, k) of Dh values each; the first `text_length`
-    rows take the text's.
+    In fp8 the values need no scale: normed q and k are small, v is clamped, and e4m3's precision is relative.
+
+    Args:
+        qkv: (B, S, 3, H, Dh) contiguous bf16, updated in place unless `fp8`.
+        cos: (S, Dh / 2) float32, for the pairs (0, 1), (2, 3), … of a head.
+        sin: likewise.
+        text_weights: RMSNorm weights (Dh,) of q and k for the first `text_length` rows.
+        image_weights: likewise for the other rows.
+        text_length: number of text rows.
+        eps: epsilon of the RMSNorm.
+        fp8: write the result to a new e4m3 buffer.
+
+    Returns:
+        The buffer that attention reads: `qkv` itself or the new one.
     """
     batch, length, _, heads, dim = qkv.shape
     out = torch.empty_like(qkv, dtype=FP8) if fp8 else qkv

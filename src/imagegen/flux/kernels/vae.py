@@ -1,12 +1,11 @@
-"""The VAE's Triton kernels, for channels-last images whose channels are a power of two.
+"""Triton kernels of the VAE, for channels-last images whose number of channels is a power of two.
 
-* `group_norm`: GroupNorm and SiLU, of what a convolution made without its bias
-* `add_`: that bias, and the sum at a residual block's end
-* `upsample`: nearest neighbour
-* `softmax`: of attention's scores
+* `group_norm`: GroupNorm and SiLU of a convolution's result, after adding the convolution's bias
+* `add_`: a convolution's bias, and the sum at a residual block's end
+* `upsample`: nearest-neighbour upsampling
+* `softmax`: softmax of attention scores
 
-All arithmetic is float32, the last sums of GroupNorm's float64, and rounds once, on the store. Sizes are never
-compile-time constants, as in `kernels`.
+The final sums of GroupNorm are float64; all other arithmetic is float32.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_PROGRAMS = 1024  # that share an image's pixels when its statistics are taken
+_PROGRAMS = 1024  # per image, for the statistics of GroupNorm
 
 
 @triton.jit(do_not_specialize=["pixels", "share"])
@@ -42,7 +41,7 @@ def _group_sums(x, shift, sums, pixels, share, C: tl.constexpr, GROUPS: tl.const
 
 
 @triton.jit(do_not_specialize=["blocks", "count", "width"])
-def _group_line(
+def _group_affine(
     sums,
     weight,
     bias,
@@ -58,7 +57,7 @@ def _group_line(
 ):
     group, item = tl.program_id(0), tl.program_id(1).to(tl.int64)
     lanes = tl.arange(0, BLOCK)
-    # In float64, since the mean of squares less the square of the mean cancels.
+    # In float64, since the mean of squares and the square of the mean cancel.
     total = tl.zeros((BLOCK,), tl.float64)
     squares = tl.zeros((BLOCK,), tl.float64)
     for at in range(0, blocks, BLOCK):
@@ -103,7 +102,10 @@ def group_norm(
     *,
     silu: bool = False,
 ) -> Tensor:
-    """GroupNorm of x + shift (C,), then SiLU where `silu`: channels-last (B, C, H, W), C a power of two -> the same."""
+    """Return GroupNorm of x + shift, then SiLU if `silu`: (B, C, H, W) -> (B, C, H, W), both channels-last.
+
+    weight, bias, shift: (C,). `shift` is the bias of the convolution that computed x.
+    """
     batch, channels, height, width = x.shape
     pixels = height * width
     block = max(4096 // channels, 1)
@@ -113,8 +115,8 @@ def group_norm(
     factor, offset = torch.empty(2, batch, channels, dtype=torch.float32, device=x.device)
     _group_sums[blocks, batch](x, shift, sums, pixels, share, C=channels, GROUPS=groups, BLOCK=block, num_warps=8)
     width = channels // groups
-    line = sums, weight, bias, shift, factor, offset, blocks, float(pixels * width), width
-    _group_line[groups, batch](*line, EPS=eps, GROUPS=groups, BLOCK=256, num_warps=4)
+    affine = sums, weight, bias, shift, factor, offset, blocks, float(pixels * width), width
+    _group_affine[groups, batch](*affine, EPS=eps, GROUPS=groups, BLOCK=256, num_warps=4)
     out = torch.empty_like(x, memory_format=torch.channels_last)
     grid = (triton.cdiv(pixels, 2 * block), batch)
     _group_apply[grid](x, out, factor, offset, pixels, C=channels, BLOCK=2 * block, SILU=silu, num_warps=4)
@@ -132,7 +134,7 @@ def _add(x, bias, y, size, C: tl.constexpr, BLOCK: tl.constexpr, BOTH: tl.conste
 
 
 def add_(x: Tensor, bias: Tensor, y: Tensor | None = None) -> Tensor:
-    """Compute x += bias (C,) + y, in place: channels-last (B, C, H, W), C a power of two."""
+    """Compute x += bias + y, in place where x is channels-last: x, y (B, C, H, W), bias (C,)."""
     x = x.contiguous(memory_format=torch.channels_last)
     other = x if y is None else y.contiguous(memory_format=torch.channels_last)
     block = 2048
@@ -154,7 +156,7 @@ def _upsample(x, out, pixels, width, C: tl.constexpr, BLOCK: tl.constexpr):
 
 
 def upsample(x: Tensor) -> Tensor:
-    """Each pixel four times: channels-last (B, C, H, W), C a power of two -> (B, C, 2 H, 2 W)."""
+    """Repeat each pixel twice in both directions: (B, C, H, W) -> (B, C, 2 H, 2 W), both channels-last."""
     x = x.contiguous(memory_format=torch.channels_last)
     batch, channels, height, width = x.shape
     shape = batch, channels, 2 * height, 2 * width
@@ -186,7 +188,7 @@ def _softmax(scores, out, length, scale, BLOCK: tl.constexpr):
 
 
 def softmax(scores: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
-    """Softmax of each row of scores (R, S) in float32 times `scale`, as `dtype`."""
+    """Return the softmax of each row of scores (R, S) times `scale`, computed in float32, as `dtype`."""
     out = torch.empty_like(scores, dtype=dtype)
     _softmax[(len(scores),)](scores, out, scores.shape[1], scale, BLOCK=4096, num_warps=8)
     return out
