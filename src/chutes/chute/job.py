@@ -53,7 +53,7 @@ class Port(BaseModel):
     @classmethod
     def _allowed(cls, port: int) -> int:
         if port != _SSH_PORT and port < _FIRST_PORT:
-            raise ValueError(f"must be {_SSH_PORT}, or at least {_FIRST_PORT}")
+            raise ValueError(f"Port must be {_SSH_PORT}, or from {_FIRST_PORT} to 65535; got {port}.")
         return port
 
 
@@ -123,8 +123,8 @@ class Job(Generic[Params, Result]):
         self.timeout = timeout
         self.upload = upload
         self.ssh = ssh
-        self.max_body_bytes = _options.positive("max_body_bytes", max_body_bytes)
-        self.max_json_values = _options.positive("max_json_values", max_json_values)
+        self.max_body_bytes = _options.positive("Job max_body_bytes", max_body_bytes)
+        self.max_json_values = _options.positive("Job max_json_values", max_json_values)
         self.name = ""
         self._func: Callable[Params, Result] | None = None
         self._idle_event = threading.Event()

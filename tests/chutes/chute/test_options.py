@@ -92,5 +92,7 @@ def test_a_decorator_refuses_a_positional_argument(decorator: str) -> None:
 @pytest.mark.parametrize("limit", ["max_body_bytes", "max_json_values"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "9"])
 def test_a_limit_is_none_or_a_positive_integer(decorator: str, limit: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"{limit} must be None or a positive integer; got {value!r}\."):
+    with pytest.raises(
+        ValueError, match=rf"{decorator.title()} {limit} must be None or a positive integer; got {value!r}\."
+    ):
         getattr(chute(), decorator)(**{limit: value})

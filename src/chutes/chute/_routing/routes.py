@@ -125,4 +125,4 @@ class Routes:
 
 
 async def _unresolved(_: object) -> Response:
-    raise AssertionError("a chute resolves its routes before it handles a request")
+    raise AssertionError("A chute resolves its routes before it handles a request.")

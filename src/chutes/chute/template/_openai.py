@@ -89,7 +89,7 @@ def forward(
     """Add a cord that forwards `path` to the server; `patient` waits for its answer without a timeout."""
 
     async def handler(self: Chute) -> None:
-        raise AssertionError("the handler of a passthrough cord is never called")
+        raise AssertionError("The handler of a passthrough cord is never called.")
 
     handler.__name__ = name
     handler.__doc__ = summary
