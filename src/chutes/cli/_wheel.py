@@ -1,4 +1,4 @@
-"""This very package as a wheel, from where it is installed: what an image installs is what the author ran."""
+"""A wheel of this package, made from the installed files, so that an image runs the same code as the author."""
 
 import base64
 import hashlib
@@ -16,12 +16,15 @@ _SKIP = {"__pycache__"}
 
 
 def name() -> str:
-    """The file name of the wheel."""
+    """Return the file name of the wheel."""
     return f"{_stem()}-py3-none-any.whl"
 
 
 def write(folder: Path) -> Path:
-    """Write the wheel into a folder. The same files give the same bytes, so that image layers stay cached."""
+    """Write the wheel into a folder, and return its path.
+
+    The same files give the same bytes, so that Docker's layer cache stays valid.
+    """
     path = folder / name()
     record = []
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
@@ -39,7 +42,7 @@ def _stem() -> str:
 
 
 def _contents() -> Iterator[tuple[str, bytes]]:
-    """Each file's path in the wheel, and its content."""
+    """Yield the path and the content of each file in the wheel."""
     for package in PACKAGES:
         spec = find_spec(package)
         if spec is None or not spec.submodule_search_locations:

@@ -1,4 +1,4 @@
-"""`chutes export`: write a chute as a deployment for another system."""
+"""`chutes export`: export a chute as a Kubernetes manifest."""
 
 from pathlib import Path
 from typing import Annotated

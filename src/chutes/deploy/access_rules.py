@@ -37,13 +37,13 @@ class AccessRules:
         self.app = cors.wrap(app, author_cors or cors.from_origins(settings.cors_origins))
         self._auth = AuthMiddleware(app, settings)
         self._policy = OriginPolicy(settings, cors.explicit_origins(author_cors))
-        self._paths = tuple(cord["path"] for cord in spec.cords) if spec else ()
+        self._cord_paths = tuple(cord["path"] for cord in spec.cords) if spec else ()
 
     def tolerates(self, scope: Scope, violation: Violation) -> bool:
         """Return whether a request may pass although the proxy's own policy refuses it."""
         if self._auth.required or self._policy.find_violation(scope) is None:
             return True
-        return violation.page_load and not scope["path"].endswith(self._paths)
+        return violation.opens_page(scope["path"], self._cord_paths)
 
 
 class AccessRulesCache:

@@ -7,7 +7,7 @@ memory by the labels of NVIDIA's GPU feature discovery. API keys come from a Sec
 import hashlib
 import math
 from importlib.metadata import version as distribution_version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -23,6 +23,9 @@ from chutes.loader import load_chute
 from chutes.server import Settings
 from chutes.server.auth import check_exposure
 
+if TYPE_CHECKING:
+    from ray.serve import Application
+
 # The ports that the operator gives a head node that declares none. It finds the dashboard, to which it sends the
 # configuration, and the HTTP proxy by these names.
 _PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "metrics": 8080, "serve": 8000}
@@ -34,7 +37,7 @@ _PROXY_SETTINGS = ("CHUTES_ALLOWED_HOSTS", "CHUTES_CORS_ORIGINS", "CHUTES_MAX_BO
 _SHM_SIZE = "2Gi"  # for Ray's object store, which would use the disk with the 64 MB that containers have by default
 
 
-def application(args: dict[str, Any]) -> Any:
+def application(args: dict[str, Any]) -> "Application":
     """Return the application of the chute in the image. Ray Serve calls this function inside the cluster.
 
     Raise InsecureSettings if there are no API keys and the manifest does not set CHUTES_NO_AUTH.

@@ -61,6 +61,6 @@ async def _actor(name: str) -> Any:
     return await asyncio.to_thread(ray.get_actor, name, namespace="serve")
 
 
-def _value(state: Any) -> str:
+def _value(state: object) -> str:
     """Return the value of an enum's member, or a string unchanged: Ray Serve reports both."""
     return str(getattr(state, "value", state))

@@ -63,7 +63,7 @@ class DeployedChute:
         return [self.spec.module.rpartition(".")[2].replace("_", "-"), self.spec.module]
 
 
-def _lower(value: Any) -> str:
+def _lower(value: object) -> str:
     return str(getattr(value, "value", value)).lower()
 
 

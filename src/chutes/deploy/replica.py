@@ -19,8 +19,7 @@ from chutes.exception import LoadError
 from chutes.loader import load_chute
 from chutes.server import Runtime, Settings, create_app, metrics
 from chutes.server.lifecycle import ExitCode, State
-from chutes.server.paths import PROBES
-from chutes.server.runtime_routes import route_paths
+from chutes.server.runtime_routes import chute_probes
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +101,7 @@ class Replica:
             "queued": admission.queued,
             "concurrency": admission.concurrency,
             "info": {key: value for key, value in chute.info.items() if isinstance(value, (str, int, float, bool))},
-            "own_probes": sorted(PROBES & route_paths(chute, verb="GET")),
+            "own_probes": sorted(chute_probes(chute)),
             "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
             "metrics": text.decode(),
         }

@@ -40,6 +40,10 @@ class Violation:
     always: bool = False
     page_load: bool = False
 
+    def opens_page(self, path: str, cord_paths: Iterable[str]) -> bool:
+        """Return whether the request only opens a page that no cord serves, which any site may link to."""
+        return self.page_load and not path.endswith(tuple(cord_paths))
+
 
 class OriginPolicy:
     """The host names of this server, and the origins whose pages may use it.

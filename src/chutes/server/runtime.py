@@ -47,7 +47,7 @@ class Runtime:
         """Return whether to accept a request despite its origin: a key is required, or a link opens a page."""
         if not self.settings.is_loopback or self._auth.required:
             return True
-        return violation.page_load and not any(scope["path"].endswith(cord.route_path) for cord in self.chute.cords)
+        return violation.opens_page(scope["path"], (cord.route_path for cord in self.chute.cords))
 
     def _runtime_routes(self) -> ASGIApp:
         """Return the server's own routes in front of the chute's."""

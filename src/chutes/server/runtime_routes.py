@@ -91,7 +91,7 @@ class RuntimeRoutes:
         self._own_segments -= {_first_segment(path) for path in route_paths(chute)}
         # A cord at the path of a probe that accepts only POST does not replace the probe.
         gets = route_paths(chute, verb="GET")
-        self._chute_probes = gets & PROBES
+        self._chute_probes = chute_probes(chute)
         self._own_probes = (PROBES | {METRICS}) - gets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -126,6 +126,11 @@ class RuntimeRoutes:
         is_late = True
         probe.cancel()
         await self._service(scope, receive, send)
+
+
+def chute_probes(chute: Chute) -> frozenset[str]:
+    """Return the paths of the probes that the chute answers itself."""
+    return PROBES & route_paths(chute, verb="GET")
 
 
 def route_paths(app: FastAPI, verb: str = "") -> set[str]:
