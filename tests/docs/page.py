@@ -178,18 +178,19 @@ class Reader:
         return sum('"message": "Ready"' in line for line in self._server.lines) if self._server else 0
 
     def stop(self) -> None:
-        """End the server, if there is one; it has to stop as asked."""
-        if self._server is None:
+        """End the server, if there is one; it has to exit with the expected code."""
+        server = self._server
+        if server is None:
             return
-        self._reloads = False
-        self._server.client.close()
+        self._server, self._served, self._reloads = None, "", False
+        server.client.close()
         if not self._exit_code:
-            self._server.signal()
-        code = self._server.wait()
-        assert self._server.process.stderr is not None
-        self._server.process.stderr.close()
-        assert code == self._exit_code, "\n".join(self._server.lines)
-        self._server, self._served, self._exit_code = None, "", 0
+            server.signal()
+        code = server.wait()
+        assert server.process.stderr is not None
+        server.process.stderr.close()
+        assert code == self._exit_code, "\n".join(server.lines)
+        self._exit_code = 0
 
     def _addressed(self, text: str) -> str:
         """Return the text with the server's real address; serve the file written last if there is none."""
@@ -203,7 +204,7 @@ class Reader:
         assert self.output is not None, f"{block.where}: nothing above it has an output"
         expected = _SERVER.sub(f"127.0.0.1:{self.port}", block.text.strip())
         pattern = ".*?".join(re.escape(part) for part in expected.split("..."))
-        found = self.output.strip().replace("localhost:", "127.0.0.1:")
+        found = self.output.strip().replace("localhost:", "127.0.0.1:").replace("\r\n", "\n")
         assert re.fullmatch(pattern, found, re.DOTALL), f"{block.where}: the output is\n{found}"
 
     def _environment(self) -> dict[str, str]:
@@ -220,13 +221,10 @@ def reader(cluster: Cluster) -> Iterator[Reader]:
     who = Reader(cluster)
     try:
         yield who
-        who.stop()
     finally:
         sys.path.remove(str(cluster.folder))
         for name in set(sys.modules) - before:
             file = getattr(sys.modules[name], "__file__", None)
             if file and Path(file).is_relative_to(cluster.folder):
                 del sys.modules[name]
-        if who._server is not None:  # something failed; with --reload this is the parent of the server
-            who._server.signal()
-            who._server.wait()
+        who.stop()

@@ -1,0 +1,127 @@
+"""The page about the image service: its commands run against the service, and its tables match the code."""
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from PIL import Image
+from pydantic import BaseModel
+
+from benchmarks.harness.cluster import cluster_folder
+from imagegen.http.answers import _ERRORS
+from imagegen.http.schemas import BatchGenerationInput, GenerationInput, Img2ImgInput, InpaintInput
+from imagegen.settings import Settings
+from tests.docs.page import DOCS, Reader, blocks_of, reader
+
+PAGE = DOCS / "image-service.md"
+ROUTES: dict[str, type[BaseModel]] = {
+    "/generate": GenerationInput,
+    "/batch": BatchGenerationInput,
+    "/img2img": Img2ImgInput,
+    "/inpaint": InpaintInput,
+}
+FIELDS = (
+    "prompt",
+    "prompts",
+    "image_b64",
+    "mask_b64",
+    "strength",
+    "width",
+    "height",
+    "num_inference_steps",
+    "guidance_scale",
+    "seed",
+    "negative_prompt",
+    "true_cfg_scale",
+    "format",
+)
+
+
+@pytest.fixture(scope="module")
+def who() -> Iterator[Reader]:
+    """A reader who has followed the page to its end."""
+    if shutil.which("curl") is None:
+        pytest.skip("the page uses curl")
+    with cluster_folder() as cluster, reader(cluster) as who:
+        (who.folder / "chutes_app.py").symlink_to(DOCS.parent / "chutes_app.py")
+        Image.effect_noise((160, 120), 50).convert("RGB").save(who.folder / "photo.jpg")
+        Image.effect_noise((160, 120), 50).convert("RGB").save(who.folder / "lake.png")
+        Image.new("L", (160, 120), 255).save(who.folder / "mask.png")
+        for block in blocks_of(PAGE):
+            who.read(block)
+        yield who
+
+
+def test_the_commands_write_images_of_the_requested_sizes(who: Reader) -> None:
+    sizes = {}
+    for path in who.folder.glob("*.*g"):
+        with Image.open(path) as image:
+            sizes[path.name] = image.size
+    assert sizes == {
+        "0.jpg": (512, 512),
+        "1.jpg": (512, 512),
+        "apple.png": (256, 256),
+        "boat.png": (160, 120),
+        "cat.png": (256, 256),
+        "icon.png": (256, 256),
+        "lake.png": (160, 120),
+        "mask.png": (160, 120),
+        "photo.jpg": (160, 120),
+        "picture.jpg": (1024, 768),
+        "winter.jpg": (160, 120),
+    }
+
+
+def test_only_the_download_is_not_run() -> None:
+    assert [block.reason for block in blocks_of(PAGE) if block.reason] == ["downloads 34 GB"]
+
+
+def test_every_setting_is_on_the_page() -> None:
+    page = PAGE.read_text()
+    for name in Settings.model_fields:
+        assert f"`IMAGEGEN_{name.upper()}`" in page
+
+
+def test_every_error_code_is_on_the_page() -> None:
+    table = PAGE.read_text().split("## Errors\n")[1].split("\n## ")[0]
+    for answer in _ERRORS.values():
+        assert str(answer.status) in table
+        assert answer.status < 500 or f"`{answer.code}`" in table
+
+
+def test_the_table_of_fields_matches_the_schemas() -> None:
+    listed = PAGE.read_text().split("<!-- fields -->\n")[1].split("\n\n")[0]
+    assert listed == table_of_fields()
+    assert set(FIELDS) == {name for model in ROUTES.values() for name in model.model_fields}
+
+
+def table_of_fields() -> str:
+    """Return the page's table of fields: one row for each field, one column for each route."""
+    schemas = [model.model_json_schema() for model in ROUTES.values()]
+    rows = [["Field", *(f"`{route}`" for route in ROUTES)], ["---"] * (len(ROUTES) + 1)]
+    rows += [[f"`{name}`", *(_cell(schema, name) for schema in schemas)] for name in FIELDS]
+    return "\n".join(f"| {' | '.join(row)} |".replace("|  |", "| |").replace("|  |", "| |") for row in rows)
+
+
+def _cell(schema: dict[str, Any], name: str) -> str:
+    field = schema["properties"].get(name)
+    if field is None:
+        return ""
+    default = field.get("default")
+    value = "required" if name in schema["required"] else "optional" if default is None else f"{default}"
+    field = next((each for each in field.get("anyOf", []) if each["type"] != "null"), field)
+    if "enum" in field:
+        return f"{value} ({', '.join(field['enum'])})"
+    for low, high, unit in (
+        ("minimum", "maximum", ""),
+        ("minLength", "maxLength", " characters"),
+        ("minItems", "maxItems", ""),
+    ):
+        if high in field:
+            return (
+                f"{value} ({field[low]:g} to {field[high]:.10g}{unit})"
+                if low in field
+                else f"{value} (up to {field[high]}{unit})"
+            )
+    return value
