@@ -29,7 +29,9 @@ def write(folder: Path) -> Path:
     record = []
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
         for inside, content in _contents():
-            wheel.writestr(zipfile.ZipInfo(inside), content, zipfile.ZIP_DEFLATED)
+            # Compressing the bundled model's weights takes seconds and saves little.
+            method = zipfile.ZIP_STORED if inside.endswith(".safetensors") else zipfile.ZIP_DEFLATED
+            wheel.writestr(zipfile.ZipInfo(inside), content, method)
             digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
             record.append(f"{inside},sha256={digest},{len(content)}\n")
         inside = f"{_stem()}.dist-info/RECORD"
