@@ -3,7 +3,7 @@ import pytest
 from chutes._gpus import Gpu, identify_gpu, installed_gpus
 
 
-def test_installed_gpus_have_memory():
+def test_installed_gpus_have_memory() -> None:
     assert all(gpu.vram_gb > 0 for gpu in installed_gpus())
 
 
@@ -17,5 +17,5 @@ def test_installed_gpus_have_memory():
         ("NVIDIA GeForce RTX 9999", 32607, Gpu("geforce_rtx_9999", 32)),
     ],
 )
-def test_a_gpu_has_its_advertised_memory(name, mib, gpu):
+def test_a_gpu_has_its_advertised_memory(name: str, mib: int, gpu: Gpu) -> None:
     assert identify_gpu(name, mib * 1024**2) == gpu

@@ -43,7 +43,7 @@ def test_a_job_runs_on_the_authors_loop_and_stays_callable(chute: Chute) -> None
 
 
 @pytest.mark.parametrize(
-    ("error", "detail"), [(ValueError("bad"), "ValueError: bad"), (HTTPException(400, "told"), "told")]
+    ("error", "detail"), [(ValueError("bad"), "ValueError: bad"), (HTTPException(400, "wrong"), "wrong")]
 )
 def test_a_failed_job_returns_its_error(chute: Chute, error: Exception, detail: str) -> None:
     @chute.job()
@@ -143,8 +143,8 @@ except RequestValidationError as error:
     ],  # pydantic's own errors, of which 1.7 million are kept
 )
 def test_millions_of_invalid_values_take_little_time_and_memory(job: str, reported: int, limit_mib: int) -> None:
-    told = subprocess.run([sys.executable, "-c", HOSTILE, job], capture_output=True, text=True, check=True).stdout
-    errors, seconds, mib = (float(figure) for figure in told.split())
+    output = subprocess.run([sys.executable, "-c", HOSTILE, job], capture_output=True, text=True, check=True).stdout
+    errors, seconds, mib = (float(figure) for figure in output.split())
     print(f"{job}: {seconds:.2f} s, {mib:.0f} MiB")
     assert errors == reported
     assert seconds < 30

@@ -1,4 +1,4 @@
-"""JSON of whatever a handler returns or yields."""
+"""JSON encoding of what a handler returns or yields."""
 
 from typing import Any
 
@@ -7,7 +7,10 @@ from pydantic_core import to_json as _to_json
 
 
 def to_json(value: Any) -> bytes:
-    """Encode models, dataclasses, dates, arrays and whatever else FastAPI can. NaN and infinities become null."""
+    """Encode models, dataclasses, dates, arrays, and the other types that FastAPI supports.
+
+    NaN and infinities become null.
+    """
     return _to_json(value, by_alias=True, inf_nan_mode="null", fallback=_fallback)
 
 

@@ -5,8 +5,8 @@
     (chute, prompt: str, n: int = 1)  fields of the JSON body by name, or form fields beside an UploadFile
     (chute, request: Request, …)      FastAPI's own parameters (Depends, UploadFile, Header, …) stay as they are
 
-For a method without a body, the same values come from the query string. The first parameter is the chute, whatever its
-name is.
+For a method without a body, the same values come from the query string. The first parameter is the chute under any
+name.
 """
 
 import dataclasses

@@ -184,17 +184,17 @@ def test_an_error_after_the_first_item_ends_the_stream_incomplete(chute: Chute, 
 
 
 @pytest.mark.parametrize(
-    ("error", "told"), [(RuntimeError("secret"), "Internal server error"), (HTTPException(400, "bad"), "bad")]
+    ("error", "detail"), [(RuntimeError("secret"), "Internal server error"), (HTTPException(400, "bad"), "bad")]
 )
 def test_an_error_in_a_stream_of_events_becomes_an_event(
-    chute: Chute, serve: Serve, error: Exception, told: str
+    chute: Chute, serve: Serve, error: Exception, detail: str
 ) -> None:
     @chute.cord(stream=True, output_content_type="text/event-stream")
     def stream(self: Any) -> Iterator[dict[str, int]]:
         yield {"a": 1}
         raise error
 
-    assert serve(chute).post("/stream").text == f'data: {{"a":1}}\n\nevent: error\ndata: {{"detail": "{told}"}}\n\n'
+    assert serve(chute).post("/stream").text == f'data: {{"a":1}}\n\nevent: error\ndata: {{"detail": "{detail}"}}\n\n'
 
 
 def test_background_tasks_run_on_the_authors_loop(chute: Chute, serve: Serve) -> None:

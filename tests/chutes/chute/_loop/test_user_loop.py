@@ -333,8 +333,8 @@ def test_an_error_in_a_stream_follows_the_sent_items(loop: UserLoop) -> None:
 
 
 def test_fatal_is_reported_wherever_it_is_raised() -> None:
-    told: list[str] = []
-    loop = UserLoop(1, told.append)
+    reasons: list[str] = []
+    loop = UserLoop(1, reasons.append)
 
     async def fail(how: str) -> None:
         raise Fatal(how)
@@ -355,4 +355,4 @@ def test_fatal_is_reported_wherever_it_is_raised() -> None:
 
     asyncio.run(main())
     loop.stop()
-    assert told == ["fail", "fail_plainly", "stream"]
+    assert reasons == ["fail", "fail_plainly", "stream"]
