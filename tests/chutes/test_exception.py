@@ -42,7 +42,7 @@ def test_the_trees_have_no_class_in_common() -> None:
     assert not set(RESPONSES) & set(COMMANDS)
 
 
-def test_upstreams_bases() -> None:
+def test_exceptions_have_upstreams_base_classes() -> None:
     assert issubclass(exception.InvalidPath, ValueError)
     assert issubclass(exception.DuplicatePath, ValueError)
     for kind in (exception.AuthenticationRequired, exception.NotConfigured, exception.StillProvisioning):

@@ -62,7 +62,7 @@ lines = st.sampled_from([
 streams = st.lists(lines | st.binary(max_size=20), min_size=1, max_size=15).map(b"".join)
 
 
-def test_a_request_is_served_the_same_however_it_is_framed_and_cut(server: Server, fuzz: Fuzz) -> None:
+def test_a_request_gets_the_same_response_however_it_is_framed_and_split(server: Server, fuzz: Fuzz) -> None:
     def check(example: tuple[bytes, list[Part]]) -> None:
         body, parts = example
         reply = asyncio.run(exchange(server.port, parts, limit=LIMIT))

@@ -93,7 +93,7 @@ def read(body: bytes) -> dict[str, Any]:
     return found
 
 
-def test_valid_json_is_read_and_the_rest_is_refused(server: Server, fuzz: Fuzz) -> None:
+def test_valid_json_is_read_and_other_text_is_rejected(server: Server, fuzz: Fuzz) -> None:
     def check(body: bytes) -> None:
         answer = server.post("/any", json=None, content=body, headers=JSON)
         try:

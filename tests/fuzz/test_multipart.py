@@ -68,7 +68,7 @@ kinds = st.sampled_from([
 ])  # fmt: skip
 
 
-def test_no_form_is_a_server_error(server: Server, fuzz: Fuzz) -> None:
+def test_no_form_causes_a_500(server: Server, fuzz: Fuzz) -> None:
     def check(example: tuple[str, bytes]) -> None:
         kind, body = example
         answer = server.post("/form", json=None, content=body, headers={"Content-Type": kind})

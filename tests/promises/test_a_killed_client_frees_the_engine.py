@@ -56,7 +56,7 @@ def test_the_engine_stops_within_a_step(service: Server) -> None:
     assert service.metric("imagegen_threads") == 1
 
 
-def test_two_hundred_leave_at_random_moments(service: Server) -> None:
+def test_two_hundred_clients_disconnect_at_random_moments(service: Server) -> None:
     expected = service.post("/generate", json=REQUEST).content
     chance = random.Random(0)
     began, left = time.perf_counter(), service.metric("imagegen_cancelled_total")

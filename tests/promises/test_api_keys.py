@@ -20,7 +20,7 @@ async def openai_hello(self) -> str:
 KEY = "a-key-of-mine"
 
 
-def test_all_interfaces_without_a_key_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_public_address_without_a_key_is_one_error_line(tmp_path: Path) -> None:
     with serving(tmp_path, HELLO, wait=False, host="0.0.0.0") as server:
         assert server.wait() == 1
         print(server.lines)
@@ -29,13 +29,13 @@ def test_all_interfaces_without_a_key_is_refused_in_one_line(tmp_path: Path) -> 
             assert way_out in server.lines[0]
 
 
-def test_no_auth_is_taken_at_its_word(tmp_path: Path) -> None:
+def test_no_auth_allows_a_public_address_without_a_key(tmp_path: Path) -> None:
     with serving(tmp_path, HELLO, host="0.0.0.0", no_auth=True) as server:
         assert server.post("/hello").json() == "hello"
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
-def test_with_a_key_only_those_who_have_it_get_in(tmp_path: Path, host: str) -> None:
+def test_with_a_key_only_clients_that_send_it_are_accepted(tmp_path: Path, host: str) -> None:
     with serving(tmp_path, HELLO, host=host, api_keys=f"other,{KEY}") as server:
         missing = server.post("/hello")
         assert missing.status_code == 401

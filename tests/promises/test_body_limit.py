@@ -28,7 +28,7 @@ def answer_to(server: Server, sent: bytes) -> bytes:
         return received
 
 
-def test_a_declared_length_is_enough_to_refuse(tmp_path: Path) -> None:
+def test_a_content_length_over_the_limit_is_rejected_at_once(tmp_path: Path) -> None:
     with serving(tmp_path, ECHO, max_body_bytes=MOST) as server:
         for path in (b"/size", b"/native", b"/v1/nowhere"):
             head = b"POST %s HTTP/1.1\r\nHost: localhost\r\n"
@@ -39,7 +39,7 @@ def test_a_declared_length_is_enough_to_refuse(tmp_path: Path) -> None:
             assert b"body_too_large" in answer
 
 
-def test_a_body_that_does_not_say_its_length_is_counted(tmp_path: Path) -> None:
+def test_a_chunked_body_over_the_limit_is_rejected(tmp_path: Path) -> None:
     chunk = b"2000\r\n" + b"x" * 0x2000 + b"\r\n"
     with serving(tmp_path, ECHO, max_body_bytes=MOST) as server:
         for path in (b"/size", b"/native"):
@@ -59,7 +59,7 @@ def test_the_limit_is_exact(tmp_path: Path) -> None:
             assert server.post(path, json=None, content=b" " + fits, headers=headers).status_code == 413
 
 
-def test_a_client_without_a_key_that_sends_it_all_still_reads_the_answer(tmp_path: Path) -> None:
+def test_an_unauthorized_client_that_sends_its_whole_body_reads_the_response(tmp_path: Path) -> None:
     with serving(tmp_path, ECHO, api_keys="a-key") as server:
         client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=LIMIT)
         headers = {"Content-Type": "application/json", "Connection": "close"}
@@ -68,7 +68,7 @@ def test_a_client_without_a_key_that_sends_it_all_still_reads_the_answer(tmp_pat
         client.close()
 
 
-def test_a_client_that_sends_it_all_still_reads_the_answer(tmp_path: Path) -> None:
+def test_a_client_that_sends_its_whole_body_reads_the_response(tmp_path: Path) -> None:
     with serving(tmp_path, ECHO, max_body_bytes=MOST) as server:
         client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=LIMIT)
         client.request("POST", "/size", b"x" * (20 * MOST), {"Content-Type": "application/json"})

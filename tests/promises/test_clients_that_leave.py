@@ -52,7 +52,7 @@ def idle(server: Server) -> bool:
     return server.metric("chutes_in_flight") == 0 and server.metric("chutes_queue_depth") == 0
 
 
-def test_leaving_the_queue_and_leaving_mid_request(tmp_path: Path) -> None:
+def test_clients_disconnect_in_the_queue_and_while_running(tmp_path: Path) -> None:
     with serving(tmp_path, STEPS) as server:
         running = connect(server, 1, steps=10**6)  # drawn for hours, unless its client leaves
         wait_for(lambda: server.metric("chutes_in_flight") == 1)
@@ -72,7 +72,7 @@ def test_leaving_the_queue_and_leaving_mid_request(tmp_path: Path) -> None:
         assert server.metric("invocation_total", function="draw", status="499") == 1
 
 
-def test_two_hundred_leave_at_random_moments(tmp_path: Path) -> None:
+def test_two_hundred_clients_disconnect_at_random_moments(tmp_path: Path) -> None:
     chance = random.Random(7)
     with serving(tmp_path, STEPS, concurrency=2, queue_size=8) as server:
         assert server.post("/draw", json={"number": 0, "steps": 1}).status_code == 200
@@ -93,7 +93,7 @@ def test_two_hundred_leave_at_random_moments(tmp_path: Path) -> None:
         assert server.post("/draw", json={"number": 1, "steps": 1}).json() == 1
 
 
-def test_a_stream_whose_reader_leaves_is_closed(tmp_path: Path) -> None:
+def test_a_stream_is_closed_when_its_client_disconnects(tmp_path: Path) -> None:
     with serving(tmp_path, STEPS) as server:
         reader = connect(server, 1, "/stream")
         assert b"200 OK" in reader.recv(1000)

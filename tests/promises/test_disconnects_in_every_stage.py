@@ -8,7 +8,7 @@ from benchmarks.hostile.server import PICTURES, serving
 POOL = 8  # threads by which a pool may still grow; what leaks would leak with every client
 
 
-def test_sixty_clients_of_the_image_service_leave_nothing_behind() -> None:
+def test_sixty_disconnects_from_the_image_service_leak_nothing() -> None:
     with serving(PICTURES) as server:
         first = reference(server)
         asyncio.run(disconnect(server.port, 30, seed=1))

@@ -64,7 +64,7 @@ def drawn(server: Server) -> int:
         ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, "origin_not_allowed"),
     ],
 )
-def test_a_foreign_page_reaches_nothing(server: Server, headers: dict[str, str], code: str) -> None:
+def test_a_foreign_page_is_rejected_on_every_route(server: Server, headers: dict[str, str], code: str) -> None:
     before = drawn(server)
     refused = [
         server.post("/draw", json=None, headers=headers),
@@ -105,7 +105,7 @@ def test_a_link_opens_a_page_but_no_cord(server: Server) -> None:
         {"Origin": PAGE, "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"},
     ],
 )
-def test_this_machine_and_what_the_settings_name_may_ask(server: Server, headers: dict[str, str]) -> None:
+def test_this_machine_and_configured_hosts_and_origins_are_accepted(server: Server, headers: dict[str, str]) -> None:
     answer = server.post("/draw", headers=headers)
     assert answer.status_code == 200
     assert answer.headers.get("access-control-allow-origin") == (PAGE if headers.get("Origin") == PAGE else None)
@@ -143,7 +143,7 @@ def test_a_foreign_page_opens_no_websocket(server: Server) -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"api_keys": "right"}, {"host": "0.0.0.0", "no_auth": True}])
-def test_which_host_is_meant_is_always_clear(tmp_path: Path, settings: dict[str, object]) -> None:
+def test_an_ambiguous_host_is_always_rejected(tmp_path: Path, settings: dict[str, object]) -> None:
     with serving(tmp_path, DRAWS, **settings) as server:
         key = "X-API-Key: right\n"
         assert ask(server, f"GET /look HTTP/1.1\n{key}\n").startswith(b"HTTP/1.1 400 ")
@@ -154,7 +154,7 @@ def test_which_host_is_meant_is_always_clear(tmp_path: Path, settings: dict[str,
         assert b" 200 OK" in ask(server, f"GET /look HTTP/1.1\nHost: localhost\n{key}\n")
 
 
-def test_who_has_a_key_may_come_from_anywhere_from_the_first_key_on(tmp_path: Path) -> None:
+def test_from_the_first_key_on_every_origin_with_a_key_is_accepted(tmp_path: Path) -> None:
     from chutes.server.keys import KeyStore
 
     headers = {"Origin": EVIL, "Host": "gpu.example"}
@@ -167,12 +167,12 @@ def test_who_has_a_key_may_come_from_anywhere_from_the_first_key_on(tmp_path: Pa
         assert server.post("/draw", headers=twice).status_code == 400
 
 
-def test_an_address_that_is_open_to_all_has_no_guard(tmp_path: Path) -> None:
+def test_a_public_address_has_no_origin_check(tmp_path: Path) -> None:
     with serving(tmp_path, DRAWS, host="0.0.0.0", no_auth=True) as server:
         assert server.post("/draw", headers={"Origin": EVIL, "Host": "gpu.example"}).status_code == 200
 
 
-def test_metrics_are_for_this_machine_and_not_for_those_it_forwards(tmp_path: Path) -> None:
+def test_metrics_are_open_to_this_machine_but_not_through_a_proxy(tmp_path: Path) -> None:
     with serving(tmp_path, DRAWS, api_keys="right") as server:
         assert server.get("/metrics").status_code == 200
         for headers in (
@@ -200,7 +200,7 @@ async def slow(self):
 """
 
 
-def test_errors_of_every_kind_can_be_read_by_a_page_that_may(tmp_path: Path) -> None:
+def test_a_page_of_an_allowed_origin_can_read_all_errors(tmp_path: Path) -> None:
     settings = {"cors_origins": PAGE, "request_timeout": 2, "queue_size": 0, "max_body_bytes": 100}
     with serving(tmp_path, DRAWS + SLOW, wait=False, **settings) as server:
         server.wait_for_port()
@@ -230,7 +230,7 @@ def test_errors_of_every_kind_can_be_read_by_a_page_that_may(tmp_path: Path) -> 
         assert {status for status, answer in answers if "retry-after" in answer.headers} == {503, 429}
 
 
-def test_a_setting_that_is_no_origin_is_told_at_the_start(tmp_path: Path) -> None:
+def test_an_invalid_origin_setting_is_reported_at_startup(tmp_path: Path) -> None:
     for name, value in (("cors_origins", "https://app.example/page"), ("allowed_hosts", "http://gpu.example")):
         with serving(tmp_path, DRAWS, wait=False, **{name: value}) as server:
             assert server.wait() == 1

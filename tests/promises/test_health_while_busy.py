@@ -35,7 +35,7 @@ def test_probes_answer_while_a_handler_blocks(tmp_path: Path) -> None:
         assert drawing.result().json() == "drawn"
 
 
-def test_a_health_cord_of_the_chutes_own_wins_and_is_never_queued(tmp_path: Path) -> None:
+def test_the_chutes_own_health_cord_takes_precedence_and_is_never_queued(tmp_path: Path) -> None:
     with serving(tmp_path, BLOCKING + OWN_HEALTH) as server, ThreadPoolExecutor(1) as pool:
         wait_for(lambda: server.get("/health").json() == {"status": "my own"})
         drawing = pool.submit(server.post, "/draw")

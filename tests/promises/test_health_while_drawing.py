@@ -5,7 +5,7 @@ import threading
 from benchmarks.harness.server import Server
 
 
-def test_health_while_drawing(service: Server) -> None:
+def test_health_answers_while_an_image_is_generated(service: Server) -> None:
     request = {"prompt": "a cat", "width": 512, "height": 512, "num_inference_steps": 30}
     before = service.metric("imagegen_steps_total")
     drawing = threading.Thread(target=lambda: service.post("/generate", json=request))

@@ -148,7 +148,7 @@ def post(path: str, body: bytes, *headers: bytes) -> bytes:
     ],
 )
 @pytest.mark.parametrize("packets", [1, 2, 3])
-def test_an_offer_that_is_not_honoured_is_ignored(server: Server, offer: tuple[bytes, ...], packets: int) -> None:
+def test_an_unsupported_upgrade_is_ignored(server: Server, offer: tuple[bytes, ...], packets: int) -> None:
     request = post("/echo", b'{"text": "sent"}', *offer)
     body = len(request) - 16
     cuts = {1: [request], 2: [request[:body], request[body:]], 3: [request[:30], request[30 : body + 4]]}[packets]
@@ -161,7 +161,7 @@ def test_an_offer_that_is_not_honoured_is_ignored(server: Server, offer: tuple[b
         assert (status, json.loads(answer)) == (200, {"text": "default"})
 
 
-def test_an_ignored_offer_reaches_no_handler_and_closes_when_asked(server: Server) -> None:
+def test_an_ignored_upgrade_is_hidden_from_handlers_and_honors_close(server: Server) -> None:
     with Peer(server) as peer:
         head = (
             b"GET /headers HTTP/1.1\r\nHost: localhost\r\nUpgrade: h2c\r\nConnection: close, Upgrade\r\nX-Mine: 1\r\n"
@@ -173,7 +173,7 @@ def test_an_ignored_offer_reaches_no_handler_and_closes_when_asked(server: Serve
         assert peer.rest() == b""
 
 
-def test_chunked_bodies_survive_an_offer(server: Server) -> None:
+def test_a_chunked_body_is_read_despite_an_upgrade(server: Server) -> None:
     head = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n" + JSON
     offer = b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
     with Peer(server) as peer:
@@ -181,7 +181,7 @@ def test_chunked_bodies_survive_an_offer(server: Server) -> None:
         assert (status, json.loads(body)) == (200, {"text": "sent"})
 
 
-def test_a_websocket_is_still_one(server: Server) -> None:
+def test_a_websocket_opens(server: Server) -> None:
     with Peer(server) as peer:
         key = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
         head = b"GET /socket HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" + key
@@ -190,7 +190,7 @@ def test_a_websocket_is_still_one(server: Server) -> None:
         assert b"hello" in peer.rest()
 
 
-def test_connect_is_refused(server: Server) -> None:
+def test_connect_is_rejected(server: Server) -> None:
     with Peer(server) as peer:
         assert peer.send(b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com\r\n\r\n").answer()[0] == 400
         assert peer.rest() == b""
@@ -217,7 +217,7 @@ def test_connect_is_refused(server: Server) -> None:
     ],
     ids=range(12),
 )
-def test_the_head_has_limits(server: Server, head: bytes, status: int) -> None:
+def test_the_head_of_a_request_is_limited(server: Server, head: bytes, status: int) -> None:
     with Peer(server) as peer:
         received, headers, body = peer.send(head).answer()
         assert received == status
@@ -238,13 +238,13 @@ def test_the_head_has_limits(server: Server, head: bytes, status: int) -> None:
     ],
     ids=["trailers", "trailer", "chunk extension"],
 )
-def test_what_surrounds_chunks_has_limits_too(server: Server, body: bytes) -> None:
+def test_chunk_extensions_and_trailers_are_limited(server: Server, body: bytes) -> None:
     with Peer(server) as peer:
         head = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n" + JSON + b"\r\n"
         assert peer.send(head + body).answer()[0] == 431
 
 
-def test_trailers_are_no_headers_of_this_request_or_the_next(server: Server) -> None:
+def test_trailers_become_headers_of_no_request(server: Server) -> None:
     first = b"GET /headers HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Trailer: 1\r\n\r\n"
     second = b"GET /headers HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with Peer(server) as peer:
@@ -255,7 +255,7 @@ def test_trailers_are_no_headers_of_this_request_or_the_next(server: Server) -> 
             assert "x-trailer" not in json.loads(body)
 
 
-def test_a_bad_request_behind_a_good_one_does_not_break_the_answer(server: Server) -> None:
+def test_an_invalid_pipelined_request_does_not_break_the_first_response(server: Server) -> None:
     with Peer(server) as peer:
         peer.send(post("/echo", b'{"text": "good"}') + b"\x00\x01\r\n\r\n")
         status, _, body = peer.answer()
@@ -277,7 +277,7 @@ def test_pipelined_requests_are_bounded_and_answered_in_order(server: Server) ->
         assert numbers == list(range(len(numbers)))
 
 
-def test_cookies_that_take_quadratic_time_are_refused(server: Server) -> None:
+def test_cookies_that_take_quadratic_time_are_rejected(server: Server) -> None:
     for path in ("/health", "/headers"):
         honest = server.get(path, headers={"Cookie": 'a="' + "\\054" * 100 + '"; b=c'})
         assert honest.status_code == 200
@@ -313,14 +313,14 @@ def test_headers_sent_a_byte_at_a_time_are_408(server: Server) -> None:
         assert peer.answer()[0] == 408
 
 
-def test_the_rest_of_a_body_that_was_answered_is_not_waited_for(server: Server) -> None:
+def test_the_rest_of_an_answered_body_is_not_awaited(server: Server) -> None:
     with Peer(server) as peer:
         head = b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
         assert peer.send(head).answer()[0] == 404
         assert peer.rest() == b""
 
 
-def test_a_reader_that_stops_gives_its_slot_back(server: Server) -> None:
+def test_a_client_that_stops_reading_releases_its_slot(server: Server) -> None:
     before = server.metric("chutes_disconnects_total", stage="running")
     with Peer(server, buffer=4096) as peer:
         peer.send(post("/endless", b""))
@@ -356,7 +356,7 @@ def test_gzip_bodies_are_decoded(server: Server) -> None:
     ],
     ids=range(8),
 )
-def test_a_body_that_is_not_accepted(
+def test_an_unsupported_body_is_rejected(
     server: Server, path: str, body: bytes, headers: dict[str, str], status: int, names: str
 ) -> None:
     answer = server.post(path, json=None, content=body, headers={"Content-Type": "application/json", **headers})
@@ -370,13 +370,13 @@ def test_without_a_body_the_media_type_does_not_matter(server: Server) -> None:
         assert server.post("/echo", json=None, headers=headers).json() == {"text": "default"}
 
 
-def test_a_media_type_is_refused_before_the_body_is_sent(server: Server) -> None:
+def test_a_media_type_is_rejected_before_the_body_is_sent(server: Server) -> None:
     with Peer(server) as peer:
         head = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 1000000\r\n\r\n"
         assert peer.send(head).answer()[0] == 415
 
 
-def test_limits_of_one_cord_and_one_job(server: Server) -> None:
+def test_a_cord_and_a_job_can_have_their_own_limits(server: Server) -> None:
     assert server.post("/small", json={"a": 1}).json() == {"keys": 1}
     assert server.post("/small", json={"a": "x" * 100}).status_code == 413
     assert server.post("/small", json=dict.fromkeys("abcdef", 1)).json()["code"] == "body_too_complex"
@@ -391,7 +391,7 @@ def test_limits_of_one_cord_and_one_job(server: Server) -> None:
 # Answers
 
 
-def test_an_answer_that_cannot_be_sent_is_500(server: Server) -> None:
+def test_a_response_that_cannot_be_sent_is_500(server: Server) -> None:
     answer = server.post("/split")
     assert answer.status_code == 500
     assert "set-cookie" not in answer.headers
@@ -412,7 +412,7 @@ def test_a_broken_stream_is_logged_and_counted_as_failed(server: Server) -> None
     assert server.metric("invocation_total", function="breaks", status="500") == 1
 
 
-def test_a_stream_that_takes_too_long_is_logged_and_counted_as_timed_out(tmp_path: Path) -> None:
+def test_a_stream_over_the_time_limit_is_logged_and_counted_as_504(tmp_path: Path) -> None:
     with serving(tmp_path, CHUTE, request_timeout=1) as server:
         with Peer(server) as peer:
             peer.send(post("/endless", b"")).rest()
@@ -422,7 +422,7 @@ def test_a_stream_that_takes_too_long_is_logged_and_counted_as_timed_out(tmp_pat
         assert server.metric("invocation_total", function="endless", status="504") == 1
 
 
-def test_invalid_requests_are_logged_with_their_peer_and_seldom(tmp_path: Path) -> None:
+def test_invalid_requests_are_logged_with_their_peer_and_rate_limited(tmp_path: Path) -> None:
     with serving(tmp_path, "") as server:
         for _ in range(50):
             with Peer(server) as peer:
@@ -465,7 +465,7 @@ async def work(self, text: str = "") -> int:
 """
 
 
-def test_leaving_a_pipelined_connection_ends_the_request_that_runs(tmp_path: Path) -> None:
+def test_closing_a_pipelined_connection_cancels_the_running_request(tmp_path: Path) -> None:
     with serving(tmp_path, WAITING) as server:
         with Peer(server) as peer:
             peer.send(post("/wait", b"{}") + post("/wait", b"{}"))
@@ -475,7 +475,7 @@ def test_leaving_a_pipelined_connection_ends_the_request_that_runs(tmp_path: Pat
         assert not any("exception" in line for line in server.log)
 
 
-def test_a_bad_request_behind_one_that_runs_does_not_take_its_answer(tmp_path: Path) -> None:
+def test_an_invalid_pipelined_request_does_not_replace_the_running_response(tmp_path: Path) -> None:
     bad = b"POST /wait HTTP/1.1\r\nHost: localhost\r\n" + JSON + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"
     with serving(tmp_path, WAITING) as server, Peer(server) as peer:
         peer.send(post("/wait", b'{"number": 7}'))
@@ -488,7 +488,7 @@ def test_a_bad_request_behind_one_that_runs_does_not_take_its_answer(tmp_path: P
         assert b"200 OK" not in peer.rest()
 
 
-def test_an_answer_between_two_requests_does_not_close_the_second(tmp_path: Path) -> None:
+def test_a_response_does_not_time_out_the_next_pipelined_request(tmp_path: Path) -> None:
     second = post("/wait", b'{"number": 2}')
     with serving(tmp_path, WAITING, keep_alive=1, concurrency=2) as server, Peer(server) as peer:
         peer.send(post("/wait", b'{"number": 1}'))
@@ -504,7 +504,7 @@ def test_an_answer_between_two_requests_does_not_close_the_second(tmp_path: Path
         assert json.loads(peer.answer()[2]) == 2
 
 
-def test_draining_lets_streams_without_a_body_finish_and_refuses_new_uploads(tmp_path: Path) -> None:
+def test_draining_finishes_streams_and_rejects_new_uploads(tmp_path: Path) -> None:
     with (
         serving(tmp_path, WAITING, drain_grace=600) as server,
         Peer(server) as running,
@@ -526,7 +526,7 @@ def test_draining_lets_streams_without_a_body_finish_and_refuses_new_uploads(tmp
         assert server.wait() == 0
 
 
-def test_draining_waits_for_routes_that_take_no_slot(tmp_path: Path) -> None:
+def test_draining_waits_for_routes_without_a_slot(tmp_path: Path) -> None:
     with serving(tmp_path, WAITING, drain_grace=600) as server, Peer(server) as running:
         running.send(b"GET /slow-stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
         while b"first" not in running.received:
@@ -538,7 +538,7 @@ def test_draining_waits_for_routes_that_take_no_slot(tmp_path: Path) -> None:
         assert server.wait() == 0
 
 
-def test_a_slow_reader_of_a_complete_answer_does_not_hold_up_the_end(tmp_path: Path) -> None:
+def test_a_slow_reader_does_not_delay_the_exit(tmp_path: Path) -> None:
     large = '@chute.get("/large")\nasync def large():\n    from fastapi import Response\n'
     with serving(tmp_path, large + "    return Response(bytes(32_000_000))", drain_grace=86_400) as server:
         with Peer(server, buffer=4096) as slow:
@@ -552,7 +552,7 @@ def test_a_slow_reader_of_a_complete_answer_does_not_hold_up_the_end(tmp_path: P
         assert server.wait() == 0
 
 
-def test_what_queued_requests_and_jobs_hold_is_bounded(tmp_path: Path) -> None:
+def test_the_memory_of_queued_requests_and_jobs_is_bounded(tmp_path: Path) -> None:
     mib = 1 << 20
     body = json.dumps({"number": 1, "padding": " " * mib}).encode()
     packed = gzip.compress(body)
@@ -575,7 +575,7 @@ def test_what_queued_requests_and_jobs_hold_is_bounded(tmp_path: Path) -> None:
             assert peer.send(post("/wait", packed, b"Content-Encoding: gzip")).answer()[0] == 200
 
 
-def test_running_out_of_descriptors_does_not_end_the_timeouts(tmp_path: Path) -> None:
+def test_timeouts_work_without_free_file_descriptors(tmp_path: Path) -> None:
     limit = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (80, 80))\n"
     with serving(tmp_path, limit, header_timeout=3) as server:
         with contextlib.ExitStack() as peers:

@@ -18,7 +18,7 @@ def b64(image: Image.Image) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def test_black_is_kept_and_white_is_repainted(service: Server) -> None:
+def test_black_pixels_are_kept_and_white_pixels_repainted(service: Server) -> None:
     mask = np.zeros((301, 403), np.uint8)
     mask[100:200, 120:300] = 255
     request = {"prompt": "a cat", "image_b64": b64(PHOTO), "mask_b64": b64(Image.fromarray(mask))}
@@ -32,7 +32,7 @@ def test_black_is_kept_and_white_is_repainted(service: Server) -> None:
     assert painted.mean() > 0.95
 
 
-def test_strength_is_how_far_img2img_moves(service: Server) -> None:
+def test_a_higher_strength_changes_more_of_the_image(service: Server) -> None:
     smooth = PHOTO.resize((9, 7)).resize((256, 192))
 
     def draw(strength: float, seed: int) -> np.ndarray:

@@ -93,7 +93,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_many_large_results_take_no_memory_and_are_not_in_the_list(tmp_path: Path, temporary: Path) -> None:
+def test_many_large_results_take_no_memory_and_are_not_listed(tmp_path: Path, temporary: Path) -> None:
     with serving(tmp_path, JOBS) as server:
         before = memory(server)
         with probing(server) as took:
@@ -141,7 +141,7 @@ def test_a_hundred_thousand_files_are_listed_in_part_and_removed(tmp_path: Path,
         report("100 000 files", server, before, took)
 
 
-def test_many_jobs_begun_at_once_are_taken_or_refused(tmp_path: Path, temporary: Path) -> None:
+def test_many_jobs_at_once_are_accepted_or_rejected(tmp_path: Path, temporary: Path) -> None:
     with serving(tmp_path, JOBS, queue_size=20) as server, ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda _: server.post("/jobs/wait"), range(300)))
         statuses = [answer.status_code for answer in answers]
@@ -161,9 +161,7 @@ def test_many_jobs_begun_at_once_are_taken_or_refused(tmp_path: Path, temporary:
         wait_for(lambda: not list(temporary.glob("chutes-jobs-*/*")))
 
 
-def test_files_of_a_killed_server_go_at_the_next_start_and_those_of_a_living_one_stay(
-    tmp_path: Path, temporary: Path
-) -> None:
+def test_the_next_start_removes_files_of_killed_servers_only(tmp_path: Path, temporary: Path) -> None:
     for name in ("killed", "living", "next"):
         (tmp_path / name).mkdir()
     with serving(tmp_path / "killed", JOBS) as killed, serving(tmp_path / "living", JOBS) as living:
@@ -180,7 +178,7 @@ def test_files_of_a_killed_server_go_at_the_next_start_and_those_of_a_living_one
         assert list(kept.glob("*/output/file"))
 
 
-def test_a_server_that_ends_leaves_nothing_behind(tmp_path: Path, temporary: Path) -> None:
+def test_a_server_removes_its_files_at_exit(tmp_path: Path, temporary: Path) -> None:
     with serving(tmp_path, JOBS, drain_grace=30) as server:
         after(server, begin(server, "write", count=100))
         assert list(temporary.glob("chutes-jobs-*/*/output/000099"))

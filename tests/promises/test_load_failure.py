@@ -17,7 +17,7 @@ async def hello(self) -> str:
 """
 
 
-def test_a_failing_hook_is_one_line_and_code_3(tmp_path: Path) -> None:
+def test_a_failing_startup_hook_is_one_line_and_exit_code_3(tmp_path: Path) -> None:
     with serving(tmp_path, FAILING, wait=False) as server:
         assert server.wait() == 3
         errors = [line for line in server.log if line["level"] == "error"]
@@ -38,9 +38,7 @@ def test_a_failing_hook_is_one_line_and_code_3(tmp_path: Path) -> None:
         ("thing = 3\n", "served:thing", "int"),
     ],
 )
-def test_a_chute_that_is_not_there_is_one_line_and_code_1(
-    tmp_path: Path, source: str, ref: str | None, says: str
-) -> None:
+def test_a_missing_chute_is_one_line_and_exit_code_1(tmp_path: Path, source: str, ref: str | None, says: str) -> None:
     with serving(tmp_path, source, wait=False, ref=ref) as server:
         assert server.wait() == 1
         lines = [line for line in server.lines if line.strip()]
@@ -50,7 +48,7 @@ def test_a_chute_that_is_not_there_is_one_line_and_code_1(
         assert "Traceback" not in lines[0]
 
 
-def test_a_port_in_use_is_one_line_and_code_1(tmp_path: Path) -> None:
+def test_a_port_in_use_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     (tmp_path / "second").mkdir()
     with (
         serving(tmp_path, "") as first,

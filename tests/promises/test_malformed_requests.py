@@ -81,7 +81,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> "object":
         (b'{"prompt": ' + b'{"a":' * 2000 + b"1" + b"}" * 2000 + b"}", ""),
     ],
 )
-def test_a_bad_body_is_422_and_names_its_field(server: Server, path: str, body: bytes, names: str) -> None:
+def test_an_invalid_body_is_422_and_names_the_field(server: Server, path: str, body: bytes, names: str) -> None:
     answer = server.post(path, json=None, content=body, headers={"Content-Type": "application/json"})
     print(answer.status_code, answer.text[:200])
     assert answer.status_code == 422
@@ -102,7 +102,7 @@ def test_a_long_value_is_not_sent_back(server: Server) -> None:
 
 
 @pytest.mark.parametrize("path", ["/many", "/native"])
-def test_more_errors_than_can_be_listed_are_counted(server: Server, path: str) -> None:
+def test_validation_errors_beyond_the_limit_are_counted(server: Server, path: str) -> None:
     body = b'{"items": [' + b",".join([b"{}"] * 24_990) + b"]}"
     answer = server.post(path, json=None, content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422
@@ -112,12 +112,12 @@ def test_more_errors_than_can_be_listed_are_counted(server: Server, path: str) -
     assert few.json()["detail"][0]["loc"] == ["body", "items", 0, "a"]
 
 
-def test_a_newline_behind_a_path_is_another_path(server: Server) -> None:
+def test_a_path_with_a_trailing_newline_is_404(server: Server) -> None:
     for path in ("/health%0A", "/ready%0A", "/draw%0A"):
         assert server.get(path).status_code == 404
 
 
-def test_odd_values_in_an_open_dict_are_no_server_error(server: Server) -> None:
+def test_unusual_values_in_a_free_form_dict_are_not_500(server: Server) -> None:
     for body in (b'{"a": "\\ud800"}', b'{"a": "\\u0000"}', b'{"a": 1e999}', b'{"a": NaN}'):
         answer = server.post("/any", json=None, content=body, headers={"Content-Type": "application/json"})
         assert answer.status_code in {200, 422}
@@ -131,7 +131,7 @@ def test_unknown_routes_are_404_in_json(server: Server, path: str, status: int) 
         assert answer.json()
 
 
-def test_a_wrong_verb_is_405_and_says_which_is_right(server: Server) -> None:
+def test_a_wrong_method_is_405_and_names_the_allowed_one(server: Server) -> None:
     for path in ("/draw", "/v1/draw"):
         answer = server.get(path)
         assert answer.status_code == 405
@@ -139,7 +139,7 @@ def test_a_wrong_verb_is_405_and_says_which_is_right(server: Server) -> None:
     assert server.post("/health").status_code == 405
 
 
-def test_an_unforeseen_error_tells_nothing_but_its_id(server: Server) -> None:
+def test_an_unhandled_exception_reveals_only_its_request_id(server: Server) -> None:
     answer = server.post("/fails")
     assert answer.status_code == 500
     assert "secret" not in answer.text
@@ -164,20 +164,20 @@ def test_an_unforeseen_error_tells_nothing_but_its_id(server: Server) -> None:
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ],
 )
-def test_bytes_that_are_no_request_are_400(server: Server, sent: bytes) -> None:
+def test_bytes_that_are_not_http_are_400(server: Server, sent: bytes) -> None:
     with server.connect() as client:
         client.sendall(sent)
         assert client.recv(1000).startswith(b"HTTP/1.1 4")
 
 
-def test_a_request_cut_off_in_its_body_leaves_nothing_behind(server: Server) -> None:
+def test_a_connection_closed_in_mid_body_leaks_nothing(server: Server) -> None:
     for _ in range(5):
         with server.connect() as client:
             client.sendall(b"POST /draw HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
     assert server.metric("chutes_in_flight") == 0
 
 
-def test_two_requests_in_one_packet_get_two_answers(server: Server) -> None:
+def test_two_requests_in_one_packet_get_two_responses(server: Server) -> None:
     one = b"POST /draw HTTP/1.1\r\nHost: localhost\r\n"
     one += b'Content-Type: application/json\r\nContent-Length: 15\r\n\r\n{"prompt": "x"}'
     with server.connect() as client:

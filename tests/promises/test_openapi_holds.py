@@ -52,7 +52,7 @@ async def find(self, query: str, limit: int = 10) -> dict[str, Any]:
 """
 
 
-def test_no_answer_is_a_server_error(tmp_path: Path) -> None:
+def test_no_response_is_a_5xx(tmp_path: Path) -> None:
     with serving(tmp_path, TYPED, concurrency=4) as server:
         schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
         seen: dict[int, int] = {}

@@ -86,7 +86,7 @@ def frame(opcode: int, payload: bytes) -> bytes:
 # WebSockets
 
 
-def test_a_handshake_with_too_long_a_header_is_refused(server: Server) -> None:
+def test_a_handshake_with_an_oversized_header_is_rejected(server: Server) -> None:
     with server.connect() as client:
         client.sendall(HANDSHAKE + b"X: " + b"a" * 9000 + b"\r\n\r\n")
         assert client.recv(100).startswith(b"HTTP/1.1 4")
@@ -94,7 +94,7 @@ def test_a_handshake_with_too_long_a_header_is_refused(server: Server) -> None:
             pass
 
 
-def test_a_hung_handshake_does_not_spoil_the_end(tmp_path: Path) -> None:
+def test_an_incomplete_handshake_does_not_delay_the_exit(tmp_path: Path) -> None:
     with serving(tmp_path, CHUTE, drain_grace=600) as server:
         clients = [server.connect() for _ in range(3)]
         for client, sent in zip(clients, (b"X: " + b"a" * 9000 + b"\r\n\r\n", b"", b"\r\n"), strict=True):
@@ -109,7 +109,7 @@ def test_a_hung_handshake_does_not_spoil_the_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "flood", [frame(1, b""), frame(9, b""), frame(10, b"x" * 100), frame(9, b"x" * 100)], ids=range(4)
 )
-def test_a_flood_of_frames_stalls_nobody(server: Server, flood: bytes) -> None:
+def test_a_flood_of_frames_does_not_delay_other_clients(server: Server, flood: bytes) -> None:
     with server.connect() as client:
         client.sendall(HANDSHAKE + b"\r\n")
         assert client.recv(4096).startswith(b"HTTP/1.1 101")
@@ -123,7 +123,7 @@ def test_a_flood_of_frames_stalls_nobody(server: Server, flood: bytes) -> None:
         assert worst_health(server, 2) < 5
 
 
-def test_an_echo_still_works(server: Server) -> None:
+def test_a_websocket_echo_works(server: Server) -> None:
     with server.connect() as client:
         client.sendall(HANDSHAKE + b"\r\n")
         received = client.recv(4096)
@@ -149,7 +149,7 @@ def test_an_echo_still_works(server: Server) -> None:
     ],
     ids=["escapes", "fields", "parameters"],
 )
-def test_a_form_that_takes_long_to_parse_is_refused(
+def test_a_form_that_takes_long_to_parse_is_rejected(
     server: Server, path: str, kind: str, body: bytes, packed: bool
 ) -> None:
     headers = {"Content-Type": kind, **({"Content-Encoding": "gzip"} if packed else {})}
@@ -157,7 +157,7 @@ def test_a_form_that_takes_long_to_parse_is_refused(
     assert (answer.status_code, answer.json()["code"]) == (413, "body_too_complex")
 
 
-def test_honest_forms_are_read(server: Server) -> None:
+def test_ordinary_forms_are_read(server: Server) -> None:
     assert server.post("/form", json=None, data={"a": "é;&%" * 1000}).json() == 4000
     assert server.post("/upload", json=None, files={"file": b";%&" * 1_000_000}).json() == 3_000_000
     kind = {"Content-Type": "application/json" + ";a=b" * 10_000}
@@ -168,7 +168,7 @@ def test_honest_forms_are_read(server: Server) -> None:
 
 
 @pytest.mark.parametrize("as_text", [False, True])
-def test_integers_with_equal_hashes_are_refused(server: Server, as_text: bool) -> None:
+def test_integers_with_equal_hashes_are_rejected(server: Server, as_text: bool) -> None:
     numbers = [k * (2**61 - 1) for k in range(1, 20_000)]
     given = [str(each) for each in numbers] if as_text else numbers
     for body in ({"ids": given}, {"bias": dict.fromkeys(map(str, numbers), 1)}):
@@ -176,7 +176,7 @@ def test_integers_with_equal_hashes_are_refused(server: Server, as_text: bool) -
         assert (answer.status_code, answer.json()["code"]) == (413, "body_too_complex")
 
 
-def test_honest_large_integers_are_read(server: Server) -> None:
+def test_ordinary_large_integers_are_read(server: Server) -> None:
     assert server.post("/ids", json={"ids": [2**60 + i for i in range(20_000)]}).json() == 20_000
     assert server.post("/ids", json={"ids": [2**80 + i for i in range(20_000)]}).json() == 20_000
 
@@ -184,13 +184,13 @@ def test_honest_large_integers_are_read(server: Server) -> None:
 # Keys, answers and pictures
 
 
-def test_a_post_at_a_probes_path_needs_a_key(tmp_path: Path) -> None:
+def test_a_post_to_the_path_of_a_probe_needs_a_key(tmp_path: Path) -> None:
     with serving(tmp_path, CHUTE, api_keys="sesame") as server:
         assert server.get("/health").status_code == 200
         assert server.post("/health").status_code == 401
 
 
-def test_unread_answers_are_bounded_together(server: Server) -> None:
+def test_the_memory_of_unread_responses_is_bounded(server: Server) -> None:
     descriptors = Path(f"/proc/{server.process.pid}/fd")
     before = len(list(descriptors.iterdir()))
     clients = []
@@ -218,7 +218,7 @@ def test_unread_answers_are_bounded_together(server: Server) -> None:
     assert sum(length < 8_000_000 for length in lengths) >= 8
 
 
-def test_a_png_of_very_many_chunks_is_refused() -> None:
+def test_a_png_with_very_many_chunks_is_rejected() -> None:
     def chunk(kind: bytes, data: bytes = b"") -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 

@@ -12,7 +12,7 @@ from imagegen import image_file
 REQUEST = {"prompt": "Käse 🧀 on a red table", "width": 256, "height": 192, "num_inference_steps": 4}
 
 
-def test_the_same_bytes_alone_and_in_a_queue(service: Server) -> None:
+def test_an_image_has_the_same_bytes_alone_and_in_a_queue(service: Server) -> None:
     alone = service.post("/generate", json={**REQUEST, "seed": 7}).content
     with ThreadPoolExecutor(4) as pool:
         seeds = [1, 7, 2, 7]
@@ -20,7 +20,7 @@ def test_the_same_bytes_alone_and_in_a_queue(service: Server) -> None:
         assert [content == alone for content in queued] == [False, True, False, True]
 
 
-def test_the_header_repeats_an_unseeded_picture(service: Server) -> None:
+def test_x_seed_reproduces_an_unseeded_image(service: Server) -> None:
     first = service.post("/generate", json=REQUEST)
     again = service.post("/generate", json={**REQUEST, "seed": int(first.headers["x-seed"])})
     assert again.content == first.content
@@ -28,7 +28,7 @@ def test_the_header_repeats_an_unseeded_picture(service: Server) -> None:
 
 
 @pytest.mark.parametrize("file_format", ["jpeg", "png", "webp"])
-def test_the_file_repeats_itself(service: Server, file_format: str) -> None:
+def test_the_metadata_in_the_file_reproduces_the_image(service: Server, file_format: str) -> None:
     """What is read from a file, sent as a request, draws the file again."""
     first = service.post("/generate", json={**REQUEST, "format": file_format})
     metadata = image_file.read_metadata(first.content)
@@ -36,7 +36,7 @@ def test_the_file_repeats_itself(service: Server, file_format: str) -> None:
     assert service.post("/generate", json={**metadata, "format": file_format}).content == first.content
 
 
-def test_pillow_alone_reads_prompt_and_seed(service: Server) -> None:
+def test_pillow_reads_the_prompt_and_seed(service: Server) -> None:
     answer = service.post("/generate", json={**REQUEST, "format": "png"})
     with Image.open(BytesIO(answer.content)) as image:
         assert image.info["prompt"] == REQUEST["prompt"]

@@ -11,7 +11,7 @@ from benchmarks.harness.server import Server
 from benchmarks.harness.waiting import LIMIT
 
 
-def test_the_documentations_curl(service: Server) -> None:
+def test_the_documentations_curl_command_returns_1024x1024(service: Server) -> None:
     """Sent as curl sends what is printed there."""
     answer = httpx.post(
         f"{service.url}/generate",
@@ -34,7 +34,7 @@ def test_the_documentations_curl(service: Server) -> None:
     assert (image.format, image.size) == ("JPEG", (1024, 1024))
 
 
-def test_the_documentations_python_client(service: Server) -> None:
+def test_the_documentations_python_client_returns_1920x1080(service: Server) -> None:
     def generate_image(prompt: str, **kwargs: object) -> Image.Image | None:
         """Generate image using your Chutes service."""
         url = f"{service.url}/generate"
@@ -62,6 +62,6 @@ def test_the_documentations_python_client(service: Server) -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(128, 128), (129, 1001), (2048, 2048), (2047, 128)])
-def test_every_size_to_the_pixel(service: Server, width: int, height: int) -> None:
+def test_every_size_is_exact(service: Server, width: int, height: int) -> None:
     answer = service.post("/generate", json={"prompt": "a", "width": width, "height": height, "num_inference_steps": 1})
     assert Image.open(BytesIO(answer.content)).size == (width, height)

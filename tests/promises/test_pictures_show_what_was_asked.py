@@ -48,7 +48,7 @@ def ask(service: Server, path: str, **request: object) -> Image.Image:
     return Image.open(BytesIO(answer.content)).convert("RGB")
 
 
-def test_the_thing_that_was_named_is_drawn_on_the_ground_asked_for(service: Server, judge) -> None:
+def test_the_named_object_is_drawn_on_the_named_background(service: Server, judge) -> None:
     colours = ["white", "blue", "yellow", "green"]
     asked = [(name, colours[at % len(colours)], at) for at, name in enumerate(THINGS)]
     pictures = {
@@ -62,7 +62,7 @@ def test_the_thing_that_was_named_is_drawn_on_the_ground_asked_for(service: Serv
     assert len(grounds) >= 0.9 * len(asked)
 
 
-def test_img2img_stays_close_at_a_low_strength_and_not_at_the_highest(service: Server) -> None:
+def test_img2img_stays_close_only_at_a_low_strength(service: Server) -> None:
     prompt = {"prompt": "a cat on a yellow background"}
     given = ask(service, "/generate", prompt="a dog on a blue background", seed=1, width=256, height=256)
     moved = {
@@ -77,7 +77,7 @@ def test_img2img_stays_close_at_a_low_strength_and_not_at_the_highest(service: S
     assert moved[1.0] > 2 * moved[0.3]
 
 
-def test_inpaint_fills_the_hole_with_what_the_prompt_says(service: Server, judge) -> None:
+def test_inpaint_fills_the_mask_with_the_prompt(service: Server, judge) -> None:
     around = Image.new("RGB", (256, 256), (250, 216, 60))
     mask = Image.new("L", (256, 256))
     ImageDraw.Draw(mask).rectangle((28, 28, 228, 228), fill=255)

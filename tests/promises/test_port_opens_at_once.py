@@ -20,7 +20,7 @@ async def hello(self) -> str:
 """
 
 
-def test_alive_while_loading_then_ready(tmp_path: Path) -> None:
+def test_health_answers_while_the_chute_loads_and_ready_afterwards(tmp_path: Path) -> None:
     with serving(tmp_path, LOADING, wait=False) as server:
         server.wait_for_port()
         wait_for(lambda: server.get("/ready").json().get("stage") == "reading weights")
@@ -48,7 +48,7 @@ def test_alive_while_loading_then_ready(tmp_path: Path) -> None:
         assert server.post("/hello").json() == "hello"
 
 
-def test_a_signal_ends_a_load_that_blocks(tmp_path: Path) -> None:
+def test_a_signal_ends_a_blocking_load(tmp_path: Path) -> None:
     with serving(tmp_path, LOADING, wait=False) as server:
         server.wait_for_port()
         wait_for(lambda: server.get("/ready").json().get("stage") == "reading weights")

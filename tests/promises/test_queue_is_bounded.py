@@ -28,7 +28,7 @@ async def open_gate() -> list[int]:
 QUEUE = 3
 
 
-def test_the_request_after_a_full_queue_is_refused_at_once(tmp_path: Path) -> None:
+def test_a_request_beyond_the_full_queue_is_rejected_at_once(tmp_path: Path) -> None:
     with serving(tmp_path, SLOW, queue_size=QUEUE) as server, ThreadPoolExecutor(QUEUE + 1) as pool:
         taken = []
         for number in range(QUEUE + 1):

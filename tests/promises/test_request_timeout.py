@@ -25,7 +25,7 @@ async def quick(self) -> str:
 """
 
 
-def test_504_while_the_handler_runs_and_not_to_be_retried(tmp_path: Path) -> None:
+def test_a_timeout_is_504_and_should_not_be_retried(tmp_path: Path) -> None:
     with serving(tmp_path, SLOW, request_timeout=2) as server:
         for path in ("/patient", "/stubborn"):
             answer = server.post(path)
@@ -39,7 +39,7 @@ def test_504_while_the_handler_runs_and_not_to_be_retried(tmp_path: Path) -> Non
         assert server.post("/quick").json() == "done"
 
 
-def test_waiting_in_line_is_bounded_too(tmp_path: Path) -> None:
+def test_waiting_in_the_queue_is_limited(tmp_path: Path) -> None:
     with serving(tmp_path, SLOW, queue_timeout=0.3) as server, ThreadPoolExecutor(1) as pool:
         first = pool.submit(server.post, "/stubborn")
         wait_for(lambda: server.metric("chutes_in_flight") == 1)

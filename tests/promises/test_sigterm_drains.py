@@ -29,7 +29,7 @@ async def put_away(self):
 """
 
 
-def test_running_is_delivered_queued_and_new_are_refused(tmp_path: Path) -> None:
+def test_running_requests_finish_and_queued_and_new_ones_are_rejected(tmp_path: Path) -> None:
     with serving(tmp_path, GATED) as server, ThreadPoolExecutor(2) as pool:
         running = pool.submit(server.post, "/draw")
         wait_for(lambda: server.metric("chutes_in_flight") == 1)
@@ -51,13 +51,13 @@ def test_running_is_delivered_queued_and_new_are_refused(tmp_path: Path) -> None
         assert (tmp_path / "put-away").exists()
 
 
-def test_with_nothing_to_do_it_ends_without_waiting_for_the_grace_period(tmp_path: Path) -> None:
+def test_an_idle_server_exits_at_once(tmp_path: Path) -> None:
     with serving(tmp_path, GATED, drain_grace=86_400) as server:
         server.signal()
         assert server.wait() == 0
 
 
-def test_the_grace_period_is_kept_even_by_a_handler_that_blocks(tmp_path: Path) -> None:
+def test_the_grace_period_ends_even_a_blocking_handler(tmp_path: Path) -> None:
     with serving(tmp_path, GATED, drain_grace=1) as server, ThreadPoolExecutor(1) as pool:
         running = pool.submit(server.post, "/block")
         wait_for(lambda: server.metric("chutes_in_flight") == 1)
@@ -66,7 +66,7 @@ def test_the_grace_period_is_kept_even_by_a_handler_that_blocks(tmp_path: Path) 
         assert running.exception(LIMIT) or running.result().status_code == 503
 
 
-def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
+def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
     with serving(tmp_path, GATED, drain_grace=86_400) as server, ThreadPoolExecutor(1) as pool:
         running = pool.submit(server.post, "/draw")
         wait_for(lambda: server.metric("chutes_in_flight") == 1)
@@ -77,7 +77,7 @@ def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
         assert running.exception(LIMIT) or running.result().status_code == 503
 
 
-def test_uploads_in_progress_are_refused_at_once(tmp_path: Path) -> None:
+def test_uploads_in_progress_are_rejected_at_once(tmp_path: Path) -> None:
     head = b"POST /draw HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
     unfinished = [head + b"{", head, head[:30], b""]
     with serving(tmp_path, GATED, drain_grace=600) as server:
@@ -95,7 +95,7 @@ def test_uploads_in_progress_are_refused_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_during_the_import_ends_it_with_zero(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_during_the_import_exits_with_0(tmp_path: Path, number: signal.Signals) -> None:
     slow = "open('importing', 'w').close()\ntry:\n    time.sleep(600)\nexcept Exception:\n    pass\n"
     with serving(tmp_path, slow, wait=False) as server:
         wait_for((tmp_path / "importing").exists)

@@ -26,7 +26,7 @@ async def use(self) -> dict:
 """
 
 
-def test_state_and_locks_of_a_hook_work_in_handlers(tmp_path: Path) -> None:
+def test_objects_of_a_startup_hook_work_in_handlers(tmp_path: Path) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     with serving(tmp_path, STATE, concurrency=8) as server, ThreadPoolExecutor(8) as pool:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the command is curl's")
-def test_the_readmes_command_draws_its_picture(service: Server, tmp_path: Path) -> None:
+def test_the_readmes_command_generates_its_image(service: Server, tmp_path: Path) -> None:
     (command,) = re.findall(r"```sh\n(curl .*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
     here = command.replace("127.0.0.1:8000", f"127.0.0.1:{service.port}")
     subprocess.run(["bash", "-ec", here], cwd=tmp_path, capture_output=True, check=True)

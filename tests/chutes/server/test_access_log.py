@@ -37,7 +37,7 @@ def line(caplog: pytest.LogCaptureFixture) -> dict[str, Any]:
     return vars(record)
 
 
-def test_each_request_gets_an_id_and_a_line(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_request_has_an_id_and_one_log_line(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     answer = client.get("/fine?q=secret")
     assert len(answer.text) == 32
@@ -52,13 +52,13 @@ def test_each_request_gets_an_id_and_a_line(client: TestClient, caplog: pytest.L
     ("sent", "kept"),
     [("abc-123", True), ("a" * 128, True), ("a" * 129, False), ("two words", False), ('{"a":1}', False), ("", False)],
 )
-def test_a_sane_id_of_the_clients_is_kept(client: TestClient, sent: str, kept: bool) -> None:
+def test_a_valid_request_id_of_the_client_is_kept(client: TestClient, sent: str, kept: bool) -> None:
     answer = client.get("/fine", headers={"X-Request-ID": sent})
     assert (answer.headers["x-request-id"] == sent) is kept
     assert answer.headers["x-request-id"] == answer.text
 
 
-def test_what_nobody_caught(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unhandled_exception_is_a_500_with_a_log_line(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     answer = client.get("/crash")
     assert answer.status_code == 500
     assert "secret" not in answer.text
@@ -66,7 +66,7 @@ def test_what_nobody_caught(client: TestClient, caplog: pytest.LogCaptureFixture
     assert TestClient(AccessLogMiddleware(full)).get("/full").status_code == 429
 
 
-def test_probes_are_quiet(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+def test_probes_are_logged_at_level_debug(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     client.get("/health")
     assert not [record for record in caplog.records if record.name == "chutes.access"]

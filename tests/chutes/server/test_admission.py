@@ -9,7 +9,7 @@ from chutes.server.admission import Admission
 pytestmark = pytest.mark.anyio
 
 
-async def test_concurrency_runs_queue_waits_the_rest_is_refused() -> None:
+async def test_requests_beyond_the_slots_and_the_queue_are_rejected() -> None:
     admission = Admission(concurrency=2, queue_size=3)
     turns = [admission.enqueue() for _ in range(5)]
     assert [turn.done() for turn in turns] == [True, True, False, False, False]
@@ -19,7 +19,7 @@ async def test_concurrency_runs_queue_waits_the_rest_is_refused() -> None:
     assert int(refused.value.headers["Retry-After"]) >= 1
 
 
-async def test_first_in_first_out() -> None:
+async def test_the_queue_is_first_in_first_out() -> None:
     admission = Admission(concurrency=1, queue_size=3)
     turns = [admission.enqueue() for _ in range(4)]
     for served in range(1, 4):
@@ -30,7 +30,7 @@ async def test_first_in_first_out() -> None:
     assert admission.running == 0
 
 
-async def test_who_gives_up_is_passed_over() -> None:
+async def test_a_withdrawn_waiter_gets_no_slot() -> None:
     admission = Admission(concurrency=1, queue_size=2)
     admission.enqueue()
     gone, next_in_line = admission.enqueue(), admission.enqueue()
@@ -41,7 +41,7 @@ async def test_who_gives_up_is_passed_over() -> None:
     assert (admission.running, admission.queued) == (1, 0)
 
 
-async def test_giving_up_in_the_moment_the_slot_comes_hands_it_on() -> None:
+async def test_withdrawing_a_waiter_that_has_a_slot_passes_it_on() -> None:
     admission = Admission(concurrency=1, queue_size=2)
     admission.enqueue()
     late, other = admission.enqueue(), admission.enqueue()
@@ -53,7 +53,7 @@ async def test_giving_up_in_the_moment_the_slot_comes_hands_it_on() -> None:
     assert admission.running == 0
 
 
-async def test_nobody_overtakes_the_line() -> None:
+async def test_a_new_request_does_not_overtake_the_queue() -> None:
     admission = Admission(concurrency=1, queue_size=2)
     admission.acquire()
     waiting = admission.enqueue()
@@ -63,14 +63,14 @@ async def test_nobody_overtakes_the_line() -> None:
     assert not admission.acquire()
 
 
-async def test_without_a_queue() -> None:
+async def test_a_queue_size_of_zero_rejects_at_once() -> None:
     admission = Admission(concurrency=1, queue_size=0)
     assert admission.enqueue().done()
     with pytest.raises(QueueFull):
         admission.enqueue()
 
 
-async def test_retry_after_follows_how_long_the_work_takes() -> None:
+async def test_retry_after_follows_the_average_duration() -> None:
     admission = Admission(concurrency=1, queue_size=10)
     assert admission.retry_after == 1
     admission.enqueue()
@@ -83,7 +83,7 @@ async def test_retry_after_follows_how_long_the_work_takes() -> None:
     assert admission.retry_after <= 120
 
 
-async def test_closing_sends_the_line_away_and_lets_the_running_finish() -> None:
+async def test_closing_rejects_the_queue_and_keeps_running_work() -> None:
     admission = Admission(concurrency=1, queue_size=2)
     admission.enqueue()
     waiting = admission.enqueue()

@@ -39,7 +39,7 @@ def client(given: Settings, **options: Any) -> TestClient:
     return TestClient(app, **{"base_url": "http://localhost:8000", **options})
 
 
-def test_without_keys_everybody_is_let_in(tmp_path: Path) -> None:
+def test_without_keys_every_request_is_accepted(tmp_path: Path) -> None:
     assert client(settings(tmp_path)).get("/x").status_code == 200
 
 
@@ -55,7 +55,7 @@ def test_without_keys_everybody_is_let_in(tmp_path: Path) -> None:
         {"Authorization": "Bearer wrong", "X-API-Key": KEY},
     ],
 )
-def test_a_key_in_any_of_its_places(tmp_path: Path, headers: dict[str, str]) -> None:
+def test_a_key_is_accepted_in_each_header(tmp_path: Path, headers: dict[str, str]) -> None:
     assert client(settings(tmp_path, api_keys=(KEY,))).get("/x", headers=headers).text == "hello"
 
 
@@ -72,24 +72,24 @@ def test_a_key_in_any_of_its_places(tmp_path: Path, headers: dict[str, str]) -> 
         {"Cookie": f"key={KEY}"},
     ],
 )
-def test_no_key_or_a_wrong_one_is_401(tmp_path: Path, headers: dict[str, str]) -> None:
+def test_a_missing_or_invalid_key_is_401(tmp_path: Path, headers: dict[str, str]) -> None:
     answer = client(settings(tmp_path, api_keys=(KEY,))).get("/x", headers=headers)
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == 'Bearer realm="chutes"'
     assert answer.json()["code"] == "invalid_api_key"
 
 
-def test_under_v1_the_shape_is_openais(tmp_path: Path) -> None:
+def test_errors_under_v1_have_openais_form(tmp_path: Path) -> None:
     answer = client(settings(tmp_path, api_keys=(KEY,))).get("/v1/x")
     assert answer.json()["error"]["type"] == "authentication_error"
 
 
-def test_a_browser_is_asked_for_a_password(tmp_path: Path) -> None:
+def test_a_browser_gets_a_basic_challenge(tmp_path: Path) -> None:
     answer = client(settings(tmp_path, api_keys=(KEY,))).get("/x", headers={"Accept": "text/html"})
     assert answer.headers["www-authenticate"].startswith("Basic")
 
 
-def test_what_is_open(tmp_path: Path) -> None:
+def test_probes_are_open_and_metrics_are_open_to_this_machine(tmp_path: Path) -> None:
     given = settings(tmp_path, api_keys=(KEY,))
     far, near = client(given, client=("203.0.113.9", 1)), client(given, client=("127.0.0.1", 1))
     assert [far.get(path).status_code for path in ("/health", "/ready", "/metrics")] == [200, 200, 401]
@@ -112,7 +112,7 @@ def test_what_is_open(tmp_path: Path) -> None:
         {"Sec-Fetch-Site": "cross-site"},
     ],
 )
-def test_metrics_are_not_open_to_those_that_this_machine_asks_for(tmp_path: Path, headers: dict[str, str]) -> None:
+def test_metrics_are_not_open_to_clients_of_a_proxy(tmp_path: Path, headers: dict[str, str]) -> None:
     near = client(settings(tmp_path, api_keys=(KEY,)), client=("127.0.0.1", 1))
     for path in ("/metrics", "/_metrics"):
         assert near.get(path, headers=headers).status_code == 401
@@ -127,7 +127,7 @@ def test_two_keys_in_one_place_are_ambiguous(tmp_path: Path, name: str, values: 
     assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
 
 
-def test_a_websocket_needs_a_key_too(tmp_path: Path) -> None:
+def test_a_websocket_needs_a_key(tmp_path: Path) -> None:
     asked = client(settings(tmp_path, api_keys=(KEY,)))
     with pytest.raises(WebSocketDisconnect) as refused, asked.websocket_connect("/ws"):
         pass
@@ -136,11 +136,11 @@ def test_a_websocket_needs_a_key_too(tmp_path: Path) -> None:
         assert accepted.receive_text() == "hello"
 
 
-def test_no_auth_wins_over_keys(tmp_path: Path) -> None:
+def test_no_auth_disables_authentication_despite_keys(tmp_path: Path) -> None:
     assert client(settings(tmp_path, api_keys=(KEY,), no_auth=True)).get("/x").status_code == 200
 
 
-def test_deleting_the_last_key_locks_and_does_not_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deleting_the_last_key_does_not_disable_authentication(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = settings(tmp_path)
     store = KeyStore(given.keys_file)
     key = store.create("only")
@@ -151,7 +151,7 @@ def test_deleting_the_last_key_locks_and_does_not_open(tmp_path: Path, monkeypat
     assert asked.get("/x", headers={"X-API-Key": key}).status_code == 401
 
 
-def test_the_first_key_made_while_the_server_runs_locks_it_for_good(
+def test_the_first_key_created_at_runtime_enables_authentication(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chutes.server.keys._CHECK_INTERVAL", 0)
@@ -165,7 +165,9 @@ def test_the_first_key_made_while_the_server_runs_locks_it_for_good(
     assert asked.get("/x").status_code == 401
 
 
-def test_a_key_file_that_appears_and_cannot_be_read_locks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_key_file_that_appears_at_runtime_enables_authentication(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("chutes.server.keys._CHECK_INTERVAL", 0)
     asked = client(settings(tmp_path))
     assert asked.get("/x").status_code == 200
@@ -174,7 +176,7 @@ def test_a_key_file_that_appears_and_cannot_be_read_locks_too(tmp_path: Path, mo
         assert asked.get("/x", headers=headers).status_code == 401
 
 
-def test_a_key_can_be_required_where_none_is_known(tmp_path: Path) -> None:
+def test_a_key_can_be_required_while_none_exists(tmp_path: Path) -> None:
     asked = client(settings(tmp_path, require_key=True))
     assert asked.get("/x").status_code == 401
     assert asked.get("/health").status_code == 200
@@ -191,7 +193,7 @@ def test_a_key_can_be_required_where_none_is_known(tmp_path: Path) -> None:
         ({"host": "0.0.0.0", "api_keys": (KEY,)}, False),
     ],
 )
-def test_exposure(tmp_path: Path, given: dict[str, Any], refused: bool) -> None:
+def test_a_public_address_needs_a_key_or_no_auth(tmp_path: Path, given: dict[str, Any], refused: bool) -> None:
     if refused:
         with pytest.raises(InsecureSettings, match="chutes keys create"):
             check_exposure(settings(tmp_path, **given))
@@ -199,19 +201,19 @@ def test_exposure(tmp_path: Path, given: dict[str, Any], refused: bool) -> None:
         check_exposure(settings(tmp_path, **given))
 
 
-def test_a_key_that_no_header_can_carry_is_refused() -> None:
+def test_a_key_that_is_not_ascii_is_rejected() -> None:
     with pytest.raises(InsecureSettings, match="not ASCII"):
         check_exposure(Settings(api_keys="fine,s\u00e9cret"))  # type: ignore[arg-type]
 
 
-def test_a_key_in_the_file_is_enough_to_be_exposed(tmp_path: Path) -> None:
+def test_a_key_in_the_file_allows_a_public_address(tmp_path: Path) -> None:
     given = settings(tmp_path, host="0.0.0.0")
     KeyStore(given.keys_file).create("one")
     check_exposure(given)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-def test_keys_that_cannot_be_read_are_an_error_and_not_an_open_door(tmp_path: Path, host: str) -> None:
+def test_keys_that_cannot_be_read_are_an_error(tmp_path: Path, host: str) -> None:
     (tmp_path / "keys.json").write_text("{")
     with pytest.raises(InsecureSettings, match="is not a key file"):
         check_exposure(settings(tmp_path, host=host))

@@ -48,14 +48,14 @@ async def test_the_whole_body_is_read() -> None:
 
 
 @pytest.mark.parametrize("chunks", [[b"abcd"], [b"abcd", b"e"], [b"a", b"bc", b"d"], [b"", b"abcd"]])
-async def test_more_than_the_limit_is_refused(chunks: Iterable[bytes]) -> None:
+async def test_a_body_over_the_limit_is_rejected(chunks: Iterable[bytes]) -> None:
     upload = Upload(uploads(), coming(*chunks), announced=True, length=0, limit=3)
     with pytest.raises(BodyTooLarge) as refused:
         await read_body(upload.receive)
     assert refused.value.headers["Connection"] == "close"
 
 
-async def test_a_length_over_the_limit_is_refused_before_anything_is_read() -> None:
+async def test_a_content_length_over_the_limit_is_rejected_before_reading() -> None:
     async def receive() -> Message:
         raise AssertionError
 
@@ -80,7 +80,7 @@ async def test_a_client_below_the_minimum_rate_is_timed_out(monkeypatch: pytest.
         await read_body(upload.receive)
 
 
-async def test_a_slow_reader_is_not_the_clients_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_time_of_the_application_does_not_count_against_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chutes.server.body._SLOW_START", 0.2)
     upload = Upload(uploads(timeout=0.2), coming(b"a", b"b", b"c"), announced=True, length=0, limit=9)
     received = b""
@@ -90,7 +90,7 @@ async def test_a_slow_reader_is_not_the_clients_fault(monkeypatch: pytest.Monkey
     assert received == b"abc"
 
 
-async def test_once_the_body_is_complete_no_time_runs() -> None:
+async def test_a_complete_body_has_no_timeout() -> None:
     upload = Upload(uploads(timeout=0.05), coming(b"b"), announced=True, length=0, limit=9)
     assert await read_body(upload.receive) == b"b"
     await asyncio.sleep(0.1)
@@ -116,7 +116,7 @@ async def test_all_bodies_together_are_bounded_until_they_are_released() -> None
     assert len(shared.open) == 0
 
 
-async def test_many_small_unfinished_bodies_refuse_nobody() -> None:
+async def test_many_small_incomplete_bodies_are_accepted() -> None:
     shared = uploads(max_body_bytes=100)
     slow = [Upload(shared, coming(b"x", then="hang"), announced=True, length=0, limit=100) for _ in range(250)]
     for upload in slow:
@@ -147,7 +147,7 @@ async def test_abort_ends_the_uploads_that_are_incomplete() -> None:
     assert await read_body(without.receive) == b""
 
 
-async def test_what_is_kept_is_held_until_its_keeper_releases_it() -> None:
+async def test_a_kept_body_counts_until_it_is_released() -> None:
     shared = uploads(max_body_bytes=100)
     upload = Upload(shared, coming(b"x" * 100), announced=True, length=100, limit=100)
     await read_body(upload.receive)
@@ -188,7 +188,7 @@ def test_gzip_is_decompressed_within_the_limit() -> None:
     ],
     ids=["plain", "truncated", "trailing byte", "many members", "zlib"],  # gzip's bytes contain the time
 )
-def test_what_is_not_one_gzip_member_is_refused(body: bytes) -> None:
+def test_a_body_that_is_not_one_gzip_member_is_rejected(body: bytes) -> None:
     with pytest.raises(BadRequest, match="gzip"):
         gunzip(body, MIB)
 
@@ -197,13 +197,13 @@ def test_what_is_not_one_gzip_member_is_refused(body: bytes) -> None:
     ("values", "compressed"),
     [([], False), ([b"identity"], False), ([b"gzip"], True), ([b" GZip "], True), ([b"x-gzip"], True)],
 )
-def test_content_encodings_that_are_known(values: list[bytes], compressed: bool) -> None:
+def test_known_content_encodings_are_accepted(values: list[bytes], compressed: bool) -> None:
     headers = body_headers([(b"content-encoding", value) for value in values])
     assert check_encoding(headers.encoding) is compressed
 
 
 @pytest.mark.parametrize("values", [[b"br"], [b"gzip, gzip"], [b"gzip", b"gzip"], [b"deflate"], [b"x" * 999]])
-def test_other_content_encodings_are_refused_by_name(values: list[bytes]) -> None:
+def test_an_unknown_content_encoding_is_rejected_by_name(values: list[bytes]) -> None:
     headers = body_headers([(b"content-encoding", value) for value in values])
     with pytest.raises(UnsupportedMediaType) as refused:
         check_encoding(headers.encoding)
@@ -212,7 +212,7 @@ def test_other_content_encodings_are_refused_by_name(values: list[bytes]) -> Non
     assert refused.value.headers["Accept-Encoding"] == "gzip"
 
 
-async def test_the_answer_to_a_refused_upload_is_out_before_the_connection_ends() -> None:
+async def test_the_response_to_a_rejected_upload_is_sent_before_the_connection_ends() -> None:
     sent: list[Message] = []
 
     async def send(message: Message) -> None:

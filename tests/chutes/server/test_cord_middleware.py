@@ -115,7 +115,7 @@ def series(chute: Chute, name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(name, {"chute_id": chute.uid, **labels}) or 0.0
 
 
-async def test_an_answer_says_how_busy_the_chute_is(chute: Chute) -> None:
+async def test_a_response_reports_how_busy_the_chute_is(chute: Chute) -> None:
     async with running(chute) as app:
         call = await Call(app, "/echo").send(b'{"a": 1}').end()
         assert (call.status, call.json()) == (200, {"a": 1})
@@ -127,7 +127,7 @@ async def test_an_answer_says_how_busy_the_chute_is(chute: Chute) -> None:
     assert series(chute, "invocation_last_timestamp", function="echo") == pytest.approx(time.time(), abs=30)
 
 
-async def test_cords_wait_for_the_chute_to_load_and_other_routes_do_not(chute: Chute) -> None:
+async def test_cords_are_rejected_while_the_chute_loads_and_other_routes_are_not(chute: Chute) -> None:
     @chute.on_startup()
     async def load(self: Any) -> None:
         await until(self.gate.is_set)
@@ -145,7 +145,7 @@ async def test_cords_wait_for_the_chute_to_load_and_other_routes_do_not(chute: C
     assert series(chute, "chutes_rejections_total", reason="not_ready") == 1
 
 
-async def test_no_spelling_of_a_path_gets_around_admission(chute: Chute) -> None:
+async def test_no_spelling_of_a_path_bypasses_admission(chute: Chute) -> None:
     async with running(chute, queue_size=0) as app:
         first = Call(app, "/wait").send()
         await until(lambda: app.admission.running)
@@ -160,7 +160,7 @@ async def test_no_spelling_of_a_path_gets_around_admission(chute: Chute) -> None
         assert (await Call(app, "/api/echo").send(b"{}").end()).status == 200
 
 
-async def test_a_root_path_of_the_servers_is_no_way_around_admission(chute: Chute) -> None:
+async def test_a_root_path_does_not_bypass_admission(chute: Chute) -> None:
     async with running(chute, queue_size=0) as app:
         first = Call(app, "/wait").send()
         await until(lambda: app.admission.running)
@@ -187,7 +187,7 @@ async def test_fatal_in_a_stream_fails_the_chute(chute: Chute) -> None:
         assert (await Call(app, "/health", method="GET").send().end()).status == 503
 
 
-async def test_slow_uploads_hold_no_slot_and_refuse_nobody(chute: Chute) -> None:
+async def test_slow_uploads_hold_no_slot(chute: Chute) -> None:
     async with running(chute, queue_size=0, max_body_bytes=1000) as app:
         slow = [Call(app, "/echo").send(b'{"a"', more=True) for _ in range(20)]
         await asyncio.sleep(0.02)
@@ -215,7 +215,7 @@ async def test_draining_ends_uploads(chute: Chute) -> None:
             assert (call.status, call.headers["connection"]) == (503, "close")
 
 
-async def test_an_upload_that_stalls_or_is_broken_off(chute: Chute) -> None:
+async def test_an_upload_that_stalls_is_408_and_a_disconnect_is_logged_as_499(chute: Chute) -> None:
     async with running(chute, upload_timeout=0.05) as app:
         stalled = await Call(app, "/echo").send(b"{", more=True).end()
         assert (stalled.status, stalled.headers["connection"]) == (408, "close")
@@ -247,7 +247,7 @@ async def test_a_multipart_form_of_a_native_route_is_bounded_while_it_arrives(ch
         assert (costly.status, costly.json()["code"]) == (413, "body_too_complex")
 
 
-async def test_when_the_line_is_full_a_body_is_not_even_read(chute: Chute) -> None:
+async def test_a_full_queue_rejects_a_request_before_its_body_is_read(chute: Chute) -> None:
     async with running(chute, queue_size=0) as app:
         first = Call(app, "/wait").send()
         await until(lambda: app.admission.running)
@@ -257,7 +257,7 @@ async def test_when_the_line_is_full_a_body_is_not_even_read(chute: Chute) -> No
         assert (await first.end()).json() == "done"
 
 
-async def test_leaving_the_line(chute: Chute) -> None:
+async def test_a_queued_client_that_disconnects_is_never_started(chute: Chute) -> None:
     async with running(chute) as app:
         first = Call(app, "/wait").send()
         await until(lambda: app.admission.running)
@@ -272,7 +272,7 @@ async def test_leaving_the_line(chute: Chute) -> None:
     assert series(chute, "chutes_disconnects_total", stage="queued") == 1
 
 
-async def test_leaving_mid_request_ends_the_handler(chute: Chute) -> None:
+async def test_a_disconnect_cancels_the_running_handler(chute: Chute) -> None:
     async with running(chute) as app:
         call = Call(app, "/wait").send()
         await until(lambda: app.admission.running)
@@ -284,7 +284,7 @@ async def test_leaving_mid_request_ends_the_handler(chute: Chute) -> None:
     assert series(chute, "invocation_total", function="wait", status="499") == 1
 
 
-async def test_a_slot_is_free_only_when_its_handler_has_really_ended(chute: Chute) -> None:
+async def test_a_slot_is_released_only_when_the_handler_has_ended(chute: Chute) -> None:
     async with running(chute, request_timeout=2) as app:
         call = await Call(app, "/block").send().end()
         assert (call.status, call.headers["x-should-retry"]) == (504, "false")
@@ -296,7 +296,7 @@ async def test_a_slot_is_free_only_when_its_handler_has_really_ended(chute: Chut
         assert chute.ended == ["block"]  # type: ignore[attr-defined]
 
 
-async def test_a_stream_that_takes_too_long_is_broken_off(chute: Chute) -> None:
+async def test_a_stream_over_the_time_limit_is_aborted(chute: Chute) -> None:
     async with running(chute, request_timeout=2) as app:
         call = await Call(app, "/stream").send().end()
         assert (call.status, call.body, call.complete) == (200, b"first", False)
@@ -304,7 +304,7 @@ async def test_a_stream_that_takes_too_long_is_broken_off(chute: Chute) -> None:
         assert chute.ended == ["stream"]  # type: ignore[attr-defined]
 
 
-async def test_work_after_the_answer_goes_on_when_the_client_has_left(chute: Chute) -> None:
+async def test_background_work_continues_after_a_disconnect(chute: Chute) -> None:
     async with running(chute) as app:
         call = Call(app, "/later").send()
         await until(lambda: call.complete)
@@ -327,7 +327,7 @@ async def test_a_handler_that_fails_while_it_is_cancelled_is_logged(
     assert "stubborn failed after its request had ended" in caplog.text
 
 
-async def test_waiting_too_long(chute: Chute) -> None:
+async def test_a_request_that_waits_too_long_is_503(chute: Chute) -> None:
     async with running(chute, queue_timeout=0.1) as app:
         first = Call(app, "/wait").send()
         await until(lambda: app.admission.running)
@@ -337,7 +337,7 @@ async def test_waiting_too_long(chute: Chute) -> None:
         await first.end()
 
 
-async def test_cut_off_answers_while_the_handler_runs(chute: Chute) -> None:
+async def test_abort_all_answers_while_the_handler_runs(chute: Chute) -> None:
     async with running(chute) as app:
         call = Call(app, "/block").send()
         await until(lambda: app.admission.running)
@@ -348,7 +348,7 @@ async def test_cut_off_answers_while_the_handler_runs(chute: Chute) -> None:
         await until(lambda: not app.admission.running)
 
 
-async def test_requests_that_are_cancelled_from_outside_free_their_slot(chute: Chute) -> None:
+async def test_a_request_cancelled_from_outside_releases_its_slot(chute: Chute) -> None:
     async with running(chute) as app:
         for _ in range(20):
             call = Call(app, "/wait").send()
@@ -366,7 +366,7 @@ async def test_requests_that_are_cancelled_from_outside_free_their_slot(chute: C
         assert (await Call(app, "/echo").send(b"{}").end()).status == 200
 
 
-async def test_a_websocket_goes_straight_through(chute: Chute) -> None:
+async def test_a_websocket_bypasses_admission(chute: Chute) -> None:
     async with running(chute) as app:
         sent: list[str] = []
 

@@ -62,7 +62,7 @@ def exposed(answer: Any) -> set[str]:
     return {each.strip().lower() for each in answer.headers["access-control-expose-headers"].split(",")}
 
 
-def test_an_answer_and_its_headers_can_be_read(client: TestClient) -> None:
+def test_an_allowed_origin_can_read_a_response_and_its_headers(client: TestClient) -> None:
     answer = client.post("/draw", json={"prompt": "x"}, headers={"Origin": PAGE, "X-API-Key": KEY})
     assert answer.text == "x"
     assert answer.headers.get_list("access-control-allow-origin") == [PAGE]
@@ -72,7 +72,7 @@ def test_an_answer_and_its_headers_can_be_read(client: TestClient) -> None:
     assert sorted(answer.headers["vary"].split(", ")) == ["Accept", "Origin"]
 
 
-def test_refusals_can_be_read(client: TestClient) -> None:
+def test_an_allowed_origin_can_read_errors(client: TestClient) -> None:
     by_page = {"Origin": PAGE}
     with_key = {**by_page, "X-API-Key": KEY}
     answers = {
@@ -93,7 +93,7 @@ def test_refusals_can_be_read(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "http://app.example", "https://app.example:444", "null"])
-def test_other_origins_read_nothing(client: TestClient, origin: str) -> None:
+def test_other_origins_get_no_cors_headers(client: TestClient, origin: str) -> None:
     answer = client.get("/ready", headers={"Origin": origin})
     assert "access-control-allow-origin" not in answer.headers
     assert "Origin" in answer.headers["vary"]
@@ -117,21 +117,21 @@ def test_a_preflight_needs_no_key(client: TestClient) -> None:
     assert client.options("/draw", headers=asking).status_code == 401  # not of a page
 
 
-def test_every_origin(chute: Chute, tmp_path: Path) -> None:
+def test_a_star_allows_every_origin(chute: Chute, tmp_path: Path) -> None:
     for client in serve(chute, tmp_path, cors_origins="*"):
         for origin in (PAGE, "null"):
             assert client.get("/ready", headers={"Origin": origin}).headers["access-control-allow-origin"] == "*"
         assert "access-control-allow-origin" not in client.get("/ready").headers
 
 
-def test_without_the_setting_nothing_is_added(chute: Chute, tmp_path: Path) -> None:
+def test_without_the_setting_no_cors_headers_are_added(chute: Chute, tmp_path: Path) -> None:
     for client in serve(chute, tmp_path):
         headers = client.get("/ready", headers={"Origin": PAGE}).headers
         assert not [name for name in headers if name.startswith("access-control") or name == "vary"]
 
 
 @pytest.mark.parametrize("positional", [True, False])
-def test_the_authors_options_apply_to_every_answer(chute: Chute, tmp_path: Path, positional: bool) -> None:
+def test_the_authors_options_apply_to_every_response(chute: Chute, tmp_path: Path, positional: bool) -> None:
     if positional:
         chute.add_middleware(CORSMiddleware, [PAGE], ("POST",), (), True)
     else:
@@ -155,7 +155,7 @@ def test_the_authors_options_apply_to_every_answer(chute: Chute, tmp_path: Path,
             assert "access-control-allow-origin" not in other.headers
 
 
-def test_a_subclass_of_the_authors_decides_itself(chute: Chute, tmp_path: Path) -> None:
+def test_the_authors_subclass_of_corsmiddleware_is_used(chute: Chute, tmp_path: Path) -> None:
     class Tenants(CORSMiddleware):
         def is_allowed_origin(self, origin: str) -> bool:
             return origin.endswith(".tenants.example")
@@ -171,18 +171,18 @@ def test_a_subclass_of_the_authors_decides_itself(chute: Chute, tmp_path: Path) 
     "wrong",
     ["app.example", "https://", "https://app.example/", "https://app.example/page", "null", "https://*.example"],
 )
-def test_an_origin_that_is_none_is_refused_at_the_start(wrong: str) -> None:
+def test_an_invalid_origin_is_rejected_at_startup(wrong: str) -> None:
     with pytest.raises(ValidationError, match=r"is not an origin\. Write https://example\.com without a path"):
         Settings(cors_origins=f"https://fine.example,{wrong}")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("wrong", ["http://gpu.example", "gpu.example/x", "*.*.example", "gpu example", "**"])
-def test_a_host_that_is_none_is_refused_at_the_start(wrong: str) -> None:
+def test_an_invalid_host_is_rejected_at_startup(wrong: str) -> None:
     with pytest.raises(ValidationError, match="is not a host name"):
         Settings(allowed_hosts=wrong)  # type: ignore[arg-type]
 
 
-def test_origins_are_written_as_browsers_send_them() -> None:
+def test_origins_are_normalized_to_what_browsers_send() -> None:
     given = Settings(
         cors_origins="HTTPS://App.Example:443, http://b.example:80,http://c.example:8080,http://[::1]:5173"
     )  # type: ignore[arg-type]
@@ -194,7 +194,7 @@ def test_origins_are_written_as_browsers_send_them() -> None:
     )
 
 
-def test_options_survive_json(chute: Chute) -> None:
+def test_options_are_json_values(chute: Chute) -> None:
     chute.add_middleware(
         CORSMiddleware, ("https://a.example",), allow_headers={"X-Mine"}, allow_origin_regex=r"https://b\..*"
     )

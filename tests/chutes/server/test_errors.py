@@ -56,7 +56,7 @@ def client() -> TestClient:
     return TestClient(app, raise_server_exceptions=False)
 
 
-def test_our_own_errors(client: TestClient) -> None:
+def test_errors_of_this_package_have_a_detail_and_a_code(client: TestClient) -> None:
     answer = client.get("/full")
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "3")
     assert answer.json() == {"detail": "Come back later", "code": "queue_full"}
@@ -76,21 +76,21 @@ def test_an_authors_http_exception_keeps_its_status_detail_and_headers(client: T
 
 
 @pytest.mark.parametrize("path", ["/crash", "/v1/crash"])
-def test_an_unforeseen_error_says_nothing(client: TestClient, path: str) -> None:
+def test_an_unhandled_exception_reveals_nothing(client: TestClient, path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 500
     assert "secret" not in answer.text
     assert "Internal server error" in answer.text
 
 
-def test_the_id_of_the_request_is_in_an_internal_error() -> None:
+def test_an_internal_error_contains_the_request_id() -> None:
     token = request_id.set("r-77")
     body = json.loads(bytes(errors.internal_error("/v1/x").body))
     request_id.reset(token)
     assert body["error"]["message"] == "Internal server error (request r-77)."
 
 
-def test_not_found_and_wrong_verb(client: TestClient) -> None:
+def test_an_unknown_path_and_a_wrong_method_are_named(client: TestClient) -> None:
     assert client.get("/nowhere").json() == {"detail": "No route matches /nowhere."}
     assert client.get("/v1/nowhere").json()["error"]["code"] == "not_found"
     wrong = client.get("/draw")
@@ -99,7 +99,7 @@ def test_not_found_and_wrong_verb(client: TestClient) -> None:
     assert client.get("/v1/draw").json()["error"]["code"] == "method_not_allowed"
 
 
-def test_validation_names_the_field(client: TestClient) -> None:
+def test_a_validation_error_names_the_field(client: TestClient) -> None:
     answer = client.post("/draw", json={"width": "wide"})
     assert answer.status_code == 422
     assert [field["loc"] for field in answer.json()["detail"]] == [["body", "prompt"], ["body", "width"]]
@@ -123,26 +123,26 @@ def test_validation_names_the_field(client: TestClient) -> None:
     ],
 )
 @pytest.mark.parametrize("path", ["/draw", "/v1/draw"])
-def test_input_that_json_cannot_say_is_422(client: TestClient, path: str, body: bytes) -> None:
+def test_input_without_a_json_form_is_422(client: TestClient, path: str, body: bytes) -> None:
     answer = client.post(path, content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422
     assert len(answer.content) < 2000
     json.loads(answer.content, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
-def test_a_long_input_is_cut_short(client: TestClient) -> None:
+def test_a_long_input_is_shortened(client: TestClient) -> None:
     (field,) = client.post("/draw", json={"prompt": "x", "width": "w" * 100_000}).json()["detail"]
     assert field["input"].endswith("… (100000 characters)")
     assert len(field["input"]) < 300
 
 
 @pytest.mark.parametrize("value", [[0] * 3_000_000, {str(key): 0 for key in range(300)}, [[0] * 100] * 100])
-def test_what_has_many_parts_is_not_shown(client: TestClient, value: Any) -> None:
+def test_a_value_with_many_parts_is_not_shown(client: TestClient, value: Any) -> None:
     (field,) = client.post("/draw", json={"prompt": value}).json()["detail"]
     assert field["input"] == f"a {type(value).__name__} that is too large to show"
 
 
-def test_what_has_many_parts_is_not_gone_through() -> None:
+def test_a_value_with_many_parts_is_not_traversed() -> None:
     class Untouched(list[int]):
         def __iter__(self) -> Iterator[int]:
             pytest.fail("its length says enough")
@@ -151,7 +151,7 @@ def test_what_has_many_parts_is_not_gone_through() -> None:
     errors.from_validation("/draw", [{"type": "string_type", "loc": ("body", "prompt"), "msg": "", "input": value}])
 
 
-def test_a_form_that_cannot_be_read_is_400(client: TestClient) -> None:
+def test_a_malformed_form_is_400(client: TestClient) -> None:
     body = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nx\r\n--b--\r\n'
     broken = client.post(
         "/upload", content=body, headers={"Content-Type": "multipart/form-data; boundary=b; charset=undefined"}
@@ -160,30 +160,30 @@ def test_a_form_that_cannot_be_read_is_400(client: TestClient) -> None:
     assert "detail" in broken.json()
 
 
-def test_a_field_in_a_files_place_is_422(client: TestClient) -> None:
+def test_a_text_field_in_place_of_a_file_is_422(client: TestClient) -> None:
     (field,) = client.post("/upload", data={"file": "x"}).json()["detail"]
     assert field == {"type": "value_error", "loc": ["body", "file"], "msg": "Input should be a file"}
 
 
-def test_under_v1_a_place_in_broken_json_is_no_parameter(client: TestClient) -> None:
+def test_under_v1_a_position_in_invalid_json_is_not_a_parameter(client: TestClient) -> None:
     answer = client.post("/v1/draw", content=b"{,", headers={"Content-Type": "application/json"})
     assert answer.json()["error"]["param"] is None
     assert errors.from_validation("/v1/draw", []).status_code == 422
 
 
-def test_only_so_many_fields_are_told(client: TestClient) -> None:
+def test_a_hundred_invalid_fields_are_reported(client: TestClient) -> None:
     answer = client.post("/many", json=["x"] * 5000)
     assert (answer.status_code, len(answer.json()["detail"])) == (422, 100)
 
 
-def test_a_long_key_is_cut_short(client: TestClient) -> None:
+def test_a_long_key_is_shortened(client: TestClient) -> None:
     answer = client.post("/counts", json={"k" * 100_000: "x"})
     (field,) = answer.json()["detail"]
     assert field["loc"][1].endswith("… (100000 characters)")
     assert len(answer.content) < 2000
 
 
-def test_an_authors_handler_stays() -> None:
+def test_the_authors_exception_handler_is_kept() -> None:
     app = FastAPI()
 
     @app.exception_handler(HTTPException)
@@ -214,5 +214,5 @@ def test_json_safe(value: Any, safe: Any) -> None:
     json.dumps(errors.json_safe(value), allow_nan=False)
 
 
-def test_a_status_without_a_body() -> None:
+def test_a_status_without_a_body_has_none() -> None:
     assert errors.error_response("/x", 304, "ignored").body == b""

@@ -28,7 +28,7 @@ class Wire:
 START: Message = {"type": "http.response.start", "status": 201, "headers": []}
 
 
-async def test_the_body_comes_once_and_then_nothing_until_the_client_leaves() -> None:
+async def test_the_body_is_received_once_and_then_a_disconnect() -> None:
     wire = Wire()
     request = InFlightRequest(wire.receive, wire.send, b"body")
     assert await request.receive() == {"type": "http.request", "body": b"body", "more_body": False}
@@ -51,7 +51,7 @@ async def test_the_connection_has_one_reader() -> None:
     request.close()
 
 
-async def test_what_is_sent_after_the_end_goes_nowhere() -> None:
+async def test_messages_after_the_end_are_discarded() -> None:
     wire = Wire()
     request = InFlightRequest(wire.receive, wire.send, b"")
     await request.send(START)
@@ -63,7 +63,7 @@ async def test_what_is_sent_after_the_end_goes_nowhere() -> None:
     assert request.abort_status == 504  # the first reason stands
 
 
-async def test_once_the_answer_is_complete_the_client_may_leave() -> None:
+async def test_a_disconnect_after_the_response_is_ignored() -> None:
     wire = Wire()
     request = InFlightRequest(wire.receive, wire.send, b"")
     request.watch()

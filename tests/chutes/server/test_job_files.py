@@ -40,7 +40,7 @@ def read(folder: Path, name: str) -> str | None:
         return file.read().decode()
 
 
-def test_links_inside_are_served_and_links_that_lead_out_are_not(output: Path, tmp_path: Path) -> None:
+def test_links_inside_are_served_and_links_to_the_outside_are_not(output: Path, tmp_path: Path) -> None:
     links = {
         "inside": "sub/file",
         "inside-absolute": output / "sub" / "file",
@@ -87,11 +87,11 @@ def test_links_inside_are_served_and_links_that_lead_out_are_not(output: Path, t
     ],
     ids=ascii,
 )
-def test_names_that_are_none(output: Path, name: str) -> None:
+def test_invalid_names_are_not_found(output: Path, name: str) -> None:
     assert read(output, name) is None
 
 
-def test_pipes_sockets_and_devices_are_neither_listed_nor_waited_for(output: Path) -> None:
+def test_pipes_sockets_and_devices_are_neither_listed_nor_opened(output: Path) -> None:
     os.mkfifo(output / "pipe")
     with socket.socket(socket.AF_UNIX) as listener:
         here = Path.cwd()
@@ -106,7 +106,7 @@ def test_pipes_sockets_and_devices_are_neither_listed_nor_waited_for(output: Pat
 
 
 @pytest.mark.parametrize("swapped", ["sub", "sub/file", ""])
-def test_what_is_swapped_for_a_link_after_the_check_is_not_served(
+def test_a_file_replaced_by_a_link_after_the_check_is_not_served(
     output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swapped: str
 ) -> None:
     """Between resolving the name and opening the file, another process replaces a part of its path."""
@@ -134,7 +134,7 @@ def test_an_output_folder_that_became_a_link_is_empty(output: Path, tmp_path: Pa
     assert read(output, "key") is None
 
 
-def test_names_that_no_url_can_hold_are_not_listed(output: Path) -> None:
+def test_names_that_no_url_can_contain_are_not_listed(output: Path) -> None:
     for name in (b"\xff", b"a\nb", b"\x1b[31m"):
         (Path(os.fsdecode(os.fsencode(output) + b"/" + name))).write_text("x")
     (output / "日本 ä.txt").write_text("x")
@@ -160,7 +160,7 @@ def test_long_names_are_listed_in_part(output: Path) -> None:
     assert (sum(map(len, names)) < 1.1 * (1 << 20), len(names) > 4000, more) == (True, True, True)
 
 
-def test_folders_without_an_end_are_listed_in_part_and_removed(output: Path) -> None:
+def test_very_deep_folders_are_listed_in_part_and_removed(output: Path) -> None:
     """2200 levels: too deep for recursion, and the path is too long for the system."""
     descriptor = os.open(output, os.O_RDONLY)
     for _ in range(2200):
@@ -176,14 +176,14 @@ def test_folders_without_an_end_are_listed_in_part_and_removed(output: Path) -> 
     assert not output.exists()
 
 
-def test_removing_follows_no_link(output: Path, tmp_path: Path) -> None:
+def test_removal_does_not_follow_links(output: Path, tmp_path: Path) -> None:
     (output / "link").symlink_to(tmp_path / "secret")
     remove(output)
     assert not output.exists()
     assert (tmp_path / "secret" / "key").exists()
 
 
-def test_the_folder_of_a_process_is_private_and_goes_with_it(temporary: Path) -> None:
+def test_the_folder_of_a_process_is_private_and_removed_at_exit(temporary: Path) -> None:
     folders = JobFolders()
     job = folders.make("a")
     [folder] = temporary.iterdir()
@@ -197,7 +197,7 @@ def test_the_folder_of_a_process_is_private_and_goes_with_it(temporary: Path) ->
     folders.close()
 
 
-def test_a_folder_that_somebody_tidied_away_is_made_again(temporary: Path) -> None:
+def test_a_folder_removed_by_a_cleanup_is_created_again(temporary: Path) -> None:
     folders = JobFolders()
     remove(folders.make("a").parent)
     assert folders.make("b").is_dir()
@@ -205,7 +205,7 @@ def test_a_folder_that_somebody_tidied_away_is_made_again(temporary: Path) -> No
 
 
 @pytest.mark.parametrize("when", ["open", "flock"])
-def test_a_folder_that_is_lost_before_it_is_locked_is_made_again(
+def test_a_folder_removed_before_it_is_locked_is_created_again(
     temporary: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     """Another process starts in this very moment, and takes the folder for an abandoned one."""
@@ -226,7 +226,7 @@ def test_a_folder_that_is_lost_before_it_is_locked_is_made_again(
     folders.close()
 
 
-def test_without_locks_jobs_run_all_the_same(
+def test_jobs_run_without_file_locks(
     temporary: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def flock(descriptor: int, operation: int) -> None:
@@ -242,7 +242,7 @@ def test_without_locks_jobs_run_all_the_same(
     assert list(temporary.iterdir()) == []
 
 
-def test_only_abandoned_folders_of_ours_are_removed(
+def test_only_abandoned_folders_of_this_user_are_removed(
     temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def make(name: str, mode: int = 0o700) -> Path:
@@ -291,7 +291,7 @@ sys.stdin.readline()
 """
 
 
-def test_processes_that_start_at_once_leave_each_others_folders_alone(temporary: Path) -> None:
+def test_processes_that_start_together_keep_each_others_folders(temporary: Path) -> None:
     command = [sys.executable, "-c", RACE, str(temporary)]
     started = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     try:

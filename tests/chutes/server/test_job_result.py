@@ -90,7 +90,7 @@ class Plain:
     ],
     ids=ascii,
 )
-def test_the_text_is_what_fastapi_would_send(result: Any) -> None:
+def test_the_text_equals_fastapis(result: Any) -> None:
     assert json.loads(encode(result, LIMIT)) == json.loads(json.dumps(json_safe(jsonable_encoder(result))))
 
 
@@ -147,14 +147,14 @@ REFUSED: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_no_json_is_refused_in_words_for_clients(case: str) -> None:
+def test_a_result_that_is_not_json_has_a_message_for_clients(case: str) -> None:
     result, says = REFUSED[case]
     with pytest.raises(InvalidResult, match=says) as refused:
         encode(result, LIMIT)
     assert "secret" not in str(refused.value)
 
 
-def test_a_hundred_levels_are_taken() -> None:
+def test_a_hundred_levels_are_accepted() -> None:
     assert encode(deep(100), LIMIT) == b"[" * 100 + b"1" + b"]" * 100
 
 
@@ -184,7 +184,7 @@ HUGE: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("kind", HUGE)
-def test_a_huge_result_takes_neither_long_nor_much_memory(kind: str) -> None:
+def test_a_huge_result_takes_little_time_and_memory(kind: str) -> None:
     result = HUGE[kind]()
     tracemalloc.start()
     try:

@@ -136,9 +136,7 @@ def test_a_job_runs_and_its_result_and_files_can_be_fetched(client: TestClient) 
         assert client.get(f"/jobs/{job}/files/{outside}").status_code == 404
 
 
-def test_what_went_wrong_is_told_as_far_as_clients_may_know(
-    client: TestClient, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_error_is_reported_without_internals(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     assert after(client, begin(client, "fail", how="http"))["detail"] == "no such data set"
     told = after(client, begin(client, "fail", how="crash"))
     assert (told["status"], "secret" in str(told)) == ("error", False)
@@ -159,14 +157,14 @@ def test_what_went_wrong_is_told_as_far_as_clients_may_know(
         ("/jobs/train", [1], 422),
     ],
 )
-def test_what_cannot_begin(client: TestClient, path: str, data: Any, status: int) -> None:
+def test_a_job_that_cannot_start_is_rejected(client: TestClient, path: str, data: Any, status: int) -> None:
     answer = client.post(path, json=data)
     assert answer.status_code == status
     assert answer.json()["detail"]
     assert client.get("/jobs").json() == {"jobs": []}
 
 
-def test_arguments_that_are_not_declared_as_json_are_415(client: TestClient) -> None:
+def test_arguments_without_a_json_media_type_are_415(client: TestClient) -> None:
     answer = client.post("/jobs/train", content=b'{"steps": 1}', headers={"Content-Type": "text/plain"})
     assert (answer.status_code, client.get("/jobs").json()) == (415, {"jobs": []})
 
@@ -174,13 +172,13 @@ def test_arguments_that_are_not_declared_as_json_are_415(client: TestClient) -> 
 @pytest.mark.parametrize(
     ("name", "data", "field"), [("train", b'{"steps": 1, "rate": NaN}', "rate"), ("fail", b'{"how": "\\ud800"}', "how")]
 )
-def test_arguments_that_are_no_json_are_422(client: TestClient, name: str, data: bytes, field: str) -> None:
+def test_arguments_that_are_not_json_are_422(client: TestClient, name: str, data: bytes, field: str) -> None:
     answer = client.post(f"/jobs/{name}", content=data, headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.json()["detail"][0]["loc"]) == (422, ["body", field])
     assert client.get("/jobs").json() == {"jobs": []}
 
 
-def test_a_job_that_is_turned_away_is_counted(client: TestClient) -> None:
+def test_a_rejected_job_is_counted(client: TestClient) -> None:
     for _ in range(2):
         begin(client, "wait")
     before = REGISTRY.get_sample_value("chutes_rejections_total", COUNTED) or 0
@@ -188,7 +186,7 @@ def test_a_job_that_is_turned_away_is_counted(client: TestClient) -> None:
     assert REGISTRY.get_sample_value("chutes_rejections_total", COUNTED) == before + 1
 
 
-def test_jobs_share_the_slots_and_the_line(client: TestClient) -> None:
+def test_jobs_share_the_slots_and_the_queue_with_requests(client: TestClient) -> None:
     running, queued = begin(client, "wait"), begin(client, "wait")
     wait_for(lambda: client.get(f"/jobs/{running}").json()["status"] == "running")
     assert client.get(f"/jobs/{queued}").json()["status"] == "queued"
@@ -205,9 +203,7 @@ def test_jobs_share_the_slots_and_the_line(client: TestClient) -> None:
     assert client.get("/_conn_stats").json()["in_flight"] == 0
 
 
-def test_a_job_that_gets_no_folder_gives_its_slot_back(
-    chute: Chute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_without_a_folder_returns_its_slot(chute: Chute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = create_app(chute, Settings(keys_file=tmp_path / "keys.json"))
     with TestClient(app, raise_server_exceptions=False) as client, monkeypatch.context() as broken:
         wait_for(lambda: client.get("/ready").status_code == 200)
@@ -223,7 +219,7 @@ def test_a_job_that_raises_fatal_fails_the_chute(client: TestClient) -> None:
     wait_for(lambda: client.get("/health").status_code == 503)
 
 
-def test_deleting_one_that_is_over_forgets_it(client: TestClient) -> None:
+def test_deleting_a_finished_job_removes_it(client: TestClient) -> None:
     job = begin(client, "train", steps=1)
     after(client, job)
     assert client.delete(f"/jobs/{job}").status_code == 204
@@ -231,7 +227,7 @@ def test_deleting_one_that_is_over_forgets_it(client: TestClient) -> None:
     assert client.delete(f"/jobs/{job}").status_code == 404
 
 
-def test_files_are_looked_for_once_and_removed_with_their_job(
+def test_files_are_listed_once_and_removed_with_their_job(
     client: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -253,7 +249,7 @@ def test_the_list_has_neither_results_nor_files(client: TestClient) -> None:
     assert summary.keys() == {"id", "name", "status", "created", "started", "finished", "detail"}
 
 
-def test_a_result_that_is_too_large_is_an_error_and_the_files_stay(client: TestClient) -> None:
+def test_a_result_that_is_too_large_is_an_error_and_keeps_the_files(client: TestClient) -> None:
     told = after(client, begin(client, "write", size=1001))
     assert (told["status"], told["result"], told["files"]) == ("error", None, ["file"])
     assert "larger than 1000 bytes" in told["detail"]
@@ -267,14 +263,14 @@ def test_a_result_that_contains_itself_is_an_error(client: TestClient) -> None:
     assert (told["status"], told["result"], "contains itself" in told["detail"]) == ("error", None, True)
 
 
-def test_what_a_job_fails_with_is_told_in_a_thousand_characters(client: TestClient) -> None:
+def test_the_detail_of_a_failed_job_has_at_most_a_thousand_characters(client: TestClient) -> None:
     told = after(client, begin(client, "say", what="ä" * 5000))
     assert told["detail"] == "ä" * 1000
     told = after(client, begin(client, "say", half=True))
     assert told["detail"] == "half ?"
 
 
-def test_a_failed_job_holds_nothing_but_its_record(
+def test_a_failed_job_keeps_only_its_record_in_memory(
     client: TestClient, chute: Chute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An exception leads to the variables of all functions that it went through: tensors on the GPU, for one."""
@@ -288,9 +284,7 @@ def test_a_failed_job_holds_nothing_but_its_record(
     wait_for(is_gone)
 
 
-def test_cancelling_while_the_result_is_written_waits_for_that(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cancellation_waits_until_the_result_is_written(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     writing, go_on = threading.Event(), threading.Event()
 
     def wait_then_list(folder: Path) -> Any:
@@ -320,7 +314,7 @@ def test_an_outcome_that_cannot_be_written_is_an_error(client: TestClient, tmp_p
     assert (tmp_path / "secret").read_text() == '"result":"secret"}'
 
 
-def test_a_file_is_sent_whole_or_in_part_and_runs_in_no_browser(client: TestClient) -> None:
+def test_a_file_is_sent_whole_or_in_part_and_sandboxed(client: TestClient) -> None:
     job = begin(client, "write", size=1)
     after(client, job)
     answer = client.get(f"/jobs/{job}/files/page.html")
@@ -334,7 +328,7 @@ def test_a_file_is_sent_whole_or_in_part_and_runs_in_no_browser(client: TestClie
     assert client.get(f"/jobs/{job}/files/file", headers={"Range": "bytes=20-"}).status_code == 416
 
 
-def test_links_that_lead_out_are_neither_listed_nor_served(client: TestClient, tmp_path: Path) -> None:
+def test_links_to_the_outside_are_neither_listed_nor_served(client: TestClient, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
     job = begin(client, "link", target=str(tmp_path))
     assert after(client, job)["files"] == ["inside", "real"]
@@ -345,7 +339,7 @@ def test_links_that_lead_out_are_neither_listed_nor_served(client: TestClient, t
 
 
 @pytest.mark.parametrize("job", ["nothing", "..", "%2e%2e%2f", "%00", "a%0ab", "x" * 5000, "%ff", "*"])
-def test_ids_that_are_none(client: TestClient, job: str) -> None:
+def test_unknown_ids_are_404(client: TestClient, job: str) -> None:
     for path in (f"/jobs/{job}", f"/jobs/{job}/files/x"):
         answer = client.get(path)
         assert (answer.status_code, len(answer.content) < 1000) == (404, True)
@@ -355,14 +349,14 @@ def test_ids_that_are_none(client: TestClient, job: str) -> None:
     "name",
     ["%2e%2e/outcome", "..%2foutcome", "%2fetc%2fpasswd", "file%00", "file%0a", "%ff", "x" * 5000, "x%2f" * 3000],
 )
-def test_names_of_files_that_are_none(client: TestClient, name: str) -> None:
+def test_unknown_file_names_are_404(client: TestClient, name: str) -> None:
     job = begin(client, "write", size=1)
     after(client, job)
     answer = client.get(f"/jobs/{job}/files/{name}")
     assert (answer.status_code, len(answer.content) < 1000) == (404, True)
 
 
-def test_only_so_many_are_kept_the_newest_first(client: TestClient) -> None:
+def test_a_limited_number_of_jobs_is_kept_newest_first(client: TestClient) -> None:
     begun = []
     for steps in range(4):
         begun.append(begin(client, "train", steps=steps))
@@ -378,7 +372,7 @@ def test_jobs_are_counted(client: TestClient) -> None:
     assert 'function="train",status="complete"' in client.get("/metrics").text
 
 
-def test_a_chute_without_jobs_has_no_such_routes(tmp_path: Path) -> None:
+def test_a_chute_without_jobs_has_no_routes_for_jobs(tmp_path: Path) -> None:
     chute = Chute(username="test", name="none", image="none")
     with TestClient(create_app(chute, Settings(keys_file=tmp_path / "keys.json"))) as client:
         assert client.get("/jobs").status_code == 404

@@ -15,7 +15,7 @@ def store(tmp_path: Path) -> KeyStore:
     return KeyStore(tmp_path / "config" / "keys.json")
 
 
-def test_a_key_is_shown_once_and_kept_hashed(store: KeyStore) -> None:
+def test_a_key_is_returned_once_and_stored_as_a_hash(store: KeyStore) -> None:
     key = store.create("laptop")
     assert key.startswith("cpk_")
     assert len(key) > 40
@@ -26,7 +26,7 @@ def test_a_key_is_shown_once_and_kept_hashed(store: KeyStore) -> None:
     assert not store.verify("")
 
 
-def test_the_file_is_its_owners_alone(store: KeyStore) -> None:
+def test_the_file_is_readable_by_its_owner_only(store: KeyStore) -> None:
     store.create("laptop")
     assert stat.S_IMODE(store.path.stat().st_mode) == 0o600
 
@@ -39,7 +39,7 @@ def test_names_are_unique_and_not_empty(store: KeyStore) -> None:
         store.create(" ")
 
 
-def test_delete(store: KeyStore) -> None:
+def test_a_deleted_key_is_no_longer_valid(store: KeyStore) -> None:
     key = store.create("laptop")
     assert store.delete("laptop")
     assert not store.delete("laptop")
@@ -47,7 +47,7 @@ def test_delete(store: KeyStore) -> None:
     assert not store
 
 
-def test_a_running_server_sees_what_the_command_line_changes(store: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_running_server_applies_changes_of_the_file(store: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = 100.0
     monkeypatch.setattr(keys.time, "monotonic", lambda: clock)
     server = KeyStore(store.path)
@@ -61,25 +61,25 @@ def test_a_running_server_sees_what_the_command_line_changes(store: KeyStore, mo
     assert not server.verify(key)
 
 
-def test_keys_given_beside_the_file(store: KeyStore) -> None:
+def test_extra_keys_are_valid_too(store: KeyStore) -> None:
     both = KeyStore(store.path, extra=["from-the-environment"])
     assert both.verify("from-the-environment")
     assert bool(both)
 
 
-def test_a_broken_file_is_an_error_and_not_an_empty_list(store: KeyStore) -> None:
+def test_a_malformed_file_is_an_error(store: KeyStore) -> None:
     store.path.parent.mkdir()
     store.path.write_text("{")
     with pytest.raises(ValueError, match="is not a key file"):
         store.list()
 
 
-def test_odd_characters_are_only_wrong(store: KeyStore) -> None:
+def test_keys_with_unusual_characters_are_invalid(store: KeyStore) -> None:
     store.create("laptop")
     assert not store.verify("ü\udc80\x00")
 
 
-def test_a_file_that_breaks_while_the_server_runs_locks_nobody_out(
+def test_keys_stay_valid_if_the_file_becomes_malformed(
     store: KeyStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(keys, "_CHECK_INTERVAL", 0)
@@ -104,7 +104,7 @@ for number in range(5):
 """
 
 
-def test_processes_that_change_the_file_at_once_lose_nothing(store: KeyStore) -> None:
+def test_concurrent_changes_of_the_file_are_all_kept(store: KeyStore) -> None:
     for name in range(8):
         for number in range(5):
             store.create(f"old-{name}-{number}")
@@ -129,7 +129,7 @@ def test_a_change_is_on_the_disk_before_it_is_reported(store: KeyStore, monkeypa
     assert steps == [False, "replaced", True], "first the new file, then its name in the folder"
 
 
-def test_a_change_that_fails_leaves_the_keys_as_they_were(store: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_change_keeps_the_previous_keys(store: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
     key = store.create("laptop")
 
     def full(_: int) -> None:
@@ -145,7 +145,7 @@ def test_a_change_that_fails_leaves_the_keys_as_they_were(store: KeyStore, monke
     assert not list(store.path.parent.glob(".keys-*"))
 
 
-def test_a_link_to_the_file_stays_one(store: KeyStore, tmp_path: Path) -> None:
+def test_a_link_to_the_file_stays_a_link(store: KeyStore, tmp_path: Path) -> None:
     store.create("laptop")
     link = tmp_path / "link.json"
     link.symlink_to(store.path)
@@ -154,7 +154,7 @@ def test_a_link_to_the_file_stays_one(store: KeyStore, tmp_path: Path) -> None:
     assert [key.name for key in store.list()] == ["laptop", "phone"]
 
 
-def test_deleting_from_a_store_that_is_not_there_makes_nothing(store: KeyStore) -> None:
+def test_deleting_from_a_missing_file_creates_nothing(store: KeyStore) -> None:
     assert not store.delete("laptop")
     assert not store.path.parent.exists()
 
@@ -172,7 +172,7 @@ def test_deleting_from_a_store_that_is_not_there_makes_nothing(store: KeyStore) 
         ("folder", 0o1777, False),
     ],
 )
-def test_what_others_may_write_is_warned_of_once(
+def test_a_file_that_others_can_write_is_reported_once(
     what: str, mode: int, risky: bool, store: KeyStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     key = store.create("laptop")
@@ -183,7 +183,7 @@ def test_what_others_may_write_is_warned_of_once(
     assert caplog.text.count(f"can write to {path} ") == risky
 
 
-def test_a_file_of_another_user_is_warned_of(
+def test_a_file_of_another_user_is_reported(
     store: KeyStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     key = store.create("laptop")

@@ -23,7 +23,7 @@ def lifecycle(chute: Chute) -> Lifecycle:
     return Lifecycle(chute, Admission(1, 1))
 
 
-async def test_from_loading_to_ready_to_draining(chute: Chute, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_state_goes_from_loading_to_ready_to_draining(chute: Chute, caplog: pytest.LogCaptureFixture) -> None:
     told: list[str] = []
     go_on = threading.Event()
 
@@ -61,7 +61,7 @@ async def test_from_loading_to_ready_to_draining(chute: Chute, caplog: pytest.Lo
     assert not life.abandoned
 
 
-async def test_the_log_tells_how_far_loading_is(
+async def test_the_progress_of_loading_is_logged(
     chute: Chute, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chutes.server.lifecycle._PROGRESS_INTERVAL", 0.01)
@@ -89,7 +89,7 @@ async def test_the_log_tells_how_far_loading_is(
     await life.close()
 
 
-async def test_a_load_that_fails(chute: Chute, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failed_load_resolves_the_exit_code(chute: Chute, caplog: pytest.LogCaptureFixture) -> None:
     @chute.on_startup()
     async def load(self: Any) -> None:
         raise ValueError("no weights\nhere")
@@ -107,7 +107,7 @@ async def test_a_load_that_fails(chute: Chute, caplog: pytest.LogCaptureFixture)
     assert life.state is State.FAILED
 
 
-async def test_a_chute_that_cannot_go_on(chute: Chute) -> None:
+async def test_a_fatal_error_resolves_the_exit_code(chute: Chute) -> None:
     life = lifecycle(chute)
     life.start()
     await life.ready.wait()
@@ -138,7 +138,7 @@ async def test_the_authors_own_lifespan_runs_too() -> None:
     assert told == ["entered", "left"]
 
 
-async def test_a_load_that_blocks_is_left_behind(chute: Chute, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_load_that_blocks_is_abandoned(chute: Chute, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chutes.server.lifecycle._CANCEL_TIMEOUT", 0.05)
 
     began, go_on = threading.Event(), threading.Event()
@@ -158,7 +158,7 @@ async def test_a_load_that_blocks_is_left_behind(chute: Chute, monkeypatch: pyte
     await until(life._task.done)
 
 
-def test_an_exception_in_one_line() -> None:
+def test_an_exception_is_described_in_one_line() -> None:
     assert describe_error(ChutesError("for\nclients")) == "for clients"
     with pytest.raises(ValueError) as raised:
         int("x")

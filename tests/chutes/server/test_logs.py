@@ -27,7 +27,7 @@ def lines(stream: io.StringIO) -> list[dict[str, object]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
-def test_one_json_object_per_line_when_nobody_watches(stream: io.StringIO) -> None:
+def test_without_a_terminal_each_line_is_a_json_object(stream: io.StringIO) -> None:
     logs.configure(stream=stream)
     token = logs.request_id.set("r-1")
     logging.getLogger("my.chute").info("loaded %s\nin two lines", "it", extra={"gb": 3})
@@ -51,7 +51,7 @@ def test_a_traceback_stays_on_its_line(stream: io.StringIO) -> None:
     assert "no such weights" in str(line["exception"])
 
 
-def test_for_people_on_a_terminal(stream: io.StringIO) -> None:
+def test_a_terminal_gets_the_console_format(stream: io.StringIO) -> None:
     logs.configure(style="console", stream=stream)
     secret = "a local variable"  # noqa: F841
     try:
@@ -63,7 +63,7 @@ def test_for_people_on_a_terminal(stream: io.StringIO) -> None:
     assert not stream.getvalue().startswith("{")
 
 
-def test_levels_and_noisy_libraries(stream: io.StringIO) -> None:
+def test_levels_apply_and_noisy_libraries_are_quiet(stream: io.StringIO) -> None:
     logs.configure("warning", stream=stream)
     logging.getLogger("x").info("not shown")
     logging.getLogger("httpx").warning("shown")
@@ -73,7 +73,7 @@ def test_levels_and_noisy_libraries(stream: io.StringIO) -> None:
     assert [line["message"] for line in lines(stream)] == ["shown", "shown too"]
 
 
-def test_warnings_and_structlog_come_the_same_way(stream: io.StringIO) -> None:
+def test_warnings_and_structlog_use_the_same_format(stream: io.StringIO) -> None:
     logs.configure(stream=stream)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -85,7 +85,7 @@ def test_warnings_and_structlog_come_the_same_way(stream: io.StringIO) -> None:
     assert "_logger" not in second
 
 
-def test_text_that_has_no_utf8_is_still_a_line(stream: io.StringIO) -> None:
+def test_text_without_a_utf8_form_is_logged(stream: io.StringIO) -> None:
     logs.configure(stream=stream)
     logging.getLogger("x").info("lone %s", "\ud800")
     assert lines(stream)[0]["message"] == "lone \ud800"
@@ -163,7 +163,7 @@ def test_no_control_character_reaches_the_console(
         assert not left, (hex(ord(character)), shown)
 
 
-def test_the_request_id_is_escaped_too(stream: io.StringIO) -> None:
+def test_the_request_id_is_escaped(stream: io.StringIO) -> None:
     logs.configure(style="console", stream=stream)
     token = logs.request_id.set(f"r-1{FORGED}\x1b[2J")
     logging.getLogger("x").info("hello")
@@ -172,7 +172,7 @@ def test_the_request_id_is_escaped_too(stream: io.StringIO) -> None:
     assert "\x1b" not in stream.getvalue()
 
 
-def test_what_is_escaped_can_still_be_read(stream: io.StringIO) -> None:
+def test_escaped_text_is_readable(stream: io.StringIO) -> None:
     logs.configure(style="console", stream=stream)
     log = logging.getLogger("x")
     log.info("a\x1b[31m\n\u202eb 家\u3000と 👩\u200d🚀", extra={"path": "/a\n\x1b b", "n": 3})
@@ -182,7 +182,7 @@ def test_what_is_escaped_can_still_be_read(stream: io.StringIO) -> None:
     assert "n=3" in line
 
 
-def test_colours_of_our_own_stay_on_a_terminal(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colors_of_the_format_are_kept_on_a_terminal(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
     logs.configure(stream=stream)
     logging.getLogger("x").warning("careful", extra={"gb": 3})

@@ -8,7 +8,7 @@ from chutes.server import metrics
 from chutes.server.admission import Admission
 
 
-def test_the_gauges_read_what_is_so_now() -> None:
+def test_the_gauges_report_current_values() -> None:
     admission, ready = Admission(3, 1), False
     metrics.bind_gauges("gauges", admission, lambda: ready)
 
@@ -29,7 +29,7 @@ def test_without_a_driver_there_are_no_gpu_series(monkeypatch: pytest.MonkeyPatc
     assert b"chutes_gpu" not in metrics.exposition()
 
 
-def test_memory_and_utilisation_of_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_and_utilization_of_each_gpu_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(handle: int) -> SimpleNamespace:
         if handle == 1:
             raise pynvml.NVMLError_GpuIsLost

@@ -46,7 +46,7 @@ def policy(**settings: Any) -> OriginPolicy:
         "[0:0:0:0:0:0:0:1]:8000",
     ],
 )
-def test_hosts_of_this_machine(host: str) -> None:
+def test_hosts_of_this_machine_are_accepted(host: str) -> None:
     assert code(policy(), ("host", host)) == ""
     assert code(policy(), ("host", "localhost:8000"), ("origin", f"http://{host.lower()}")) == ""
     assert code(policy(), ("host", "localhost:8000"), ("origin", f"https://{host.lower()}")) == ""
@@ -79,12 +79,12 @@ def test_hosts_of_this_machine(host: str) -> None:
         "localhost\n",
     ],
 )
-def test_hosts_of_others(host: str) -> None:
+def test_other_hosts_are_rejected(host: str) -> None:
     assert code(policy(), ("host", host)) == "host_not_allowed"
     assert code(policy(), ("host", "localhost"), ("origin", f"http://{host}")) == "origin_not_allowed"
 
 
-def test_which_host_is_meant_must_be_clear() -> None:
+def test_a_missing_or_repeated_host_is_rejected() -> None:
     for twice in (("localhost", "localhost"), ("localhost", EVIL), (EVIL, "localhost")):
         violation = policy().find_violation(scope(*(("host", host) for host in twice)))
         assert violation is not None
@@ -96,7 +96,7 @@ def test_which_host_is_meant_must_be_clear() -> None:
     assert code(policy(), ("origin", EVIL), version="1.0") == "origin_not_allowed"
 
 
-def test_allowed_hosts() -> None:
+def test_allowed_hosts_are_accepted() -> None:
     given = policy(allowed_hosts="Gpu.Example:8000, *.lan., 10.0.0.1,[fd00::1]:80")
     allowed = ("gpu.example", "GPU.example.:9", "a.b.lan", "10.0.0.1:8000", "[fd00::1]:8000", "localhost")
     for host in allowed:
@@ -107,7 +107,7 @@ def test_allowed_hosts() -> None:
         assert code(given, ("host", host)) == "host_not_allowed", host
 
 
-def test_every_host_is_not_every_page() -> None:
+def test_allowing_every_host_does_not_allow_every_origin() -> None:
     given = policy(allowed_hosts="*")
     assert code(given, ("host", "gpu.example:8000")) == ""
     assert code(given, ("host", "gpu.example:8000"), ("origin", "https://gpu.example")) == ""
@@ -118,12 +118,12 @@ def test_every_host_is_not_every_page() -> None:
     "origin",
     [EVIL, "null", "", "http://", "file://", "chrome-extension://abc", "http://localhost/path", "ftp://localhost"],
 )
-def test_origins_of_others(origin: str) -> None:
+def test_other_origins_are_rejected(origin: str) -> None:
     assert code(policy(), ("host", "localhost"), ("origin", origin)) == "origin_not_allowed"
     assert code(policy(cors_origins="*"), ("host", "localhost"), ("origin", origin)) == ""
 
 
-def test_listed_origins_are_compared_as_a_whole() -> None:
+def test_listed_origins_are_compared_in_full() -> None:
     given = policy(cors_origins="https://a.example,http://b.example:8080,tauri://localhost")
     for origin in ("https://a.example", "http://b.example:8080", "tauri://localhost"):
         assert code(given, ("host", "localhost"), ("origin", origin)) == ""
@@ -137,7 +137,7 @@ def test_listed_origins_are_compared_as_a_whole() -> None:
     )
 
 
-def test_a_foreign_page_that_brings_no_origin() -> None:
+def test_a_cross_site_request_without_an_origin_is_rejected() -> None:
     host = ("host", "localhost:8000")
     for site in ("same-origin", "same-site", "none"):
         assert code(policy(), host, ("sec-fetch-site", site)) == ""
@@ -152,7 +152,7 @@ def test_a_foreign_page_that_brings_no_origin() -> None:
         assert violation.page_load is is_load
 
 
-def test_errors_name_the_setting_and_repeat_little() -> None:
+def test_errors_name_the_setting_and_shorten_the_header() -> None:
     host = policy().find_violation(scope(("host", "evil\x1b[31m.example" + "x" * 9999)))
     origin = policy().find_violation(scope(("host", "localhost"), ("origin", EVIL + "x" * 9999)))
     assert host is not None
@@ -170,13 +170,13 @@ def test_errors_name_the_setting_and_repeat_little() -> None:
     "header",
     ["forwarded", "via", "x-real-ip", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-x"],
 )
-def test_what_is_forwarded_is_not_direct(header: str) -> None:
+def test_a_forwarded_request_is_not_direct(header: str) -> None:
     host = ("host", "localhost")
     assert policy().is_direct(scope(host))
     assert not policy().is_direct(scope(host, (header, "")))
 
 
-def test_what_a_foreign_page_sends_is_not_direct() -> None:
+def test_a_request_of_a_foreign_page_is_not_direct() -> None:
     given = policy()
     assert not given.is_direct(scope(("host", "evil.example")))
     assert not given.is_direct(scope(("host", "localhost"), ("origin", EVIL)))
@@ -204,7 +204,7 @@ def client(*, tolerates: bool = False) -> TestClient:
     return TestClient(OriginMiddleware(app, policy(), decide), base_url="http://localhost:8000")
 
 
-def test_requests_and_websockets_of_foreign_pages_are_refused() -> None:
+def test_requests_and_websockets_of_foreign_pages_are_rejected() -> None:
     asked = client()
     assert asked.get("/x").text == "hello"
     refused = asked.post("/x", headers={"Origin": EVIL})
@@ -221,13 +221,13 @@ def test_requests_and_websockets_of_foreign_pages_are_refused() -> None:
     assert "CHUTES_CORS_ORIGINS" in denied.value.reason
 
 
-def test_where_a_key_is_demanded_only_ambiguity_is_refused() -> None:
+def test_if_a_key_is_required_only_an_ambiguous_host_is_rejected() -> None:
     asked = client(tolerates=True)
     assert asked.post("/x", headers={"Origin": EVIL, "Host": "evil.example"}).text == "hello"
     assert asked.get("/x", headers=[("Host", "localhost"), ("Host", "localhost")]).status_code == 400
 
 
-def test_hostile_headers_take_no_time() -> None:
+def test_hostile_headers_are_matched_in_linear_time() -> None:
     began = time.monotonic()
     for host in ("a." * 30_000 + "\n", "[" + ":" * 60_000, "-" * 60_000 + "!", "x.localhost." * 5000 + "/"):
         assert code(policy(), ("host", host)) == "host_not_allowed"

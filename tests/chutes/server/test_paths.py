@@ -24,7 +24,7 @@ def test_configuration_files_use_the_same_paths(file, pattern, path):
     assert set(found) == {path}
 
 
-def test_no_other_module_of_the_runtime_spells_a_path_out():
+def test_other_modules_contain_no_literal_paths():
     paths = "|".join(map(re.escape, {*MONITORING, JOBS}))
     literal = re.compile(rf"""["']({paths})["'/]""")
     modules = [path for room in ("server", "deploy", "cli") for path in (ROOT / "src/chutes" / room).rglob("*.py")]

@@ -11,7 +11,7 @@ from chutes.server.process import bind
 # How a process ends is shown by real ones, in tests/promises.
 
 
-def test_bind_takes_the_port_and_does_not_listen_yet() -> None:
+def test_bind_reserves_the_port_without_listening() -> None:
     with bind("127.0.0.1", 0) as held:
         port = held.getsockname()[1]
         with pytest.raises(ConnectionRefusedError):
@@ -35,21 +35,21 @@ def test_the_second_process_to_listen_on_a_port_bound_twice_fails(
             serve(chute, Settings(port=port, keys_file=tmp_path / "keys.json"))
 
 
-def test_bind_knows_names_and_version_6() -> None:
+def test_bind_accepts_names_and_ipv6_addresses() -> None:
     with bind("localhost", 0) as held:
         assert held.getsockname()[0] in {"127.0.0.1", "::1"}
     with bind("::1", 0) as held:
         assert held.family == socket.AF_INET6
 
 
-def test_an_address_that_is_none_of_ours() -> None:
+def test_a_foreign_address_is_unavailable() -> None:
     with pytest.raises(AddressUnavailable, match="Cannot listen on"):
         bind("203.0.113.9", 0)
     with pytest.raises(AddressUnavailable, match="Cannot listen on"):
         bind("no-such-host.invalid", 0)
 
 
-def test_a_mistake_of_the_caller_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_before_the_start_are_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chutes.server.logs.configure", lambda *_: None)
     with pytest.raises(LoadError, match=r"missing\.py"):
         serve(str(tmp_path / "missing.py"), Settings(port=0, keys_file=tmp_path / "keys.json"))

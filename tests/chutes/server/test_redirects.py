@@ -58,7 +58,7 @@ def client(tmp_path: Path) -> Iterator[TestClient]:
         ("/away", "https://elsewhere.example/x"),
     ],
 )
-def test_redirects_name_no_host_but_the_authors(client: TestClient, host: str, path: str, location: str) -> None:
+def test_only_the_authors_redirects_name_a_host(client: TestClient, host: str, path: str, location: str) -> None:
     answer = client.get(path, headers={"Host": host})
     assert answer.status_code == 307
     assert answer.headers["location"] == location
@@ -83,7 +83,7 @@ def test_redirects_name_no_host_but_the_authors(client: TestClient, host: str, p
         ("/slug", "http://h:1/slugs", "/slug/slugs"),
     ],
 )
-def test_only_the_own_host_is_cut_off(root: str, location: str, relative: str) -> None:
+def test_only_the_servers_own_host_is_removed(root: str, location: str, relative: str) -> None:
     message: dict[str, Any] = {"status": 307, "headers": [(b"Location", location.encode())]}
     scope = {"scheme": "http", "root_path": root, "server": ("10.0.0.1", 80), "headers": [(b"host", b"h:1")]}
     make_relative(message, scope)

@@ -57,14 +57,14 @@ def client(chute: Chute, tmp_path: Path) -> Iterator[TestClient]:
         yield client
 
 
-def test_the_authors_code_knows_the_id_of_its_request(client: TestClient) -> None:
+def test_the_authors_log_lines_have_the_request_id(client: TestClient) -> None:
     answer = client.post("/draw", json={"prompt": "x"}, headers={"X-Request-ID": "mine-1"})
     assert answer.json() == {"id": "mine-1", "prompt": "x"}
     assert answer.headers["x-request-id"] == "mine-1"
     assert client.post("/plain", headers={"X-Request-ID": "mine-2"}).json() == "mine-2"
 
 
-def test_the_authors_middleware_and_pages_are_as_ever(client: TestClient) -> None:
+def test_the_authors_middleware_and_documentation_pages_work(client: TestClient) -> None:
     answer = client.post("/draw", json={"prompt": "x"}, headers={"Origin": "https://a.example"})
     assert answer.headers["x-mine"] == "yes"
     assert answer.headers["access-control-allow-origin"] == "https://a.example"
@@ -73,7 +73,7 @@ def test_the_authors_middleware_and_pages_are_as_ever(client: TestClient) -> Non
     assert "x-mine" not in client.get("/health").headers
 
 
-def test_errors_have_the_shape_of_their_route(client: TestClient) -> None:
+def test_errors_have_the_form_of_their_path(client: TestClient) -> None:
     assert client.post("/draw", json={}).json()["detail"][0]["loc"] == ["body", "prompt"]
     down = client.post("/v1/down")
     assert (down.status_code, down.json()["error"]["code"]) == (502, "upstream_unavailable")
@@ -83,7 +83,7 @@ def test_errors_have_the_shape_of_their_route(client: TestClient) -> None:
     assert "secret" not in crash.text
 
 
-def test_a_chute_may_be_served_twice(chute: Chute, tmp_path: Path) -> None:
+def test_a_chute_can_be_served_twice(chute: Chute, tmp_path: Path) -> None:
     for _ in range(2):
         with TestClient(create_app(chute, Settings(keys_file=tmp_path / "keys.json"))) as client:
             wait_for(lambda client=client: client.get("/ready").status_code == 200)
@@ -100,7 +100,7 @@ def test_a_chute_that_was_served_runs_its_hooks_in_a_test_client(tmp_path: Path)
         assert len(started) == 2
 
 
-def test_what_whoever_runs_it_can_reach(chute: Chute) -> None:
+def test_the_process_can_drain_and_read_admission(chute: Chute) -> None:
     runtime = create_app(chute)
     assert isinstance(runtime, Runtime)
     assert (runtime.chute, runtime.admission.concurrency) == (chute, 2)

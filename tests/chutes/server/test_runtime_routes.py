@@ -33,7 +33,7 @@ def serving(chute: Chute, tmp_path: Path) -> Iterator[TestClient]:
         yield client
 
 
-def test_alive_and_ready(chute: Chute, tmp_path: Path) -> None:
+def test_health_and_ready_report_the_state(chute: Chute, tmp_path: Path) -> None:
     chute.info = {"model": "tiny", "odd": math.nan, "path": Path("x"), "status": "mine"}
     with serving(chute, tmp_path) as client:
         assert client.get("/health").json() == {"status": "ok"}
@@ -45,7 +45,7 @@ def test_alive_and_ready(chute: Chute, tmp_path: Path) -> None:
         assert client.get("/ready").json() == {"status": "failed"}
 
 
-def test_what_is_measured(chute: Chute, tmp_path: Path) -> None:
+def test_metrics_of_a_request_are_reported(chute: Chute, tmp_path: Path) -> None:
     with serving(chute, tmp_path) as client:
         for path in ("/metrics", "/_metrics"):
             answer = client.get(path)
@@ -61,7 +61,7 @@ def test_what_is_measured(chute: Chute, tmp_path: Path) -> None:
         }
 
 
-def test_the_chutes_own_routes_win(chute: Chute, tmp_path: Path) -> None:
+def test_routes_of_the_chute_take_precedence(chute: Chute, tmp_path: Path) -> None:
     @chute.cord(public_api_path="/health", method="GET")
     async def health(self: Any) -> dict[str, str]:
         return {"mine": "health"}
@@ -76,7 +76,7 @@ def test_the_chutes_own_routes_win(chute: Chute, tmp_path: Path) -> None:
         assert client.get("/ready").json() == {"status": "ready"}
 
 
-def test_a_cord_at_the_path_of_a_probe_that_only_takes_post_is_none(chute: Chute, tmp_path: Path) -> None:
+def test_a_post_cord_at_the_path_of_a_probe_does_not_replace_it(chute: Chute, tmp_path: Path) -> None:
     for name in ("health", "ready", "metrics"):
 
         @chute.cord(public_api_path=f"/{name}", path=name)
@@ -90,7 +90,7 @@ def test_a_cord_at_the_path_of_a_probe_that_only_takes_post_is_none(chute: Chute
             assert (answer.json(), "x-chutes-conn-used" in answer.headers) == ("mine", True)  # in a slot, like any cord
 
 
-def test_a_page_mounted_at_the_root_leaves_the_probes_alone(chute: Chute, tmp_path: Path) -> None:
+def test_an_application_mounted_at_the_root_does_not_replace_the_probes(chute: Chute, tmp_path: Path) -> None:
     chute.mount("/", PlainTextResponse("page"))
     with serving(chute, tmp_path) as client:
         assert client.get("/").text == "page"
@@ -98,7 +98,7 @@ def test_a_page_mounted_at_the_root_leaves_the_probes_alone(chute: Chute, tmp_pa
 
 
 @pytest.mark.parametrize("patient", [False, True])
-def test_a_probe_of_the_chutes_own_that_does_not_answer(
+def test_the_runtime_answers_for_a_probe_that_does_not(
     chute: Chute, tmp_path: Path, patient: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not patient:

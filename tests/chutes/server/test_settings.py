@@ -16,7 +16,7 @@ SERVICE_LINKS = {
 }
 
 
-def test_the_environment_sets_and_arguments_win(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHUTES_PORT", "9001")
     monkeypatch.setenv("CHUTES_QUEUE_SIZE", "3")
     monkeypatch.setenv("CHUTES_LOG_LEVEL", "DEBUG")
@@ -24,7 +24,7 @@ def test_the_environment_sets_and_arguments_win(monkeypatch: pytest.MonkeyPatch)
     assert (settings.port, settings.queue_size, settings.log_level) == (9002, 3, "debug")
 
 
-def test_keys_are_split_at_commas_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_are_split_at_commas_and_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHUTES_API_KEYS", "one, two,,three ")
     settings = Settings()
     assert [key.get_secret_value() for key in settings.api_keys] == ["one", "two", "three"]
@@ -39,7 +39,7 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("link", ["tcp://10.0.0.1:8000", "udp://10.0.0.1:53", "sctp://[fd00::1]:80"])
-def test_a_service_named_chutes_sets_nothing(link: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_a_service_named_chutes_are_ignored(link: str, monkeypatch: pytest.MonkeyPatch) -> None:
     links = {**SERVICE_LINKS, "CHUTES_PORT": link}
     assert Settings(**settings_from_environment(links)) == Settings()
     for name, value in links.items():
@@ -49,7 +49,7 @@ def test_a_service_named_chutes_sets_nothing(link: str, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("wrong", ["tcp", "http://10.0.0.1:8000", "10.0.0.1:8000"])
-def test_a_port_that_no_platform_sets_is_a_mistake(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_port_is_an_error(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHUTES_PORT", wrong)
     with pytest.raises(ValidationError):
         Settings()
@@ -69,13 +69,13 @@ def test_a_port_that_no_platform_sets_is_a_mistake(wrong: str, monkeypatch: pyte
         ("", False),
     ],
 )
-def test_loopback(host: str, loopback: bool) -> None:
+def test_loopback_addresses_are_recognized(host: str, loopback: bool) -> None:
     assert Settings(host=host).is_loopback is loopback
 
 
 @pytest.mark.parametrize(
     "wrong", [{"port": 70000}, {"queue_size": -1}, {"request_timeout": 0}, {"max_body_bytes": 0}, {"log_level": "loud"}]
 )
-def test_bounds(wrong: dict[str, object]) -> None:
+def test_values_out_of_bounds_are_errors(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Settings(**wrong)

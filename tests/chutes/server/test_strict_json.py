@@ -67,12 +67,12 @@ async def fault(body: bytes) -> tuple[str | int, ...] | None:
         (b'{"a": 1', (7,)),
     ],
 )
-async def test_what_is_not_json_is_located(body: bytes, where: tuple[str | int, ...] | None) -> None:
+async def test_an_error_names_the_position_of_invalid_json(body: bytes, where: tuple[str | int, ...] | None) -> None:
     assert await fault(body) == (None if where is None else ("body", *where))
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=20))
-async def test_the_value_is_what_pythons_parser_reads(value: object) -> None:
+async def test_the_value_equals_that_of_pythons_parser(value: object) -> None:
     text = json.dumps(value)
     if any(word in text for word in ("NaN", "Infinity")):
         return
@@ -96,7 +96,7 @@ async def test_the_value_is_what_pythons_parser_reads(value: object) -> None:
         b'{"a":"' + b":" * (16 * MIB),
     ],
 )
-async def test_a_body_with_too_many_values_is_refused_before_it_is_parsed(body: bytes) -> None:
+async def test_a_body_with_too_many_values_is_rejected_unparsed(body: bytes) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(BodyTooComplex):
@@ -123,7 +123,7 @@ async def test_a_body_with_too_many_values_is_refused_before_it_is_parsed(body: 
     ],
     ids=range(10),
 )
-async def test_time_is_linear_in_the_length(make: Callable[[int], bytes]) -> None:
+async def test_parsing_time_is_linear(make: Callable[[int], bytes]) -> None:
     # What grows with the square of the length would take hours here.
     body = make(32 * MIB)
     began = time.process_time()
@@ -161,12 +161,12 @@ async def test_all_long_numbers_together_are_bounded(body: bytes) -> None:
         await parse_json(body, MAX_VALUES, MAX_TEXT_BYTES)
 
 
-async def test_many_digits_that_are_no_long_numbers_are_read() -> None:
+async def test_many_digits_in_short_numbers_are_accepted() -> None:
     for value in (["9" * 600] * 4000, [10**38] * 49_000, [0.1234567890123456] * 49_000):
         assert await parse_json(json.dumps(value).encode(), MAX_VALUES, MAX_TEXT_BYTES) == value
 
 
-async def test_others_run_while_a_long_body_is_scanned() -> None:
+async def test_other_tasks_run_while_a_long_body_is_scanned() -> None:
     turns = 0
 
     async def count() -> None:
@@ -181,7 +181,7 @@ async def test_others_run_while_a_long_body_is_scanned() -> None:
     assert turns >= 16
 
 
-async def test_many_values_deep_down_take_little_memory() -> None:
+async def test_many_nested_values_take_little_memory() -> None:
     body = b"[" * 900 + b"1," * 20_000 + b'"\\ud83d\\ude00"' + b"]" * 900
     tracemalloc.start()
     try:
