@@ -1,4 +1,4 @@
-"""What the fuzz tests share: one server for all, and examples until their time is up."""
+"""Fixtures of the fuzz tests: one server for all, and examples until the time is up."""
 
 import os
 import time

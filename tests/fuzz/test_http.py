@@ -1,4 +1,4 @@
-"""Whatever bytes arrive: a well-formed request is served the same however it is cut, the rest is refused."""
+"""Well-formed requests get the same response however they are split, and other bytes are rejected."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Whatever JSON, or almost-JSON, arrives: what is valid is read as `json.loads` reads it, the rest is refused."""
+"""Valid JSON is read as `json.loads` reads it, and other text is rejected."""
 
 import json
 import math

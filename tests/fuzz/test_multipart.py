@@ -1,4 +1,4 @@
-"""Whatever form arrives: what is well-formed is read as it was sent, the rest is refused."""
+"""Well-formed forms are read as they were sent, and others are rejected."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""One real image service for all promises about pictures: `chutes run chutes_app:chute`, as it comes."""
+"""The image service that all promises about images share: `chutes run chutes_app:chute` with default settings."""
 
 from collections.abc import Iterator
 from pathlib import Path

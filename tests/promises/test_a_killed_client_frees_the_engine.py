@@ -1,4 +1,4 @@
-"""A client killed mid-image: the engine stops within one step, by its own counters, and the next request is drawn."""
+"""When a client is killed during an image, the engine stops within one step and generates the next image."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Listening where others can reach it needs a key, and then only those who have it get in."""
+"""Listening on a public address requires an API key, and then only clients with a key are accepted."""
 
 import base64
 from pathlib import Path

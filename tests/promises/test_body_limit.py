@@ -1,4 +1,4 @@
-"""A body over the limit is refused before it has come."""
+"""A body over the limit is rejected before it has arrived."""
 
 import http.client
 from pathlib import Path

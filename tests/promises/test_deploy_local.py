@@ -1,4 +1,4 @@
-"""`chutes deploy` needs no cluster: it starts one that outlives the command, and deleting the last chute ends it."""
+"""`chutes deploy` starts a local cluster if there is none, and deleting the last chute stops it."""
 
 import contextlib
 import ipaddress

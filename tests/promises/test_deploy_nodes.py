@@ -1,4 +1,4 @@
-"""A chute lands on a node whose cards will do, and one that no node can run is refused with the reason."""
+"""A chute runs on a node with suitable GPUs, and is rejected with the reason if there is none."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""What a deployed chute keeps to: new versions, lost replicas, clients that leave, too many of them, few again."""
+"""A deployed chute keeps serving during updates, lost replicas, disconnects, overload and scaling."""
 
 import json
 import os

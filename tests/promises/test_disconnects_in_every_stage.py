@@ -1,4 +1,4 @@
-"""Clients that leave in any stage of a request, sending of its answer included, leave nothing behind."""
+"""Clients that disconnect in any stage of a request leak nothing."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""A chute that says it cannot go on fails its liveness, and the process ends with a code that asks for a restart."""
+"""After a fatal error `/health` fails, and the process exits with code 4."""
 
 from pathlib import Path
 

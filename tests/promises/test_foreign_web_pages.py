@@ -1,4 +1,4 @@
-"""A server without API keys on a loopback address is used by this machine, not by the pages that its browser shows."""
+"""On a loopback address without API keys, the server rejects web pages of other sites."""
 
 import base64
 import json

@@ -1,5 +1,4 @@
-"""A GPU that draws nothing any more takes the service down, with a code that asks for a restart; damaged weights never
-come up."""
+"""A GPU that fails ends the process with code 4, and damaged weights end it with code 3."""
 
 import shutil
 import threading

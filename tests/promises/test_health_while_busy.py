@@ -1,4 +1,4 @@
-"""A handler that blocks inside `async def` delays no probe."""
+"""Probes answer in time while a handler blocks inside `async def`."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

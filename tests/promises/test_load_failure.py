@@ -1,4 +1,4 @@
-"""A chute that cannot load says why in one line, and the process ends with its own code."""
+"""A chute that cannot load is reported in one line, and the process exits with its own code."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Each line logged while a request is handled carries its id, the authors' own lines too; each request is one line."""
+"""Every line that is logged for a request has its id, and every request has one line."""
 
 from pathlib import Path
 

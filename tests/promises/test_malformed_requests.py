@@ -1,4 +1,4 @@
-"""Whatever bytes arrive, each gets its status, nothing is a 500, and the server goes on."""
+"""Malformed requests get a 4xx, never a 500, and the server keeps serving."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The port is open while the model loads: alive at once, ready later, and cords say when to come back."""
+"""The port opens at once: `/health` answers while the model loads, and cords answer with `Retry-After`."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A request that takes too long gets 504, and its slot is free only when its handler has really ended."""
+"""A request over the time limit gets 504, and its slot is released when its handler has ended."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""On SIGTERM readiness falls, what runs is delivered, the rest is told to go elsewhere, and the exit code is 0."""
+"""On SIGTERM running requests finish, others are rejected, and the process exits with 0."""
 
 import signal
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""What a startup hook makes works in the handlers, down to locks that belong to an event loop."""
+"""Objects of a startup hook work in handlers, even locks that belong to an event loop."""
 
 from pathlib import Path
 

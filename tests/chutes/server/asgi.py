@@ -1,4 +1,4 @@
-"""A client for ASGI applications that can do what polite ones don't: stall, leave, keep a body open."""
+"""A client for ASGI applications that can stall, disconnect, and keep a body open."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What jobs return and write costs the server neither its memory nor its probes' time, and is gone when it is."""
+"""Results and files of jobs take little memory, delay no probe, and are removed with their job."""
 
 import signal
 import threading

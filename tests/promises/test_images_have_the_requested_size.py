@@ -1,4 +1,4 @@
-"""The documentation's curl gives a JPEG of exactly 1024x1024, its Python client one of exactly 1920x1080."""
+"""Images have exactly the requested size."""
 
 from io import BytesIO
 

@@ -1,4 +1,4 @@
-"""Input that costs little to send and much to handle, beyond JSON and HTTP: WebSockets, forms, numbers, pictures."""
+"""Input that is cheap to send and costly to handle is rejected: WebSockets, forms, numbers, images."""
 
 import base64
 import contextlib

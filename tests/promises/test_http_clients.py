@@ -1,4 +1,4 @@
-"""A body is served whatever the client offers or encodes it with, and a connection's bounds are answered as such."""
+"""Bodies of real clients are read whatever their encoding, and limits of a connection are reported."""
 
 import contextlib
 import gzip

@@ -1,4 +1,4 @@
-"""A client that leaves the queue is never started; one that leaves mid-request frees its slot; nothing stays behind."""
+"""A queued client that disconnects is never started, and a running one frees its slot."""
 
 import random
 import socket

@@ -1,4 +1,4 @@
-"""With one slot and a queue of N, N + 1 requests are taken and request N + 2 is refused at once."""
+"""With one slot and a queue of N, request N + 2 is rejected at once."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The README's curl command writes the picture that the README shows."""
+"""The README's curl command writes the image that the README shows."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""Same request and seed, same bytes; `X-Seed` repeats an unseeded picture; the file itself says how it was made."""
+"""The same request and seed produce the same bytes, and `X-Seed` and the file contain the seed."""
 
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO

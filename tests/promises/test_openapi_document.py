@@ -1,4 +1,4 @@
-"""Whatever fits, or doesn't fit, our own OpenAPI document: no answer is a 5xx."""
+"""Valid and invalid requests of the OpenAPI document never get a 5xx."""
 
 from itertools import product
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Under a black mask every pixel comes back bit for bit; under white it is repainted. Strength moves image to image."""
+"""Inpainting keeps every pixel under black and repaints white, and `strength` controls img2img."""
 
 import base64
 from io import BytesIO

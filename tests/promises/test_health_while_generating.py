@@ -1,4 +1,4 @@
-"""While a picture is being drawn, `/health` answers."""
+"""`/health` answers while an image is generated."""
 
 import threading
 
