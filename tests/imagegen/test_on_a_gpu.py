@@ -18,7 +18,7 @@ from tests.imagegen.test_sampling import img2img
 
 pytestmark = pytest.mark.gpu
 
-REQUEST = Request("a cat", seed=1, steps=4)
+REQUEST = Request("a cat", width=1024, height=1024, seed=1, steps=4)
 
 
 async def leave_midway(engine: Engine) -> None:
