@@ -1,3 +1,3 @@
-"""The one place the version is written."""
+"""The version of the distribution, which pyproject.toml reads from here."""
 
 version = "0.1.0"

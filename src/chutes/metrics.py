@@ -1,4 +1,4 @@
-"""Prometheus metrics of calls, under upstream's names."""
+"""Prometheus metrics of calls, under the names of the hosted platform."""
 
 from prometheus_client import Counter, Gauge, Histogram
 

@@ -1,6 +1,7 @@
 """Keyword arguments of Chute, Cord, Job and NodeSelector: other names, checks, and warnings.
 
-Unknown arguments and arguments without effect never break a definition that works upstream: they warn.
+Unknown arguments and arguments without effect never break a definition that works on the hosted
+platform: they warn.
 """
 
 import inspect
@@ -99,7 +100,7 @@ NO_EFFECT = {
     # NodeSelector
     "max_hourly_price_per_gpu": NoEffect(default=None, instead="your own GPUs have no price"),
 }
-"""Arguments of upstream's that are kept as attributes and change nothing."""
+"""Arguments for the hosted platform, which are kept as attributes and change nothing."""
 
 
 def warn_without_effect(owner: str, /, **given: object) -> None:

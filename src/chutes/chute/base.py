@@ -126,7 +126,7 @@ class Chute(FastAPI):
         super().__init__(**{"title": name, "summary": tagline or None, "description": readme, **fastapi_options})
         self.extra = unknown
 
-        # Code written for upstream also reads some of these under a private name.
+        # Code written for the hosted platform's SDK also reads some of these under a private name.
         self.username = self._username = username
         self.name = self._name = name
         self.uid = str(uuid5(NAMESPACE_OID, f"{username}::chute::{name}"))

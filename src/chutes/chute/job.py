@@ -69,7 +69,7 @@ class JobOptions(TypedDict, total=False):
 
 
 class JobDecorator(Protocol):
-    """What `@chute.job(...)` does to a function: it makes a `Job` that keeps the function's signature."""
+    """The decorator `@chute.job(...)`, which makes a `Job` with the function's signature."""
 
     def __call__(self, func: Callable[_Params, _Result], /) -> "Job[_Params, _Result]":
         """Make the job."""

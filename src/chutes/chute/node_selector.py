@@ -61,7 +61,7 @@ class NodeSelector(BaseModel):
         return [name for name, gpu in GPU_MODELS.items() if self.accepts(name, gpu.vram_gb)]
 
     def accepts(self, gpu: str | None, vram_gb: float) -> bool:
-        """Return whether a GPU will do, given its model's name (None if it is unknown) and its memory in GB."""
+        """Return whether a GPU is acceptable, given its model's name (None if it is unknown) and its memory in GB."""
         if self.include is not None and not _is_one_of(gpu, self.include):
             return False
         if self.exclude is not None and _is_one_of(gpu, self.exclude):

@@ -1,5 +1,5 @@
 """Helpers that authors' code imports.
 
-Upstream's `chutes.util.auth` and `chutes.util.hf` are not here: they sign requests to its platform, and compare a cache
-with the platform's list.
+The `chutes.util.auth` and `chutes.util.hf` of the hosted platform's SDK are not here. They sign requests to the
+platform, and compare a cache with the platform's list.
 """

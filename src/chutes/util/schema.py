@@ -1,4 +1,4 @@
-"""JSON schemas of a cord's input and output, in upstream's form.
+"""JSON schemas of a cord's input and output, in the form of the hosted platform.
 
 An input is wrapped as `{"properties": {<parameter>: {"$ref": "#/definitions/Model"}}, "definitions": {...}}`.
 """
