@@ -72,14 +72,6 @@ class _Source(NamedTuple):
         return {part: 2 * each.parameters for part, each in self.components.items()}
 
 
-class _Loaded(NamedTuple):
-    """A pipeline that was read, and what `info` says of how it runs."""
-
-    pipeline: Any
-    info: dict[str, str]
-    fast_path: "FastPath | None"
-
-
 def load(
     source: str | None = None,
     *,
@@ -100,9 +92,12 @@ def load(
     if not fast:
         _silence_libraries()  # imports transformers, which is not part of the time it takes to load
     began = time.perf_counter()
-    loaded = _read_fast(found.folder, settings, progress) if fast else _read(found, settings, plan, progress)
-    model = _assemble(loaded, found.name, found.description, settings, plan)
-    model.info = _info(model, found, gpus, loaded, time.perf_counter() - began)
+    if fast:
+        pipeline, fast_path = _read_fast(found.folder, settings, progress)
+    else:
+        pipeline, fast_path = _read(found, settings, plan, progress), None
+    model = _assemble(pipeline, fast_path, found.name, found.description, settings, plan)
+    model.info = _info(model, found, gpus, time.perf_counter() - began)
     log.info("Loaded %s: %s", found.name, ", ".join(f"{key} {value}" for key, value in model.info.items()))
     return model
 
@@ -135,7 +130,7 @@ def _choose_plan(gpus: list[memory.Gpu], weights: dict[str, int], settings: Sett
     return memory.choose(gpus[0].memory, weights)
 
 
-def _read_fast(folder: Path, settings: Settings, progress: Progress) -> _Loaded:
+def _read_fast(folder: Path, settings: Settings, progress: Progress) -> "tuple[Any, FastPath]":
     """Read FLUX.1 into `imagegen.flux`: its transformer while the libraries for the rest are being imported."""
     from imagegen.flux import pipeline as fast
 
@@ -146,8 +141,7 @@ def _read_fast(folder: Path, settings: Settings, progress: Progress) -> _Loaded:
         import diffusers
 
         kind = diffusers.FluxPipeline
-        pipeline, fast_path = fast.load(kind, folder, precision=precision, progress=progress, transformer=transformer)
-        return _Loaded(pipeline, fast_path.info, fast_path)
+        return fast.load(kind, folder, precision=precision, progress=progress, transformer=transformer)
 
 
 @contextmanager
@@ -161,7 +155,7 @@ def _switch_threads_often() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
-def _read(found: _Source, settings: Settings, plan: memory.Plan | None, progress: Progress) -> _Loaded:
+def _read(found: _Source, settings: Settings, plan: memory.Plan | None, progress: Progress) -> Any:
     """Read a pipeline with diffusers, component by component, and move it to where the plan says."""
     import diffusers
 
@@ -185,14 +179,18 @@ def _read(found: _Source, settings: Settings, plan: memory.Plan | None, progress
     if plan:
         progress("moving the weights to the GPU", None, None)
         memory.place(pipeline, plan)
-    return _Loaded(pipeline, {}, None)
+    return pipeline
 
 
 def _assemble(
-    loaded: _Loaded, name: str, description: dict[str, object], settings: Settings, plan: memory.Plan | None
+    pipeline: Any,
+    fast_path: "FastPath | None",
+    name: str,
+    description: dict[str, object],
+    settings: Settings,
+    plan: memory.Plan | None,
 ) -> Model:
     """Make the pipelines for the other tasks from the components of the one that was read."""
-    pipeline = loaded.pipeline
     pipeline.set_progress_bar_config(disable=True)
     length = settings.max_sequence_length
     if tokenizer := getattr(pipeline, "tokenizer_2", None) or getattr(pipeline, "tokenizer", None):
@@ -206,7 +204,7 @@ def _assemble(
         max_sequence_length=length,
         plan=plan,
         info={},
-        fast_path=loaded.fast_path,
+        fast_path=fast_path,
     )
 
 
@@ -233,7 +231,7 @@ def _sizes(pipeline: Any, description: dict[str, object]) -> Sizes:
     return Sizes(multiple, area=(latent * pipeline.vae_scale_factor) ** 2 if isinstance(latent, int) else 1024**2)
 
 
-def _info(model: Model, found: _Source, gpus: list[memory.Gpu], loaded: _Loaded, seconds: float) -> dict[str, object]:
+def _info(model: Model, found: _Source, gpus: list[memory.Gpu], seconds: float) -> dict[str, object]:
     """Return what `/ready` reports of the model."""
     return {
         "model": model.name,
@@ -244,7 +242,7 @@ def _info(model: Model, found: _Source, gpus: list[memory.Gpu], loaded: _Loaded,
         "native_size": found.description.get("native_size"),
         "pipelines": [task for task in ("text2image", "img2img", "inpaint") if getattr(model, task)],
         "loaded_in_seconds": round(seconds, 2),
-        **loaded.info,
+        **(model.fast_path.info if model.fast_path else {}),
     }
 
 

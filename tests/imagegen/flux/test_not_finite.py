@@ -39,8 +39,7 @@ def model(request, tmp_path_factory):
     folder = tiny.write(tmp_path_factory.mktemp("flux") / "tiny") if INTERPRETED else checkpoint.BUNDLED
     kind = diffusers.FluxPipeline
     pipeline, path = fast.load(kind, folder, precision=precision, progress=lambda *_: None, device=DEVICE)
-    loaded = models._Loaded(pipeline, path.info, path)
-    return models._assemble(loaded, "flux", {}, Settings(), None if INTERPRETED else "resident")
+    return models._assemble(pipeline, path, "flux", {}, Settings(), None if INTERPRETED else "resident")
 
 
 def picture(model):

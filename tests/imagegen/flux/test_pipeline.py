@@ -184,7 +184,7 @@ def test_it_is_made_ready_for_prompts_as_long_as_the_settings_say(monkeypatch):
     path = SimpleNamespace(info={})
     monkeypatch.setattr(fast, "load", lambda _kind, _folder, *, transformer, **_: (transformer.result(), path))
     before = sys.getswitchinterval()
-    given = models._read_fast(checkpoint.BUNDLED, Settings(max_sequence_length=77), lambda *_: None).pipeline
+    given, _ = models._read_fast(checkpoint.BUNDLED, Settings(max_sequence_length=77), lambda *_: None)
     assert given["text"] == 77
     assert given["apart"] < before == sys.getswitchinterval()
 
