@@ -1,1 +1,1 @@
-"""Programs that make the figures in the documentation; each writes its run to `results/`."""
+"""Programs that measure the figures in the documentation. Each writes its result to `results/`."""

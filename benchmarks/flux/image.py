@@ -1,4 +1,4 @@
-"""Whole pictures: text to JPEG, in parts and as a queue, through the engine that the server uses."""
+"""Whole images through the engine: from prompt to JPEG, the parts around the steps, and a queue."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ PROMPT = "a majestic dragon flying over a crystal lake at sunset"
 
 
 def request(seed: int, width: int = 1024, height: int = 1024, steps: int = STEPS) -> GenerationInput:
-    """One request as a client sends it."""
+    """Return a request as a client sends it."""
     return GenerationInput(
         prompt=PROMPT, width=width, height=height, num_inference_steps=steps, guidance_scale=3.5, seed=seed
     )
 
 
 def load(folder: Path, precision: str) -> tuple[models.Model, Engine, dict[str, Any]]:
-    """Load a model from disk as the server does and start its engine; return both with what that took."""
+    """Load a model as the server does and start its engine; return both with the times."""
     torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
     model = models.load(str(folder), settings=Settings(precision=precision, max_sequence_length=512))  # type: ignore[arg-type]  # checked there
@@ -45,7 +45,7 @@ def load(folder: Path, precision: str) -> tuple[models.Model, Engine, dict[str, 
 
 
 def parts(pipeline: Any) -> dict[str, float]:
-    """Median ms of what surrounds the steps at 1024x1024."""
+    """Return the median ms of the text encoders and the VAE at 1024x1024."""
     latents = torch.randn(1, 16, 128, 128, device="cuda", dtype=torch.bfloat16)
     image = torch.randn(1, 3, 1024, 1024, device="cuda", dtype=torch.bfloat16)
     ids = torch.ones(1, 512, device="cuda", dtype=torch.long)
@@ -66,13 +66,13 @@ async def _drawn(engine: Engine, params: GenerationInput) -> float:
 
 
 def pictures(engine: Engine, size: tuple[int, int], count: int = 2, steps: int = STEPS) -> dict[str, float]:
-    """Seconds from request to JPEG at one size: the very first, and the median of the next ones."""
+    """Return the seconds from request to JPEG at a size: of the first image, and the median of the next ones."""
     times = [asyncio.run(_drawn(engine, request(seed, *size, steps))) for seed in range(count + 1)]
     return {"first": times[0], "median": median(times[1:])}
 
 
 def queue(engine: Engine, count: int = 10) -> dict[str, float]:
-    """Draw `count` queued pictures; the share of the time in which the GPU ran a kernel, by the profiler."""
+    """Draw `count` queued images; `busy` is the share of time in which the GPU ran a kernel, by the profiler."""
 
     async def burst() -> None:
         await asyncio.gather(*(_drawn(engine, request(seed)) for seed in range(count)))
@@ -92,7 +92,7 @@ def queue(engine: Engine, count: int = 10) -> dict[str, float]:
 
 
 def measure(folder: Path, precision: str) -> dict[str, Any]:
-    """Load a checkpoint as the server does, and draw."""
+    """Measure loading a checkpoint and drawing images with it."""
     model, engine, figures = load(folder, precision)
     for size in SIZES:
         figures["{}x{}".format(*size)] = pictures(engine, size)

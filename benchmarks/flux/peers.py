@@ -1,4 +1,4 @@
-"""The peers that compile: diffusers' transformer by blocks, in bf16 and with torchao's fp8."""
+"""Compiled peers: diffusers' transformer, compiled by blocks, in bf16 and with torchao's fp8."""
 
 from __future__ import annotations
 

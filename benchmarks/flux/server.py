@@ -1,4 +1,4 @@
-"""The whole server: from process start to ready, to the first picture, and `/generate` over HTTP."""
+"""The whole server: time from process start to ready and to the first image, and `/generate` over HTTP."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def over_http(folder: Path, precision: str = "bf16", pictures: int = 3) -> dict[str, Any]:
-    """Serve a checkpoint with `chutes run`, and time it as a client sees it, in seconds."""
+    """Serve a checkpoint with `chutes run`, and return the times that a client measures, in seconds."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -43,7 +43,7 @@ def over_http(folder: Path, precision: str = "bf16", pictures: int = 3) -> dict[
 
 
 def _ready(client: httpx.Client, server: subprocess.Popen[bytes]) -> float:
-    """Wait until requests are taken; return when they were."""
+    """Wait until the server is ready, and return the time."""
     while server.poll() is None:
         try:
             if client.get("/ready").is_success:
@@ -51,11 +51,11 @@ def _ready(client: httpx.Client, server: subprocess.Popen[bytes]) -> float:
         except httpx.TransportError:
             pass  # the port is not open yet
         time.sleep(0.05)
-    raise RuntimeError(f"the server ended with exit code {server.returncode}")
+    raise RuntimeError(f"The server ended with exit code {server.returncode}.")
 
 
 def _generate(client: httpx.Client, seed: int) -> float:
-    """Seconds until the last byte of one picture of 28 steps at 1024x1024."""
+    """Return the seconds until the last byte of an image of 28 steps at 1024x1024."""
     began = time.perf_counter()
     client.post("/generate", json=request(seed).model_dump(exclude_none=True)).raise_for_status()
     return time.perf_counter() - began

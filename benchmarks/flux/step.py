@@ -1,4 +1,4 @@
-"""One denoising step: its exactness, its time beside its peers, and where the time goes."""
+"""One denoising step: its error, its time beside its peers, and the time of each kernel."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ STEPS = 28
 
 
 class Schedule:
-    """Only what our transformer reads of a pipeline's scheduler."""
+    """The part of a pipeline's scheduler that our transformer reads."""
 
     timesteps = torch.linspace(1000, 1000 / STEPS, STEPS)
 
 
 def scheduled(width: int, height: int) -> dict[str, torch.Tensor]:
-    """Inputs whose time is the first of `Schedule`, so that a step finds its modulation computed."""
+    """Return inputs for the first timestep of `Schedule`, for which the modulation is precomputed."""
     return {**inputs(width, height), "timestep": torch.ones(1, device="cuda", dtype=torch.bfloat16)}
 
 
 def ours(reference: Any, precision: str = "bf16") -> FluxTransformer:
-    """Our transformer with the weights of diffusers'."""
+    """Return our transformer with the weights of a diffusers transformer."""
     model = FluxTransformer(reference.config, fp8=precision != "bf16", fp8_attention=precision == "fp8+attention")
     copy_state(model, reference.state_dict())
     return model
 
 
 def timed(run: Callable[[], object], repeats: int = 15) -> float:
-    """Median milliseconds of `run` on the GPU, after warming up."""
+    """Return the median time of `run` on the GPU in ms, after warm-up."""
     for _ in range(3):
         run()
     times = []
@@ -58,13 +58,13 @@ def timed(run: Callable[[], object], repeats: int = 15) -> float:
 
 
 def matmul_peak() -> float:
-    """TFLOP/s of an 8192^3 bf16 product on this GPU."""
+    """Return the TFLOP/s of an 8192^3 bf16 matmul on this GPU."""
     a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     return 2 * 8192**3 / timed(lambda: a @ b, repeats=30) / 1e9
 
 
 def under_load(run: Callable[[], object], seconds: float = 4.0) -> dict[str, float]:
-    """Median ms of `run` after half of these seconds of nothing else, and the GPU's clock and power by then."""
+    """Return the median time of `run` in ms, the clock and the power, in the second half of constant load."""
     rows: list[tuple[float, int, float]] = []
     began = time.perf_counter()
     while (elapsed := time.perf_counter() - began) < seconds:
@@ -81,7 +81,7 @@ def under_load(run: Callable[[], object], seconds: float = 4.0) -> dict[str, flo
 
 @torch.inference_mode()
 def loads(weights: Any) -> dict[str, dict[str, float]]:
-    """What the GPU does when it is given no pause: 64 products of 8192^3, and steps of ours at 1024x1024."""
+    """Measure constant load: 64 matmuls of 8192^3, and steps of the fast path at 1024x1024."""
     a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     products = under_load(lambda: [torch.mm(a, b) for _ in range(64)])
     products["TFLOP/s"] = 64 * 2 * 8192**3 / products["ms"] / 1e9
@@ -96,7 +96,7 @@ def loads(weights: Any) -> dict[str, dict[str, float]]:
 
 
 def flop(width: int, height: int, text: int = 512) -> float:
-    """FLOP of one forward: 12 d² weights for each row in each block, attention over all rows, and the embedders."""
+    """Return the FLOP of a forward pass: 12 d² weights per row and block, attention over all rows, and embedders."""
     image, d, blocks = width * height // 256, 3072, 57
     rows = image + text
     linear = 2 * 12 * d * d * rows * blocks
@@ -107,7 +107,7 @@ def flop(width: int, height: int, text: int = 512) -> float:
 
 @torch.inference_mode()
 def exactness(weights: Any, sizes: list[tuple[int, int]]) -> list[dict[str, Any]]:
-    """Relative error of each path against the same weights in float32, on fresh inputs."""
+    """Return the relative error of each path against the same weights in float32."""
     torch.backends.cuda.matmul.allow_tf32 = False
     paths = {"diffusers bf16": weights, "ours bf16": ours(weights)}
     outs: dict[tuple[str, tuple[int, int]], torch.Tensor] = {}
@@ -141,7 +141,7 @@ def exactness(weights: Any, sizes: list[tuple[int, int]]) -> list[dict[str, Any]
 
 @torch.inference_mode()
 def our_steps(weights: Any, precision: str) -> dict[str, float]:
-    """Median ms of a step of ours at each size; the first step at a new size, in `first …`, is timed by the clock."""
+    """Return the fast path's median ms per step at each size; `first …` is the wall time of a first step."""
     model = ours(weights, precision)
     model.bind_scheduler(Schedule())
     out = {}
@@ -159,7 +159,7 @@ def our_steps(weights: Any, precision: str) -> dict[str, float]:
 
 @torch.inference_mode()
 def peer_steps(model: Any, sizes: list[tuple[int, int]]) -> dict[str, float]:
-    """Median ms of a step of a diffusers transformer at each size, and the first step's, by the clock."""
+    """Return the median ms of a step of a diffusers transformer at each size, and the wall time of its first step."""
     out = {}
     for width, height in sizes:
         given = inputs(width, height)
@@ -173,7 +173,7 @@ def peer_steps(model: Any, sizes: list[tuple[int, int]]) -> dict[str, float]:
 
 @torch.inference_mode()
 def attention_alone() -> dict[str, float]:
-    """Median ms of one attention call at 1024x1024: the kernel that runs, cuDNN's, and fp8 with its cast."""
+    """Return the median ms of an attention call at 1024x1024: the fast path's, cuDNN's, and fp8 with its cast."""
     qkv = torch.randn(1, 4608, 3, 24, 128, device="cuda", dtype=torch.bfloat16)
     q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
     figures = {"ours": timed(lambda: attention(qkv), 50)}
@@ -188,7 +188,7 @@ def attention_alone() -> dict[str, float]:
 def kernels_of_a_step(
     weights: Any, precision: str = "bf16", size: tuple[int, int] = (1024, 1024)
 ) -> list[dict[str, Any]]:
-    """GPU time by kernel in one step, longest first."""
+    """Return the GPU time of each kernel in one step, longest first."""
     model = ours(weights, precision)
     model.bind_scheduler(Schedule())
     given = scheduled(*size)
@@ -206,6 +206,6 @@ def kernels_of_a_step(
 
 
 def release() -> None:
-    """Give freed GPU memory back between the paths."""
+    """Return freed GPU memory to the driver."""
     gc.collect()
     torch.cuda.empty_cache()

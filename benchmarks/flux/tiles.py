@@ -1,7 +1,7 @@
-"""Whole steps with other tiles of cuBLAS's, at the power's limit: what `imagegen.flux.cublas.tiles_for` is worth.
+"""Whole steps with other cuBLAS tiles at the power limit: the gain of `imagegen.flux.cublas.tiles_for`.
 
-A kernel that is the fastest after a pause may draw more, and so slow down whatever runs beside it. Therefore each
-choice has the GPU for a second at a time, in an order that is drawn anew for each round.
+The kernel that is fastest after a pause may draw more power, which slows down the other kernels. Therefore each rule
+runs alone for a second at a time, in a new random order in each round.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SIZES = [(1024, 1024), (512, 512), (1920, 1088)]
 
 
 def heuristic(_shape: Shape, _processors: int) -> None:
-    """Leave the choice to the library."""
+    """Leave the choice to cuBLAS."""
 
 
 RULES: dict[str, Rule] = {"the heuristic's": heuristic, "fewest rounds": cublas.tiles_for}
@@ -36,7 +36,7 @@ RULES: dict[str, Rule] = {"the heuristic's": heuristic, "fewest rounds": cublas.
 
 @torch.inference_mode()
 def steps() -> dict[str, dict[str, float]]:
-    """Median ms of a step at each size and precision with each rule."""
+    """Return the median ms of a step for each rule, at each size and precision."""
     reference = transformer()
     figures = {}
     for precision in ("bf16", "fp8"):

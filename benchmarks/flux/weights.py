@@ -27,7 +27,7 @@ DEV = {
 
 
 def randomize(module: torch.nn.Module, seed: int = 0) -> None:
-    """Fill a module so that activations keep the size they have in a trained one."""
+    """Fill a module with random weights that keep activations at the scale of a trained model."""
     generator = torch.Generator(device="cuda").manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -41,7 +41,7 @@ def randomize(module: torch.nn.Module, seed: int = 0) -> None:
 
 
 def transformer(dtype: torch.dtype = torch.bfloat16) -> Any:
-    """Diffusers' FLUX.1-dev transformer on the GPU with random weights."""
+    """Return diffusers' FLUX.1-dev transformer on the GPU with random weights."""
     with torch.device("meta"):
         model = FluxTransformer2DModel(**DEV)
     model = model.to(dtype).to_empty(device="cuda").eval().requires_grad_(False)
@@ -50,7 +50,7 @@ def transformer(dtype: torch.dtype = torch.bfloat16) -> Any:
 
 
 def pipeline(denoiser: Any = None) -> Any:
-    """Diffusers' FLUX.1-dev pipeline on the GPU, every part at its full size with random weights."""
+    """Return diffusers' FLUX.1-dev pipeline on the GPU, all parts at full size with random weights."""
     with torch.device("meta"):
         parts = {
             "text_encoder": CLIPTextModel(
@@ -108,13 +108,13 @@ def pipeline(denoiser: Any = None) -> Any:
 
 
 def checkpoint(folder: Path) -> Path:
-    """Write that pipeline into a folder in diffusers' layout: 34 GB, as FLUX.1-dev has them."""
+    """Write the pipeline to a folder in diffusers' layout: 34 GB, the size of FLUX.1-dev."""
     pipeline().save_pretrained(folder)
     return folder
 
 
 def _tokenizer(length: int, bos: str | None = None) -> Any:
-    """Letters, so that any prompt has as many tokens as it has: the encoders read all of them in any case."""
+    """Return a tokenizer with a token per letter. The encoders process all positions, whatever the prompt."""
     vocab = {token: i for i, token in enumerate(["<pad>", "</s>", "<unk>", "<s>", *string.ascii_lowercase])}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -124,7 +124,7 @@ def _tokenizer(length: int, bos: str | None = None) -> Any:
 
 
 def inputs(width: int, height: int, text: int = 512, batch: int = 1, seed: int = 0) -> dict[str, torch.Tensor]:
-    """What the pipeline passes for a picture of `width` x `height` pixels, in bf16."""
+    """Return the transformer's inputs for an image of `width` x `height` pixels, in bf16."""
     generator = torch.Generator(device="cuda").manual_seed(seed)
     rows, columns = height // 16, width // 16
 
@@ -141,6 +141,6 @@ def inputs(width: int, height: int, text: int = 512, batch: int = 1, seed: int =
         "timestep": torch.full([batch], 0.5, device="cuda", dtype=torch.bfloat16),
         "img_ids": ids.view(-1, 3).to(torch.bfloat16),
         "txt_ids": torch.zeros(text, 3, device="cuda", dtype=torch.bfloat16),
-        # Times 1000 it is exact in bf16, so that all compute the same function.
+        # Times 1000, this guidance is exact in bf16, so that all paths compute the same function.
         "guidance": torch.full([batch], 4.0, device="cuda"),
     }

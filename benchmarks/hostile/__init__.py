@@ -1,1 +1,1 @@
-"""Attacks on a real `chutes run` process, or a cluster. See `__main__`."""
+"""Hostile input, overload and disconnects against a `chutes run` process or a cluster; see `__main__`."""

@@ -1,4 +1,4 @@
-"""A hostile input as one row of data, and the ways to send it."""
+"""A hostile input as a row of data, and the ways to send it."""
 
 import asyncio
 import json
@@ -19,23 +19,23 @@ CLOSED: frozenset[Outcome] = frozenset({"closed", "reset"})
 
 @dataclass(frozen=True)
 class Row:
-    """What is sent, and what may come back."""
+    """An input, with the outcomes that are accepted for it."""
 
     section: str
-    """The part of the threat model, as `A1` or `C4`; `-` for controls, which are honest."""
+    """The section of the threat model, such as `A1`; `-` for honest controls."""
     name: str
     build: Callable[[], Iterable[Part]]
-    """Make the bytes, before anything is measured."""
+    """Build the bytes, before the measurement starts."""
     expects: frozenset[Outcome]
     answers: int = 1
     contains: bytes = b""
-    """What the answer holds, in lower case."""
+    """A text that the answer must contain, in lower case."""
     log_lacks: str = ""
     limit: float = 30.0
-    """Seconds after which an attack that is not over is given up."""
+    """Seconds after which the attack is aborted."""
     half_close: bool = False
     ends: bool = False
-    """Whether the server ends with it."""
+    """Whether the server must end."""
     settings: Mapping[str, object] = field(default_factory=dict)
     attack: "Attack | None" = None
 
@@ -44,12 +44,12 @@ Attack = Callable[[Server, Row, Iterable[Part]], Coroutine[Any, Any, list[Reply]
 
 
 async def once(server: Server, row: Row, parts: Iterable[Part]) -> list[Reply]:
-    """Send it on one connection."""
+    """Send the row on one connection."""
     return [await exchange(server.port, parts, answers=row.answers, limit=row.limit, half_close=row.half_close)]
 
 
 def crowd(count: int) -> Attack:
-    """Send it on so many connections at once."""
+    """Send the row on `count` connections at once."""
 
     async def attack(server: Server, row: Row, parts: Iterable[Part]) -> list[Reply]:
         copies = [row.build() for _ in range(count - 1)]  # a generator serves one connection
@@ -61,7 +61,7 @@ def crowd(count: int) -> Attack:
 
 
 def held(count: int, then: bytes) -> Attack:
-    """Send it on so many connections, read nothing from them, and report on an honest request that comes after."""
+    """Send the row on `count` connections without reading answers, and report the honest request `then`."""
 
     async def attack(server: Server, row: Row, parts: Iterable[Part]) -> list[Reply]:
         sent = list(parts)
@@ -82,7 +82,7 @@ def held(count: int, then: bytes) -> Attack:
 
 
 def after_jobs(count: int, name: str, arguments: Mapping[str, object]) -> Attack:
-    """Run so many jobs, then send it; `JOB_ID` in it is the last job's id."""
+    """Run `count` jobs, then send the row; `JOB_ID` in it is replaced by the last job's id."""
 
     async def attack(server: Server, row: Row, parts: Iterable[Part]) -> list[Reply]:
         begin = post(f"/jobs/{name}", json.dumps(arguments).encode())
@@ -95,14 +95,14 @@ def after_jobs(count: int, name: str, arguments: Mapping[str, object]) -> Attack
             else:
                 await asyncio.sleep(0.02)
         await asyncio.to_thread(wait_for, lambda: server.metric("invocation_total", function=name) >= count)
-        named = [part if isinstance(part, float) else part.replace(b"JOB_ID", job_id) for part in parts]
-        return await once(server, row, named)
+        filled = [part if isinstance(part, float) else part.replace(b"JOB_ID", job_id) for part in parts]
+        return await once(server, row, filled)
 
     return attack
 
 
 async def while_stopping(server: Server, row: Row, parts: Iterable[Part]) -> list[Reply]:
-    """Send it, then SIGTERM; the time is until the process has ended, and its exit code must be 0."""
+    """Send the row, then SIGTERM; measure until the process ends, which must be with exit code 0."""
     asked = asyncio.create_task(exchange(server.port, parts, limit=row.limit))
     await asyncio.sleep(1)
     began = time.perf_counter()

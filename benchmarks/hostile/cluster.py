@@ -1,4 +1,4 @@
-"""Some of the inputs, sent to a cluster: to Ray's proxy itself, and through nginx in front of it."""
+"""Some of the hostile inputs, sent to a cluster: directly to Ray's proxy, and through nginx."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ from benchmarks.harness.cluster import Cluster, cluster_folder
 from benchmarks.harness.nginx import NGINX, nginx
 from benchmarks.hostile import page
 from benchmarks.hostile.attack import CLOSED, Row, held, once
-from benchmarks.hostile.inputs import GROWTH, HEALTH_MS, counted, find_missed
+from benchmarks.hostile.inputs import GROWTH, HEALTH_MS, count_outcomes, find_missed
 from benchmarks.hostile.probe import probing
 from benchmarks.hostile.rows import ROWS
 from benchmarks.hostile.rows.bodies import MIB, prompt
@@ -31,12 +31,12 @@ SLUG = "benchmark-hostile"
 OWN_HOST = f"{SLUG}.localhost"
 _HONEST = post("/generate", b'{"prompt": "x"}', host=OWN_HOST)
 _SETTLED = 0.5  # seconds of probing before and after an attack
-_RECOVERED = 120.0  # seconds within which a proxy serves again after an attack, or in place of one that was killed
+_RECOVERED = 120.0  # seconds in which a proxy must serve again after an attack, or replace a killed one
 
 
 @dataclass(frozen=True)
 class Entrance:
-    """An address of the cluster, and the processes beside Ray's proxy that a request to it passes."""
+    """An address of the cluster, with the processes that a request passes before Ray's proxy."""
 
     name: str
     server: Server
@@ -44,7 +44,7 @@ class Entrance:
 
 
 def _find(section: str, name: str, /, **changes: Any) -> Row:
-    """Return a row of the other measurement, addressed to the cluster's chute by its host name."""
+    """Return a row of `inputs`, addressed to the cluster's chute by its host name."""
     (row,) = (row for row in ROWS if (row.section, row.name) == (section, name))
     return replace(row, build=lambda: _addressed(row.build()), **changes)
 
@@ -56,7 +56,7 @@ def _addressed(parts: Any) -> Iterator[Part]:
 
 
 def rows() -> list[Row]:
-    """Return what is sent, and what `chutes run` or nginx should answer."""
+    """Return the rows to send."""
     upload = held(17, post("/generate", prompt(MIB), host=OWN_HOST))
     return [
         _find("-", "an honest request"),
@@ -64,7 +64,7 @@ def rows() -> list[Row]:
         _find("A5", "100 MB of 12-byte headers", limit=60),
         _find("A5", "one header of 100 MB", limit=60),
         _find("A5", "a request line of 20 KB"),
-        # nginx closes such a connection without an answer.
+        # nginx closes these connections without an answer.
         _find("A7", "200 connections that send a header byte a second", expects=CLOSED | {408}, limit=30),
         _find("A7", "an honest upload beside 17 half-sent bodies", attack=upload),
         _find("B1", "two Hosts"),
@@ -74,7 +74,7 @@ def rows() -> list[Row]:
 
 
 def find_proxy(cluster: Cluster) -> int:
-    """Return the process id of Ray's proxy; 0 if there is none."""
+    """Return the process id of Ray's proxy, or 0 if it does not run."""
     for pid in cluster.processes():
         try:
             if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::ProxyActor"):
@@ -89,16 +89,16 @@ def _serves(port: int) -> bool:
 
 
 def replace_proxy(cluster: Cluster) -> Process:
-    """Kill Ray's proxy and wait for the next one, which holds nothing of the attack before."""
+    """Kill Ray's proxy and wait for its replacement, which is not affected by the previous attack."""
     old = find_proxy(cluster)
     os.kill(old, signal.SIGKILL)
     if not wait_for(lambda: find_proxy(cluster) not in {0, old} and _serves(cluster.port), _RECOVERED):
-        raise RuntimeError(f"No proxy took the place of the one that was killed within {_RECOVERED:g} seconds")
+        raise RuntimeError(f"Ray did not replace the killed proxy within {_RECOVERED:g} seconds.")
     return Process(find_proxy(cluster))
 
 
 def measure(cluster: Cluster, entrance: Entrance, row: Row) -> dict[str, Any]:
-    """Send one row to a new proxy; its figures, and which targets were missed."""
+    """Send a row to a new proxy, and return its figures and missed targets."""
     proxy = replace_proxy(cluster)
     watched, port = (proxy, *entrance.processes), entrance.server.port
     _serves(port)  # nginx connects to the new proxy
@@ -108,13 +108,13 @@ def measure(cluster: Cluster, entrance: Entrance, row: Row) -> dict[str, Any]:
     with probing(port, f"/{SLUG}") as probe:
         time.sleep(_SETTLED)
         replies = asyncio.run((row.attack or once)(entrance.server, row, row.build()))
-        goes_on = wait_for(lambda: _serves(port), _RECOVERED)
+        recovers = wait_for(lambda: _serves(port), _RECOVERED)
         time.sleep(_SETTLED)
     lost = find_proxy(cluster) == 0 or not proxy.exists()
     growth = 0 if lost else sum(process.peak_memory() for process in watched) - before
-    missed = find_missed(row, replies, probe.figures, growth, goes_on=goes_on)
+    missed = find_missed(row, replies, probe.figures, growth, recovers=recovers)
     return {
-        "answer": counted(replies),
+        "answer": count_outcomes(replies),
         "seconds": round(max(reply.seconds for reply in replies), 3),
         "health_ms": probe.figures["/health"]["worst_ms"],
         "health_failed": probe.figures["/health"]["failed"],
@@ -126,7 +126,7 @@ def measure(cluster: Cluster, entrance: Entrance, row: Row) -> dict[str, Any]:
 
 @contextmanager
 def entrances() -> Iterator[tuple[Cluster, list[Entrance]]]:
-    """Serve the chute on a cluster of its own, with nginx in front, until the block is left."""
+    """Serve the chute on a new cluster with nginx in front, until the block ends."""
     with cluster_folder() as cluster:
         cluster.node("--head", "--cluster-port", "0")
         (cluster.folder / "served.py").write_text((ROOT / "benchmarks" / "hostile" / "served.py").read_text())
@@ -139,7 +139,7 @@ def entrances() -> Iterator[tuple[Cluster, list[Entrance]]]:
 
 
 def run() -> dict[str, Any]:
-    """Measure and print each row at both addresses; the run as it is kept."""
+    """Measure and print each row at both addresses, and return the result."""
     console = Console()
     measured: list[dict[str, Any]] = []
     with entrances() as (cluster, both):
@@ -163,7 +163,7 @@ def run() -> dict[str, Any]:
             "rows": measured,
         }
     )
-    told = subprocess.run([str(NGINX), "-v"], capture_output=True, text=True, check=True).stderr
-    found = re.search(r"nginx/(\S+)", told)
+    printed = subprocess.run([str(NGINX), "-v"], capture_output=True, text=True, check=True).stderr
+    found = re.search(r"nginx/(\S+)", printed)
     result["versions"] |= {"ray": version("ray"), "nginx": found[1] if found else "unknown"}
     return result

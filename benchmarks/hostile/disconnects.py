@@ -1,4 +1,4 @@
-"""Clients that leave in every stage of a request, and what they leave behind: it should be nothing."""
+"""Clients that disconnect in every stage of a request, and the resources that the server keeps: none."""
 
 import asyncio
 import hashlib
@@ -34,21 +34,21 @@ _FIRST_BYTE = 60.0  # seconds
 
 
 @dataclass(frozen=True)
-class Held:
-    """What a server holds while nothing runs."""
+class Resources:
+    """The resources of an idle server."""
 
     threads: int
     descriptors: int
     memory: int
 
     @classmethod
-    def by(cls, server: Server) -> "Held":
-        """Look at a server."""
+    def by(cls, server: Server) -> "Resources":
+        """Read the resources of a server."""
         return cls(server.threads(), server.descriptors(), server.memory())
 
 
 async def leave(port: int, stage: str, chance: random.Random) -> None:
-    """Open a connection, bring its request to a stage, and leave, by FIN or by RST."""
+    """Open a connection, bring its request to a stage, and close it with FIN or RST."""
     request = post("/generate", json.dumps(_SMALL).encode())
     neck = request.index(b"\r\n\r\n") + 4
     sock = await connect(port, receive_buffer=4096)
@@ -73,7 +73,7 @@ async def leave(port: int, stage: str, chance: random.Random) -> None:
 
 
 async def disconnect(port: int, count: int, seed: int) -> Counter[str]:
-    """Let so many clients leave, some at once; how many left in which stage."""
+    """Disconnect `count` clients, AT_ONCE in parallel, and return their number by stage."""
     chance = random.Random(seed)
     left: Counter[str] = Counter()
     stages = iter([chance.choice(list(STAGES)) for _ in range(count)])
@@ -88,24 +88,24 @@ async def disconnect(port: int, count: int, seed: int) -> Counter[str]:
 
 
 def reference(server: Server) -> str:
-    """Draw the reference picture; the hash of its bytes."""
+    """Draw the reference image, and return the hash of its bytes."""
     answer = httpx.post(f"{server.url}/generate", json=_REFERENCE, timeout=120, trust_env=False)
     answer.raise_for_status()
     return hashlib.sha256(answer.content).hexdigest()
 
 
-def settle(server: Server, before: Held | None = None) -> Held:
-    """Wait until nothing runs, and for idle threads and sockets to be gone; what is held then."""
+def settle(server: Server, before: Resources | None = None) -> Resources:
+    """Wait until the server is idle and surplus threads and sockets are closed, and return its resources."""
     wait_for(server.is_idle, 60)
     if before is None:
         time.sleep(2)
     else:
         wait_for(lambda: server.threads() <= before.threads and server.descriptors() <= before.descriptors, 60)
-    return Held.by(server)
+    return Resources.by(server)
 
 
 def run(count: int, seed: int) -> dict[str, Any]:
-    """Measure, print; the result as it is kept."""
+    """Measure, print, and return the result."""
     with serving(PICTURES) as server:
         first = reference(server)
         asyncio.run(disconnect(server.port, max(60, count // 10), seed + 1))  # pools and caches fill up

@@ -1,4 +1,4 @@
-"""Send each hostile input to a server of its own, and measure what it does to everybody else."""
+"""Send each hostile input to a new server, and measure the effect on probes, memory and later requests."""
 
 import asyncio
 import time
@@ -23,10 +23,10 @@ _HONEST = post("/generate", b'{"prompt": "x"}', "Authorization: Bearer a-key")
 
 
 def measure(row: Row) -> dict[str, Any]:
-    """Send one row to a new server; its figures, and which targets were missed."""
+    """Send a row to a new server, and return its figures and missed targets."""
     parts = row.build()
     with serving(settings=row.settings) as server:
-        asyncio.run(exchange(server.port, [_HONEST]))  # imports and caches are not the attack's
+        asyncio.run(exchange(server.port, [_HONEST]))  # so that imports and caches do not count
         server.reset_peak()
         before = server.memory()
         with probing(server.port) as probe:
@@ -36,23 +36,23 @@ def measure(row: Row) -> dict[str, Any]:
                 time.sleep(_SETTLED)
         ended = server.process.poll() is not None
         growth = 0 if ended else server.peak_memory() - before
-        goes_on = ended if row.ends else not ended and _goes_on(server)
+        recovers = ended if row.ends else not ended and _recovers(server)
         log = server.log()
     return {
         "section": row.section,
         "input": row.name,
-        "answer": counted(replies),
+        "answer": count_outcomes(replies),
         "seconds": round(max(reply.seconds for reply in replies), 3),
         "health_ms": probe.figures["/health"]["worst_ms"],
         "ready_ms": probe.figures["/ready"]["worst_ms"],
         "prober_late_ms": probe.figures["late_ms"],
         "growth_mib": round(growth / MIB, 1),
-        "missed": find_missed(row, replies, probe.figures, growth, goes_on=goes_on, log=log),
+        "missed": find_missed(row, replies, probe.figures, growth, recovers=recovers, log=log),
     }
 
 
-def _goes_on(server: Server) -> bool:
-    """Whether an honest request is served within ten seconds, and nothing runs or waits soon after."""
+def _recovers(server: Server) -> bool:
+    """Return whether an honest request succeeds within ten seconds and the server becomes idle."""
     reply = asyncio.run(exchange(server.port, [_HONEST], limit=10))
     return reply.status == 200 and wait_for(server.is_idle, 10)
 
@@ -61,8 +61,8 @@ def _outcomes(reply: Reply) -> list[Outcome]:
     return [*reply.statuses, reply.ended] if reply.ended == "silent" else [*reply.statuses] or [reply.ended]
 
 
-def counted(replies: list[Reply]) -> str:
-    """Say what came back, and how often."""
+def count_outcomes(replies: list[Reply]) -> str:
+    """Return each outcome with its number, as text."""
     counts = Counter(str(outcome) for reply in replies for outcome in _outcomes(reply))
     return ", ".join(
         f"{outcome} ({count:,} times)" if count > 1 else outcome for outcome, count in counts.most_common()
@@ -70,9 +70,9 @@ def counted(replies: list[Reply]) -> str:
 
 
 def find_missed(
-    row: Row, replies: list[Reply], probes: dict[str, Any], growth: int, *, goes_on: bool, log: str = ""
+    row: Row, replies: list[Reply], probes: dict[str, Any], growth: int, *, recovers: bool, log: str = ""
 ) -> list[str]:
-    """Say which targets a row missed; none if it met them all."""
+    """Return the targets that a row missed."""
     missed = []
     outcomes = {outcome for reply in replies for outcome in _outcomes(reply)}
     if not outcomes <= row.expects:
@@ -90,13 +90,13 @@ def find_missed(
     ]
     if growth > GROWTH:
         missed.append(f"memory grew by {growth / MIB:,.0f} MiB")
-    if not goes_on:
-        missed.append("no honest request afterwards" if not row.ends else "did not end")
+    if not recovers:
+        missed.append("no honest request succeeded afterwards" if not row.ends else "the server did not end")
     return missed
 
 
 def select(only: list[str], skip: list[str]) -> list[Row]:
-    """Return the rows whose section is named, or whose name contains a text, unless they are skipped."""
+    """Return the rows that match `only` and not `skip`, by section or by a part of their name."""
 
     def named(row: Row, texts: list[str]) -> bool:
         return any(text == row.section if text in page.HEADINGS else text in row.name for text in texts)
@@ -105,7 +105,7 @@ def select(only: list[str], skip: list[str]) -> list[Row]:
 
 
 def run(rows: list[Row]) -> dict[str, Any]:
-    """Measure and print each row; the run as it is kept."""
+    """Measure and print each row, and return the result."""
     console = Console()
     measured = []
     for number, row in enumerate(rows, 1):

@@ -1,4 +1,4 @@
-"""Ten times as many requests as the server can serve, arriving at their own pace and not when the last was answered."""
+"""Overload: ten times the server's capacity, at a rate that does not depend on its answers (open loop)."""
 
 import asyncio
 import contextlib
@@ -21,11 +21,11 @@ QUEUE = 16
 TIMES = 10
 REJECTED_MS = 50
 MARGIN = 1.25
-"""Timers and the server's own work come on top of the time that a handler sleeps."""
+"""Timers and the server's own work add to the handler's sleep."""
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection that serves as many requests as come, one at a time."""
+    """A keep-alive connection, for one request at a time."""
 
     def __init__(self, load: "Load") -> None:
         self._load = load
@@ -33,7 +33,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
+        """Store the transport."""
         self._transport = cast("asyncio.Transport", transport)
 
     def ask(self, request: bytes) -> None:
@@ -42,15 +42,15 @@ class Connection(asyncio.Protocol):
         self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
-        """Parse an answer."""
+        """Parse received bytes."""
         self._parser.feed_data(data)
 
     def on_message_complete(self) -> None:
-        """Count an answer, and be free for the next request."""
+        """Record an answer, and mark the connection as free."""
         self._load.answered(self, self._parser.get_status_code(), time.perf_counter() - self._began)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Count a request whose connection was closed."""
+        """Record a request whose connection was closed."""
         self._load.lost(self)
 
     def close(self) -> None:
@@ -59,7 +59,7 @@ class Connection(asyncio.Protocol):
 
 
 class Load:
-    """Requests at random moments, so many per second, each on a connection that is free."""
+    """Requests with random (Poisson) arrival times at a given rate, each on a free connection."""
 
     def __init__(self, port: int, rate: float, seed: int = 15) -> None:
         self._port = port
@@ -74,7 +74,7 @@ class Load:
         self.late_ms = 0.0
 
     async def run(self, seconds: float) -> None:
-        """Ask for so many seconds, then wait for what is still to be answered."""
+        """Send requests for `seconds`, then wait for the remaining answers."""
         loop = asyncio.get_running_loop()
         began = due = time.perf_counter()
         while due - began < seconds:
@@ -94,13 +94,13 @@ class Load:
             connection.close()
 
     def answered(self, connection: Connection, status: int, took: float) -> None:
-        """Note an answer."""
+        """Record an answer."""
         self.times.setdefault(status, []).append(took)
         self._no_longer_busy(connection)
         self._free.append(connection)
 
     def lost(self, connection: Connection) -> None:
-        """Forget a connection."""
+        """Remove a closed connection."""
         if connection in self._busy:
             self._no_longer_busy(connection)
             self.lost_requests += 1
@@ -114,7 +114,7 @@ class Load:
 
 
 def run(seconds: float) -> dict[str, Any]:
-    """Measure, print; the result as it is kept."""
+    """Measure, print, and return the result."""
     with serving(settings={"queue_size": QUEUE}) as server:
         rate = TIMES / SERVICE
         load = Load(server.port, rate)
@@ -157,7 +157,7 @@ def run(seconds: float) -> dict[str, Any]:
 
 
 def _mean_service(server: Server) -> float:
-    """Return how long the handler held its slot, in the server's own measure."""
+    """Return the mean time that the handler held its slot, from the server's metrics."""
     count = server.metric("invocation_duration_count", function="wait", status="200")
     return server.metric("invocation_duration_sum", function="wait", status="200") / max(1.0, count)
 

@@ -1,4 +1,4 @@
-"""The image service, with a stream added, so that clients can also leave while an answer is being sent."""
+"""The image service with an additional stream, for clients that disconnect while an answer is sent."""
 
 import asyncio
 from typing import Any
@@ -10,7 +10,7 @@ __all__ = ["chute", "stream"]
 
 @chute.cord(public_api_path="/stream", stream=True, output_content_type="application/octet-stream")
 async def stream(self: Any) -> Any:
-    """Send 16 KiB at a time for as long as anyone reads."""
+    """Stream 16 KiB at a time without end."""
     while True:
         yield b"x" * 16_384
         await asyncio.sleep(0.01)

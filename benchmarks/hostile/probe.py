@@ -1,10 +1,10 @@
-"""A process that asks `/health` and `/ready` every 20 ms, each time over a new connection as a kubelet does.
+"""A process that requests `/health` and `/ready` every 20 ms, each time over a new connection, as a kubelet does.
 
     python -m benchmarks.hostile.probe PORT [PREFIX]
 
-It asks until its standard input is closed, then prints its figures as JSON. A request that has not been answered by
-then counts with the time it has been waiting. `late_ms` is how late the process itself was woken at worst: on a busy
-machine that much of a latency is not the server's.
+It runs until its standard input is closed, then prints its figures as JSON. A request without an answer by then counts
+with the time that it has waited. `late_ms` is the longest delay of the process itself: on a busy machine, this part of
+a latency is not the server's.
 """
 
 import asyncio
@@ -23,21 +23,21 @@ EVERY = 0.02  # seconds
 
 @dataclass
 class Latency:
-    """What one path's requests took."""
+    """The latency of requests to a path."""
 
     requests: int = 0
     failed: int = 0
     worst_ms: float = 0.0
     statuses: dict[str, int] = field(default_factory=dict)
 
-    def note(self, began: float) -> None:
-        """Count a request that began at this time."""
+    def record(self, began: float) -> None:
+        """Count a request that began at `began`."""
         self.requests += 1
         self.worst_ms = max(self.worst_ms, round((time.perf_counter() - began) * 1000, 1))
 
 
 class Prober:
-    """One task per path, and the lateness of the process itself."""
+    """One task per path, and the delay of the process itself."""
 
     def __init__(self, port: int, prefix: str) -> None:
         self._port = port
@@ -46,14 +46,14 @@ class Prober:
         self.latencies = {path: Latency() for path in PATHS}
 
     async def run(self) -> None:
-        """Ask until standard input is closed."""
-        tasks = [asyncio.create_task(self._ask(path)) for path in PATHS]
+        """Send requests until standard input is closed."""
+        tasks = [asyncio.create_task(self._probe(path)) for path in PATHS]
         await asyncio.to_thread(sys.stdin.read)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _ask(self, path: str) -> None:
+    async def _probe(self, path: str) -> None:
         host = f"Host: 127.0.0.1:{self._port}"
         request = f"GET {self._prefix}{path} HTTP/1.1\r\n{host}\r\nConnection: close\r\n\r\n".encode()
         seen = self.latencies[path]
@@ -62,11 +62,11 @@ class Prober:
             try:
                 status = await self._answer(request)
                 seen.statuses[status] = seen.statuses.get(status, 0) + 1
-                seen.note(began)
+                seen.record(began)
             except OSError:
                 seen.failed += 1
             except asyncio.CancelledError:
-                seen.note(began)
+                seen.record(began)
                 raise
             planned = time.perf_counter() + EVERY
             await asyncio.sleep(EVERY)
@@ -82,14 +82,14 @@ class Prober:
 
 
 class Probe:
-    """The prober's process, and its figures once it has been stopped."""
+    """The process of the prober, and its figures after it has stopped."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
         self.figures: dict[str, Any] = {}
 
     def stop(self) -> None:
-        """Stop asking and read the figures."""
+        """Stop the process and read its figures."""
         if not self.figures:
             output, _ = self._process.communicate()
             self.figures = json.loads(output)
@@ -97,22 +97,22 @@ class Probe:
 
 @contextmanager
 def probing(port: int, prefix: str = "") -> Iterator[Probe]:
-    """Ask `/health` and `/ready` below a prefix from another process until the block is left."""
+    """Probe `/health` and `/ready` below a prefix from another process until the block ends."""
     command = [sys.executable, "-m", "benchmarks.hostile.probe", str(port), prefix]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     probe = Probe(process)
     try:
         assert process.stdout is not None
-        process.stdout.readline()  # it is about to ask
+        process.stdout.readline()  # the first request follows
         yield probe
     finally:
         probe.stop()
 
 
 def main() -> None:
-    """Probe the port given until standard input ends."""
+    """Probe the port on the command line until standard input ends."""
     prober = Prober(int(sys.argv[1]), "".join(sys.argv[2:]))
-    print("asking", flush=True)
+    print("started", flush=True)
     asyncio.run(prober.run())
     print(json.dumps({"late_ms": prober.late_ms, **{path: asdict(seen) for path, seen in prober.latencies.items()}}))
 

@@ -1,4 +1,4 @@
-"""The chute that is attacked: one cord for each kind of body and answer, one slot, and three jobs."""
+"""The target of the hostile inputs: a cord for each kind of body and answer, one slot, and three jobs."""
 
 import asyncio
 import threading
@@ -15,10 +15,10 @@ MIB = 1024 * 1024
 
 
 class Upstream(BaseHTTPRequestHandler):
-    """What the passthrough cord forwards to: it answers with the length and encoding of the body it received."""
+    """The upstream of the passthrough cord: it answers with length and encoding of the body."""
 
     def do_POST(self) -> None:
-        """Read the body as it came, without decoding it."""
+        """Read the body without decoding it."""
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         answer = f"{len(body)} bytes, {self.headers.get('Content-Encoding', 'identity')}".encode()
         self.send_response(200)
@@ -37,7 +37,7 @@ chute = Chute(username="benchmark", name="hostile", image="none", concurrency=1)
 
 
 class Prompt(BaseModel):
-    """A body with defaults that refuses unknown fields."""
+    """A body with defaults that rejects unknown fields."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -47,25 +47,25 @@ class Prompt(BaseModel):
 
 @chute.cord(public_api_path="/generate")
 async def generate(self: Any, params: Prompt) -> dict[str, Any]:
-    """Take a model."""
+    """Accept a model."""
     return {"prompt": params.prompt[:100], "length": len(params.prompt)}
 
 
 @chute.cord(public_api_path="/anything")
 async def anything(self: Any, values: dict[str, Any]) -> dict[str, int]:
-    """Take any JSON object."""
+    """Accept any JSON object."""
     return {"values": len(values)}
 
 
 @chute.cord(public_api_path="/small", max_body_bytes=MIB)
 async def small(self: Any, params: Prompt) -> dict[str, int]:
-    """Take a model of at most 1 MiB."""
+    """Accept a model of at most 1 MiB."""
     return {"length": len(params.prompt)}
 
 
 @chute.cord(public_api_path="/upload")
 async def upload(self: Any, file: UploadFile, note: Annotated[str, Form()] = "") -> dict[str, int]:
-    """Take a multipart form with a file."""
+    """Accept a multipart form with a file."""
     return {"size": len(await file.read()), "note": len(note)}
 
 
@@ -78,7 +78,7 @@ async def proxied(self: Any) -> None:
 
 @chute.cord(public_api_path="/stream", stream=True, output_content_type="application/octet-stream")
 async def stream(self: Any) -> Any:
-    """Send 64 KiB at a time for as long as anyone reads."""
+    """Stream 64 KiB at a time without end."""
     while True:
         yield b"x" * 65_536
         await asyncio.sleep(0)
@@ -86,13 +86,13 @@ async def stream(self: Any) -> Any:
 
 @chute.cord(public_api_path="/large")
 async def large(self: Any) -> Response:
-    """Answer with 32 MiB at once."""
+    """Answer with 32 MiB."""
     return Response(b"x" * (32 * MIB), media_type="application/octet-stream")
 
 
 @chute.cord(public_api_path="/header")
 async def header(self: Any) -> Response:
-    """Put a line break into an answer's header, as a careless handler does with a value that a client chose."""
+    """Put a line break into a response header, as a careless handler does with a client's value."""
     return Response(b"{}", headers={"X-Chosen": "one\r\nSet-Cookie: two"})
 
 
@@ -110,26 +110,26 @@ async def search(self: Any, request: Request) -> dict[str, int]:
 
 @chute.cord(public_api_path="/wait")
 async def wait(self: Any, seconds: float = 0.05) -> dict[str, float]:
-    """Hold the slot for a while, like a GPU at work."""
+    """Hold the slot for some time, as a GPU would."""
     await asyncio.sleep(seconds)
     return {"seconds": seconds}
 
 
 @chute.job()
 async def work(self: Any, steps: int = 1) -> dict[str, int]:
-    """Run for no time."""
+    """Return at once."""
     return {"steps": steps}
 
 
 @chute.job(max_body_bytes=MIB)
 async def report(self: Any, megabytes: int = 1) -> str:
-    """Return a result of so many megabytes."""
+    """Return a result of this size."""
     return "x" * (megabytes * 1_000_000)
 
 
 @chute.job()
 async def files(self: Any, output_dir: str) -> str:
-    """Write a file, and a link that leads out of the folder."""
+    """Write a file, and a link to a file outside the folder."""
     await asyncio.to_thread(_write_files, Path(output_dir))
     return "written"
 

@@ -1,4 +1,4 @@
-"""A `chutes run` process and what it uses: memory, threads, descriptors, its own gauges."""
+"""A `chutes run` process and its resources: memory, threads, descriptors and metrics."""
 
 import os
 import re
@@ -22,13 +22,13 @@ _LOADED = 180  # seconds
 
 
 class Process:
-    """A process, observed from outside through /proc (Linux)."""
+    """A process, observed through /proc (Linux)."""
 
     def __init__(self, pid: int) -> None:
         self._proc = Path(f"/proc/{pid}")
 
     def exists(self) -> bool:
-        """Whether it still runs."""
+        """Return whether the process runs."""
         return self._proc.exists()
 
     def _status(self, field: str) -> int:
@@ -45,7 +45,7 @@ class Process:
         return self._status("VmHWM") * 1024
 
     def reset_peak(self) -> None:
-        """Let `peak_memory` count from now on."""
+        """Reset `peak_memory`."""
         (self._proc / "clear_refs").write_text("5")
 
     def threads(self) -> int:
@@ -58,7 +58,7 @@ class Process:
 
 
 class Server(Process):
-    """A running server, observed from outside, and through its /metrics."""
+    """A running server, observed through /proc and its /metrics."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path, port: int = 0) -> None:
         super().__init__(process.pid)
@@ -68,17 +68,17 @@ class Server(Process):
 
     @property
     def url(self) -> str:
-        """The address it listens on."""
+        """The server's base URL."""
         return f"http://127.0.0.1:{self.port}"
 
     def is_ready(self) -> bool:
-        """Whether it serves; its port is known once it listens."""
+        """Return whether the server is ready; sets `port` when the server listens."""
         if not self.port and (found := re.search(r"Listening on http://127\.0\.0\.1:(\d+)", self.log())):
             self.port = int(found[1])
         return bool(self.port) and self.get("/ready") is not None
 
     def get(self, path: str, timeout: float = 10) -> bytes | None:
-        """Return the body of a GET if its status is 200, else None."""
+        """Send a GET, and return the body if the status is 200, else None."""
         try:
             with urllib.request.urlopen(self.url + path, timeout=timeout) as answer:
                 body: bytes = answer.read()
@@ -87,7 +87,7 @@ class Server(Process):
             return None
 
     def metric(self, name: str, **labels: str) -> float:
-        """Return the sum of a series over the label sets that include these labels."""
+        """Return the sum of a metric over all series that have these labels."""
         total = 0.0
         for line in (self.get("/metrics") or b"").decode().splitlines():
             series, _, value = line.rpartition(" ")
@@ -96,7 +96,7 @@ class Server(Process):
         return total
 
     def is_idle(self) -> bool:
-        """Whether no request runs or waits."""
+        """Return whether no request runs or waits."""
         text = self.get("/metrics")
         if text is None:
             return False
@@ -104,13 +104,13 @@ class Server(Process):
         return bool(gauges) and not any(float(value) for value in gauges)
 
     def log(self) -> str:
-        """Return what the server has written to its standard error."""
+        """Return the server's log."""
         return self._log.read_text("utf-8", "replace")
 
 
 @contextmanager
 def serving(ref: str = CHUTE, settings: Mapping[str, object] | None = None) -> Iterator[Server]:
-    """Serve a chute on a free port until the block is left; each setting is a CHUTES_* variable."""
+    """Serve a chute on a free port until the block ends; settings become CHUTES_* variables."""
     with tempfile.TemporaryDirectory(prefix="chutes-hostile-") as folder:
         log = Path(folder) / "stderr"
         environment = {**os.environ, "CHUTES_API_KEYS": "", "CHUTES_KEYS_FILE": str(Path(folder) / "keys.json")}
@@ -131,7 +131,7 @@ def serving(ref: str = CHUTE, settings: Mapping[str, object] | None = None) -> I
 
 
 def wait_for(condition: Callable[[], object], within: float = 30) -> bool:
-    """Wait until a condition holds, and return whether it did in time."""
+    """Wait until a condition holds, and return whether it held in time."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
         if condition():

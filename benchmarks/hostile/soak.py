@@ -1,4 +1,4 @@
-"""Mixed traffic on the image service for half an hour, and the slopes of what it holds."""
+"""Soak test: mixed traffic on the image service for half an hour, and the growth of its resources."""
 
 import asyncio
 import base64
@@ -22,9 +22,9 @@ from benchmarks.hostile.wire import exchange, post
 CLIENTS = 4
 SAMPLES = 240
 WARM = 0.25
-"""The share of the time that is not counted: pools, caches and the allocator's arenas fill up."""
+"""The share of the time that does not count, while pools, caches and the allocator's arenas fill up."""
 MEMORY_SLOPE = 32.0  # MiB per hour
-_STEP = 16.0  # MiB from one sample to the next that are reported
+_STEP = 16.0  # MiB between two samples that count as a step
 
 
 def _encoded(color: tuple[int, int, int]) -> str:
@@ -109,7 +109,7 @@ MIX: dict[Ask, int] = {
 
 
 async def _traffic(server: Server, seconds: float, seed: int) -> tuple[Counter[str], list[dict[str, float]]]:
-    """Keep the clients busy for so many seconds; what came back, and what was held meanwhile."""
+    """Run the clients for `seconds`, and return the answers and samples of the resources."""
     answers: Counter[str] = Counter()
     samples: list[dict[str, float]] = []
     began = time.monotonic()
@@ -138,14 +138,14 @@ async def _traffic(server: Server, seconds: float, seed: int) -> tuple[Counter[s
 
 
 def slope(samples: list[dict[str, float]], what: str) -> float:
-    """Fit a line through what was held after the warm-up; its slope per hour."""
+    """Fit a line through the samples after the warm-up, and return its slope per hour."""
     warm = samples[int(len(samples) * WARM) :]
     hours = np.array([sample["at_s"] for sample in warm]) / 3600
     return round(float(np.polyfit(hours, [sample[what] for sample in warm], 1)[0]), 2)
 
 
 def steps(samples: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Return where memory rose by more than 16 MiB after the warm-up, and never fell again."""
+    """Return where memory rose by more than 16 MiB after the warm-up and stayed high."""
     warm = samples[int(len(samples) * WARM) :]
     found = []
     for index in range(1, len(warm)):
@@ -156,7 +156,7 @@ def steps(samples: list[dict[str, float]]) -> list[dict[str, float]]:
 
 
 def run(minutes: float, seed: int) -> dict[str, Any]:
-    """Measure, print; the result as it is kept."""
+    """Measure, print, and return the result."""
     with serving(PICTURES) as server:
         first = reference(server)
         before = settle(server)

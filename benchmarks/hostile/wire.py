@@ -1,4 +1,4 @@
-"""Bytes over a raw connection, sent exactly as they are, and the answers that come back."""
+"""Raw connections: send bytes unchanged, and parse the answers."""
 
 import asyncio
 import socket
@@ -17,18 +17,18 @@ HOST = "127.0.0.1"
 
 @dataclass
 class Reply:
-    """The answers on one connection and how it ended."""
+    """The answers on a connection, and how it ended."""
 
     statuses: list[int] = field(default_factory=list)
     received: bytes = b""
-    """The first 64 KiB of the raw answers."""
+    """The first 64 KiB of the answers."""
     ended: str = "silent"
-    """`answered`, `closed`, `reset`, `refused`, or `silent`: nothing within the limit."""
+    """`answered`, `closed`, `reset`, `refused`, or `silent` (nothing within the limit)."""
     seconds: float = 0.0
 
     @property
     def status(self) -> int | str:
-        """The last answer's status, else how the connection ended."""
+        """The last answer's status, or how the connection ended."""
         return self.statuses[-1] if self.statuses else self.ended
 
 
@@ -61,13 +61,13 @@ class _Answers:
         self._complete = True
 
     def finish(self) -> None:
-        """An answer without a length ends with the connection; one that was cut short counts all the same."""
+        """Count an answer that ends with the connection, even if it is truncated."""
         if not self._complete and self._parser.get_status_code() >= 200:
             self._note()
 
 
 async def connect(port: int, receive_buffer: int | None = None) -> socket.socket:
-    """Open a connection; a small receive buffer makes a client that takes little before it reads."""
+    """Open a connection; with a small receive buffer, little is sent to a client that does not read."""
     sock = socket.socket()
     sock.setblocking(False)
     if receive_buffer is not None:
@@ -78,7 +78,7 @@ async def connect(port: int, receive_buffer: int | None = None) -> socket.socket
 
 
 async def send(sock: socket.socket, parts: Iterable[Part]) -> None:
-    """Send parts in order until they end or the server stops taking them."""
+    """Send parts in order, until they end or the server closes the connection."""
     loop = asyncio.get_running_loop()
     try:
         for part in parts:
@@ -87,13 +87,13 @@ async def send(sock: socket.socket, parts: Iterable[Part]) -> None:
             else:
                 await loop.sock_sendall(sock, part)
     except OSError:
-        pass  # closed by the server: what it answered is still to be read
+        pass  # closed by the server, whose answer can still be read
 
 
 async def exchange(
     port: int, parts: Iterable[Part], *, answers: int = 1, limit: float = 60, half_close: bool = False
 ) -> Reply:
-    """Send parts on a new connection while reading, until so many answers have come, it was closed, or time is up."""
+    """Send parts on a new connection and read, until `answers` answers, its end, or the time limit."""
     reply = Reply()
     began = time.perf_counter()
     try:
@@ -138,7 +138,7 @@ async def _receive(sock: socket.socket, reply: Reply, answers: int) -> None:
 
 
 def head(method: str, target: str, *headers: str, host: str | None = HOST, version: str = "1.1") -> bytes:
-    """Build a request's head, with the Host given unless it is None."""
+    """Build the head of a request; host None leaves out the Host header."""
     lines = [f"{method} {target} HTTP/{version}", *([f"Host: {host}"] if host is not None else []), *headers]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
@@ -151,7 +151,7 @@ def get(target: str, *headers: str, host: str | None = HOST) -> bytes:
 def post(
     target: str, body: bytes, *headers: str, kind: str | None = "application/json", host: str | None = HOST
 ) -> bytes:
-    """Build a POST with a body of this type (None sends no Content-Type)."""
+    """Build a POST with a body; kind None leaves out Content-Type."""
     typed = [f"Content-Type: {kind}"] if kind is not None else []
     return head("POST", target, *typed, f"Content-Length: {len(body)}", *headers, host=host) + body
 

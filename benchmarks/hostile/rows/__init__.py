@@ -1,4 +1,4 @@
-"""Every hostile input, in the order in which it is sent."""
+"""All hostile inputs, in the order of sending."""
 
 from benchmarks.hostile.attack import Row
 from benchmarks.hostile.rows import bodies, clients, forms, heads, origins, values

@@ -1,4 +1,4 @@
-"""Clients that are slow, many or gone, and what jobs leave behind (A6, A7, A8)."""
+"""Jobs, slow clients and shutdown (A6, A7, A8)."""
 
 from collections.abc import Callable, Iterator
 
@@ -16,7 +16,7 @@ def announced(size: int) -> bytes:
 
 
 def trickle(first: bytes, piece: bytes, every: float) -> Callable[[], Iterator[Part]]:
-    """Send a beginning, then a piece now and then, for ever."""
+    """Send `first`, then `piece` every few seconds without end."""
 
     def parts() -> Iterator[Part]:
         yield first
@@ -28,7 +28,7 @@ def trickle(first: bytes, piece: bytes, every: float) -> Callable[[], Iterator[P
 
 
 def ranges(count: int) -> bytes:
-    """Ask for so many parts of a job's file."""
+    """Request `count` ranges of a job's file."""
     asked = ",".join(f"{at * 2}-{at * 2}" for at in range(count))
     return get("/jobs/JOB_ID/files/picture.bin", f"Range: bytes={asked}")
 
@@ -122,7 +122,7 @@ ROWS = [
         limit=60,
         attack=held(1, post("/wait", b'{"seconds": 0.01}')),
     ),
-    # A8: the end.
+    # A8: shutdown.
     Row(
         "A8",
         "SIGTERM during a half-sent body",

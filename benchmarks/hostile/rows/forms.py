@@ -1,4 +1,4 @@
-"""Forms, queries and cookies, which other parsers than JSON's read."""
+"""Forms, queries and cookies, which have parsers of their own."""
 
 from collections.abc import Callable, Iterable
 

@@ -18,13 +18,13 @@ START = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 
 
 def many(line: bytes, start: bytes = START) -> Callable[[], Iterator[Part]]:
-    """Send 100 MB of one header line, again and again, in a head that never ends."""
+    """Send 100 MB of repeated header lines, in a head that never ends."""
     block = line * (64 * KIB // len(line))
     return lambda: iter((start, *repeat(block, HUNDRED_MB // len(block))))
 
 
 def trailers() -> Iterator[Part]:
-    """Send a body that is complete, and 100 MB of trailers behind it."""
+    """Send a complete body, followed by 100 MB of trailers."""
     yield head("POST", "/generate", "Content-Type: application/json", "Transfer-Encoding: chunked")
     yield b"2\r\n{}\r\n0\r\n"
     yield from repeat(b"a: bcdefgh\r\n" * 5000, HUNDRED_MB // 60_000)
@@ -44,7 +44,7 @@ def offer(protocol: str, *, packets: int = 1, framed: bool = False) -> Callable[
 
 
 def raw(sent: bytes) -> Callable[[], list[Part]]:
-    """Send exactly this."""
+    """Send these bytes."""
     return lambda: [sent]
 
 

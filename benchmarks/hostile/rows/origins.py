@@ -1,4 +1,4 @@
-"""Who asks: other sites' pages, DNS rebinding, proxies and keys (B1 to B4)."""
+"""Origins of requests: other sites' pages, DNS rebinding, proxies and keys (B1 to B4)."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ def sent(target: str, *headers: str, host: str | None = "127.0.0.1") -> Callable
 
 
 def asked(target: str, *headers: str, host: str | None = "127.0.0.1") -> Callable[[], list[Part]]:
-    """GET."""
+    """Send a GET."""
     return lambda: [get(target, *headers, host=host)]
 
 

@@ -1,4 +1,4 @@
-"""JSON that is valid, or nearly so, and expensive: values, numbers, strings and encodings of text (A3)."""
+"""Expensive JSON that is valid or almost valid: values, numbers, strings and text encodings (A3)."""
 
 import json
 from collections.abc import Callable
@@ -8,17 +8,17 @@ from benchmarks.hostile.rows.bodies import INVALID, LIMIT, MIB, OK, TOO_LARGE
 from benchmarks.hostile.wire import Part, post
 
 CAP = 49_000
-"""Values that fit under CHUTES_MAX_JSON_VALUES (50 000): what is let through must be cheap too."""
+"""A number of values below CHUTES_MAX_JSON_VALUES (50 000): accepted bodies must be cheap, too."""
 
 
 def nested(size: int) -> bytes:
-    """Build lists that are 900 deep, one beside the other, up to this size."""
+    """Build a body of this size from lists that are 900 levels deep."""
     one = b"[" * 900 + b"]" * 900
     return b'{"a":[' + b",".join([one] * (size // len(one))) + b"]}"
 
 
 def keys(count: int) -> bytes:
-    """Build an object with so many keys; 1.7 million are 16 MB."""
+    """Build an object with `count` keys; 1.7 million keys are 16 MB."""
     return b"{" + b",".join(b'"%x":1' % number for number in range(count)) + b"}"
 
 
@@ -28,17 +28,17 @@ def number(digits: int, form: bytes = b'{"a":%s}') -> bytes:
 
 
 def text(piece: bytes, size: int) -> bytes:
-    """Build a body whose only value is a string of this piece again and again."""
+    """Build a body whose only value is a string that repeats `piece`."""
     return b'{"prompt":"' + piece * ((size - 13) // len(piece)) + b'"}'
 
 
 def utf16(body: str) -> bytes:
-    """Encode a body so that none of the parser's tokens are where bytes are searched for."""
+    """Encode a body so that a search for ASCII bytes finds none of the parser's tokens."""
     return body.encode("utf-16-le")
 
 
 def to(target: str, body: Callable[[], bytes]) -> Callable[[], list[Part]]:
-    """POST a body that is built when it is needed."""
+    """POST a body that is built lazily."""
     return lambda: [post(target, body())]
 
 
