@@ -1,6 +1,6 @@
-"""`/generate` draws the thing that was named, `/img2img` goes as far as its strength, `/inpaint` fills in the prompt.
+"""`/generate` draws the named object, `/img2img` follows its strength, and `/inpaint` follows the prompt.
 
-What a picture shows is judged by the classifier of training/, which was trained on the drawings the model learnt from.
+A classifier of training/, which was trained on the same drawings, judges what an image shows.
 """
 
 import base64

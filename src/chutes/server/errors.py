@@ -195,12 +195,12 @@ async def _on_exception(request: Request, error: Exception) -> Response:
 
 def install(app: FastAPI) -> None:
     """Answer an app's errors in this package's form, except for those that its author handles."""
-    ours: list[tuple[Any, Any, Any]] = [
+    handlers: list[tuple[Any, Any, Any]] = [
         (HTTPException, http_exception_handler, _on_http_exception),
         (RequestValidationError, request_validation_exception_handler, _on_validation_error),
         (ChutesError, None, _on_chutes_error),
         (Exception, None, _on_exception),
     ]
-    for kind, default, handler in ours:
+    for kind, default, handler in handlers:
         if app.exception_handlers.get(kind) is default:
             app.add_exception_handler(kind, handler)

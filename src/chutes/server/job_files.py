@@ -80,8 +80,8 @@ def _try_lock(folder: Path) -> int | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         held = os.fstat(descriptor)
-        ours = held.st_uid == os.geteuid() and stat.S_IMODE(held.st_mode) == _PRIVATE
-        if ours and os.path.samestat(held, os.lstat(folder)):
+        is_private = held.st_uid == os.geteuid() and stat.S_IMODE(held.st_mode) == _PRIVATE
+        if is_private and os.path.samestat(held, os.lstat(folder)):
             return descriptor
     except OSError:
         pass

@@ -152,7 +152,7 @@ def _is_ip(authority: bytes) -> bool:
 
 def _host_not_allowed(host: bytes) -> HostNotAllowed:
     return HostNotAllowed(
-        f"Host {_shown(host)} is not allowed: a server without API keys answers only to localhost. "
+        f"Host {_quote(host)} is not allowed: a server without API keys answers only to localhost. "
         "Add the host to CHUTES_ALLOWED_HOSTS, or create an API key."
     )
 
@@ -164,10 +164,10 @@ def _origin_not_allowed(origin: bytes | None) -> OriginNotAllowed:
             "CHUTES_CORS_ORIGINS and request with CORS (fetch, or the attribute crossorigin), or create an API key."
         )
     return OriginNotAllowed(
-        f"A web page from origin {_shown(origin)} may not use a server without API keys. "
+        f"A web page from origin {_quote(origin)} may not use a server without API keys. "
         "Add the origin to CHUTES_CORS_ORIGINS, or create an API key."
     )
 
 
-def _shown(value: bytes) -> str:
+def _quote(value: bytes) -> str:
     return repr(value[:_MAX_SHOWN].decode("latin-1"))

@@ -135,7 +135,7 @@ class _Scan:
 
     def _decode(self, text: str) -> Any:
         try:
-            return (_with_limits(_refuse) if self._many_digits else _decoder).decode(text)
+            return (_with_limits(_raise_not_finite) if self._many_digits else _decoder).decode(text)
         except _NotFiniteError:
             self._suspicious = True
             return _with_limits(_nan).decode(text)
@@ -145,7 +145,7 @@ class _NotFiniteError(Exception):
     """The body contains NaN, Infinity, or a number with too many digits."""
 
 
-def _refuse(_: str) -> float:
+def _raise_not_finite(_: str) -> float:
     raise _NotFiniteError
 
 
@@ -153,7 +153,7 @@ def _nan(_: str) -> float:
     return math.nan
 
 
-_decoder = json.JSONDecoder(parse_constant=_refuse)
+_decoder = json.JSONDecoder(parse_constant=_raise_not_finite)
 
 
 def _with_limits(otherwise: Callable[[str], float]) -> json.JSONDecoder:
