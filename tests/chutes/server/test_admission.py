@@ -11,8 +11,8 @@ pytestmark = pytest.mark.anyio
 
 async def test_requests_beyond_the_slots_and_the_queue_are_rejected() -> None:
     admission = Admission(concurrency=2, queue_size=3)
-    turns = [admission.enqueue() for _ in range(5)]
-    assert [turn.done() for turn in turns] == [True, True, False, False, False]
+    waiters = [admission.enqueue() for _ in range(5)]
+    assert [turn.done() for turn in waiters] == [True, True, False, False, False]
     assert (admission.running, admission.queued) == (2, 3)
     with pytest.raises(QueueFull) as refused:
         admission.enqueue()
@@ -21,10 +21,10 @@ async def test_requests_beyond_the_slots_and_the_queue_are_rejected() -> None:
 
 async def test_the_queue_is_first_in_first_out() -> None:
     admission = Admission(concurrency=1, queue_size=3)
-    turns = [admission.enqueue() for _ in range(4)]
+    waiters = [admission.enqueue() for _ in range(4)]
     for served in range(1, 4):
         admission.release(time.monotonic())
-        assert [turn.done() for turn in turns] == [index <= served for index in range(4)]
+        assert [turn.done() for turn in waiters] == [index <= served for index in range(4)]
         assert admission.running == 1
     admission.release(time.monotonic())
     assert admission.running == 0
@@ -33,11 +33,11 @@ async def test_the_queue_is_first_in_first_out() -> None:
 async def test_a_withdrawn_waiter_gets_no_slot() -> None:
     admission = Admission(concurrency=1, queue_size=2)
     admission.enqueue()
-    gone, next_in_line = admission.enqueue(), admission.enqueue()
-    admission.withdraw(gone)
+    withdrawn, next_waiter = admission.enqueue(), admission.enqueue()
+    admission.withdraw(withdrawn)
     assert admission.queued == 1
     admission.release(time.monotonic())
-    assert next_in_line.done()
+    assert next_waiter.done()
     assert (admission.running, admission.queued) == (1, 0)
 
 
@@ -46,7 +46,7 @@ async def test_withdrawing_a_waiter_that_has_a_slot_passes_it_on() -> None:
     admission.enqueue()
     late, other = admission.enqueue(), admission.enqueue()
     admission.release(time.monotonic())
-    admission.withdraw(late)  # it already had the slot
+    admission.withdraw(late)  # it already has the slot
     assert other.done()
     assert (admission.running, admission.queued) == (1, 0)
     admission.release(time.monotonic())

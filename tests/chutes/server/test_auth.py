@@ -122,17 +122,17 @@ def test_metrics_are_not_open_to_clients_of_a_proxy(tmp_path: Path, headers: dic
 @pytest.mark.parametrize("name", ["Authorization", "X-API-Key"])
 @pytest.mark.parametrize("values", [(f"Bearer {KEY}", "Bearer wrong"), (KEY, KEY), ("", KEY)])
 def test_two_keys_in_one_place_are_ambiguous(tmp_path: Path, name: str, values: tuple[str, str]) -> None:
-    asked = client(settings(tmp_path, api_keys=(KEY,)))
-    answer = asked.get("/x", headers=[(name, value) for value in values])
+    http = client(settings(tmp_path, api_keys=(KEY,)))
+    answer = http.get("/x", headers=[(name, value) for value in values])
     assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
 
 
 def test_a_websocket_needs_a_key(tmp_path: Path) -> None:
-    asked = client(settings(tmp_path, api_keys=(KEY,)))
-    with pytest.raises(WebSocketDisconnect) as refused, asked.websocket_connect("/ws"):
+    http = client(settings(tmp_path, api_keys=(KEY,)))
+    with pytest.raises(WebSocketDisconnect) as refused, http.websocket_connect("/ws"):
         pass
     assert refused.value.code == 1008
-    with asked.websocket_connect("/ws", headers={"X-API-Key": KEY}) as accepted:
+    with http.websocket_connect("/ws", headers={"X-API-Key": KEY}) as accepted:
         assert accepted.receive_text() == "hello"
 
 
@@ -145,10 +145,10 @@ def test_deleting_the_last_key_does_not_disable_authentication(tmp_path: Path, m
     store = KeyStore(given.keys_file)
     key = store.create("only")
     monkeypatch.setattr("chutes.server.keys._CHECK_INTERVAL", 0)
-    asked = client(given)
-    assert asked.get("/x", headers={"X-API-Key": key}).status_code == 200
+    http = client(given)
+    assert http.get("/x", headers={"X-API-Key": key}).status_code == 200
     store.delete("only")
-    assert asked.get("/x", headers={"X-API-Key": key}).status_code == 401
+    assert http.get("/x", headers={"X-API-Key": key}).status_code == 401
 
 
 def test_the_first_key_created_at_runtime_enables_authentication(
@@ -156,30 +156,30 @@ def test_the_first_key_created_at_runtime_enables_authentication(
 ) -> None:
     monkeypatch.setattr("chutes.server.keys._CHECK_INTERVAL", 0)
     given = settings(tmp_path)
-    asked = client(given)
-    assert asked.get("/x").status_code == 200
+    http = client(given)
+    assert http.get("/x").status_code == 200
     key = KeyStore(given.keys_file).create("first")
-    assert asked.get("/x").status_code == 401
-    assert asked.get("/x", headers={"X-API-Key": key}).status_code == 200
+    assert http.get("/x").status_code == 401
+    assert http.get("/x", headers={"X-API-Key": key}).status_code == 200
     KeyStore(given.keys_file).delete("first")
-    assert asked.get("/x").status_code == 401
+    assert http.get("/x").status_code == 401
 
 
 def test_an_unreadable_key_file_that_appears_at_runtime_enables_authentication(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chutes.server.keys._CHECK_INTERVAL", 0)
-    asked = client(settings(tmp_path))
-    assert asked.get("/x").status_code == 200
+    http = client(settings(tmp_path))
+    assert http.get("/x").status_code == 200
     (tmp_path / "keys.json").write_text("{")
     for headers in ({}, {"X-API-Key": KEY}):
-        assert asked.get("/x", headers=headers).status_code == 401
+        assert http.get("/x", headers=headers).status_code == 401
 
 
 def test_a_key_can_be_required_while_none_exists(tmp_path: Path) -> None:
-    asked = client(settings(tmp_path, require_key=True))
-    assert asked.get("/x").status_code == 401
-    assert asked.get("/health").status_code == 200
+    http = client(settings(tmp_path, require_key=True))
+    assert http.get("/x").status_code == 401
+    assert http.get("/health").status_code == 200
     assert client(settings(tmp_path, require_key=True, no_auth=True)).get("/x").status_code == 200
 
 

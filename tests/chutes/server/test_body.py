@@ -218,10 +218,10 @@ async def test_the_response_to_a_rejected_upload_is_sent_before_the_connection_e
     async def send(message: Message) -> None:
         sent.append(message)
 
-    began = time.monotonic()
+    started_at = time.monotonic()
     await respond_and_drain(
         PlainTextResponse("too large", 413), {"type": "http"}, coming(b"x", b"y", then="hang"), send
     )
-    assert time.monotonic() - began > 0.5
+    assert time.monotonic() - started_at > 0.5
     assert [message.get("more_body") for message in sent] == [None, True, False]
     assert sent[1]["body"] == b"too large"

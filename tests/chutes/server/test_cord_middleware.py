@@ -31,7 +31,7 @@ def chute() -> Chute:
     """A chute of its own name for each test, so that its series begin at zero."""
     chute = Chute(username="test", name=f"cords-{next(names)}", image="none", concurrency=1)
     state: Any = chute
-    state.gate, state.began, state.ended = threading.Event(), threading.Event(), []
+    state.gate, state.started, state.ended = threading.Event(), threading.Event(), []
     add_quick(chute)
     add_slow(chute)
     return chute
@@ -91,7 +91,7 @@ def add_slow(chute: Chute) -> None:
     @chute.cord(public_api_path="/stubborn")
     async def stubborn(self: Any) -> str:
         try:
-            self.began.set()
+            self.started.set()
             await asyncio.sleep(3600)
         except asyncio.CancelledError:
             raise RuntimeError("in my cleanup") from None
@@ -195,7 +195,7 @@ async def test_slow_uploads_hold_no_slot(chute: Chute) -> None:
         assert (await Call(app, "/echo").send(b"{}").end()).status == 200
         large = [Call(app, "/echo").send(b" " * 990, more=True) for _ in range(3)]
         await asyncio.sleep(0.02)
-        too_many = await Call(app, "/echo").send(b" " * 990).end()  # beyond four times the limit
+        too_many = await Call(app, "/echo").send(b" " * 990).end()  # beyond 3.75 times the limit
         assert (too_many.status, too_many.json()["code"]) == (429, "queue_full")
         for call in [*slow[1:], *large]:
             call.leave()
@@ -219,13 +219,13 @@ async def test_an_upload_that_stalls_is_408_and_a_disconnect_is_logged_as_499(ch
     async with running(chute, upload_timeout=0.05) as app:
         stalled = await Call(app, "/echo").send(b"{", more=True).end()
         assert (stalled.status, stalled.headers["connection"]) == (408, "close")
-        for path in ("/echo", "/native", "/_ping"):  # nor may it never begin, on whatever route
+        for path in ("/echo", "/native", "/_ping"):  # a body that never begins, on every kind of route
             silent = await Call(app, path).end()
             assert (silent.status, silent.headers["connection"]) == (408, "close"), path
-        gone = Call(app, "/echo").send(b"{", more=True)
-        gone.leave()
-        assert (await gone.end()).status == 0
-        assert gone.scope["chutes.log_context"]["status"] == 499
+        disconnected = Call(app, "/echo").send(b"{", more=True)
+        disconnected.leave()
+        assert (await disconnected.end()).status == 0
+        assert disconnected.scope[LOG_CONTEXT]["status"] == 499
 
 
 async def test_a_multipart_form_of_a_native_route_is_bounded_while_it_arrives(chute: Chute) -> None:
@@ -251,7 +251,7 @@ async def test_a_full_queue_rejects_a_request_before_its_body_is_read(chute: Chu
     async with running(chute, queue_size=0) as app:
         first = Call(app, "/wait").send()
         await until(lambda: app.admission.running)
-        refused = await Call(app, "/echo").end()  # never sends anything
+        refused = await Call(app, "/echo").end()  # it never sends its body
         assert refused.status == 429
         chute.gate.set()  # type: ignore[attr-defined]
         assert (await first.end()).json() == "done"
@@ -320,7 +320,7 @@ async def test_a_handler_that_fails_while_it_is_cancelled_is_logged(
 ) -> None:
     async with running(chute) as app:
         call = Call(app, "/stubborn").send()
-        await until(chute.began.is_set)  # type: ignore[attr-defined]
+        await until(chute.started.is_set)  # type: ignore[attr-defined]
         call.leave()
         await call.end()
         await until(lambda: not app.admission.running)
@@ -361,7 +361,7 @@ async def test_a_request_cancelled_from_outside_releases_its_slot(chute: Chute) 
         await until(lambda: app.admission.running)
         call.task.cancel()
         await asyncio.wait([call.task])
-        assert call.scope[LOG_CONTEXT]["status"] == 499  # that is how Ray says that a client has left
+        assert call.scope[LOG_CONTEXT]["status"] == 499  # Ray cancels a request whose client has disconnected
         await until(lambda: not app.admission.running)
         assert (await Call(app, "/echo").send(b"{}").end()).status == 200
 

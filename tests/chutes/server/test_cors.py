@@ -103,18 +103,18 @@ def test_other_origins_get_no_cors_headers(client: TestClient, origin: str) -> N
 
 def test_a_preflight_needs_no_key(client: TestClient) -> None:
     wanted = "authorization,content-type,x-api-key,x-request-id,x-stainless-lang"
-    asking = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": wanted}
-    preflight = client.options("/draw", headers={"Origin": PAGE, **asking})
+    preflight_headers = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": wanted}
+    preflight = client.options("/draw", headers={"Origin": PAGE, **preflight_headers})
     assert preflight.status_code == 200
     assert preflight.headers["access-control-allow-origin"] == PAGE
     assert preflight.headers["access-control-allow-headers"] == wanted
     assert {"POST", "GET", "DELETE"} <= set(preflight.headers["access-control-allow-methods"].split(", "))
     assert int(preflight.headers["access-control-max-age"]) > 0
     private = client.options(
-        "/draw", headers={"Origin": PAGE, **asking, "Access-Control-Request-Private-Network": "true"}
+        "/draw", headers={"Origin": PAGE, **preflight_headers, "Access-Control-Request-Private-Network": "true"}
     )
     assert private.headers["access-control-allow-private-network"] == "true"
-    assert client.options("/draw", headers=asking).status_code == 401  # not of a page
+    assert client.options("/draw", headers=preflight_headers).status_code == 401  # no Origin, so not a preflight
 
 
 def test_a_star_allows_every_origin(chute: Chute, tmp_path: Path) -> None:
@@ -147,8 +147,8 @@ def test_the_authors_options_apply_to_every_response(chute: Chute, tmp_path: Pat
                 assert answer.headers.get_list("access-control-allow-credentials") == ["true"]
                 assert exposed(answer) >= {"x-request-id"} | (set() if positional else {"x-mine"})
                 assert answer.headers["vary"].count("Origin") == 1
-            asking = {"Access-Control-Request-Method": "POST"}
-            assert client.options("/draw", headers={"Origin": PAGE, **asking}).status_code == 200
+            preflight_headers = {"Access-Control-Request-Method": "POST"}
+            assert client.options("/draw", headers={"Origin": PAGE, **preflight_headers}).status_code == 200
             refused = client.options("/draw", headers={"Origin": PAGE, "Access-Control-Request-Method": "PUT"})
             assert refused.status_code == 400
             other = client.get("/ready", headers={"Origin": "https://other.example"})

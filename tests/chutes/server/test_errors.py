@@ -187,7 +187,7 @@ def test_the_authors_exception_handler_is_kept() -> None:
     app = FastAPI()
 
     @app.exception_handler(HTTPException)
-    def theirs(request: object, error: object) -> PlainTextResponse:
+    def author_handler(request: object, error: object) -> PlainTextResponse:
         return PlainTextResponse("mine", 400)
 
     @app.get("/")

@@ -12,13 +12,13 @@ class Wire:
     """The server's side of a connection."""
 
     def __init__(self) -> None:
-        self.left = asyncio.Event()
+        self.disconnected = asyncio.Event()
         self.sent: list[Message] = []
         self.watched = 0
 
     async def receive(self) -> Message:
         self.watched += 1
-        await self.left.wait()
+        await self.disconnected.wait()
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
@@ -36,7 +36,7 @@ async def test_the_body_is_received_once_and_then_a_disconnect() -> None:
     second = asyncio.create_task(request.receive())
     await asyncio.sleep(0.01)
     assert not second.done()
-    wire.left.set()
+    wire.disconnected.set()
     assert (await second)["type"] == "http.disconnect"
     assert request.abort_status == CLIENT_CLOSED_REQUEST
 
@@ -60,7 +60,7 @@ async def test_messages_after_the_end_are_discarded() -> None:
     await request.send({"type": "http.response.body", "body": b"late"})
     assert wire.sent == [START]
     request.end(CLIENT_CLOSED_REQUEST)
-    assert request.abort_status == 504  # the first reason stands
+    assert request.abort_status == 504  # the first status is kept
 
 
 async def test_a_disconnect_after_the_response_is_ignored() -> None:
@@ -69,7 +69,7 @@ async def test_a_disconnect_after_the_response_is_ignored() -> None:
     request.watch()
     await request.send(START)
     await request.send({"type": "http.response.body", "body": b"all"})
-    wire.left.set()
+    wire.disconnected.set()
     request.watch()
     await asyncio.sleep(0.01)
     assert not request.done.done()

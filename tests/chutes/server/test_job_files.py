@@ -24,7 +24,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
-    """A job's folder with a file, and beside it what is nobody's business."""
+    """A job's folder with a file, next to files that must stay private."""
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret" / "key").write_text("secret")
     folder = (tmp_path / "output").resolve()
@@ -95,7 +95,7 @@ def test_pipes_sockets_and_devices_are_neither_listed_nor_opened(output: Path) -
     os.mkfifo(output / "pipe")
     with socket.socket(socket.AF_UNIX) as listener:
         here = Path.cwd()
-        os.chdir(output)  # such a path may have a hundred characters
+        os.chdir(output)  # the path of a socket has at most about a hundred characters
         try:
             listener.bind("socket")
         finally:
@@ -124,7 +124,7 @@ def test_a_file_replaced_by_a_link_after_the_check_is_not_served(
 
     monkeypatch.setattr(job_files, "_resolve", resolve_then_swap)
     assert read(output, "sub/file") is None
-    assert (output / "sub/file").read_text() == "secret"  # it would have been this
+    assert (output / "sub/file").read_text() == "secret"  # what would have been read
 
 
 def test_an_output_folder_that_became_a_link_is_empty(output: Path, tmp_path: Path) -> None:
@@ -144,13 +144,13 @@ def test_names_that_no_url_can_contain_are_not_listed(output: Path) -> None:
 def test_a_hundred_thousand_files_are_listed_in_part(output: Path) -> None:
     for n in range(100_000):
         os.close(os.open(output / f"{n:06}", os.O_CREAT | os.O_WRONLY))
-    began = time.monotonic()
+    started_at = time.monotonic()
     names, more = list_files(output)
-    took = time.monotonic() - began
-    print(f"{took:.2f} s")
+    seconds = time.monotonic() - started_at
+    print(f"{seconds:.2f} s")
     assert (len(names), more, names) == (10_000, True, sorted(names))
-    assert read(output, "099999") == ""  # those that are not listed are there all the same
-    assert took < 30
+    assert read(output, "099999") == ""  # files beyond the list can be fetched
+    assert seconds < 30
 
 
 def test_long_names_are_listed_in_part(output: Path) -> None:
@@ -190,7 +190,7 @@ def test_the_folder_of_a_process_is_private_and_removed_at_exit(temporary: Path)
     assert (job, folders.make("b")) == (folder / "a", folder / "b")
     assert folder.stat().st_mode & 0o777 == 0o700
     remove_abandoned()
-    assert job.is_dir()  # its process lives
+    assert job.is_dir()  # its process is alive
     folders.close()
     assert list(temporary.iterdir()) == []
     assert folders.make("c").is_dir()
@@ -265,7 +265,7 @@ def test_only_abandoned_folders_of_this_user_are_removed(
     with monkeypatch.context() as other_user:
         other_user.setattr("os.geteuid", lambda: os.getuid() + 1)
         remove_abandoned()
-        assert abandoned.exists()  # it is somebody else's
+        assert abandoned.exists()  # another user owns it
     remove_abandoned()
     assert not abandoned.exists()
     assert all((folder / "file").exists() for folder in others)

@@ -188,12 +188,12 @@ def test_a_huge_result_takes_little_time_and_memory(kind: str) -> None:
     result = HUGE[kind]()
     tracemalloc.start()
     try:
-        began = time.monotonic()
+        started_at = time.monotonic()
         with pytest.raises(InvalidResult):
             encode(result, LIMIT // 4)
-        took, (_, peak) = time.monotonic() - began, tracemalloc.get_traced_memory()
+        seconds, (_, peak) = time.monotonic() - started_at, tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    print(f"{kind}: {took:.2f} s, {peak / 1e6:.1f} MB")
-    assert took < 60
+    print(f"{kind}: {seconds:.2f} s, {peak / 1e6:.1f} MB")
+    assert seconds < 60
     assert peak < 8e6

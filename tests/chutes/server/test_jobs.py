@@ -55,7 +55,7 @@ def chute() -> Chute:
         if how == "http":
             raise HTTPException(400, "no such data set")
         if how == "timeout":
-            raise TimeoutError("a data base that does not answer")  # theirs; the job's own time was not over
+            raise TimeoutError("a database that does not answer")  # the author's own, not the job's time limit
         if how == "fatal":
             raise Fatal("poisoned")
         raise RuntimeError("secret of /home/me")
@@ -110,7 +110,7 @@ def client(chute: Chute, tmp_path: Path) -> Iterator[TestClient]:
         yield client
 
 
-def begin(client: TestClient, name: str, **data: Any) -> str:
+def submit(client: TestClient, name: str, **data: Any) -> str:
     answer = client.post(f"/jobs/{name}", json=data)
     assert answer.status_code == 202, answer.text
     assert answer.headers["location"] == f"/jobs/{answer.json()['id']}"
@@ -126,23 +126,23 @@ def after(client: TestClient, job: str) -> dict[str, Any]:
 
 
 def test_a_job_runs_and_its_result_and_files_can_be_fetched(client: TestClient) -> None:
-    job = begin(client, "train", steps=3)
-    told = after(client, job)
-    assert (told["status"], told["result"], told["detail"]) == ("complete", {"steps": 3}, None)
-    assert told["created"] <= told["started"] <= told["finished"]
-    assert told["files"] == ["sub/weights.txt"]
+    job = submit(client, "train", steps=3)
+    record = after(client, job)
+    assert (record["status"], record["result"], record["detail"]) == ("complete", {"steps": 3}, None)
+    assert record["created"] <= record["started"] <= record["finished"]
+    assert record["files"] == ["sub/weights.txt"]
     assert client.get(f"/jobs/{job}/files/sub/weights.txt").text == "w"
     for outside in ("../x", "sub/../../x", "%2e%2e/x", "sub", "nothing"):
         assert client.get(f"/jobs/{job}/files/{outside}").status_code == 404
 
 
 def test_an_error_is_reported_without_internals(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
-    assert after(client, begin(client, "fail", how="http"))["detail"] == "no such data set"
-    told = after(client, begin(client, "fail", how="crash"))
-    assert (told["status"], "secret" in str(told)) == ("error", False)
+    assert after(client, submit(client, "fail", how="http"))["detail"] == "no such data set"
+    record = after(client, submit(client, "fail", how="crash"))
+    assert (record["status"], "secret" in str(record)) == ("error", False)
     assert "secret of /home/me" in caplog.text
-    told = after(client, begin(client, "fail", how="timeout"))
-    assert (told["status"], told["detail"]) == ("error", "The job failed. The log has the reason.")
+    record = after(client, submit(client, "fail", how="timeout"))
+    assert (record["status"], record["detail"]) == ("error", "The job failed. The log has the reason.")
     assert "a data base" in caplog.text
 
 
@@ -180,14 +180,14 @@ def test_arguments_that_are_not_json_are_422(client: TestClient, name: str, data
 
 def test_a_rejected_job_is_counted(client: TestClient) -> None:
     for _ in range(2):
-        begin(client, "wait")
+        submit(client, "wait")
     before = REGISTRY.get_sample_value("chutes_rejections_total", COUNTED) or 0
     assert client.post("/jobs/wait", json={}).status_code == 429
     assert REGISTRY.get_sample_value("chutes_rejections_total", COUNTED) == before + 1
 
 
 def test_jobs_share_the_slots_and_the_queue_with_requests(client: TestClient) -> None:
-    running, queued = begin(client, "wait"), begin(client, "wait")
+    running, queued = submit(client, "wait"), submit(client, "wait")
     wait_for(lambda: client.get(f"/jobs/{running}").json()["status"] == "running")
     assert client.get(f"/jobs/{queued}").json()["status"] == "queued"
     refused = client.post("/jobs/wait", json={})
@@ -196,10 +196,10 @@ def test_jobs_share_the_slots_and_the_queue_with_requests(client: TestClient) ->
 
     assert client.delete(f"/jobs/{queued}").status_code == 202
     assert after(client, queued)["status"] == "cancelled"
-    began = time.monotonic()
+    started_at = time.monotonic()
     assert client.delete(f"/jobs/{running}").status_code == 202
     assert after(client, running)["status"] == "cancelled"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - started_at < 5
     assert client.get("/_conn_stats").json()["in_flight"] == 0
 
 
@@ -214,13 +214,13 @@ def test_a_job_without_a_folder_returns_its_slot(chute: Chute, tmp_path: Path, m
 
 
 def test_a_job_that_raises_fatal_fails_the_chute(client: TestClient) -> None:
-    told = after(client, begin(client, "fail", how="fatal"))
-    assert (told["status"], told["detail"]) == ("error", "poisoned")
+    record = after(client, submit(client, "fail", how="fatal"))
+    assert (record["status"], record["detail"]) == ("error", "poisoned")
     wait_for(lambda: client.get("/health").status_code == 503)
 
 
 def test_deleting_a_finished_job_removes_it(client: TestClient) -> None:
-    job = begin(client, "train", steps=1)
+    job = submit(client, "train", steps=1)
     after(client, job)
     assert client.delete(f"/jobs/{job}").status_code == 204
     assert client.get(f"/jobs/{job}").status_code == 404
@@ -231,7 +231,7 @@ def test_files_are_listed_once_and_removed_with_their_job(
     client: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    job = begin(client, "train", steps=3)
+    job = submit(client, "train", steps=3)
     after(client, job)
     monkeypatch.setattr(jobs_module, "list_files", lambda folder: pytest.fail("looked again"))
     assert client.get(f"/jobs/{job}").json()["files"] == ["sub/weights.txt"]
@@ -242,40 +242,40 @@ def test_files_are_listed_once_and_removed_with_their_job(
 
 
 def test_the_list_has_neither_results_nor_files(client: TestClient) -> None:
-    job = begin(client, "train", steps=3)
-    told = after(client, job)
-    summary = {key: value for key, value in told.items() if key not in {"result", "files", "more_files"}}
+    job = submit(client, "train", steps=3)
+    record = after(client, job)
+    summary = {key: value for key, value in record.items() if key not in {"result", "files", "more_files"}}
     assert client.get("/jobs").json() == {"jobs": [summary]}
     assert summary.keys() == {"id", "name", "status", "created", "started", "finished", "detail"}
 
 
 def test_a_result_that_is_too_large_is_an_error_and_keeps_the_files(client: TestClient) -> None:
-    told = after(client, begin(client, "write", size=1001))
-    assert (told["status"], told["result"], told["files"]) == ("error", None, ["file"])
-    assert "larger than 1000 bytes" in told["detail"]
-    assert "CHUTES_MAX_JOB_RESULT_BYTES" in told["detail"]
-    told = after(client, begin(client, "write", size=998))
-    assert (told["status"], told["result"]) == ("complete", "x" * 998)
+    record = after(client, submit(client, "write", size=1001))
+    assert (record["status"], record["result"], record["files"]) == ("error", None, ["file"])
+    assert "larger than 1000 bytes" in record["detail"]
+    assert "CHUTES_MAX_JOB_RESULT_BYTES" in record["detail"]
+    record = after(client, submit(client, "write", size=998))
+    assert (record["status"], record["result"]) == ("complete", "x" * 998)
 
 
 def test_a_result_that_contains_itself_is_an_error(client: TestClient) -> None:
-    told = after(client, begin(client, "circle"))
-    assert (told["status"], told["result"], "contains itself" in told["detail"]) == ("error", None, True)
+    record = after(client, submit(client, "circle"))
+    assert (record["status"], record["result"], "contains itself" in record["detail"]) == ("error", None, True)
 
 
 def test_the_detail_of_a_failed_job_has_at_most_a_thousand_characters(client: TestClient) -> None:
-    told = after(client, begin(client, "say", what="ä" * 5000))
-    assert told["detail"] == "ä" * 1000
-    told = after(client, begin(client, "say", half=True))
-    assert told["detail"] == "half ?"
+    record = after(client, submit(client, "say", what="ä" * 5000))
+    assert record["detail"] == "ä" * 1000
+    record = after(client, submit(client, "say", half=True))
+    assert record["detail"] == "half ?"
 
 
 def test_a_failed_job_keeps_only_its_record_in_memory(
     client: TestClient, chute: Chute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An exception leads to the variables of all functions that it went through: tensors on the GPU, for one."""
-    monkeypatch.setattr(jobs_module.log, "disabled", True)  # pytest keeps what is logged
-    after(client, begin(client, "hold"))
+    monkeypatch.setattr(jobs_module.log, "disabled", True)  # pytest keeps log records, and with them the exception
+    after(client, submit(client, "hold"))
 
     def is_gone() -> bool:
         gc.collect()
@@ -293,7 +293,7 @@ def test_a_cancellation_waits_until_the_result_is_written(client: TestClient, mo
         return list_files(folder)
 
     monkeypatch.setattr(jobs_module, "list_files", wait_then_list)
-    job = begin(client, "train", steps=1)
+    job = submit(client, "train", steps=1)
     assert writing.wait(30)
     assert client.delete(f"/jobs/{job}").status_code == 202
     assert client.get(f"/jobs/{job}").json()["status"] == "cancelling"
@@ -308,14 +308,14 @@ def test_a_cancellation_waits_until_the_result_is_written(client: TestClient, mo
 def test_an_outcome_that_cannot_be_written_is_an_error(client: TestClient, tmp_path: Path, kind: str) -> None:
     """An archive with `../outcome` in it, for one, which the job has unpacked."""
     (tmp_path / "secret").write_text('"result":"secret"}')
-    told = after(client, begin(client, "block", kind=kind, target=str(tmp_path / "secret")))
-    assert (told["status"], told["detail"]) == ("error", "The job failed. The log has the reason.")
-    assert (told["result"], told["files"], told["more_files"]) == (None, [], False)
+    record = after(client, submit(client, "block", kind=kind, target=str(tmp_path / "secret")))
+    assert (record["status"], record["detail"]) == ("error", "The job failed. The log has the reason.")
+    assert (record["result"], record["files"], record["more_files"]) == (None, [], False)
     assert (tmp_path / "secret").read_text() == '"result":"secret"}'
 
 
 def test_a_file_is_sent_whole_or_in_part_and_sandboxed(client: TestClient) -> None:
-    job = begin(client, "write", size=1)
+    job = submit(client, "write", size=1)
     after(client, job)
     answer = client.get(f"/jobs/{job}/files/page.html")
     assert answer.status_code == 404
@@ -330,7 +330,7 @@ def test_a_file_is_sent_whole_or_in_part_and_sandboxed(client: TestClient) -> No
 
 def test_links_to_the_outside_are_neither_listed_nor_served(client: TestClient, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
-    job = begin(client, "link", target=str(tmp_path))
+    job = submit(client, "link", target=str(tmp_path))
     assert after(client, job)["files"] == ["inside", "real"]
     assert client.get(f"/jobs/{job}/files/inside").text == "fine"
     for name in ("file", "folder/secret", "up/outcome", "output", "up", "pipe"):
@@ -350,24 +350,24 @@ def test_unknown_ids_are_404(client: TestClient, job: str) -> None:
     ["%2e%2e/outcome", "..%2foutcome", "%2fetc%2fpasswd", "file%00", "file%0a", "%ff", "x" * 5000, "x%2f" * 3000],
 )
 def test_unknown_file_names_are_404(client: TestClient, name: str) -> None:
-    job = begin(client, "write", size=1)
+    job = submit(client, "write", size=1)
     after(client, job)
     answer = client.get(f"/jobs/{job}/files/{name}")
     assert (answer.status_code, len(answer.content) < 1000) == (404, True)
 
 
 def test_a_limited_number_of_jobs_is_kept_newest_first(client: TestClient) -> None:
-    begun = []
+    ids = []
     for steps in range(4):
-        begun.append(begin(client, "train", steps=steps))
-        after(client, begun[-1])
-    begun.append(begin(client, "train", steps=4))
-    after(client, begun[-1])
-    assert [told["id"] for told in client.get("/jobs").json()["jobs"]] == [begun[4], begun[3], begun[2]]
+        ids.append(submit(client, "train", steps=steps))
+        after(client, ids[-1])
+    ids.append(submit(client, "train", steps=4))
+    after(client, ids[-1])
+    assert [job["id"] for job in client.get("/jobs").json()["jobs"]] == [ids[4], ids[3], ids[2]]
 
 
 def test_jobs_are_counted(client: TestClient) -> None:
-    after(client, begin(client, "train", steps=1))
+    after(client, submit(client, "train", steps=1))
     assert "invocation_total{" in client.get("/metrics").text
     assert 'function="train",status="complete"' in client.get("/metrics").text
 

@@ -53,7 +53,7 @@ def test_a_running_server_applies_changes_of_the_file(store: KeyStore, monkeypat
     server = KeyStore(store.path)
     assert not server
     key = store.create("late")
-    assert not server.verify(key)  # looked a moment ago
+    assert not server.verify(key)  # the file was checked less than a second ago
     clock += 1.5
     assert server.verify(key)
     store.delete("late")
@@ -188,7 +188,7 @@ def test_a_file_of_another_user_is_reported(
 ) -> None:
     key = store.create("laptop")
     owner = os.geteuid()
-    if owner == 0:  # root's files are safe; this one can be given away
+    if owner == 0:  # only root can change the owner of a file
         owner = 4711
         os.chown(store.path, owner, -1)
     else:

@@ -24,7 +24,7 @@ def lifecycle(chute: Chute) -> Lifecycle:
 
 
 async def test_the_state_goes_from_loading_to_ready_to_draining(chute: Chute, caplog: pytest.LogCaptureFixture) -> None:
-    told: list[str] = []
+    calls: list[str] = []
     go_on = threading.Event()
 
     @chute.on_startup()
@@ -35,7 +35,7 @@ async def test_the_state_goes_from_loading_to_ready_to_draining(chute: Chute, ca
 
     @chute.on_shutdown()
     async def unload(self: Any) -> None:
-        told.append("unloaded")
+        calls.append("unloaded")
 
     caplog.set_level("INFO")
     life = lifecycle(chute)
@@ -57,7 +57,7 @@ async def test_the_state_goes_from_loading_to_ready_to_draining(chute: Chute, ca
         life.check()
     assert refused.value.headers["Connection"] == "close"
     await life.close()
-    assert told == ["unloaded"]
+    assert calls == ["unloaded"]
     assert not life.abandoned
 
 
@@ -67,7 +67,7 @@ async def test_the_progress_of_loading_is_logged(
     monkeypatch.setattr("chutes.server.lifecycle._PROGRESS_INTERVAL", 0.01)
     go_on = threading.Event()
 
-    def told() -> list[str]:
+    def lines() -> list[str]:
         return [record.message for record in caplog.records if record.message.startswith("Loading: ")]
 
     @chute.on_startup()
@@ -78,14 +78,14 @@ async def test_the_progress_of_loading_is_logged(
     caplog.set_level("INFO")
     life = lifecycle(chute)
     life.start()
-    await until(told)
-    await asyncio.sleep(0.05)  # nothing new, nothing said
-    assert told() == ["Loading: reading the transformer, 75%"]
+    await until(lines)
+    await asyncio.sleep(0.05)  # without a change nothing is logged
+    assert lines() == ["Loading: reading the transformer, 75%"]
     go_on.set()
     await life.ready.wait()
     chute.progress.update("ready")
     await asyncio.sleep(0.05)
-    assert len(told()) == 1
+    assert len(lines()) == 1
     await life.close()
 
 
@@ -121,36 +121,36 @@ async def test_a_fatal_error_resolves_the_exit_code(chute: Chute) -> None:
 async def test_the_authors_own_lifespan_runs_too() -> None:
     from contextlib import asynccontextmanager
 
-    told: list[str] = []
+    calls: list[str] = []
 
     @asynccontextmanager
     async def lifespan(app: object) -> Any:
-        told.append("entered")
+        calls.append("entered")
         yield
-        told.append("left")
+        calls.append("left")
 
     chute = Chute(username="test", name="lifespan", image="none", lifespan=lifespan)
     life = lifecycle(chute)
     life.start()
     await life.ready.wait()
-    assert told == ["entered"]
+    assert calls == ["entered"]
     await life.close()
-    assert told == ["entered", "left"]
+    assert calls == ["entered", "left"]
 
 
 async def test_a_load_that_blocks_is_abandoned(chute: Chute, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chutes.server.lifecycle._CANCEL_TIMEOUT", 0.05)
 
-    began, go_on = threading.Event(), threading.Event()
+    started, go_on = threading.Event(), threading.Event()
 
     @chute.on_startup()
     async def load(self: Any) -> None:
-        began.set()
-        go_on.wait(LIMIT)  # as loading a model does
+        started.set()
+        go_on.wait(LIMIT)  # blocks like loading a model
 
     life = lifecycle(chute)
     life.start()
-    await until(began.is_set)
+    await until(started.is_set)
     await life.close()
     assert life.abandoned
     go_on.set()

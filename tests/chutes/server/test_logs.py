@@ -159,8 +159,8 @@ def test_no_control_character_reaches_the_console(
         first, *rest = shown.removesuffix("\n").split("\n")
         assert re.match(r"\d\d:\d\d:\d\d \[(info|warning|error) ", first)
         assert all(line.startswith("    ") for line in rest), "only the record itself begins a line"
-        left = {c for c in shown if c != "\n" and unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"}}
-        assert not left, (hex(ord(character)), shown)
+        unescaped = {c for c in shown if c != "\n" and unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"}}
+        assert not unescaped, (hex(ord(character)), shown)
 
 
 def test_the_request_id_is_escaped(stream: io.StringIO) -> None:

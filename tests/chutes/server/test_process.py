@@ -8,7 +8,7 @@ from chutes.exception import AddressUnavailable, InsecureSettings, LoadError
 from chutes.server import Settings, serve
 from chutes.server.process import bind
 
-# How a process ends is shown by real ones, in tests/promises.
+# tests/promises shows with real processes how they end.
 
 
 def test_bind_reserves_the_port_without_listening() -> None:
@@ -27,7 +27,7 @@ def test_the_second_process_to_listen_on_a_port_bound_twice_fails(
     monkeypatch.setattr("chutes.server.logs.configure", lambda *_: None)
     with bind("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
-        bound = bind("127.0.0.1", port)  # neither listens yet
+        bound = bind("127.0.0.1", port)  # neither socket listens yet
         monkeypatch.setattr("chutes.server.process.bind", lambda *_: bound)
         first.listen()
         chute = Chute(username="me", name="late", image="none")

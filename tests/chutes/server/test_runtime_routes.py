@@ -87,7 +87,10 @@ def test_a_post_cord_at_the_path_of_a_probe_does_not_replace_it(chute: Chute, tm
         for path in ("/health", "/ready", "/metrics"):
             assert client.get(path).status_code == 200
             answer = client.post(path, json={})
-            assert (answer.json(), "x-chutes-conn-used" in answer.headers) == ("mine", True)  # in a slot, like any cord
+            assert (answer.json(), "x-chutes-conn-used" in answer.headers) == (
+                "mine",
+                True,
+            )  # in a slot
 
 
 def test_an_application_mounted_at_the_root_does_not_replace_the_probes(chute: Chute, tmp_path: Path) -> None:
