@@ -143,7 +143,7 @@ def test_an_error_is_reported_without_internals(client: TestClient, caplog: pyte
     assert "secret of /home/me" in caplog.text
     record = after(client, submit(client, "fail", how="timeout"))
     assert (record["status"], record["detail"]) == ("error", "The job failed. The log has the reason.")
-    assert "a data base" in caplog.text
+    assert "a database" in caplog.text
 
 
 @pytest.mark.parametrize(
