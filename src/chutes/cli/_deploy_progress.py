@@ -32,15 +32,21 @@ class DeployProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._stop_status()
+
+    def _stop_status(self) -> None:
         if self._status is not None:
             self._status.stop()
+            self._status = None
 
     def report(self, phase: str, fraction: float | None) -> None:
         """Show a phase and its fraction from 0 to 1, if known. On a terminal only `ready` stays as a line."""
         percent = f" {fraction:.0%}" if fraction is not None and phase != "ready" else ""
         line = printable(f"{phase}{percent}")  # a phase may hold text that the author wrote
+        if phase == "ready":
+            self._stop_status()
         if self._status is not None:
             self._status.update(Text(line))
-        if line != self._last_line and (self._status is None or phase == "ready"):
+        elif line != self._last_line:
             note(f"{line} ({time.monotonic() - self._started:.1f} s)")
         self._last_line = line

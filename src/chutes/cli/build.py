@@ -58,7 +58,7 @@ def build(
         fail(error)
     except OSError as error:
         fail(f"Cannot write {error.filename or folder}: {error.strerror}")
-    note(f"Wrote the Dockerfile and {len(author.files)} of your files to {folder}")
+    note(f"Wrote the Dockerfile and {len(author.files)} of your files to {folder}.")
     _run_docker(folder, f"{image.username}/{image.name}:{image.tag}".lower())
 
 

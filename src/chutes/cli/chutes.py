@@ -238,7 +238,7 @@ def delete(name: DeployedName, *, address: ClusterAddress = None) -> None:
         with DeployProgress() as progress:
             rollout.delete(chute.slug, progress.report)
         is_last = not registry.list_chutes()
-    note(f"Deleted {chute.name}")
+    note(f"Deleted {chute.name}.")
     if is_last and cluster.stop_local(connected.labels):
         note("No chute is left, so the cluster on this machine was stopped.")
 
@@ -261,7 +261,7 @@ def scale(
         if chute.spec is None:
             fail(f"{chute.name} was not deployed by `chutes deploy`, so it cannot be scaled")
         rollout.scale(chute.spec, replicas)
-    note(f"Scaling {chute.name} to {replicas} replica{'s' if replicas > 1 else ''}")
+    note(f"Scaling {chute.name} to {replicas} replica{'s' if replicas > 1 else ''}.")
 
 
 def _print_json(value: object) -> None:

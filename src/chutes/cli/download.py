@@ -62,7 +62,7 @@ def _fetch(repo: str) -> str:
     missing = sum(file.file_size or 0 for file in plan if file.will_download)
     total = sum(file.file_size or 0 for file in plan)
     _check_disk_space(missing)
-    note(f"{repo}: {len(plan)} files, {format_bytes(total)}; {format_bytes(missing)} to download")
+    note(f"{repo}: {len(plan)} files, {format_bytes(total)}; {format_bytes(missing)} to download.")
     with Transfer(missing) as transfer:
         return snapshot_download(repo, allow_patterns=patterns, tqdm_class=transfer.bar_class)
 

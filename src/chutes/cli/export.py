@@ -63,4 +63,4 @@ def kuberay(
         (output / "Dockerfile").write_text(manifests.dockerfile(chute), encoding="utf-8")
     except OSError as error:
         fail(f"Cannot write {error.filename or output}: {error.strerror}")
-    note(f"Wrote rayservice.yaml and Dockerfile to {output}")
+    note(f"Wrote rayservice.yaml and Dockerfile to {output}.")
