@@ -87,7 +87,7 @@ class Workspace:
     def norm(self, modulation: LayerModulation, out: Tensor | Quantized | None = None) -> None:
         """Add the output of the layer before to x, then write the modulated LayerNorm of x to `normed` or `out`.
 
-        In bf16 that output is in y, before its gate; in fp8 `residual` has added it.
+        In bf16 that output is in y, before its gate; in fp8 `gated_add` has added it already.
         """
         gate_residual_norm(
             self.x,
@@ -99,13 +99,13 @@ class Workspace:
             self.text_length,
         )
 
-    def residual(self, layer: Linear, x: Tensor | Quantized, rows: Rows, gate: int) -> None:
-        """End a layer with its last matmul: in fp8 gated and added to x, in bf16 to y, which the next `norm` adds."""
-        if isinstance(x, Quantized) and self.gates is not None:
+    def gated_add(self, layer: Linear, given: Tensor | Quantized, rows: Rows, gate: int) -> None:
+        """Compute x += gate * layer(given): in fp8 within the matmul, in bf16 by way of y within the next `norm`."""
+        if isinstance(given, Quantized) and self.gates is not None:
             item, _ = rows
-            layer.gated_add(x, self.x[rows], self.gates.scales[gate][item], self.gates.biases[gate][item])
+            layer.gated_add(given, self.x[rows], self.gates.scales[gate][item], self.gates.biases[gate][item])
         else:
-            layer.store(x, self.y[rows])
+            layer.store(given, self.y[rows])
 
     def empty(self, width: int) -> Tensor:
         """Allocate a buffer of as many rows as x: (B, S, width) in bf16."""
@@ -152,36 +152,41 @@ class DoubleBlock(nn.Module):
         device: torch.device | str,
     ) -> None:
         super().__init__()
-        self.width, self.dim = width, dim
         self.attention_modulation, self.mlp_modulation = attention_modulation, mlp_modulation
         self.text = Stream(width, dim, fp8=fp8, device=device)
         self.image = Stream(width, dim, fp8=fp8, device=device)
 
     def forward(self, ws: Workspace) -> None:
         """Update the residual stream, but for the gated output of the MLP in bf16, which the next norm adds."""
-        mod1, mod2 = self.attention_modulation, self.mlp_modulation
+        self._attention(ws, self.attention_modulation)
+        self._mlp(ws, self.mlp_modulation)
 
-        ws.norm(mod1)
-        qkv = ws.empty(3 * self.width)
-        for stream, rows, _ in self._streams(ws, mod1):
+    def _attention(self, ws: Workspace, modulation: LayerModulation) -> None:
+        """Compute img += img_mod1.gate * proj(attention) and txt += txt_mod1.gate * proj(attention)."""
+        ws.norm(modulation)
+        qkv = ws.empty(3 * ws.x.shape[-1])
+        for stream, rows, _ in self._streams(ws, modulation):
             stream.qkv.store(_take(ws.normed, rows), qkv[rows])
+        attended: Tensor | Quantized
         attended = _attend(ws, qkv, self.text, self.image, ws.text_length)
-        read = attended if ws.gates is None else quantize_rows(attention=attended)
-        for stream, rows, gate in self._streams(ws, mod1):
-            ws.residual(stream.out, _take(read, rows), rows, gate)
+        if ws.gates is not None:
+            attended = quantize_rows(attention=attended)
+        for stream, rows, gate in self._streams(ws, modulation):
+            ws.gated_add(stream.out, _take(attended, rows), rows, gate)
 
-        ws.norm(mod2)
+    def _mlp(self, ws: Workspace, modulation: LayerModulation) -> None:
+        """Compute img += img_mod2.gate * mlp(img) and txt += txt_mod2.gate * mlp(txt)."""
+        ws.norm(modulation)
         if ws.gates is None:
-            for stream, rows, gate in self._streams(ws, mod2):
-                hidden = stream.up(_take(ws.normed, rows), gelu=True)
-                ws.residual(stream.down, hidden, rows, gate)
+            for stream, rows, gate in self._streams(ws, modulation):
+                ws.gated_add(stream.down, stream.up(_take(ws.normed, rows), gelu=True), rows, gate)
             return
-        hidden = ws.empty(4 * self.width)
-        for stream, rows, _ in self._streams(ws, mod2):
+        hidden = ws.empty(4 * ws.x.shape[-1])
+        for stream, rows, _ in self._streams(ws, modulation):
             stream.up.store(_take(ws.normed, rows), hidden[rows])
-        activated = quantize_rows(hidden=hidden)  # with GELU
-        for stream, rows, gate in self._streams(ws, mod2):
-            ws.residual(stream.down, _take(activated, rows), rows, gate)
+        activated = quantize_rows(hidden=hidden)  # applies GELU
+        for stream, rows, gate in self._streams(ws, modulation):
+            ws.gated_add(stream.down, _take(activated, rows), rows, gate)
 
     def _streams(self, ws: Workspace, modulation: LayerModulation) -> list[tuple[Stream, Rows, int]]:
         """Return each stream's weights, rows and gate for every item; the image first, as its matmuls are longer."""
@@ -196,29 +201,27 @@ class SingleBlock(SelfAttention):
         self, width: int, dim: int, modulation: LayerModulation, *, fp8: bool, device: torch.device | str
     ) -> None:
         super().__init__(width, dim, fp8=fp8, device=device)
-        self.width, self.modulation = width, modulation
+        self.modulation = modulation
         self.up = Linear(width, 4 * width, fp8=fp8, device=device)
         self.out = Linear(5 * width, width, fp8=fp8, device=device)
 
     def forward(self, ws: Workspace) -> None:
         """Update the residual stream, but for the gated output in bf16, which the next norm adds."""
         batch, length, width = ws.x.shape
-        joined: Tensor | Quantized  # [attention | MLP], (B, S, 5 D)
+        joined: Tensor | Quantized  # [attention | GELU(MLP)], (B, S, 5 D)
 
         ws.norm(self.modulation)
-        if isinstance(ws.normed, Quantized):
-            x = Quantized(ws.normed.values.flatten(0, 1), ws.normed.scale.flatten(0, 1))
-            attended = _attend(ws, self.qkv(x).view(batch, length, -1), self, self, 0)
-            joined = quantize_rows(attended, self.up(x).view(batch, length, -1))  # with GELU of the second
-        else:
-            flat = ws.normed.flatten(0, 1)
-            qkv = self.qkv(flat).view(batch, length, -1)
+        x = _flatten(ws.normed)
+        qkv = self.qkv(x).view(batch, length, -1)
+        if ws.gates is None:
             joined = ws.empty(5 * width)
             _attend(ws, qkv, self, self, 0, out=joined[..., :width])
-            self.up.store(flat, joined.flatten(0, 1)[:, width:], gelu=True)
+            self.up.store(x, joined.flatten(0, 1)[:, width:], gelu=True)
+        else:
+            joined = quantize_rows(_attend(ws, qkv, self, self, 0), self.up(x).view(batch, length, -1))
         for item in range(batch):
             rows = item, slice(None)
-            ws.residual(self.out, _take(joined, rows), rows, self.modulation.image_gate)
+            ws.gated_add(self.out, _take(joined, rows), rows, self.modulation.image_gate)
 
 
 def _attend(
@@ -232,3 +235,8 @@ def _attend(
 
 def _take(x: Tensor | Quantized, rows: Rows) -> Tensor | Quantized:
     return Quantized(x.values[rows], x.scale[rows]) if isinstance(x, Quantized) else x[rows]
+
+
+def _flatten(x: Tensor | Quantized) -> Tensor | Quantized:
+    """Join the items' rows: (B, S, D) -> (B * S, D)."""
+    return Quantized(x.values.flatten(0, 1), x.scale.flatten(0, 1)) if isinstance(x, Quantized) else x.flatten(0, 1)
