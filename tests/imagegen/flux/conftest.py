@@ -1,4 +1,4 @@
-"""A GPU is needed here only where there is one: else Triton's interpreter runs the kernels (tests/conftest.py)."""
+"""These tests run on a GPU where there is one; elsewhere Triton's interpreter runs the kernels (tests/conftest.py)."""
 
 from importlib import util
 from pathlib import Path
@@ -7,13 +7,13 @@ import pytest
 import torch
 
 HERE = Path(__file__).parent
-if util.find_spec("triton") is None:  # no wheels for this system
+if util.find_spec("triton") is None:  # Triton has no wheels for this system
     collect_ignore_glob = ["test_*.py"]
 
 
 @pytest.fixture(autouse=True)
 def seed() -> None:
-    """The same random numbers each time: an error bound holds for them or doesn't."""
+    """Use the same random numbers in each run, so that error bounds hold always or never."""
     torch.manual_seed(0)
 
 

@@ -1,4 +1,4 @@
-"""What is replayed is what would have been computed; on a CPU, where nothing is recorded, it is computed."""
+"""Replayed graphs return what the function would return; without a GPU the function is called."""
 
 import os
 import weakref
@@ -22,7 +22,7 @@ def test_each_call_gets_its_own_result_at_any_shape(monkeypatch):
 
     cache = cuda_graph.CudaGraphCache()
     results = []
-    # Three shapes with room for two: the first one is forgotten, and recorded once more.
+    # Three shapes, of which two are kept: the one used longest ago is captured again.
     for rows in (4, 4, 5, 5, 4, 6, 6, 5, 5, 4):
         given = torch.randn(rows, 8, device=DEVICE), torch.randn(8, device=DEVICE)
         results.append((given, cache(run, *given)))
@@ -34,8 +34,8 @@ def test_each_call_gets_its_own_result_at_any_shape(monkeypatch):
         assert len(cache.captured) == 2
 
 
-@pytest.mark.skipif(DEVICE == "cpu", reason="nothing is recorded without a GPU")
-def test_clearing_gives_the_memory_back():
+@pytest.mark.skipif(DEVICE == "cpu", reason="graphs need a GPU")
+def test_clear_frees_the_memory():
     cache, seen = cuda_graph.CudaGraphCache(), []
 
     def run(x):
@@ -53,8 +53,8 @@ def test_clearing_gives_the_memory_back():
     assert torch.cuda.memory_reserved() < before + 2**24
 
 
-@pytest.mark.skipif(DEVICE == "cpu", reason="nothing is recorded without a GPU")
-def test_recordings_share_their_memory():
+@pytest.mark.skipif(DEVICE == "cpu", reason="graphs need a GPU")
+def test_graphs_share_their_memory():
     cache = cuda_graph.CudaGraphCache()
 
     def run(x):
@@ -71,7 +71,7 @@ def test_recordings_share_their_memory():
 
 
 @pytest.mark.parametrize(("flushes", "graphs"), [(1, 4), (2, 2), (3, 2), (4, 1)])
-def test_a_recording_in_parts_is_one(flushes, graphs, monkeypatch):
+def test_a_capture_in_several_graphs_returns_the_same(flushes, graphs, monkeypatch):
     monkeypatch.setattr(cuda_graph, "_FLUSHES", flushes)
     cache = cuda_graph.CudaGraphCache()
 
@@ -94,9 +94,9 @@ def test_a_recording_in_parts_is_one(flushes, graphs, monkeypatch):
         assert [len(each.graphs) for each in cache.captured.values()] == [graphs, graphs]
 
 
-def test_what_could_not_be_recorded_is_run_with_nothing_of_the_attempt_left(monkeypatch):
+def test_without_memory_for_a_capture_the_function_runs_after_freeing_it(monkeypatch):
     class Large:
-        """Stands for the memory that a recording took."""
+        """Stands for the memory of a capture."""
 
     cache, held = cuda_graph.CudaGraphCache(), []
 
@@ -117,9 +117,9 @@ def test_what_could_not_be_recorded_is_run_with_nothing_of_the_attempt_left(monk
     assert not cache.captured
 
 
-@pytest.mark.skipif(DEVICE == "cpu", reason="nothing is recorded without a GPU")
+@pytest.mark.skipif(DEVICE == "cpu", reason="graphs need a GPU")
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), ValueError("no such thing")])
-def test_what_fails_while_it_is_recorded_costs_the_recording_only(error):
+def test_an_error_during_a_capture_leaves_the_cache_usable(error):
     cache = cuda_graph.CudaGraphCache()
     attempts = []
 
@@ -133,7 +133,7 @@ def test_what_fails_while_it_is_recorded_costs_the_recording_only(error):
 
     x = torch.ones(3, device=DEVICE)
     if isinstance(error, torch.OutOfMemoryError):
-        (out,) = cache(run, x)  # not recorded
+        (out,) = cache(run, x)  # not captured
         assert torch.equal(out, (x + 1) * 2)
     else:
         with pytest.raises(ValueError, match="no such thing"):

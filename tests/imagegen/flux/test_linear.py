@@ -1,9 +1,12 @@
-"""Linear layers and attention against float64, into buffers that are full of NaN, beside columns that must stay."""
+"""Linear layers and attention compute the same as float64, and write to their own columns only.
+
+Outputs start as NaN.
+"""
 
 import pytest
 import torch
 
-from imagegen.flux import attention as kernels
+from imagegen.flux import attention as attention_module
 from imagegen.flux import cublas
 from imagegen.flux.attention import attention
 from imagegen.flux.kernels.fp8 import FP8, Quantized
@@ -34,14 +37,14 @@ def test_linear(rows, inner, outer, beside, gelu):
     assert torch.equal(layer(x, gelu=gelu), y)
 
 
-@pytest.mark.skipif(not CUDA, reason="needs the GPU's fp8 product")
+@pytest.mark.skipif(not CUDA, reason="needs the GPU's fp8 matmul")
 @pytest.mark.parametrize("beside", [0, 64])
 @pytest.mark.parametrize("add", [False, True])
 @pytest.mark.parametrize(
     ("rows", "inner", "outer"),
     [(16, 64, 192), (37, 192, 64), (1261, 3072, 9216), (4608, 3072, 12288), (1024, 12288, 3072), (4608, 15360, 3072)],
 )
-def test_fp8_linear_here_and_as_other_gpus_compute_it(rows, inner, outer, add, beside, monkeypatch):
+def test_fp8_linear_on_hopper_and_as_on_other_gpus(rows, inner, outer, add, beside, monkeypatch):
     torch.manual_seed(0)
     layer = Linear(inner, outer, fp8=True, device=DEVICE)
     layer.write("weight", 0, torch.randn(outer, inner, device=DEVICE) / inner**0.5)
@@ -70,9 +73,9 @@ def test_fp8_linear_here_and_as_other_gpus_compute_it(rows, inner, outer, add, b
         torch.testing.assert_close(elsewhere, y, rtol=2**-7, atol=4e-3)
 
 
-@pytest.mark.skipif(not CUDA, reason="needs the GPU's products")
+@pytest.mark.skipif(not CUDA, reason="needs the GPU's matmuls")
 @pytest.mark.parametrize("fp8", [False, True])
-def test_kernels_are_loaded_for_the_products_of_other_numbers_of_rows(fp8, monkeypatch):
+def test_kernels_are_loaded_for_other_numbers_of_rows(fp8, monkeypatch):
     monkeypatch.setattr(cublas, "plans", {})
     monkeypatch.setattr(cublas, "_ROWS", range(32, 97, 32))
     layer = Linear(192, 64, fp8=fp8, device=DEVICE)
@@ -81,7 +84,7 @@ def test_kernels_are_loaded_for_the_products_of_other_numbers_of_rows(fp8, monke
     given = torch.randn(96, 192, device=DEVICE)
     x = Quantized(given.to(FP8), torch.ones(96, 1, device=DEVICE)) if fp8 else given.to(torch.bfloat16)
     few = Quantized(x.values[:8], x.scale[:8]) if fp8 else x[:8]
-    layer(few)  # too few to be of interest
+    layer(few)  # fewer rows than kernels are loaded for
     y = layer(x)
     cublas.load_kernels(torch.cuda.current_device())
     assert sorted(shape.rows for shape, _ in cublas.plans) == [8, 32, 64, 96]
@@ -91,8 +94,8 @@ def test_kernels_are_loaded_for_the_products_of_other_numbers_of_rows(fp8, monke
 @pytest.mark.parametrize("fp8", [False, True])
 @pytest.mark.parametrize("rows", [1, 512, 1536, 2304, 4096, 4608, 8672])
 @pytest.mark.parametrize(("inner", "outer"), [(3072, 9216), (3072, 12288), (15360, 3072), (3072, 3072)])
-def test_no_tiles_take_longer_than_the_plain_ones(inner, outer, rows, fp8):
-    """By the count that they are chosen by: rounds of as many tiles as there are multiprocessors."""
+def test_chosen_tiles_take_no_longer_than_128x128(inner, outer, rows, fp8):
+    """Count whole rounds of tiles, one tile per multiprocessor."""
     shape = cublas.Shape(rows, outer, inner, inner, outer, gelu=False, fp8=fp8, add=False)
     tiles = cublas.tiles_for(shape, sm_count=132)
     height = 128 if tiles is None else {tile: rows for rows, tile in cublas._TILES.items()}[tiles.tile]
@@ -116,13 +119,13 @@ def test_attention_into_columns_of_a_wider_buffer(batch, length):
     assert torch.equal(attention(qkv), out)
 
 
-def test_a_package_that_does_not_fit_this_pytorch_is_done_without(monkeypatch, caplog):
-    def unfit(_name):
+def test_attention_runs_without_a_package_built_for_another_pytorch(monkeypatch, caplog):
+    def incompatible(_name):
         raise ImportError("undefined symbol")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    monkeypatch.setattr(kernels.util, "find_spec", lambda _name: object())
-    monkeypatch.setattr(kernels, "import_module", unfit)
-    assert kernels.flash_attention_3.__wrapped__() is None
-    assert "does not fit this PyTorch" in caplog.text
+    monkeypatch.setattr(attention_module.util, "find_spec", lambda _name: object())
+    monkeypatch.setattr(attention_module, "import_module", incompatible)
+    assert attention_module.flash_attention_3.__wrapped__() is None
+    assert "built for another PyTorch" in caplog.text

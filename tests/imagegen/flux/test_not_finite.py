@@ -1,4 +1,4 @@
-"""The fast path's kernels and fp8 products pass NaN and infinite values on, so that the picture is refused."""
+"""The fast path's kernels and fp8 matmuls propagate NaN and infinite values, so that the image is refused."""
 
 import os
 
@@ -30,16 +30,17 @@ NAN, INF = float("nan"), float("inf")
 
 @pytest.fixture(scope="module", params=["bf16", "fp8", "fp8+attention"])
 def model(request, tmp_path_factory):
-    """A model on the fast path; what a test damages it repairs."""
+    """A model on the fast path; a test that damages it repairs it."""
     precision = request.param
     if precision != "bf16" and (INTERPRETED or torch.cuda.get_device_capability() < (8, 9)):
-        pytest.skip("needs the GPU's fp8 product")
+        pytest.skip("needs the GPU's fp8 matmul")
     if precision == "fp8+attention" and flash_attention_3() is None:
         pytest.skip("needs FlashAttention-3")
     folder = tiny.write(tmp_path_factory.mktemp("flux") / "tiny") if INTERPRETED else checkpoint.BUNDLED
     kind = diffusers.FluxPipeline
     pipeline, path = fast.load(kind, folder, precision=precision, progress=lambda *_: None, device=DEVICE)
-    return models._assemble(pipeline, path, "flux", {}, Settings(), None if INTERPRETED else "resident")
+    settings = Settings(max_sequence_length=8) if INTERPRETED else Settings()
+    return models._assemble(pipeline, path, "flux", {}, settings, None if INTERPRETED else "resident")
 
 
 def picture(model):
@@ -50,7 +51,7 @@ def picture(model):
 
 WEIGHTS = [
     ("transformer.image_in.weight", NAN),
-    ("transformer.double_blocks.0.image.qkv.bias", NAN),  # its end is v's
+    ("transformer.double_blocks.0.image.qkv.bias", NAN),  # at its end that of v
     ("vae.decoder.conv_out.bias", INF),
 ]
 if not INTERPRETED:
@@ -65,7 +66,7 @@ if not INTERPRETED:
 
 
 @pytest.mark.parametrize(("weight", "value"), WEIGHTS)
-def test_damaged_weights_draw_nothing(model, weight, value):
+def test_damaged_weights_are_an_error(model, weight, value):
     component, _, name = weight.partition(".")
     last = getattr(model.text2image, component).get_parameter(name).detach().view(-1)[-1:]
     kept = last.clone()
@@ -76,9 +77,9 @@ def test_damaged_weights_draw_nothing(model, weight, value):
 
 
 @pytest.mark.skipif(INTERPRETED, reason="takes long without a GPU")
-def test_the_repaired_model_draws_as_before(model):
+def test_the_repaired_model_draws_the_same_image(model):
     before = picture(model)
-    test_damaged_weights_draw_nothing(model, *WEIGHTS[0])
+    test_damaged_weights_are_an_error(model, *WEIGHTS[0])
     assert picture(model) == before
 
 

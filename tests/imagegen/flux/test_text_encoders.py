@@ -1,4 +1,4 @@
-"""The text encoders answer as transformers' do, however they are launched and however T5's weights are stored."""
+"""The text encoders return what transformers' own return, as graphs, with fused attention and with fp8 weights."""
 
 import os
 
@@ -12,7 +12,7 @@ from imagegen.flux.kernels.fp8 import FP8, fp8_weight_matmul
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 
 
-def test_an_encoder_answers_as_before_with_a_mask_and_without():
+def test_a_graphed_encoder_returns_the_same_with_and_without_a_mask():
     torch.manual_seed(0)
     config = T5Config(vocab_size=30, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, is_gated_act=True)
     encoder = T5EncoderModel(config).eval().to(DEVICE)
@@ -29,7 +29,7 @@ def test_an_encoder_answers_as_before_with_a_mask_and_without():
     assert not torch.equal(masked, plain[0])
 
 
-def test_every_layer_of_t5_reads_a_position_bias_that_fused_attention_takes(monkeypatch):
+def test_every_layer_of_t5_gets_a_position_bias_for_fused_attention(monkeypatch):
     config = T5Config(vocab_size=30, d_model=32, d_kv=8, d_ff=48, num_layers=3, num_heads=4, is_gated_act=True)
     encoder = T5EncoderModel(config).eval().to(DEVICE)
     ids = torch.randint(30, (2, 16), device=DEVICE)
