@@ -1,5 +1,6 @@
 import io
 import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -12,20 +13,20 @@ run = CliRunner()
 
 
 @pytest.fixture(autouse=True)
-def nowhere(tmp_path, monkeypatch):
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
 
 
-def test_a_missing_module_starts_no_cluster():
+def test_a_missing_module_starts_no_cluster() -> None:
     done = run.invoke(app, ["deploy", "no_such_module"])
     assert done.exit_code == 1
     assert done.stderr.startswith("Error: There is no module no_such_module")
 
 
-def test_environment_variables_are_pairs():
+def test_environment_variables_are_pairs() -> None:
     done = run.invoke(app, ["deploy", "x", "--env", "NOPE"])
     assert done.exit_code == 1
     assert done.stderr == "Error: --env is 'NOPE', but must have the form KEY=VALUE.\n"
@@ -40,14 +41,16 @@ def test_environment_variables_are_pairs():
         (["--name", "///"], {}, "--name is '///'"),
     ],
 )
-def test_an_invalid_option_or_setting_is_one_line(arguments, environment, message):
+def test_an_invalid_option_or_setting_is_one_line(
+    arguments: list[str], environment: dict[str, str], message: str
+) -> None:
     done = run.invoke(app, ["deploy", "x", *arguments], env=environment)
     assert done.exit_code == 1
     assert done.stderr.startswith(f"Error: {message}")
     assert done.stderr.count("\n") == 1
 
 
-def test_an_address_without_a_cluster_is_an_error(tmp_path):
+def test_an_address_without_a_cluster_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "deployable.py").write_text(
         'from chutes.chute import Chute\nchute = Chute(username="a", name="b", image="c")\n'
     )
@@ -56,7 +59,7 @@ def test_an_address_without_a_cluster_is_an_error(tmp_path):
     assert done.stderr.endswith("Error: No cluster answers at 127.0.0.1:9.\n")
 
 
-def test_a_log_has_one_line_per_phase(capsys):
+def test_a_log_has_one_line_per_phase(capsys: pytest.CaptureFixture[str]) -> None:
     with DeployProgress() as progress:
         for fraction in (None, None, 0.5, 0.5):
             progress.report("loading", fraction)
@@ -65,7 +68,7 @@ def test_a_log_has_one_line_per_phase(capsys):
     assert lines == ["loading", "loading 50%", "ready"]
 
 
-def test_a_terminal_shows_phases_literally(monkeypatch):
+def test_a_terminal_shows_phases_literally(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     monkeypatch.setattr(
         "chutes.cli._deploy_progress.Console", lambda **_: Console(file=screen, force_terminal=True, width=80)

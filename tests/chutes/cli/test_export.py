@@ -1,4 +1,6 @@
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
@@ -11,7 +13,7 @@ run = CliRunner()
 
 
 @pytest.fixture
-def exportable(tmp_path, monkeypatch):
+def exportable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     (tmp_path / "exportable.py").write_text(
@@ -21,13 +23,13 @@ def exportable(tmp_path, monkeypatch):
     sys.modules.pop("exportable", None)
 
 
-def test_the_manifest_is_printed(exportable):
+def test_the_manifest_is_printed(exportable: Path) -> None:
     done = run.invoke(app, ["export", "kuberay", "exportable"])
     assert done.exit_code == 0
     assert yaml.safe_load(done.stdout)["kind"] == "RayService"
 
 
-def test_output_writes_the_manifest_and_the_dockerfile(exportable):
+def test_output_writes_the_manifest_and_the_dockerfile(exportable: Path) -> None:
     done = run.invoke(app, ["export", "kuberay", "exportable", "--image", "mine:2", "--output", "k8s"])
     assert done.exit_code == 0
     manifest = yaml.safe_load((exportable / "k8s" / "rayservice.yaml").read_text())
@@ -44,7 +46,9 @@ def test_output_writes_the_manifest_and_the_dockerfile(exportable):
         ({}, "exportable.py/k8s", "Cannot write exportable.py/k8s"),
     ],
 )
-def test_an_error_is_one_line(environment, output, message, exportable, monkeypatch):
+def test_an_error_is_one_line(
+    environment: dict[str, str], output: str, message: str, exportable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     done = run.invoke(app, ["export", "kuberay", "exportable", "--output", output])
@@ -54,7 +58,7 @@ def test_an_error_is_one_line(environment, output, message, exportable, monkeypa
     assert done.stderr.count("\n") == 1
 
 
-def test_the_target_is_a_subcommand(exportable):
+def test_the_target_is_a_subcommand(exportable: Path) -> None:
     done = run.invoke(app, ["export", "exportable"])
     assert done.exit_code == 2
     assert "No such command" in done.stderr

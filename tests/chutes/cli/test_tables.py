@@ -5,7 +5,7 @@ from chutes.cli import _tables as tables
 from chutes.deploy.logs import Line
 
 
-def test_status_as_a_table():
+def test_status_as_a_table() -> None:
     current = {
         "name": "draws",
         "status": "running",
@@ -57,11 +57,11 @@ def test_status_as_a_table():
         ("concurrency", 2, "2"),
     ],
 )
-def test_values_as_text(key, value, words):
+def test_values_as_text(key: str, value: object, words: str) -> None:
     assert tables.format_value(key, value) == words
 
 
-def test_log_lines_have_the_color_of_their_replica():
+def test_log_lines_have_the_color_of_their_replica() -> None:
     lines = tables.LogLines()
     fields = {"number": 7, "exception": "Traceback\n  here"}
     first = lines.text(Line("2026-01-01T10:20:30.123456Z", "a1", "error", "author", "oh no", fields))
@@ -76,14 +76,14 @@ def test_log_lines_have_the_color_of_their_replica():
 HOSTILE = "a\x1b[31m\r\x9b\u202e\u2028[bold]b[/]\x07"
 
 
-def shown(what):
+def shown(what: object) -> str:
     console = Console(width=200, highlight=False, soft_wrap=True)
     with console.capture() as captured:
         console.print(what)
     return captured.get()
 
 
-def test_a_log_line_cannot_forge_another():
+def test_a_log_line_cannot_forge_another() -> None:
     forged = f"{HOSTILE}\n10:20:30.123 a1 info    forged"
     fields = {"path": forged, forged: 1, "exception": f"ValueError: {forged}"}
     text = shown(tables.LogLines().text(Line(forged, forged, forged, forged, forged, fields)))
@@ -92,7 +92,7 @@ def test_a_log_line_cannot_forge_another():
     assert text.count("[bold]b[/]") == 6  # of the time only the hours to milliseconds are shown
 
 
-def test_text_from_the_cluster_is_shown_literally():
+def test_text_from_the_cluster_is_shown_literally() -> None:
     state = {"state": HOSTILE, "running": None, "concurrency": None, "pid": None, "since": None}
     current = {"name": HOSTILE, "status": HOSTILE, "running": 0, "queued": None, "replicas": []}
     current["replicas"] = [{"id": HOSTILE, "node": HOSTILE, **state}]
@@ -110,7 +110,7 @@ def test_text_from_the_cluster_is_shown_literally():
         assert text.count(r"a\x1b[31m\r\x9b\u202e\u2028[bold]b[/]\x07") == count
 
 
-def test_metrics_as_a_table():
+def test_metrics_as_a_table() -> None:
     card = {
         "gpu": "0",
         "name": "NVIDIA H100",

@@ -11,7 +11,7 @@ def make_spec(**options: Any) -> Spec:
     chute = Chute(username="myuser", name="FLUX.1-dev-generator", image="parachutes/flux:1", concurrency=2)
 
     @chute.cord(public_api_path="/generate")
-    async def generate(self, prompt: str = "") -> str:
+    async def generate(self: Any, prompt: str = "") -> str:
         return prompt
 
     package = Package("my_image_gen:chute", ("my_image_gen.py",), b"PK\x00\xff")

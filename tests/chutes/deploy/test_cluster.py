@@ -4,8 +4,10 @@ import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import grpc
 import pytest
@@ -17,7 +19,7 @@ from chutes.deploy.placement import LABEL
 
 
 @pytest.fixture(autouse=True)
-def environment(tmp_path, monkeypatch):
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "_CONNECT_TIMEOUT", LIMIT)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -26,13 +28,13 @@ def environment(tmp_path, monkeypatch):
         monkeypatch.delenv(name)
 
 
-def note(tmp_path, address):
+def note(tmp_path: Path, address: str) -> None:
     (tmp_path / "ray").mkdir(exist_ok=True)
     (tmp_path / "ray" / "ray_current_cluster").write_text(address)
 
 
 @contextmanager
-def head():
+def head() -> Iterator[int]:
     """Run a gRPC server, which is all that `find` checks of a head node."""
     server = grpc.server(ThreadPoolExecutor(1))
     port = server.add_insecure_port("127.0.0.1:0")
@@ -43,7 +45,7 @@ def head():
         server.stop(None).wait()
 
 
-def test_finds_the_local_cluster_or_the_one_at_an_address(tmp_path, monkeypatch):
+def test_finds_the_local_cluster_or_the_one_at_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cluster.find() is None
     with head() as port:
         address = f"127.0.0.1:{port}"
@@ -55,7 +57,7 @@ def test_finds_the_local_cluster_or_the_one_at_an_address(tmp_path, monkeypatch)
         assert cluster.find(address) == address
 
 
-def test_another_server_is_not_a_cluster(monkeypatch):
+def test_another_server_is_not_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "_CONNECT_TIMEOUT", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
@@ -64,7 +66,7 @@ def test_another_server_is_not_a_cluster(monkeypatch):
         assert cluster.find(nonsense) is None
 
 
-def test_a_stopped_cluster_is_an_error_at_once(tmp_path, monkeypatch):
+def test_a_stopped_cluster_is_an_error_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "_CONNECT_TIMEOUT", 86_400)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -76,7 +78,7 @@ def test_a_stopped_cluster_is_an_error_at_once(tmp_path, monkeypatch):
         cluster.connected("no.such.host:1").__enter__()
 
 
-def test_a_head_node_creates_a_token_that_only_its_user_can_read(tmp_path):
+def test_a_head_node_creates_a_token_that_only_its_user_can_read(tmp_path: Path) -> None:
     path = tmp_path / ".ray" / "auth_token"
     cluster.enable_token_auth()
     assert not path.exists()
@@ -91,14 +93,14 @@ def test_a_head_node_creates_a_token_that_only_its_user_can_read(tmp_path):
     assert path.read_text() == token
 
 
-def test_auth_settings_of_the_environment_are_kept(monkeypatch, tmp_path):
+def test_auth_settings_of_the_environment_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     cluster.enable_token_auth(create=True)
     assert os.environ["RAY_AUTH_MODE"] == "disabled"
     assert not (tmp_path / ".ray").exists()
 
 
-def test_nodes_report_their_gpus_as_a_label():
+def test_nodes_report_their_gpus_as_a_label() -> None:
     command = cluster.node_command(address="10.0.0.1:6379", gpus=[Gpu("h100", 80)] * 2, labels={})
     assert f"--labels={LABEL}=h100-80" in command
     assert "--num-gpus=2" in command
@@ -114,11 +116,11 @@ def test_nodes_report_their_gpus_as_a_label():
         (("0.0.0.0", 80), f"http://{socket.gethostname()}:80/slug"),
     ],
 )
-def test_urls(http, url):
+def test_urls(http: tuple[str, int], url: str) -> None:
     assert cluster.url("slug", http) == url
 
 
-def test_only_a_local_cluster_is_stopped(tmp_path):
+def test_only_a_local_cluster_is_stopped(tmp_path: Path) -> None:
     note(tmp_path, "127.0.0.1:1")
     assert not cluster.stop_local({"chutes-host": "127.0.0.1"})
     assert (tmp_path / "ray" / "ray_current_cluster").exists()

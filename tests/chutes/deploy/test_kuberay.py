@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 from typing import Any, ClassVar
 
 import jsonschema
@@ -196,7 +197,7 @@ class Operator:
         return ports.get("serve", self.DEFAULT_PORTS["serve"])
 
 
-def test_the_operator_finds_its_ports():
+def test_the_operator_finds_its_ports() -> None:
     manifest = exported()
     operator = Operator(manifest)
     operator.validate()
@@ -209,7 +210,7 @@ def test_the_operator_finds_its_ports():
     assert operator.cluster["headGroupSpec"]["rayStartParams"]["dashboard-host"] == "0.0.0.0"
 
 
-def test_the_rules_of_the_operator_refuse_broken_manifests():
+def test_the_rules_of_the_operator_refuse_broken_manifests() -> None:
     manifest = exported()
     operator = Operator(manifest)
     operator.head["ports"] = [port for port in operator.head["ports"] if port["name"] not in {"dashboard", "serve"}]
@@ -223,25 +224,25 @@ def test_the_rules_of_the_operator_refuse_broken_manifests():
 
 @pytest.mark.parametrize("name", ["a" * 63, "x-" * 31, "FLUX.1-dev", "1"])
 @pytest.mark.parametrize("username", ["myuser", "4you"])
-def test_the_operator_accepts_every_name(username, name):
+def test_the_operator_accepts_every_name(username: str, name: str) -> None:
     manifest = exported(username=username, name=name)
     Operator(manifest).validate()
     [served] = yaml.safe_load(manifest["spec"]["serveConfigV2"])["applications"]
     assert served["route_prefix"].endswith(served["name"]), "the path does not change with it"
 
 
-def test_long_names_stay_distinct():
+def test_long_names_stay_distinct() -> None:
     names = {kuberay.resource_name(f"myuser-{'a' * 45}{end}") for end in ("", "b", "c")}
     assert len(names) == 3
 
 
-def test_service_links_are_disabled():
+def test_service_links_are_disabled() -> None:
     cluster = exported()["spec"]["rayClusterConfig"]
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         assert group["template"]["spec"]["enableServiceLinks"] is False
 
 
-def test_probes_use_routes_of_ray():
+def test_probes_use_routes_of_ray() -> None:
     """By default, the operator adds probes that call `wget`, which few images contain."""
     from ray._private import ray_constants
     from ray.dashboard.http_server_agent import PUBLIC_EXACT_PATHS
@@ -257,14 +258,14 @@ def test_probes_use_routes_of_ray():
 
 
 @pytest.mark.parametrize("selector", [None, NodeSelector(gpu_count=2, min_vram_gb_per_gpu=80)])
-def test_it_is_a_ray_service(selector):
+def test_it_is_a_ray_service(selector: NodeSelector | None) -> None:
     manifest = exported(node_selector=selector)
     jsonschema.validate(manifest, RAY_SERVICE)
     assert manifest["metadata"]["name"] == "myuser-flux-1-dev"
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_ray_serve_accepts_the_configuration():
+def test_ray_serve_accepts_the_configuration() -> None:
     from ray.serve.schema import ServeDeploySchema
 
     manifest = exported(
@@ -283,7 +284,7 @@ def test_ray_serve_accepts_the_configuration():
     assert deployment.ray_actor_options.num_gpus == 2
 
 
-def test_gpus_with_enough_memory():
+def test_gpus_with_enough_memory() -> None:
     [workers] = exported(node_selector=NodeSelector(gpu_count=2, min_vram_gb_per_gpu=80))["spec"]["rayClusterConfig"][
         "workerGroupSpecs"
     ]
@@ -296,7 +297,7 @@ def test_gpus_with_enough_memory():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_application_is_built_in_the_cluster(tmp_path, monkeypatch):
+def test_the_application_is_built_in_the_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "served_there.py").write_text(
         'from chutes.chute import Chute\nchute = Chute(username="a", name="b", image="c", concurrency=7)\n'
     )
@@ -312,7 +313,7 @@ def test_the_application_is_built_in_the_cluster(tmp_path, monkeypatch):
     assert built._bound_deployment.max_ongoing_requests == 7
 
 
-def test_no_key_is_in_the_manifest(monkeypatch):
+def test_no_key_is_in_the_manifest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHUTES_API_KEYS", "a-secret-key")
     monkeypatch.setenv("CHUTES_QUEUE_SIZE", "3")
     manifest = exported()
@@ -320,7 +321,7 @@ def test_no_key_is_in_the_manifest(monkeypatch):
     assert "CHUTES_QUEUE_SIZE: '3'" in manifest["spec"]["serveConfigV2"]
 
 
-def test_proxies_get_their_settings(monkeypatch):
+def test_proxies_get_their_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHUTES_CORS_ORIGINS", "https://app.example")
     monkeypatch.setenv("CHUTES_QUEUE_SIZE", "3")
     pod = exported()["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"][0]
@@ -329,7 +330,7 @@ def test_proxies_get_their_settings(monkeypatch):
     assert "CHUTES_QUEUE_SIZE" not in given
 
 
-def test_the_dockerfile_adds_ray():
+def test_the_dockerfile_adds_ray() -> None:
     chute = Chute(username="a", name="b", image="registry.example.com/flux:1")
     assert "FROM registry.example.com/flux:1\n" in kuberay.dockerfile(chute)
     assert '"ray[serve]==' in kuberay.dockerfile(chute)

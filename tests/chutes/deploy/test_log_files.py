@@ -1,6 +1,8 @@
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +10,7 @@ from chutes.deploy import log_files
 
 
 @pytest.fixture(autouse=True)
-def untouched(monkeypatch):
+def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     monkeypatch.setattr(sys, "stdout", sys.stdout)
@@ -20,7 +22,7 @@ def untouched(monkeypatch):
     logging.captureWarnings(capture=False)
 
 
-def test_logging_and_prints_go_to_one_file(tmp_path, monkeypatch):
+def test_logging_and_prints_go_to_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_files, "log_folder", lambda: tmp_path)
     log_files.log_to_file("slug", "r1", "info")
     logging.getLogger("author").warning("logged", extra={"number": 7})
@@ -35,7 +37,7 @@ def test_logging_and_prints_go_to_one_file(tmp_path, monkeypatch):
     assert lines[0]["number"] == 7
 
 
-def test_a_long_line_is_logged_in_parts(caplog):
+def test_a_long_line_is_logged_in_parts(caplog: pytest.LogCaptureFixture) -> None:
     prints = log_files._LoggingStdout()
     with caplog.at_level("INFO", logger="print"):
         for done in range(3):

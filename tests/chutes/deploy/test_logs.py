@@ -22,7 +22,7 @@ def write(folder: Path, replica: str, *times: int, end: str = "\n") -> None:
             file.write(json.dumps(line) + end)
 
 
-def test_lines_of_all_replicas_in_order_then_only_new_ones(folder: Path):
+def test_lines_of_all_replicas_in_order_then_only_new_ones(folder: Path) -> None:
     write(folder, "a", 1, 4)
     write(folder, "b", 2, 3)
     write(folder, "b", 5, end="")  # a line that is being written
@@ -39,7 +39,7 @@ def test_lines_of_all_replicas_in_order_then_only_new_ones(folder: Path):
     assert reader.read() == []
 
 
-def test_a_rotated_file_is_read_from_its_start(folder: Path):
+def test_a_rotated_file_is_read_from_its_start(folder: Path) -> None:
     write(folder, "a", 1, 2, 3)
     reader = logs.Reader("slug")
     reader.read()
@@ -48,6 +48,6 @@ def test_a_rotated_file_is_read_from_its_start(folder: Path):
     assert [line.message for line in reader.read()] == ["a9"]
 
 
-def test_lines_of_another_chute_are_not_read(folder: Path):
+def test_lines_of_another_chute_are_not_read(folder: Path) -> None:
     (folder / "chutes_slug-two_a.jsonl").write_text('{"message": "no"}\n')
     assert logs.Reader("slug").read() == []

@@ -40,7 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("ref", ["packed", "packed:chute", "packed.py", "./packed.py:chute"])
-def test_packs_modules_that_are_imported_now_or_later(folder: Path, ref: str):
+def test_packs_modules_that_are_imported_now_or_later(folder: Path, ref: str) -> None:
     load_chute(ref)
     packed = package.pack(ref)
     assert packed.entry == "packed:chute"
@@ -48,28 +48,28 @@ def test_packs_modules_that_are_imported_now_or_later(folder: Path, ref: str):
     assert zipfile.ZipFile(BytesIO(packed.content)).namelist() == list(packed.files)
 
 
-def test_the_same_files_give_the_same_package(folder: Path):
+def test_the_same_files_give_the_same_package(folder: Path) -> None:
     load_chute("packed")
     first = package.pack("packed")
     os.utime(folder / "eager.py", (1, 1))
     assert package.pack("packed") == first
 
 
-def test_a_module_without_a_file_is_left_out(folder: Path):
+def test_a_module_without_a_file_is_left_out(folder: Path) -> None:
     load_chute("packed")
     sys.modules["_ops"] = ModuleType("_ops")
     sys.modules["_ops"].__file__ = "_ops.py"  # as torch's
     assert "_ops.py" not in package.pack("packed").files
 
 
-def test_files_that_are_too_large_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_files_that_are_too_large_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load_chute("packed")
     monkeypatch.setattr(package, "MAX_BYTES", 10)
     with pytest.raises(LoadError, match="can be deployed"):
         package.pack("packed")
 
 
-def test_unpacked_files_can_be_imported(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_unpacked_files_can_be_imported(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     load_chute("packed")
     packed = package.pack("packed")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

@@ -23,11 +23,11 @@ BARE = Node("4", "10.0.0.4", (), 0)
         (NodeSelector(min_vram_gb_per_gpu=141), []),
     ],
 )
-def test_nodes_that_fit(selector, fitting):
+def test_nodes_that_fit(selector: NodeSelector | None, fitting: list[Node]) -> None:
     assert [node for node in (LARGE, SMALL, MIXED, BARE) if placement.accepts(selector, node)] == fitting
 
 
-def test_selects_by_label():
+def test_selects_by_label() -> None:
     options = placement.place(
         NodeSelector(min_vram_gb_per_gpu=141, gpu_count=2), [Node("5", "x", (Gpu("odd", 200),), 2)]
     )
@@ -38,7 +38,7 @@ def test_selects_by_label():
     assert "h100_sxm-80" not in accepted
 
 
-def test_the_error_lists_the_nodes():
+def test_the_error_lists_the_nodes() -> None:
     with pytest.raises(Unschedulable) as refused:
         placement.place(NodeSelector(min_vram_gb_per_gpu=141, exclude=["b200"]), [LARGE, SMALL])
     assert str(refused.value) == (
@@ -48,18 +48,18 @@ def test_the_error_lists_the_nodes():
 
 
 @pytest.mark.parametrize(("selector", "nodes"), [(None, [LARGE]), (NodeSelector(), [BARE]), (NodeSelector(), [])])
-def test_a_cluster_without_gpus_ignores_the_selector(selector, nodes):
+def test_a_cluster_without_gpus_ignores_the_selector(selector: NodeSelector | None, nodes: list[Node]) -> None:
     assert placement.place(selector, nodes) == {"num_cpus": 0}
 
 
-def test_room_for_one_more_replica():
+def test_room_for_one_more_replica() -> None:
     selector = NodeSelector(min_vram_gb_per_gpu=80)
     assert placement.has_room(selector, [LARGE, SMALL], {"1": 1.0, "2": 0.0})
     assert not placement.has_room(selector, [LARGE, SMALL], {"2": 4.0})
     assert placement.has_room(None, [LARGE], {})
 
 
-def test_the_label_survives_its_round_trip():
+def test_the_label_survives_its_round_trip() -> None:
     cards = placement.fake_gpus("h100:80, 4090:24,4090:24")
     node = {
         "Alive": True,
@@ -75,6 +75,6 @@ def test_the_label_survives_its_round_trip():
 
 
 @pytest.mark.parametrize("text", ["h100", "h100:", ":80", "h100:80,", "H 100:80"])
-def test_malformed_fake_gpus_are_refused(text):
+def test_malformed_fake_gpus_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a GPU"):
         placement.fake_gpus(text)

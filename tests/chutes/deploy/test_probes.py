@@ -1,5 +1,6 @@
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -25,7 +26,15 @@ class Actor:
             setattr(self, name, Remote(value))
 
 
-def ask(monkeypatch, path, *, replicas=(), status="RUNNING", own=(), broken=False):
+def ask(
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    *,
+    replicas: Sequence[str] = (),
+    status: str = "RUNNING",
+    own: Sequence[str] = (),
+    broken: bool = False,
+) -> tuple[int, Any] | None:
     application = {
         "status": status,
         "deployments": {"chute": {"replicas": [{"state": state, "actor_name": "r"} for state in replicas]}},
@@ -41,7 +50,7 @@ def ask(monkeypatch, path, *, replicas=(), status="RUNNING", own=(), broken=Fals
     return None if answer is None else (answer.status_code, json.loads(answer.body))
 
 
-def test_probes_of_a_running_chute(monkeypatch):
+def test_probes_of_a_running_chute(monkeypatch: pytest.MonkeyPatch) -> None:
     running = ["STARTING", "RUNNING", "RUNNING"]
     assert ask(monkeypatch, "/slug/ready", replicas=running) == (200, {"status": "ready", "replicas": 2, "model": "m"})
     assert ask(monkeypatch, "/slug/health", replicas=running) == (200, {"status": "ok"})
@@ -50,21 +59,23 @@ def test_probes_of_a_running_chute(monkeypatch):
 @pytest.mark.parametrize(
     ("status", "ready", "health"), [("DEPLOYING", "loading", 200), ("DEPLOY_FAILED", "failed", 503)]
 )
-def test_probes_without_a_running_replica(monkeypatch, status, ready, health):
+def test_probes_without_a_running_replica(
+    monkeypatch: pytest.MonkeyPatch, status: str, ready: str, health: int
+) -> None:
     assert ask(monkeypatch, "/slug/ready", status=status) == (503, {"status": ready})
     assert ask(monkeypatch, "/slug/health", status=status)[0] == health
 
 
 @pytest.mark.parametrize("path", ["/slug/draw", "/slug", "/other/ready", "/slug/v1/ready", "/ready"])
-def test_other_paths_are_not_probes(monkeypatch, path):
+def test_other_paths_are_not_probes(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     assert ask(monkeypatch, path, replicas=["RUNNING"]) is None
 
 
-def test_a_chutes_own_probe_wins(monkeypatch):
+def test_a_chutes_own_probe_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ask(monkeypatch, "/slug/ready", replicas=["RUNNING"], own=["/ready"]) is None
     assert ask(monkeypatch, "/slug/health", replicas=["RUNNING"], own=["/ready"]) == (200, {"status": "ok"})
 
 
-def test_probes_while_the_controller_restarts(monkeypatch):
+def test_probes_while_the_controller_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ask(monkeypatch, "/slug/ready", broken=True) == (503, {"status": "unknown"})
     assert ask(monkeypatch, "/slug/health", broken=True) == (200, {"status": "ok"})

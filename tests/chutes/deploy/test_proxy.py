@@ -1,12 +1,14 @@
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
+import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.testclient import TestClient
+from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from benchmarks.harness.waiting import wait_for
@@ -25,7 +27,7 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(autouse=True)
-def no_probes(monkeypatch: pytest.MonkeyPatch):
+def no_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     async def nothing(path: str) -> None:
         return None
 
@@ -43,7 +45,7 @@ class Serve:
         self.headers = [*headers, *([(REPLICA_HEADER, b"r1")] if ours else [])]
         self.scopes: list[dict[str, Any]] = []
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.deployed and scope["path"] == "/-/routes":
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": json.dumps(dict.fromkeys(self.deployed, "x")).encode()})
@@ -56,12 +58,12 @@ class Serve:
         await send({"type": "http.response.body", "body": b"."})
 
 
-def ask(serve: Serve, path: str = "/slug/draw", **headers: str):
+def ask(serve: Serve, path: str = "/slug/draw", **headers: str) -> httpx.Response:
     client = TestClient(proxy.ProxyMiddleware(serve), base_url="http://localhost:8000", client=("127.0.0.1", 1))
     return client.post(path, headers=headers)
 
 
-def test_a_response_of_a_replica_passes_unchanged():
+def test_a_response_of_a_replica_passes_unchanged() -> None:
     for status in (200, 404, 500, 503):
         answer = ask(Serve(status))
         assert (answer.status_code, answer.text) == (status, "Ray's words: /a/path.")
@@ -78,7 +80,7 @@ def test_a_response_of_a_replica_passes_unchanged():
         (None, 502, "replica_lost"),
     ],
 )
-def test_errors_of_ray_become_our_own(theirs, ours, code):
+def test_errors_of_ray_become_our_own(theirs: int | None, ours: int, code: str) -> None:
     answer = ask(Serve(theirs, [(b"retry-after", b"9"), (b"content-length", b"21")], ours=False))
     assert answer.status_code == ours
     assert answer.json()["code"] == code
@@ -88,11 +90,11 @@ def test_errors_of_ray_become_our_own(theirs, ours, code):
     assert len(answer.headers["x-request-id"]) == 32
 
 
-def test_503_has_a_retry_after_header():
+def test_503_has_a_retry_after_header() -> None:
     assert ask(Serve(503, ours=False)).headers["retry-after"] == "5"
 
 
-def test_errors_below_v1_have_the_format_of_openai():
+def test_errors_below_v1_have_the_format_of_openai() -> None:
     answer = ask(Serve(429, [(b"retry-after", b"5")], ours=False), "/slug/v1/images/generations")
     assert set(answer.json()["error"]) == {"message", "type", "code", "param"}
 
@@ -110,7 +112,7 @@ def test_errors_below_v1_have_the_format_of_openai():
         ("[::1]:8000", "/draw"),
     ],
 )
-def test_a_host_name_selects_a_deployed_chute(monkeypatch, host, path):
+def test_a_host_name_selects_a_deployed_chute(monkeypatch: pytest.MonkeyPatch, host: str, path: str) -> None:
     monkeypatch.setenv("CHUTES_ALLOWED_HOSTS", "*")
     serve = Serve(deployed=("/my-slug", "/another"))
     ask(serve, "/draw", host=host)
@@ -119,7 +121,7 @@ def test_a_host_name_selects_a_deployed_chute(monkeypatch, host, path):
     assert ((BY_HOST_HEADER, b"1") in scope["headers"]) == (path != "/draw")
 
 
-def test_a_response_has_one_request_id():
+def test_a_response_has_one_request_id() -> None:
     serve = Serve(200, [(b"x-request-id", b"abc"), (b"X-Request-ID", b"abc")])
     answer = ask(serve, **{"x-request-id": "abc"})
     assert answer.headers.get_list("x-request-id") == ["abc"]
@@ -129,11 +131,11 @@ def test_a_response_has_one_request_id():
     assert len(ids[1]) == 32
 
 
-def test_routes_of_ray_itself_are_kept():
+def test_routes_of_ray_itself_are_kept() -> None:
     assert ask(Serve(200, ours=False), "/-/routes").text == "Ray's words: /a/path."
 
 
-def test_statistics_are_for_machines_of_the_cluster_only(monkeypatch: pytest.MonkeyPatch):
+def test_statistics_are_for_machines_of_the_cluster_only(monkeypatch: pytest.MonkeyPatch) -> None:
     ray = pytest.importorskip("ray")
     monkeypatch.setattr(ray, "nodes", lambda: [{"NodeManagerAddress": "10.0.0.2"}])
 
@@ -151,11 +153,11 @@ def test_statistics_are_for_machines_of_the_cluster_only(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("declared", [True, False])
-def test_a_body_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch, declared):
+def test_a_body_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch, declared: bool) -> None:
     monkeypatch.setenv("CHUTES_MAX_BODY_BYTES", "100")
     collected = []
 
-    async def ray(scope, receive, send):
+    async def ray(scope: Scope, receive: Receive, send: Send) -> None:
         while (message := await receive())["type"] == "http.request":
             collected.append(len(message["body"]))
             if not message.get("more_body"):
@@ -172,17 +174,17 @@ def test_a_body_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch, d
     assert sum(collected) <= 100
 
 
-async def test_a_disconnected_client_is_counted():
-    async def ray(scope, receive, send):
+async def test_a_disconnected_client_is_counted() -> None:
+    async def ray(scope: Scope, receive: Receive, send: Send) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass  # Ray says nothing to nobody
 
     messages = [{"type": "http.request", "body": b"{}", "more_body": False}, {"type": "http.disconnect"}]
 
-    async def receive():
+    async def receive() -> Message:
         return messages.pop(0)
 
-    async def send(message):
+    async def send(message: Message) -> Never:
         raise AssertionError(message)
 
     middleware = proxy.ProxyMiddleware(ray)
@@ -192,22 +194,22 @@ async def test_a_disconnected_client_is_counted():
     assert (counts["requests"], counts["left"], counts["errors"], counts["in_flight"]) == (1, 1, 0, 0)
 
 
-async def test_a_request_is_forwarded_after_its_body_was_read(monkeypatch):
+async def test_a_request_is_forwarded_after_its_body_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHUTES_UPLOAD_TIMEOUT", "0.1")
     serve, sent = Serve(), []
     middleware = proxy.ProxyMiddleware(serve)
     scope = {"type": "http", "method": "POST", "path": "/slug/draw", "headers": [(b"x-request-id", b"mine")]}
 
-    async def send(message):
+    async def send(message: Message) -> None:
         sent.append(message)
 
-    async def slowly():
+    async def slowly() -> Message:
         if not sent:
             await asyncio.sleep(0.01)
             return {"type": "http.request", "body": b"{", "more_body": True}
         return {"type": "http.disconnect"}
 
-    async def leaving():
+    async def leaving() -> Message:
         return {"type": "http.disconnect"}
 
     await middleware({**scope, "client": ("10.0.0.9", 1)}, slowly, send)
@@ -217,7 +219,7 @@ async def test_a_request_is_forwarded_after_its_body_was_read(monkeypatch):
     assert (serve.scopes, sent, middleware._traffic.by_slug()) == ([], [], {})
 
 
-def test_requests_are_counted():
+def test_requests_are_counted() -> None:
     middleware = proxy.ProxyMiddleware(Serve())
     client = TestClient(middleware, base_url="http://localhost", client=("127.0.0.1", 1))
     for path in ("/a/draw", "/a/draw", "/b/draw", "/a/ready"):
@@ -231,7 +233,7 @@ def test_requests_are_counted():
     assert (counts["a"]["requests"], counts["a"]["rejected"], counts["a"]["in_flight"]) == (3, 1, 0)
 
 
-def test_ray_serve_gets_one_middleware():
+def test_ray_serve_gets_one_middleware() -> None:
     [layer] = proxy.middleware()
     assert Starlette(middleware=[layer])
 
@@ -240,7 +242,9 @@ PAGE = "https://app.example"
 EVIL = {"Origin": "http://evil.example"}
 
 
-def deploy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, no_auth: bool = False, author: bool = False, **env: str):
+def deploy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, no_auth: bool = False, author: bool = False, **env: str
+) -> None:
     """Have the proxy find a chute at /slug that was deployed with these settings."""
     monkeypatch.setenv("CHUTES_KEYS_FILE", str(tmp_path / "keys.json"))
     chute = Chute(username="test", name="slug", image="none")
@@ -248,7 +252,7 @@ def deploy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, no_auth: bool = F
         chute.add_middleware(CORSMiddleware, allow_origins=(PAGE,), allow_methods={"POST"})
 
     @chute.cord(public_api_path="/look", method="GET")
-    async def look(self) -> None: ...
+    async def look(self: Any) -> None: ...
 
     environment = {f"CHUTES_{name.upper()}": value for name, value in env.items()}
     spec = application.spec_for(
@@ -263,7 +267,7 @@ def client(serve: Serve | None = None, server: str = "localhost") -> TestClient:
     return TestClient(middleware, base_url=f"http://{server}:8000", client=("127.0.0.1", 1))
 
 
-def test_foreign_pages_are_refused_before_ray_sees_them(monkeypatch, tmp_path):
+def test_foreign_pages_are_refused_before_ray_sees_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     deploy(monkeypatch, tmp_path)
     serve = Serve(deployed=("/slug",))
     browser = client(serve)
@@ -285,13 +289,13 @@ def test_foreign_pages_are_refused_before_ray_sees_them(monkeypatch, tmp_path):
     assert browser.get("/slug/look", headers=[("Host", "slug.localhost"), *link.items()]).status_code == 403
 
 
-def test_a_chute_with_keys_checks_them_itself(monkeypatch, tmp_path):
+def test_a_chute_with_keys_checks_them_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     deploy(monkeypatch, tmp_path, api_keys="right")
     assert client().post("/slug/draw", headers={**EVIL, "Host": "gpu.example"}).status_code == 200
     assert client().get(cluster.STATS_PATH, headers={"Host": "gpu.example"}).status_code == 403  # it is nobody's
 
 
-def test_the_first_key_ends_the_check_of_origins(monkeypatch, tmp_path):
+def test_the_first_key_ends_the_check_of_origins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     deploy(monkeypatch, tmp_path)
     browser = client()
     assert browser.post("/slug/draw", headers=EVIL).status_code == 403
@@ -300,7 +304,9 @@ def test_the_first_key_ends_the_check_of_origins(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("no_auth", [True, False])
-def test_a_public_cluster_does_not_check_origins(monkeypatch, tmp_path, no_auth):
+def test_a_public_cluster_does_not_check_origins(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, no_auth: bool
+) -> None:
     deploy(monkeypatch, tmp_path, no_auth=no_auth)
     assert client(server="10.0.0.1").post("/slug/draw", headers={**EVIL, "Host": "gpu.example"}).status_code == 200
     monkeypatch.setattr(cluster, "head_labels", lambda: {cluster.HTTP_HOST_LABEL: "0.0.0.0"})
@@ -309,7 +315,7 @@ def test_a_public_cluster_does_not_check_origins(monkeypatch, tmp_path, no_auth)
     assert client().post("/slug/draw", headers=EVIL).status_code == 403
 
 
-def test_what_a_chute_was_deployed_with_is_allowed(monkeypatch, tmp_path):
+def test_what_a_chute_was_deployed_with_is_allowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     deploy(monkeypatch, tmp_path, allowed_hosts="*.gpu.example", cors_origins=PAGE)
     for headers in ({"Host": "slug.gpu.example"}, {"Origin": PAGE}, {"Host": "x.gpu.example", "Origin": PAGE}):
         assert client().post("/slug/draw", headers=headers).status_code == 200
@@ -317,7 +323,7 @@ def test_what_a_chute_was_deployed_with_is_allowed(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("author", [True, False])
-def test_errors_have_cors_headers(monkeypatch, tmp_path, author):
+def test_errors_have_cors_headers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, author: bool) -> None:
     deploy(monkeypatch, tmp_path, author=author, **({} if author else {"cors_origins": PAGE}))
     monkeypatch.setenv("CHUTES_MAX_BODY_BYTES", "100")
     serve = Serve(429, [(b"retry-after", b"5")], ours=False, deployed=("/slug",))
@@ -340,7 +346,7 @@ def test_errors_have_cors_headers(monkeypatch, tmp_path, author):
     )
 
 
-def test_cors_headers_are_not_repeated(monkeypatch, tmp_path):
+def test_cors_headers_are_not_repeated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     deploy(monkeypatch, tmp_path, cors_origins=PAGE)
     theirs = {
         "Access-Control-Allow-Origin": PAGE,
@@ -356,7 +362,7 @@ def test_cors_headers_are_not_repeated(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("header", ["X-Forwarded-For", "X-Real-IP", "Forwarded", "Via", "Origin", "Host"])
-def test_statistics_are_not_for_proxies_and_pages(monkeypatch, tmp_path, header):
+def test_statistics_are_not_for_proxies_and_pages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, header: str) -> None:
     monkeypatch.setenv("CHUTES_KEYS_FILE", str(tmp_path / "keys.json"))
     KeyStore(tmp_path / "keys.json").create("first")
     serve = Serve(404, ours=False, deployed=("/slug",))

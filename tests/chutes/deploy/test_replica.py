@@ -1,7 +1,9 @@
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
+from starlette.types import Message, Scope
 
 from chutes.deploy import replica
 from chutes.deploy.package import Package, pack
@@ -33,7 +35,7 @@ async def work(self):
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.chdir(tmp_path)
@@ -60,10 +62,10 @@ async def build(package: Package) -> tuple[Replica, ReplicaApp]:
 async def lifespan(app: ReplicaApp, over: asyncio.Event) -> list[str]:
     sent: list[str] = []
 
-    async def send(message):
+    async def send(message: Message) -> None:
         sent.append(message["type"])
 
-    async def receive():
+    async def receive() -> Message:
         if sent:
             await over.wait()
         return {"type": "lifespan.shutdown" if sent else "lifespan.startup"}
@@ -75,10 +77,10 @@ async def lifespan(app: ReplicaApp, over: asyncio.Event) -> list[str]:
 async def get(app: ReplicaApp, path: str, method: str = "GET") -> tuple[int, dict[bytes, bytes], bytes]:
     sent = []
 
-    async def send(message):
+    async def send(message: Message) -> None:
         sent.append(message)
 
-    async def receive():
+    async def receive() -> Message:
         return {"type": "http.request", "body": b""}
 
     scope = {"type": "http", "method": method, "path": path, "root_path": "/slug", "headers": [], "query_string": b""}
@@ -86,8 +88,8 @@ async def get(app: ReplicaApp, path: str, method: str = "GET") -> tuple[int, dic
     return sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"]
 
 
-def test_a_replica_is_ready_after_its_hooks():
-    async def live():
+def test_a_replica_is_ready_after_its_hooks() -> None:
+    async def live() -> Any:
         made, app = await build(packed("self.word = 'loaded'; self.info['model'] = 'm'"))
         over = asyncio.Event()
         life = asyncio.create_task(lifespan(app, over))
@@ -101,17 +103,13 @@ def test_a_replica_is_ready_after_its_hooks():
     status, mark, body, report = asyncio.run(live())
     assert Path("left").exists()  # the shutdown hook has run
     assert (status, mark, body) == (200, b"r1", b'{"status":"ready","model":"m"}')
-    assert (report["state"], report["running"], report["info"], report["own_probes"]) == (
-        "ready",
-        0,
-        {"model": "m"},
-        [],
-    )
+    assert (report["state"], report["running"], report["info"]) == ("ready", 0, {"model": "m"})
+    assert report["own_probes"] == []
     assert "chutes_concurrency" in report["metrics"]
 
 
-def test_a_replica_finishes_its_jobs():
-    async def live():
+def test_a_replica_finishes_its_jobs() -> None:
+    async def live() -> Any:
         _, app = await build(packed("self.word = ''"))
         over = asyncio.Event()
         life = asyncio.create_task(lifespan(app, over))
@@ -128,12 +126,12 @@ def test_a_replica_finishes_its_jobs():
     assert Path("left").exists()
 
 
-def test_the_error_of_a_hook_is_the_failure():
+def test_the_error_of_a_hook_is_the_failure() -> None:
     with pytest.raises(LoadFailed, match=r"^RuntimeError: no weights \(replicated\.py:8\)$"):
         asyncio.run(build(packed("raise RuntimeError('no weights')")))
 
 
-def test_a_missing_module_is_the_failure():
+def test_a_missing_module_is_the_failure() -> None:
     broken = packed("self.word = ''")
     Path("replicated.py").unlink()
     with pytest.raises(LoadFailed, match="There is no module elsewhere"):
@@ -149,6 +147,6 @@ def test_a_missing_module_is_the_failure():
         ({"root_path": "", "path": "/say", "headers": []}, "/say", ""),
     ],
 )
-def test_paths_are_those_without_a_cluster(scope, path, root):
+def test_paths_are_those_without_a_cluster(scope: Scope, path: str, root: str) -> None:
     seen = _without_root(scope)
     assert (seen["path"], seen["root_path"]) == (path, root)

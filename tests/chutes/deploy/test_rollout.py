@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -20,13 +21,15 @@ chutes.deploy.replica.LoadFailed: RuntimeError: no weights (m.py:3)"""
         ("", "The replica ended without an error message."),
     ],
 )
-def test_the_failure_reason_is_the_error_of_the_replica(message, line):
+def test_the_failure_reason_is_the_error_of_the_replica(message: str, line: str) -> None:
     details = {"deployments": {"chute": {"message": message}}}
     assert rollout.failure_reason(DeployedChute("slug", None, details)) == line
 
 
 @pytest.mark.parametrize("deploy", [rollout.roll_out, rollout.start_without_waiting])
-def test_another_chute_with_the_same_slug_is_not_replaced(monkeypatch, deploy):
+def test_another_chute_with_the_same_slug_is_not_replaced(
+    monkeypatch: pytest.MonkeyPatch, deploy: Callable[..., None]
+) -> None:
     deployed = make_spec(name="Foo.bar")
     monkeypatch.setattr(registry, "recall", {deployed.slug: deployed}.get)
     monkeypatch.setattr(registry, "serve_details", lambda: {deployed.slug: {"status": "RUNNING"}})
@@ -36,7 +39,7 @@ def test_another_chute_with_the_same_slug_is_not_replaced(monkeypatch, deploy):
 
 
 @pytest.mark.parametrize("deploy", [rollout.roll_out, rollout.start_without_waiting])
-def test_a_chute_without_a_slug_is_refused(monkeypatch, deploy):
+def test_a_chute_without_a_slug_is_refused(monkeypatch: pytest.MonkeyPatch, deploy: Callable[..., None]) -> None:
     monkeypatch.setattr(registry, "recall", lambda _: pytest.fail("it was looked for"))
     with pytest.raises(rollout.InvalidChuteName, match="Choose a name with --name"):
         deploy(replace(make_spec(), slug=""), lambda *_: None)
@@ -52,7 +55,9 @@ def test_a_chute_without_a_slug_is_refused(monkeypatch, deploy):
         (None, True, ["new", "deleted"]),  # deleted, in part
     ],
 )
-def test_a_failed_version_is_replaced_by_the_last_one_that_served(monkeypatch, status, served, expected):
+def test_a_failed_version_is_replaced_by_the_last_one_that_served(
+    monkeypatch: pytest.MonkeyPatch, status: str | None, served: bool, expected: list[str]
+) -> None:
     old, new = replace(make_spec(), served=served), make_spec()
     actions = []
     monkeypatch.setattr(registry, "recall", {old.slug: old}.get)

@@ -1,4 +1,5 @@
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,9 @@ from chutes.chute import Chute
 from chutes.deploy.scaling import QueuePolicy, autoscaling
 
 
-def target_replicas(policy, *, running, queued, in_flight, target=None):
+def target_replicas(
+    policy: QueuePolicy, *, running: int, queued: int, in_flight: int, target: int | None = None
+) -> int:
     count, _ = policy(
         SimpleNamespace(
             current_num_replicas=running,
@@ -34,45 +37,47 @@ def target_replicas(policy, *, running, queued, in_flight, target=None):
         (2, 5, 7, 2),
     ],
 )
-def test_one_replica_more_for_every_ten_queued_requests(running, queued, in_flight, expected):
+def test_one_replica_more_for_every_ten_queued_requests(
+    running: int, queued: int, in_flight: int, expected: int
+) -> None:
     policy = QueuePolicy(threshold=10, utilization=0.75, concurrency=1)
     assert target_replicas(policy, running=running, queued=queued, in_flight=in_flight) == expected
 
 
-def test_starting_replicas_are_not_added_again():
+def test_starting_replicas_are_not_added_again() -> None:
     policy = QueuePolicy(threshold=10, utilization=0.75, concurrency=1)
     assert target_replicas(policy, running=1, target=2, queued=15, in_flight=16) == 2
 
 
 @given(load=st.floats(0.1, 40), running=st.integers(1, 8), concurrency=st.integers(1, 8))
-def test_a_steady_load_keeps_its_replicas(load: float, running: int, concurrency: int):
+def test_a_steady_load_keeps_its_replicas(load: float, running: int, concurrency: int) -> None:
     """What the policy settles on without a queue it settles on again."""
     policy = QueuePolicy(threshold=10, utilization=0.75, concurrency=concurrency)
     first = target_replicas(policy, running=running, queued=0, in_flight=min(load, running * concurrency))
     assert target_replicas(policy, running=first, queued=0, in_flight=min(load, first * concurrency)) == first
 
 
-def chute(**settings):
+def chute(**settings: Any) -> Chute:
     return Chute(username="test", name="scaled", image="none", **settings)
 
 
-def test_a_queue_threshold():
+def test_a_queue_threshold() -> None:
     config = autoscaling(chute(concurrency=2, max_replicas=5, scale_up_threshold=10, scale_down_delay=300))
     assert (config["min_replicas"], config["max_replicas"], config["downscale_delay_s"]) == (1, 5, 300)
     assert config["policy"]["policy_function"] == "chutes.deploy.scaling:QueuePolicy"
     assert config["policy"]["policy_kwargs"] == {"threshold": 10, "utilization": 0.75, "concurrency": 2}
 
 
-def test_a_utilization_threshold():
+def test_a_utilization_threshold() -> None:
     config = autoscaling(chute(concurrency=4, max_instances=3, scaling_threshold=0.5, shutdown_after_seconds=60))
     assert "policy" not in config
     assert (config["target_ongoing_requests"], config["max_replicas"], config["downscale_delay_s"]) == (2, 3, 60)
 
 
-def test_the_target_is_not_above_the_concurrency():
+def test_the_target_is_not_above_the_concurrency() -> None:
     assert autoscaling(chute(concurrency=1, scaling_threshold=3.0))["target_ongoing_requests"] == 1
 
 
-def test_the_minimum_is_one_replica_by_default():
+def test_the_minimum_is_one_replica_by_default() -> None:
     assert autoscaling(chute())["min_replicas"] == 1
     assert autoscaling(chute(min_replicas=0))["min_replicas"] == 0

@@ -51,14 +51,14 @@ CHUTE = DeployedChute(
 
 
 @pytest.fixture(autouse=True)
-def answers(monkeypatch: pytest.MonkeyPatch):
+def answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stats, "ask_replicas", lambda chute: {"a": REPORT})
     monkeypatch.setattr(
         stats, "traffic", lambda slug, http: {**stats._NO_TRAFFIC, "in_flight": 4, "latency_seconds": {"p50": 1.0}}
     )
 
 
-def test_status_of_a_chute():
+def test_status_of_a_chute() -> None:
     result = stats.status(CHUTE, ("127.0.0.1", 1))
     assert (result["running"], result["queued"], result["target_replicas"]) == (1, 3, 2)
     assert [(each["id"], each["state"], each["running"]) for each in result["replicas"]] == [
@@ -67,13 +67,13 @@ def test_status_of_a_chute():
     ]
 
 
-def test_metrics_are_those_of_the_replicas_own_gpus():
+def test_metrics_are_those_of_the_replicas_own_gpus() -> None:
     result = stats.metrics(CHUTE, ("127.0.0.1", 1))["replicas"]["a"]
     assert (result["images"], result["images_per_second"], result["steps_per_second"]) == (8, 0.5, 5.0)
     assert result["gpus"] == [{"gpu": "1", "name": "NVIDIA H100", "memory_used_bytes": 2.0, "utilization": 0.5}]
 
 
-def test_prometheus_text_has_the_series_of_all_replicas():
+def test_prometheus_text_has_the_series_of_all_replicas() -> None:
     families = {each.name: each for each in text_string_to_metric_families(stats.prometheus(CHUTE))}
     assert families["imagegen_images"].type == "counter"
     assert [sample.labels for sample in families["imagegen_images"].samples] == [
@@ -83,7 +83,7 @@ def test_prometheus_text_has_the_series_of_all_replicas():
     assert families["chutes_gpu_memory_used_bytes"].samples[0].labels["name"] == 'NVIDIA "H100"'
 
 
-def test_without_a_proxy_the_traffic_is_unknown(monkeypatch):
+def test_without_a_proxy_the_traffic_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setattr(stats, "ask_replicas", lambda chute: {})
     result = stats.status(CHUTE, ("127.0.0.1", 9))
@@ -92,9 +92,9 @@ def test_without_a_proxy_the_traffic_is_unknown(monkeypatch):
     assert "does not answer" in shown(tables.metrics(stats.metrics(CHUTE, ("127.0.0.1", 9))))
 
 
-def test_an_http_proxy_of_the_environment_is_not_used(monkeypatch):
+def test_an_http_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     class Statistics(BaseHTTPRequestHandler):
-        def do_GET(self):
+        def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
             self.wfile.write(json.dumps({"slug": {"requests": 7}}).encode())
@@ -109,7 +109,7 @@ def test_an_http_proxy_of_the_environment_is_not_used(monkeypatch):
         assert stats.traffic("slug", server.server_address)["requests"] == 7
 
 
-def shown(table) -> str:
+def shown(table: object) -> str:
     console = Console(record=True, width=200, file=StringIO())
     console.print(table)
     return console.export_text()

@@ -3,7 +3,7 @@ import json
 from chutes.deploy.traffic import FinishedRequest, summary
 
 
-def test_the_summary_of_a_minute():
+def test_the_summary_of_a_minute() -> None:
     recent = [FinishedRequest(0.0, 0.1 * number, 200) for number in range(1, 11)]
     recent += [FinishedRequest(0.0, 9.0, 500), FinishedRequest(0.0, 0.0, 429), FinishedRequest(0.0, 1.0, 499)]
     result = summary(recent, 60)
