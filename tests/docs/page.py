@@ -101,7 +101,8 @@ class Reader:
             self._compare(block)
         elif block.comment.startswith("in "):
             name = block.comment.removeprefix("in ")
-            assert block.text in (self.folder / name).read_text(), f"{block.where}: {name} has no such lines"
+            found, shown = (_without_indent(text) for text in ((self.folder / name).read_text(), block.text))
+            assert shown in found, f"{block.where}: {name} has no such lines"
         elif block.title:
             self._write(block)
         elif block.language == "python":
@@ -134,6 +135,8 @@ class Reader:
         if re.match(r"([A-Z_]+=\S+ )*chutes run ", block.text):
             self._serve(block.where, block.text)
             return
+        if block.text.startswith("chutes deploy"):
+            self.stop()
         state = self.folder / ".environment"  # what a terminal keeps from one command to the next
         script = f"set -ea\n. {state}\n{self._addressed(block.text)}\nexport -p > {state}"
         done = subprocess.run(
@@ -210,6 +213,10 @@ class Reader:
     def _environment(self) -> dict[str, str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{self.cluster.env['PATH']}"
         return {**self.cluster.env, "PATH": path, "HOME": str(self.folder), "COLUMNS": "80"}
+
+
+def _without_indent(text: str) -> str:
+    return "\n".join(line.strip() for line in text.splitlines())
 
 
 @contextmanager
