@@ -60,6 +60,6 @@ async def image_to_image(self: ImageChute, params: Img2ImgInput) -> Response:
 
 @chute.cord(public_api_path="/inpaint", method="POST", input_schema=InpaintInput, output_content_type="image/png")
 async def inpaint(self: ImageChute, params: InpaintInput) -> Response:
-    """Repaint what is white in a mask and keep the rest unchanged."""
+    """Repaint an image where a mask is white and keep the rest unchanged."""
     request = await asyncio.to_thread(params.to_request)  # decodes the image and the mask
     return await image_response(await self.engine.generate(request), params.format)

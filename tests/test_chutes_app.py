@@ -75,16 +75,16 @@ def test_without_a_gpu_the_bundled_model_is_used_and_reported(monkeypatch, caplo
     monkeypatch.setattr(memory, "gpus", list)
     node = SimpleNamespace(gpu_count=1, min_vram_gb_per_gpu=80)
     chute = SimpleNamespace(node_selector=node, progress=Progress(), fail=print, info={})
-    told = []
+    stages = []
     update = chute.progress.update
-    monkeypatch.setattr(chute.progress, "update", lambda *args, **unit: (told.append(args[0]), update(*args, **unit)))
+    monkeypatch.setattr(chute.progress, "update", lambda *args, **unit: (stages.append(args[0]), update(*args, **unit)))
     asyncio.run(service.start_engine(chute))
     picture = asyncio.run(chute.engine.generate(Request("a cat")))
     asyncio.run(service.stop_engine(chute))
     assert chute.info["origin"] == picture.origin == "bundled"
     assert "small bundled model" in caplog.text
-    assert told[0].startswith("importing")  # takes longest with a small model
-    assert chute.progress.snapshot()["stage"] == told[-1] == "generating a first picture"
+    assert stages[0].startswith("importing")  # takes longest with a small model
+    assert chute.progress.snapshot()["stage"] == stages[-1] == "generating a first picture"
 
 
 def test_the_request_of_the_documentation(client):

@@ -59,8 +59,8 @@ def _cached(repository: str) -> Path:
     return folder
 
 
-def _missing(name: str, what: str) -> WeightsMissing:
-    return WeightsMissing(f"The weights of {name} {what}. Get them with: chutes download {name}")
+def _missing(name: str, state: str) -> WeightsMissing:
+    return WeightsMissing(f"The weights of {name} {state}. Get them with: chutes download {name}")
 
 
 def pipeline_class(folder: Path) -> str:

@@ -48,7 +48,7 @@ class _CancelledError(Exception):
 
 
 class _Sample(NamedTuple):
-    """What the thread hands back: the image at the canvas's size, and how it was made."""
+    """The thread's result: the image at the canvas's size, and how it was made."""
 
     image: Image.Image
     canvas: Canvas
@@ -294,7 +294,7 @@ def _fit_images(request: Request) -> Request:
 
 
 def _metadata(request: Request, size: tuple[int, int], steps: int, model: str) -> dict[str, object]:
-    """Return what a picture's file says: its request as it was carried out.
+    """Return the metadata of a picture's file: its request as it was carried out.
 
     The order of the values is part of the file's bytes, so it stays the same from release to release.
     """

@@ -16,7 +16,7 @@ class Picture:
     - `drawn`: the width and height at which the model generated the picture, before scaling.
     - `origin`: where the weights came from: `bundled`, `folder` or `hub`.
     - `precision`: the model's arithmetic, such as `bf16`.
-    - `fallback`: why the picture is less than what was requested, such as `out-of-memory`; None where it is not.
+    - `fallback`: why the picture has fewer steps and less detail than requested, such as `out-of-memory`; else None.
     """
 
     image: Image.Image

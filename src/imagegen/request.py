@@ -15,7 +15,7 @@ _MAX_SEED = 2**32 - 1
 
 @dataclass(frozen=True)
 class Request:
-    """What to generate. Raises ValueError if the fields contradict each other or are out of range.
+    """A picture to generate. Raises ValueError if the fields contradict each other or are out of range.
 
     A prompt alone is text to image. An image makes it image to image, and a mask makes that inpainting.
 
@@ -71,7 +71,7 @@ class Request:
 
     @property
     def task(self) -> Task:
-        """What the model has to do, by the images given."""
+        """The pipeline that the request needs, which follows from its images."""
         if self.image is None:
             return "text2image"
         return "img2img" if self.mask is None else "inpaint"

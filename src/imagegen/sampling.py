@@ -136,6 +136,6 @@ def _to_pil(image: Tensor) -> Image.Image:
 
 
 def finish(image: Image.Image, canvas: Canvas, request: Request) -> Image.Image:
-    """Bring a sampled image to the requested size and restore, bit for bit, what the mask keeps."""
+    """Bring a sampled image to the requested size and restore, bit for bit, the pixels that the mask keeps."""
     image = canvas.crop(image)
     return Image.composite(image, request.image, request.mask) if request.image and request.mask else image

@@ -14,13 +14,13 @@ sides = st.integers(128, 2048)
 
 @given(sides, sides, st.sampled_from([ANY, SMALL, SDXL]), st.sampled_from([1.0, 0.5]))
 def test_a_canvas_has_the_models_multiples_and_contains_the_kept_middle(width, height, sizes, shrink):
-    where = fit_canvas((width, height), sizes, shrink=shrink)
-    assert all(side % 16 == 0 for side in where.size)
-    assert all(0 <= drawn - inner < 16 for drawn, inner in zip(where.size, where.inner, strict=True))
+    canvas = fit_canvas((width, height), sizes, shrink=shrink)
+    assert all(side % 16 == 0 for side in canvas.size)
+    assert all(0 <= drawn - inner < 16 for drawn, inner in zip(canvas.size, canvas.inner, strict=True))
 
 
 @pytest.mark.parametrize(
-    ("asked", "sizes", "drawn"),
+    ("requested", "sizes", "drawn"),
     [
         ((1024, 1024), ANY, (1024, 1024)),
         ((1920, 1080), ANY, (1920, 1088)),
@@ -35,8 +35,8 @@ def test_a_canvas_has_the_models_multiples_and_contains_the_kept_middle(width, h
         ((2048, 1024), SDXL, (1456, 736)),
     ],
 )
-def test_canvas_sizes(asked, sizes, drawn):
-    assert fit_canvas(asked, sizes).size == drawn
+def test_canvas_sizes(requested, sizes, drawn):
+    assert fit_canvas(requested, sizes).size == drawn
 
 
 def test_out_of_memory_halves_the_sides():
@@ -46,18 +46,18 @@ def test_out_of_memory_halves_the_sides():
 @given(sides, sides)
 def test_pad_and_crop_are_exact_without_scaling(width, height):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
-    where = fit_canvas((width, height), ANY)
-    laid = where.pad(image)
-    assert laid.size == where.size
-    assert where.crop(laid).tobytes() == image.tobytes()
+    canvas = fit_canvas((width, height), ANY)
+    padded = canvas.pad(image)
+    assert padded.size == canvas.size
+    assert canvas.crop(padded).tobytes() == image.tobytes()
 
 
 @pytest.mark.parametrize("sizes", [ANY, SMALL, SDXL])
 def test_a_cropped_picture_has_the_requested_size(sizes):
-    for asked in [(128, 128), (1920, 1080), (131, 1999), (16, 2048), (2048, 16)]:
-        where = fit_canvas(asked, sizes)
-        assert where.crop(Image.new("RGB", where.size)).size == asked
-        assert where.pad(Image.new("L", asked)).size == where.size
+    for requested in [(128, 128), (1920, 1080), (131, 1999), (16, 2048), (2048, 16)]:
+        canvas = fit_canvas(requested, sizes)
+        assert canvas.crop(Image.new("RGB", canvas.size)).size == requested
+        assert canvas.pad(Image.new("L", requested)).size == canvas.size
 
 
 def test_padding_repeats_the_edges():

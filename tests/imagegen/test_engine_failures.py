@@ -63,8 +63,8 @@ def attempts(engine: Engine, number: int) -> list[type]:
     """Send `number` requests at once and return the types of their results."""
 
     async def run() -> list[type]:
-        asked = [engine.generate(ask(steps=1)) for _ in range(number)]
-        return [type(each) for each in await asyncio.gather(*asked, return_exceptions=True)]
+        requests = [engine.generate(ask(steps=1)) for _ in range(number)]
+        return [type(each) for each in await asyncio.gather(*requests, return_exceptions=True)]
 
     return asyncio.run(run())
 

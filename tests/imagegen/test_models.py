@@ -32,19 +32,19 @@ def test_settings_come_from_the_environment(monkeypatch):
 
 
 def test_info_and_progress(tiny_model):
-    told = []
-    model = models.load(str(tiny_model), settings=Settings(), progress=lambda *told_: told.append(told_))
+    reports = []
+    model = models.load(str(tiny_model), settings=Settings(), progress=lambda *report: reports.append(report))
     assert model.info["model"] == "tiny-random"
     assert model.info["origin"] == "folder"
     assert (model.info["device"], model.info["precision"], model.info["memory_plan"]) == ("cpu", "fp32", "cpu")
     assert model.info["native_size"] == 128
     assert model.info["pipelines"] == ["text2image", "img2img", "inpaint"]
     assert str(tiny_model.parent) not in str(model.info)
-    stages = [stage for stage, _, _ in told]
+    stages = [stage for stage, _, _ in reports]
     assert {"reading text_encoder_2", "reading transformer", "reading vae"} <= set(stages)
-    done = [done for _, done, _ in told if done is not None]
+    done = [done for _, done, _ in reports if done is not None]
     assert done == sorted(done)
-    assert done[-1] == told[0][2]
+    assert done[-1] == reports[0][2]
 
 
 def test_the_pipelines_share_their_components(model):

@@ -69,7 +69,7 @@ async def stop_engine(chute: Any) -> None:
 
 
 def _needs(chute: Any) -> "Needs | None":
-    """Return what the chute's node selector asks of the machine, if it has one."""
+    """Return the GPUs that the chute's node selector requires, if it has one."""
     from imagegen.memory import Needs
 
     node = chute.node_selector

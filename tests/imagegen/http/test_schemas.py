@@ -36,9 +36,9 @@ def refused(model, **fields):
 
 
 def test_defaults_are_those_of_the_documentation():
-    asked = GenerationInput(prompt="a cat")
-    assert (asked.width, asked.height, asked.num_inference_steps) == (1024, 1024, 10)
-    assert (asked.guidance_scale, asked.seed, asked.format) == (7.5, None, "jpeg")
+    body = GenerationInput(prompt="a cat")
+    assert (body.width, body.height, body.num_inference_steps) == (1024, 1024, 10)
+    assert (body.guidance_scale, body.seed, body.format) == (7.5, None, "jpeg")
     batch = BatchGenerationInput(prompts=["a cat"])
     assert (batch.width, batch.height, batch.num_inference_steps) == (1024, 1024, 20)
     assert MinifiedGenerationInput().prompt == "a beautiful mountain landscape"
