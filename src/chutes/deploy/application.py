@@ -91,7 +91,7 @@ def spec_for(
         version=uuid4().hex[:8],
         package=package,
         environment=environment,
-        # A replica on another machine cannot read this machine's key file, so it is told whether keys are required.
+        # A replica on another machine cannot read this machine's key file, so a setting says whether keys are required.
         settings={"no_auth": True} if no_auth else {"require_key": bool(key_store(settings))},
         ray_options=ray_options,
         autoscaling=autoscaling(chute),

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from chutes._version import version
 from chutes.cli import COMMANDS
@@ -61,6 +62,16 @@ def test_a_mistyped_command_or_option_is_a_usage_error(chutes: Run) -> None:
     assert done.returncode == 2
     assert "--port" in done.stderr
     assert chutes("run").returncode == 2
+
+
+def test_run_has_an_option_for_each_setting_except_keys() -> None:
+    from chutes.cli import run
+    from chutes.server.settings import Settings
+
+    options = {option for parameter in typer.main.get_command(run.app).params for option in parameter.opts}
+    expected = {f"--{name.replace('_', '-')}" for name in Settings.model_fields} - {"--api-keys"}
+    assert options >= expected
+    assert "--api-keys" not in options
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -131,9 +131,12 @@ def test_a_port_in_use_is_one_line(chutes: Run, folder: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         done = chutes("run", "small", "--port", str(taken.getsockname()[1]))
-    assert done.returncode == 1
+        missing = chutes("run", "nothing.py", "--port", str(taken.getsockname()[1]))
+    assert done.returncode == missing.returncode == 1
     assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("Error: ")
     assert "in use" in done.stderr
+    assert missing.stderr == "Error: There is no file nothing.py.\n"
 
 
 @pytest.mark.parametrize("extra", [[], ["--dev"]])
@@ -157,8 +160,11 @@ def test_reloading_needs_a_folder_to_watch(fails: Callable[..., str], folder: Pa
 
 
 def test_options_win_over_the_environment(folder: Path) -> None:
-    with running(folder, "small", "--log-level", "error", CHUTES_PORT="1", CHUTES_LOG_LEVEL="debug") as (process, port):
-        eventually(lambda: post(port), process)
+    options = ["--log-level", "error", "--max-body-bytes", "1"]
+    with running(folder, "small", *options, CHUTES_PORT="1", CHUTES_LOG_LEVEL="debug") as (process, port):
+        eventually(lambda: get(port, "/ready"), process)
+        with pytest.raises(urllib.error.HTTPError, match="413"):
+            post(port)
     assert (folder / "log").read_text() == ""
 
 

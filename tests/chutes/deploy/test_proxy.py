@@ -177,7 +177,7 @@ def test_a_body_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch, d
 async def test_a_disconnected_client_is_counted() -> None:
     async def ray(scope: Scope, receive: Receive, send: Send) -> None:
         while (await receive())["type"] != "http.disconnect":
-            pass  # Ray says nothing to nobody
+            pass  # Ray sends no response to a disconnected client
 
     messages = [{"type": "http.request", "body": b"{}", "more_body": False}, {"type": "http.disconnect"}]
 
@@ -292,7 +292,9 @@ def test_foreign_pages_are_refused_before_ray_sees_them(monkeypatch: pytest.Monk
 def test_a_chute_with_keys_checks_them_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     deploy(monkeypatch, tmp_path, api_keys="right")
     assert client().post("/slug/draw", headers={**EVIL, "Host": "gpu.example"}).status_code == 200
-    assert client().get(cluster.STATS_PATH, headers={"Host": "gpu.example"}).status_code == 403  # it is nobody's
+    assert (
+        client().get(cluster.STATS_PATH, headers={"Host": "gpu.example"}).status_code == 403
+    )  # a host name that belongs to no chute
 
 
 def test_the_first_key_ends_the_check_of_origins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

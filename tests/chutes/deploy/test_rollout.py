@@ -33,14 +33,14 @@ def test_another_chute_with_the_same_slug_is_not_replaced(
     deployed = make_spec(name="Foo.bar")
     monkeypatch.setattr(registry, "recall", {deployed.slug: deployed}.get)
     monkeypatch.setattr(registry, "serve_details", lambda: {deployed.slug: {"status": "RUNNING"}})
-    monkeypatch.setattr(rollout, "start", lambda _: pytest.fail("it was replaced"))
+    monkeypatch.setattr(rollout, "start", lambda _: pytest.fail("the other chute was replaced"))
     with pytest.raises(rollout.InvalidChuteName, match=r"Foo\.bar, is already deployed at /myuser-foo-bar\."):
         deploy(make_spec(name="foo-bar"), lambda *_: None)
 
 
 @pytest.mark.parametrize("deploy", [rollout.roll_out, rollout.start_without_waiting])
 def test_a_chute_without_a_slug_is_refused(monkeypatch: pytest.MonkeyPatch, deploy: Callable[..., None]) -> None:
-    monkeypatch.setattr(registry, "recall", lambda _: pytest.fail("it was looked for"))
+    monkeypatch.setattr(registry, "recall", lambda _: pytest.fail("the registry was read"))
     with pytest.raises(rollout.InvalidChuteName, match="Choose a name with --name"):
         deploy(replace(make_spec(), slug=""), lambda *_: None)
 
