@@ -47,8 +47,8 @@ def test_streaming(bundled, monkeypatch):
     assert Image.open(BytesIO(base64.b64decode(lines[3]["image"]))).size == (1024, 1024)
 
 
-def test_contact_sheet(bundled, monkeypatch, tmp_path):
-    monkeypatch.setenv("IMAGEGEN_MODEL", str(bundled))
+def test_contact_sheet(tiny_model, monkeypatch, tmp_path):
+    monkeypatch.setenv("IMAGEGEN_MODEL", str(tiny_model))
     app = create_app(load("contact_sheet"), Settings(keys_file=tmp_path / "keys.json"))
 
     def until(wanted, ask):
