@@ -7,8 +7,11 @@ import dataclasses
 import json
 import struct
 import zlib
+from collections.abc import Iterator
 from io import BytesIO
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import schemathesis
@@ -25,7 +28,7 @@ from imagegen.http import service
 
 
 @pytest.fixture(scope="module")
-def chute(bundled):
+def chute(bundled: Path) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IMAGEGEN_MODEL", str(bundled))
         from chutes_app import chute
@@ -34,13 +37,13 @@ def chute(bundled):
 
 
 @pytest.fixture(scope="module")
-def app(chute, tmp_path_factory):
+def app(chute: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The chute in the runtime, as `chutes run` serves it."""
     return create_app(chute, Settings(keys_file=tmp_path_factory.mktemp("keys") / "keys.json"))
 
 
 @pytest.fixture(scope="module")
-def client(app):
+def client(app: Any) -> Iterator[Any]:
     with TestClient(app) as client:
         wait_for(lambda: client.get("/ready").status_code == 200)
         yield client
@@ -63,13 +66,15 @@ IMAGE_B64, MASK_B64 = b64(PHOTO), b64(MASK)
 EDIT = {"prompt": "a cat", "image_b64": IMAGE_B64, "num_inference_steps": 4, "seed": 1}
 
 
-def test_ready_reports_the_loaded_model(client):
+def test_ready_reports_the_loaded_model(client: Any) -> None:
     ready = client.get("/ready").json()
     assert (ready["model"], ready["origin"], ready["native_size"]) == ("chutes-emoji-flux", "bundled", 256)
     assert (ready["precision"], ready["memory_plan"]) == ("fp32", "cpu")
 
 
-def test_without_a_gpu_the_bundled_model_is_used_and_reported(monkeypatch, caplog):
+def test_without_a_gpu_the_bundled_model_is_used_and_reported(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """In `/ready`, in the log and in every answer."""
     monkeypatch.delenv("IMAGEGEN_MODEL", raising=False)
     monkeypatch.setattr(memory, "gpus", list)
@@ -87,7 +92,7 @@ def test_without_a_gpu_the_bundled_model_is_used_and_reported(monkeypatch, caplo
     assert chute.progress.snapshot()["stage"] == stages[-1] == "generating a first picture"
 
 
-def test_the_request_of_the_documentation(client):
+def test_the_request_of_the_documentation(client: Any) -> None:
     """With the body that it prints."""
     body = """{
     "prompt": "a majestic dragon flying over a crystal lake at sunset",
@@ -106,7 +111,7 @@ def test_the_request_of_the_documentation(client):
     assert (opened(answer.content).format, opened(answer.content).size) == ("JPEG", (1024, 1024))
 
 
-def test_a_random_seed_is_reported_and_repeats_the_picture(client):
+def test_a_random_seed_is_reported_and_repeats_the_picture(client: Any) -> None:
     first = client.post("/generate", json={"prompt": "a cat"})
     again = client.post("/generate", json={"prompt": "a cat", "seed": int(first.headers["x-seed"])})
     assert first.content == again.content
@@ -115,7 +120,7 @@ def test_a_random_seed_is_reported_and_repeats_the_picture(client):
 
 
 @pytest.mark.parametrize("file_format", ["jpeg", "png", "webp"])
-def test_formats(client, file_format):
+def test_formats(client: Any, file_format: str) -> None:
     answer = client.post("/generate", json={"prompt": "a cat", "format": file_format})
     assert answer.headers["content-type"] == f"image/{file_format}"
     assert opened(answer.content).format == file_format.upper()
@@ -123,7 +128,7 @@ def test_formats(client, file_format):
     assert answer.headers["content-disposition"].endswith(f'.{ending}"')
 
 
-def test_batch(client):
+def test_batch(client: Any) -> None:
     request = {"prompts": ["a cat", "an apple"], "width": 512, "height": 640, "seed": 7, "num_inference_steps": 10}
     answer = client.post("/batch", json=request)
     assert (answer.status_code, answer.headers["x-seed"]) == (200, "7,8")
@@ -135,13 +140,13 @@ def test_batch(client):
     assert opened(base64.b64decode(in_batch)).tobytes() == opened(picture).tobytes()
 
 
-def test_img2img(client):
+def test_img2img(client: Any) -> None:
     answer = client.post("/img2img", json=EDIT)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
     assert opened(answer.content).size == PHOTO.size
 
 
-def test_inpaint(client):
+def test_inpaint(client: Any) -> None:
     answer = client.post("/inpaint", json={**EDIT, "mask_b64": MASK_B64})
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
     result = opened(answer.content).convert("RGB")
@@ -201,7 +206,7 @@ BAD = [
 @pytest.mark.parametrize(
     ("path", "body", "field"), BAD, ids=[f"{i}-{path[1:]}-{field}" for i, (path, _, field) in enumerate(BAD)]
 )
-def test_bad_input_names_its_field(client, path, body, field):
+def test_bad_input_names_its_field(client: Any, path: Any, body: Any, field: Any) -> None:
     answer = client.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
     assert answer.status_code in {413, 422}
     assert any(field in each["loc"] for each in answer.json()["detail"])
@@ -213,13 +218,13 @@ def test_bad_input_names_its_field(client, path, body, field):
 @pytest.mark.parametrize(
     "body", ["", "{", "[]", '"text"', "null", '{"prompt": "a", "guidance_scale": NaN}', '{"prompt": "\\ud800"}', "\xff"]
 )
-def test_bodies_that_are_not_requests(client, body):
+def test_bodies_that_are_not_requests(client: Any, body: str) -> None:
     answer = client.post("/generate", content=body.encode("latin-1"), headers={"Content-Type": "application/json"})
     assert answer.status_code in {400, 422}
     assert "detail" in answer.json()
 
 
-def test_unknown_routes_and_wrong_verbs(client):
+def test_unknown_routes_and_wrong_verbs(client: Any) -> None:
     assert client.post("/no-such-route").status_code == 404
     assert client.get("/generate").status_code == 405
     assert client.post("/generate", json={"prompt": "still drawn"}).status_code == 200
@@ -227,14 +232,14 @@ def test_unknown_routes_and_wrong_verbs(client):
 
 @pytest.mark.parametrize("mode", GenerationMode)
 @pytest.mark.parametrize("path", ["/generate", "/batch", "/img2img", "/inpaint"])
-def test_no_request_generated_from_the_openapi_document_is_a_server_error(client, path, mode):
+def test_no_request_generated_from_the_openapi_document_is_a_server_error(client: Any, path: str, mode: Any) -> None:
     """Schemathesis sends valid requests and almost valid ones."""
     document = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
     seen = collections.Counter()
 
     @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(case=document[path]["POST"].as_strategy(generation_mode=mode))
-    def ask(case):
+    def ask(case: schemathesis.Case) -> None:
         request = case.as_transport_kwargs(base_url="http://testserver")
         request.pop("cookies", None)
         if isinstance(request.get("data"), bytes):
@@ -247,11 +252,13 @@ def test_no_request_generated_from_the_openapi_document_is_a_server_error(client
     print(f"{path}, {mode.value} requests: {dict(seen)}")
 
 
-def test_a_fallback_of_any_picture_in_a_batch_is_marked(client, chute, monkeypatch):
+def test_a_fallback_of_any_picture_in_a_batch_is_marked(
+    client: Any, chute: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drawn = [asyncio.run(chute.engine.generate(Request(prompt))) for prompt in ("a cat", "an owl")]
     pictures = iter([drawn[0], dataclasses.replace(drawn[1], fallback="out-of-memory", drawn=(128, 128))])
 
-    async def generate(request):
+    async def generate(request: Any) -> Any:
         return next(pictures)
 
     monkeypatch.setattr(chute.engine, "generate", generate)

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from fastapi.testclient import TestClient
@@ -21,23 +21,23 @@ from chutes.server import Settings, create_app
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def load(name):
+def load(name: Any) -> Any:
     return load_chute(str(EXAMPLES / f"{name}.py"))
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("[!_]*.py")), ids=lambda path: path.stem)
-def test_every_example_loads_and_has_an_openapi_document(path):
+def test_every_example_loads_and_has_an_openapi_document(path: Any) -> None:
     chute = load_chute(str(path))
     assert chute.openapi()["paths"] or chute.jobs
 
 
-def test_hello():
+def test_hello() -> None:
     with TestClient(load("hello")) as client:
         assert client.post("/greet", json={"name": "you"}).json() == {"greeting": "Hello, you!", "greeted": 1}
         assert client.post("/greet", json={}).json() == {"greeting": "Hello, world!", "greeted": 2}
 
 
-def test_streaming(bundled, monkeypatch):
+def test_streaming(bundled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGEGEN_MODEL", str(bundled))
     with TestClient(load("streaming")) as client:
         answer = client.post("/draw", json={"prompt": "a cat", "num_inference_steps": 3, "seed": 5})
@@ -47,11 +47,11 @@ def test_streaming(bundled, monkeypatch):
     assert Image.open(BytesIO(base64.b64decode(lines[3]["image"]))).size == (1024, 1024)
 
 
-def test_contact_sheet(tiny_model, monkeypatch, tmp_path):
+def test_contact_sheet(tiny_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("IMAGEGEN_MODEL", str(tiny_model))
     app = create_app(load("contact_sheet"), Settings(keys_file=tmp_path / "keys.json"))
 
-    def until(wanted, ask):
+    def until(wanted: Any, ask: Any) -> Any:
         deadline = time.monotonic() + LIMIT
         while not wanted(answer := ask()):
             assert time.monotonic() < deadline, answer.text
@@ -72,24 +72,24 @@ class Pipeline:
 
     calls: ClassVar[list[dict[str, object]]] = []
 
-    def __init__(self, **components):
+    def __init__(self, **components: Any) -> None:
         self.components = {}
 
     @classmethod
-    def from_pretrained(cls, name, **options):
+    def from_pretrained(cls, name: Any, **options: Any) -> Any:
         return cls()
 
-    def to(self, device):
+    def to(self, device: Any) -> Any:
         return self
 
-    def __call__(self, prompt, **arguments):
+    def __call__(self, prompt: Any, **arguments: Any) -> Any:
         self.calls.append({"pipeline": type(self).__name__, "prompt": prompt, **arguments})
         size = (arguments.get("width", 64), arguments.get("height", 64))
         return SimpleNamespace(images=[Image.new("RGB", size, "red")])
 
 
 @pytest.fixture
-def gpu(monkeypatch):
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Fake torch and diffusers, as on a machine with a GPU and the weights."""
     torch, diffusers = ModuleType("torch"), ModuleType("diffusers")
     cuda = SimpleNamespace(empty_cache=lambda: None, init=lambda: None, set_device=lambda index: None)
@@ -105,7 +105,7 @@ def gpu(monkeypatch):
     return Pipeline.calls
 
 
-def test_my_image_gen(gpu):
+def test_my_image_gen(gpu: Any) -> None:
     buffer = BytesIO()
     Image.new("RGB", (64, 64)).save(buffer, "PNG")
     image = base64.b64encode(buffer.getvalue()).decode()
@@ -124,7 +124,7 @@ def test_my_image_gen(gpu):
     assert gpu[0]["generator"] == "seed 3"
 
 
-def test_sdxl(gpu):
+def test_sdxl(gpu: Any) -> None:
     with TestClient(load("sdxl")) as client:
         answer = client.post("/sdxl", json={"prompt": "a cat", "width": 512})
     image = Image.open(BytesIO(base64.b64decode(answer.json()["image"])))

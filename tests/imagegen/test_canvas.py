@@ -1,5 +1,7 @@
 """From the requested size to the generated one and back, for every size."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,7 +15,9 @@ sides = st.integers(128, 2048)
 
 
 @given(sides, sides, st.sampled_from([ANY, SMALL, SDXL]), st.sampled_from([1.0, 0.5]))
-def test_a_canvas_has_the_models_multiples_and_contains_the_kept_middle(width, height, sizes, shrink):
+def test_a_canvas_has_the_models_multiples_and_contains_the_kept_middle(
+    width: Any, height: Any, sizes: Any, shrink: Any
+) -> None:
     canvas = fit_canvas((width, height), sizes, shrink=shrink)
     assert all(side % 16 == 0 for side in canvas.size)
     assert all(0 <= drawn - inner < 16 for drawn, inner in zip(canvas.size, canvas.inner, strict=True))
@@ -35,16 +39,16 @@ def test_a_canvas_has_the_models_multiples_and_contains_the_kept_middle(width, h
         ((2048, 1024), SDXL, (1456, 736)),
     ],
 )
-def test_canvas_sizes(requested, sizes, drawn):
+def test_canvas_sizes(requested: tuple[Any, ...], sizes: Any, drawn: tuple[Any, ...]) -> None:
     assert fit_canvas(requested, sizes).size == drawn
 
 
-def test_out_of_memory_halves_the_sides():
+def test_out_of_memory_halves_the_sides() -> None:
     assert fit_canvas((1920, 1080), ANY, shrink=0.5).size == (960, 544)
 
 
 @given(sides, sides)
-def test_pad_and_crop_are_exact_without_scaling(width, height):
+def test_pad_and_crop_are_exact_without_scaling(width: Any, height: Any) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
     canvas = fit_canvas((width, height), ANY)
     padded = canvas.pad(image)
@@ -53,14 +57,14 @@ def test_pad_and_crop_are_exact_without_scaling(width, height):
 
 
 @pytest.mark.parametrize("sizes", [ANY, SMALL, SDXL])
-def test_a_cropped_picture_has_the_requested_size(sizes):
+def test_a_cropped_picture_has_the_requested_size(sizes: Any) -> None:
     for requested in [(128, 128), (1920, 1080), (131, 1999), (16, 2048), (2048, 16)]:
         canvas = fit_canvas(requested, sizes)
         assert canvas.crop(Image.new("RGB", canvas.size)).size == requested
         assert canvas.pad(Image.new("L", requested)).size == canvas.size
 
 
-def test_padding_repeats_the_edges():
+def test_padding_repeats_the_edges() -> None:
     image = Image.new("RGB", (130, 130), "black")
     image.paste("white", (0, 0, 1, 130))
     assert fit_canvas((130, 130), ANY).pad(image).getpixel((0, 70)) == (255, 255, 255)
@@ -78,17 +82,17 @@ def test_padding_repeats_the_edges():
         (128, None, (128, 128)),
     ],
 )
-def test_size_like(width, height, size):
+def test_size_like(width: int | None, height: int | None, size: tuple[Any, ...]) -> None:
     assert size_like((300, 200), width, height) == size
 
 
-def test_cover_crops_the_longer_sides_equally():
+def test_cover_crops_the_longer_sides_equally() -> None:
     wide = Image.new("RGB", (400, 100), "black")
     wide.paste("white", (150, 0, 250, 100))
     assert np.asarray(cover(wide, (128, 128)).crop((4, 4, 124, 124))).min() > 250
 
 
-def test_a_dilated_mask_has_whole_cells():
+def test_a_dilated_mask_has_whole_cells() -> None:
     mask = Image.new("L", (64, 64))
     mask.putpixel((17, 40), 255)
     cells = np.asarray(dilate_mask(mask, 8)).reshape(8, 8, 8, 8).transpose(0, 2, 1, 3).reshape(64, 64)

@@ -24,29 +24,31 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hub"
 
 
-def test_defaults():
+def test_defaults() -> None:
     assert checkpoint.default_source(has_gpu=True) == "black-forest-labs/FLUX.1-dev"
     assert checkpoint.default_source(has_gpu=False) == str(checkpoint.BUNDLED)
 
 
-def test_a_folder(tiny_model):
+def test_a_folder(tiny_model: Path) -> None:
     assert checkpoint.find(str(tiny_model)) == (tiny_model, "folder")
 
 
 @pytest.mark.parametrize("source", ["/no/such/folder", "./here", "no-slash", "a/b/c", ""])
-def test_a_source_that_is_neither_a_folder_nor_a_hub_id(source, tmp_path, monkeypatch):
+def test_a_source_that_is_neither_a_folder_nor_a_hub_id(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LoadError, match="is not a model in diffusers' layout"):
         checkpoint.find(source)
 
 
-def test_missing_weights_name_the_download_command(cache):
+def test_missing_weights_name_the_download_command(cache: Path) -> None:
     with pytest.raises(WeightsMissing) as error:
         checkpoint.find("black-forest-labs/FLUX.1-dev")
     assert str(error.value).endswith("Get them with: chutes download black-forest-labs/FLUX.1-dev")
 
 
-def test_weights_in_the_hubs_cache(cache, tiny_model):
+def test_weights_in_the_hubs_cache(cache: Path, tiny_model: Path) -> None:
     repository = cache / "models--someone--flux"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text("0123abc")
@@ -57,11 +59,11 @@ def test_weights_in_the_hubs_cache(cache, tiny_model):
         checkpoint.find("someone/flux")
 
 
-def test_the_bundled_model(bundled):
+def test_the_bundled_model(bundled: Path) -> None:
     assert checkpoint.find("bundled") == checkpoint.find(str(bundled)) == (bundled, "bundled")
 
 
-def test_components_and_their_parameters(tiny_model):
+def test_components_and_their_parameters(tiny_model: Path) -> None:
     parts = checkpoint.components(tiny_model, name="tiny")
     assert set(parts) == {"transformer", "text_encoder", "text_encoder_2", "vae"}
     assert parts["transformer"].kind == "FluxTransformer2DModel"
@@ -71,14 +73,16 @@ def test_components_and_their_parameters(tiny_model):
 
 
 @pytest.mark.parametrize("lost", ["transformer/diffusion_pytorch_model.safetensors", "vae", "tokenizer"])
-def test_incomplete_weights_are_named(copy, lost):
+def test_incomplete_weights_are_named(copy: Path, lost: str) -> None:
     path = copy / lost
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with pytest.raises(WeightsMissing, match=f"incomplete: .*{lost.split('/')[0]}.* chutes download some/model"):
+    with pytest.raises(
+        WeightsMissing, match=f"incomplete: .*{lost.split('/', maxsplit=1)[0]}.* chutes download some/model"
+    ):
         checkpoint.components(copy, name="some/model")
 
 
-def test_all_shards_must_exist(copy):
+def test_all_shards_must_exist(copy: Path) -> None:
     folder = copy / "transformer"
     shard = folder / "diffusion_pytorch_model-00001-of-00002.safetensors"
     (folder / "diffusion_pytorch_model.safetensors").rename(shard)
@@ -92,7 +96,7 @@ def test_all_shards_must_exist(copy):
     assert whole == 2 * checkpoint.components(copy, name="x")["transformer"].parameters / 2
 
 
-def test_a_variant_is_used_if_there_is_no_plain_file(copy):
+def test_a_variant_is_used_if_there_is_no_plain_file(copy: Path) -> None:
     plain = copy / "vae" / "diffusion_pytorch_model.safetensors"
     shutil.copy(plain, plain.with_name("diffusion_pytorch_model.fp16.safetensors"))
     assert checkpoint.components(copy, name="x")["vae"].variant is None
@@ -100,6 +104,6 @@ def test_a_variant_is_used_if_there_is_no_plain_file(copy):
     assert checkpoint.components(copy, name="x")["vae"].variant == "fp16"
 
 
-def test_a_description_is_read_from_imagegen_json(tiny_model, tmp_path):
+def test_a_description_is_read_from_imagegen_json(tiny_model: Path, tmp_path: Path) -> None:
     assert checkpoint.read_description(tiny_model) == {"name": "tiny-random", "native_size": 128}
     assert checkpoint.read_description(tmp_path) == {}

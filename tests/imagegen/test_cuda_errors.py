@@ -1,5 +1,7 @@
 """Which GPU errors are out of memory, which are fatal, and which are neither."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -24,22 +26,22 @@ OTHERS = [RuntimeError("shape mismatch"), ValueError("CUDA error: not from torch
 
 
 @pytest.mark.parametrize("error", MEMORY, ids=repr)
-def test_out_of_memory(error):
+def test_out_of_memory(error: Any) -> None:
     assert is_out_of_memory(error)
     assert not is_fatal(error)
 
 
 @pytest.mark.parametrize("error", FATAL, ids=repr)
-def test_fatal(error):
+def test_fatal(error: Any) -> None:
     assert is_fatal(error)
     assert not is_out_of_memory(error)
 
 
 @pytest.mark.parametrize("error", OTHERS, ids=repr)
-def test_errors_that_are_neither(error):
+def test_errors_that_are_neither(error: Any) -> None:
     assert not is_fatal(error)
     assert not is_out_of_memory(error)
 
 
-def test_freeing_works_without_a_gpu():
+def test_freeing_works_without_a_gpu() -> None:
     free_memory()

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -63,7 +64,7 @@ def fault(monkeypatch: pytest.MonkeyPatch, engine: Engine, error: Exception, *, 
     monkeypatch.setattr(transformer, "forward", failing)
 
 
-def test_a_picture_and_its_metadata(engine):
+def test_a_picture_and_its_metadata(engine: Engine) -> None:
     picture = asyncio.run(engine.generate(ask(seed=7, width=200, height=333)))
     assert (picture.image.mode, picture.image.size) == ("RGB", (200, 333))
     assert (picture.seed, picture.origin, picture.precision, picture.drawn) == (7, "folder", "fp32", (80, 128))
@@ -72,13 +73,13 @@ def test_a_picture_and_its_metadata(engine):
     assert (picture.metadata["width"], picture.metadata["height"]) == (200, 333)
 
 
-def test_each_step_is_reported(engine):
+def test_each_step_is_reported(engine: Engine) -> None:
     seen = []
     asyncio.run(engine.generate(ask(steps=3), on_step=lambda *step: seen.append(step)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_a_random_seed_repeats_the_picture(engine):
+def test_a_random_seed_repeats_the_picture(engine: Engine) -> None:
     first = asyncio.run(engine.generate(ask(seed=None)))
     again = asyncio.run(engine.generate(ask(seed=first.seed)))
     other = asyncio.run(engine.generate(ask(seed=None)))
@@ -87,7 +88,7 @@ def test_a_random_seed_repeats_the_picture(engine):
     assert other.encode() != first.encode()
 
 
-def test_same_request_and_seed_same_bytes(engine, monkeypatch):
+def test_same_request_and_seed_same_bytes(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Alone, queued among others, after a cancel, after an error."""
     alone = asyncio.run(engine.generate(ask(steps=10))).encode()
 
@@ -115,7 +116,7 @@ def test_same_request_and_seed_same_bytes(engine, monkeypatch):
     assert asyncio.run(engine.generate(ask(steps=10))).encode() == alone
 
 
-def test_first_come_first_served(engine):
+def test_first_come_first_served(engine: Engine) -> None:
     async def run() -> list[int]:
         order: list[int] = []
         gate = Gate()
@@ -135,7 +136,7 @@ def test_first_come_first_served(engine):
     assert asyncio.run(run()) == [seed for seed in range(5) for _ in range(4)]
 
 
-def test_cancelled_within_one_step(engine):
+def test_cancelled_within_one_step(engine: Engine) -> None:
     async def run() -> float:
         gate = Gate(at=3)
         task = asyncio.create_task(engine.generate(ask(steps=30), on_step=gate))
@@ -156,7 +157,7 @@ def test_cancelled_within_one_step(engine):
     assert count("cancelled_total") == cancelled + 1
 
 
-def test_a_request_cancelled_in_the_queue_is_never_run(engine):
+def test_a_request_cancelled_in_the_queue_is_never_run(engine: Engine) -> None:
     async def run() -> None:
         gate, seen = Gate(), []
         first = asyncio.create_task(engine.generate(ask(), on_step=gate))
@@ -175,7 +176,7 @@ def test_a_request_cancelled_in_the_queue_is_never_run(engine):
     asyncio.run(run())
 
 
-def test_two_hundred_cancels_leave_nothing_behind(engine):
+def test_two_hundred_cancels_leave_nothing_behind(engine: Engine) -> None:
     """Cancelled at a random moment: queued, at any step, while finishing."""
     before = engine_threads()
 
@@ -194,7 +195,7 @@ def test_two_hundred_cancels_leave_nothing_behind(engine):
     assert not [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
 
 
-def test_it_can_be_awaited_on_several_loops(engine):
+def test_it_can_be_awaited_on_several_loops(engine: Engine) -> None:
     pictures: list[Picture] = []
     threads = [threading.Thread(target=lambda: pictures.append(asyncio.run(engine.generate(ask())))) for _ in range(3)]
     for thread in threads:
@@ -205,7 +206,7 @@ def test_it_can_be_awaited_on_several_loops(engine):
     assert len(pictures) == 3
 
 
-def test_stop_ends_within_a_step_and_fails_waiting_requests(model):
+def test_stop_ends_within_a_step_and_fails_waiting_requests(model: Any) -> None:
     engine = Engine(model)
 
     async def run() -> None:
@@ -226,12 +227,12 @@ def test_stop_ends_within_a_step_and_fails_waiting_requests(model):
     assert not engine._thread.is_alive()
 
 
-def test_nothing_is_queued_after_stop(model, monkeypatch):
+def test_nothing_is_queued_after_stop(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(model)
     engine.start()
     check, stops = engine._check, []
 
-    def stopped_in_between():
+    def stopped_in_between() -> None:
         check()
         if not stops:
             stops.append(threading.Thread(target=engine.stop))
@@ -244,7 +245,7 @@ def test_nothing_is_queued_after_stop(model, monkeypatch):
     stops[0].join()
 
 
-def test_an_unsupported_task_is_an_error(engine, monkeypatch):
+def test_an_unsupported_task_is_an_error(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine.model, "img2img", None)
     from tests.imagegen.test_sampling import img2img
 
@@ -252,7 +253,7 @@ def test_an_unsupported_task_is_an_error(engine, monkeypatch):
         asyncio.run(engine.generate(img2img()))
 
 
-def test_busy_seconds_are_counted(engine):
+def test_busy_seconds_are_counted(engine: Engine) -> None:
     seconds, images = count("busy_seconds_total"), count("images_total", task="text2image")
     began = time.perf_counter()
     asyncio.run(engine.generate(ask(steps=10)))

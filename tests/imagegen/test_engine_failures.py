@@ -5,6 +5,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,9 @@ from tests.imagegen.test_engine import Gate, ask, count, fault, until
     [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED")],
     ids=["torch", "cublas"],
 )
-def test_out_of_memory_is_retried_at_half_the_size(engine, monkeypatch, at, error):
+def test_out_of_memory_is_retried_at_half_the_size(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, at: int, error: Any
+) -> None:
     whole = asyncio.run(engine.generate(ask(steps=10)))
     with monkeypatch.context() as patch:
         fault(patch, engine, error, at=at)
@@ -37,7 +40,9 @@ def test_out_of_memory_is_retried_at_half_the_size(engine, monkeypatch, at, erro
     assert asyncio.run(engine.generate(ask(steps=10))).encode() == whole.encode()
 
 
-def test_out_of_memory_twice_is_an_error_and_the_next_request_succeeds(engine, monkeypatch):
+def test_out_of_memory_twice_is_an_error_and_the_next_request_succeeds(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         fault(patch, engine, torch.OutOfMemoryError("CUDA out of memory."), at=1, times=2)
         with pytest.raises(OutOfMemory, match="smaller"):
@@ -69,7 +74,9 @@ def attempts(engine: Engine, number: int) -> list[type]:
     return asyncio.run(run())
 
 
-def test_three_times_out_of_memory_frees_the_caches_before_the_next_request(start, monkeypatch):
+def test_three_times_out_of_memory_frees_the_caches_before_the_next_request(
+    start: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
     reasons: list[str] = []
     engine = start(on_failure=reasons.append)
     path = FakeFastPath(monkeypatch, engine)
@@ -82,7 +89,7 @@ def test_three_times_out_of_memory_frees_the_caches_before_the_next_request(star
     assert attempts(engine, 2) == [Picture] * 2
 
 
-def test_memory_that_stays_full_is_a_failure(start, monkeypatch):
+def test_memory_that_stays_full_is_a_failure(start: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
     reasons: list[str] = []
     engine = start(on_failure=reasons.append, oom_fallback=False)
     path = FakeFastPath(monkeypatch, engine)
@@ -93,7 +100,7 @@ def test_memory_that_stays_full_is_a_failure(start, monkeypatch):
     assert "Out of memory 3 times in a row, and the warm-up picture failed" in reasons[0]
 
 
-def test_only_failures_in_a_row_free_the_caches(start, monkeypatch):
+def test_only_failures_in_a_row_free_the_caches(start: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
     engine = start()
     path = FakeFastPath(monkeypatch, engine)
     for _ in range(2):
@@ -103,7 +110,9 @@ def test_only_failures_in_a_row_free_the_caches(start, monkeypatch):
     assert path.freed == 0
 
 
-def test_a_gpu_lost_while_freeing_the_caches_is_a_failure(start, monkeypatch):
+def test_a_gpu_lost_while_freeing_the_caches_is_a_failure(
+    start: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
     reasons: list[str] = []
     engine = start(on_failure=reasons.append)
 
@@ -116,7 +125,7 @@ def test_a_gpu_lost_while_freeing_the_caches_is_a_failure(start, monkeypatch):
     assert len(reasons) == 1
 
 
-def test_the_fallback_can_be_turned_off(start, monkeypatch):
+def test_the_fallback_can_be_turned_off(start: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
     engine = start(oom_fallback=False)
     fault(monkeypatch, engine, torch.OutOfMemoryError("CUDA out of memory."), at=2)
     with pytest.raises(OutOfMemory):
@@ -124,7 +133,7 @@ def test_the_fallback_can_be_turned_off(start, monkeypatch):
     asyncio.run(engine.generate(ask()))
 
 
-def test_the_retry_holds_no_tensors_of_the_first_attempt(engine, monkeypatch):
+def test_the_retry_holds_no_tensors_of_the_first_attempt(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A retry would run out of memory again if the first attempt's activations were still alive."""
     alive: list[bool] = []
 
@@ -148,7 +157,9 @@ def test_the_retry_holds_no_tensors_of_the_first_attempt(engine, monkeypatch):
     assert alive == [False]
 
 
-def test_a_lost_gpu_is_reported_once_and_every_later_request_fails(start, monkeypatch):
+def test_a_lost_gpu_is_reported_once_and_every_later_request_fails(
+    start: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
     reasons: list[str] = []
     engine = start(on_failure=reasons.append)
     fault(monkeypatch, engine, RuntimeError("CUDA error: device-side assert triggered"), at=2)
@@ -163,7 +174,7 @@ def test_a_lost_gpu_is_reported_once_and_every_later_request_fails(start, monkey
     assert reasons == ["RuntimeError on the GPU"]
 
 
-def test_a_cancelled_request_that_does_not_end_is_a_hang(start):
+def test_a_cancelled_request_that_does_not_end_is_a_hang(start: Callable[..., Engine]) -> None:
     reasons: list[str] = []
     engine = start(on_failure=reasons.append, patience=0.5)
     gate = Gate()
@@ -218,7 +229,9 @@ class Block:
 @pytest.mark.parametrize(
     ("component", "at"), [("text_encoder_2", 1), ("transformer", 1), ("transformer", 3), ("vae", 1)]
 )
-def test_a_gpu_that_hangs_in_any_phase_is_a_failure(start, monkeypatch, component, at):
+def test_a_gpu_that_hangs_in_any_phase_is_a_failure(
+    start: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, component: str, at: int
+) -> None:
     reasons: list[str] = []
     engine = start(on_failure=reasons.append, hang_after=1)
     known(engine)
@@ -234,7 +247,9 @@ def test_a_gpu_that_hangs_in_any_phase_is_a_failure(start, monkeypatch, componen
 
 
 @pytest.mark.parametrize("case", ["first of its shape", "offload", "stream", "capturing"])
-def test_a_step_of_unknown_duration_may_take_long(start, monkeypatch, case):
+def test_a_step_of_unknown_duration_may_take_long(
+    start: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
     reasons: list[str] = []
     engine = start(on_failure=reasons.append, hang_after=1)
     if case in {"offload", "stream"}:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -37,19 +38,19 @@ def python(code: str) -> str:
 
 
 @pytest.mark.parametrize("name", imagegen.__all__)
-def test_every_name_is_there(name):
+def test_every_name_is_there(name: Any) -> None:
     assert getattr(imagegen, name).__name__ == name
 
 
-def test_another_name_is_an_attribute_error():
+def test_another_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'paint'"):
         imagegen.paint  # noqa: B018
 
 
-def test_nothing_heavy_is_imported():
+def test_nothing_heavy_is_imported() -> None:
     assert python(LIGHT) == "[]"
 
 
-def test_a_missing_package_names_the_extra():
+def test_a_missing_package_names_the_extra() -> None:
     message = "imagegen needs the package torch. Install it with: pip install 'chutes-selfhosted[imagegen]'"
     assert python(WITHOUT) == message

@@ -25,7 +25,7 @@ METADATA: dict[str, object] = {
 
 
 @pytest.mark.parametrize("file_format", ["jpeg", "png", "webp"])
-def test_metadata_can_be_read_back(file_format):
+def test_metadata_can_be_read_back(file_format: str) -> None:
     data = image_file.encode_image(scene(), file_format, METADATA)
     assert image_file.read_metadata(data) == METADATA
     assert image_file.encode_image(scene(), file_format, METADATA) == data
@@ -34,7 +34,7 @@ def test_metadata_can_be_read_back(file_format):
         assert image.size == (48, 32)
 
 
-def test_metadata_with_pillow_alone():
+def test_metadata_with_pillow_alone() -> None:
     """As docs/image-service.md shows it."""
     with Image.open(BytesIO(image_file.encode_image(scene(), "png", METADATA))) as image:
         assert isinstance(image, PngImagePlugin.PngImageFile)
@@ -46,18 +46,18 @@ def test_metadata_with_pillow_alone():
 
 
 @pytest.mark.parametrize("file_format", ["jpeg", "png", "webp"])
-def test_the_longest_prompts_fit(file_format):
+def test_the_longest_prompts_fit(file_format: str) -> None:
     longest = {"prompt": "🧀" * 5000, "negative_prompt": '"' * 5000, "seed": 1}
     assert image_file.read_metadata(image_file.encode_image(scene(), file_format, longest)) == longest
 
 
 @pytest.mark.parametrize("file_format", ["jpeg", "png", "webp"])
-def test_files_of_other_programs_have_no_metadata(file_format):
+def test_files_of_other_programs_have_no_metadata(file_format: str) -> None:
     buffer = BytesIO()
     scene().save(buffer, file_format.upper())
     assert image_file.read_metadata(buffer.getvalue()) == {}
 
 
-def test_a_higher_quality_gives_a_larger_file():
+def test_a_higher_quality_gives_a_larger_file() -> None:
     noise = Image.effect_noise((128, 128), 60).convert("RGB")
     assert len(image_file.encode_image(noise, "jpeg", quality=90)) > len(image_file.encode_image(noise, "jpeg"))

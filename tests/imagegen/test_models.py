@@ -1,6 +1,8 @@
 """Which model is loaded, and the errors if it cannot be."""
 
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,17 +15,17 @@ H100 = Gpu("NVIDIA H100 80GB HBM3", 79 << 30)
 
 
 @pytest.fixture
-def no_weights(tmp_path, monkeypatch):
+def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
 
-def machine(monkeypatch, *gpus):
+def machine(monkeypatch: pytest.MonkeyPatch, *gpus: Any) -> None:
     monkeypatch.setattr(memory, "gpus", lambda: list(gpus))
 
 
-def test_settings_come_from_the_environment(monkeypatch):
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGEGEN_MODEL", "someone/model")
     monkeypatch.setenv("IMAGEGEN_PRECISION", "fp8")
     monkeypatch.setenv("IMAGEGEN_OOM_FALLBACK", "0")
@@ -31,7 +33,7 @@ def test_settings_come_from_the_environment(monkeypatch):
     assert (settings.model, settings.precision, settings.oom_fallback) == ("someone/model", "fp8", False)
 
 
-def test_info_and_progress(tiny_model):
+def test_info_and_progress(tiny_model: Path) -> None:
     reports = []
     model = models.load(str(tiny_model), settings=Settings(), progress=lambda *report: reports.append(report))
     assert model.info["model"] == "tiny-random"
@@ -47,36 +49,40 @@ def test_info_and_progress(tiny_model):
     assert done[-1] == reports[0][2]
 
 
-def test_the_pipelines_share_their_components(model):
+def test_the_pipelines_share_their_components(model: models.Model) -> None:
     for other in (model.img2img, model.inpaint):
         for part in ("transformer", "vae", "text_encoder", "text_encoder_2"):
             assert getattr(other, part) is getattr(model.text2image, part)
 
 
-def test_the_tokenizer_limits_the_sequence_length(model):
+def test_the_tokenizer_limits_the_sequence_length(model: models.Model) -> None:
     assert model.max_sequence_length == 32  # the setting says 256
 
 
-def test_without_a_gpu_the_bundled_model(monkeypatch):
+def test_without_a_gpu_the_bundled_model(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch)
     model = models.load(settings=Settings(), needs=Needs(1, 80))
     assert model.info["origin"] == "bundled"
 
 
-def test_with_a_gpu_flux_and_the_command_that_downloads_it(monkeypatch, no_weights):
+def test_with_a_gpu_flux_and_the_command_that_downloads_it(monkeypatch: pytest.MonkeyPatch, no_weights: Any) -> None:
     machine(monkeypatch, H100)
     with pytest.raises(WeightsMissing, match=r"chutes download black-forest-labs/FLUX\.1-dev"):
         models.load(settings=Settings(), needs=Needs(1, 80))
 
 
 @pytest.mark.parametrize("gpus", [(), (Gpu("RTX 4090", 24 << 30),)])
-def test_flux_on_a_small_node_is_refused_before_its_weights_are_searched(monkeypatch, no_weights, gpus):
+def test_flux_on_a_small_node_is_refused_before_its_weights_are_searched(
+    monkeypatch: pytest.MonkeyPatch, no_weights: Any, gpus: tuple[Any, ...]
+) -> None:
     machine(monkeypatch, *gpus)
     with pytest.raises(NodeTooSmall, match="80 GB"):
         models.load("black-forest-labs/FLUX.1-dev", settings=Settings(), needs=Needs(1, 80))
 
 
-def test_a_folder_as_large_as_flux_is_refused_before_it_is_read(monkeypatch, tiny_model):
+def test_a_folder_as_large_as_flux_is_refused_before_it_is_read(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path
+) -> None:
     machine(monkeypatch, Gpu("RTX 4090", 24 << 30))
     huge = checkpoint.Component("diffusers", "FluxTransformer2DModel", 12_000_000_000, None)
     monkeypatch.setattr(checkpoint, "components", lambda folder, name: {"transformer": huge})
@@ -85,19 +91,19 @@ def test_a_folder_as_large_as_flux_is_refused_before_it_is_read(monkeypatch, tin
         models.load(str(tiny_model), settings=Settings(), needs=Needs(1, 80))
 
 
-def test_a_chosen_memory_plan_skips_the_check(monkeypatch, no_weights):
+def test_a_chosen_memory_plan_skips_the_check(monkeypatch: pytest.MonkeyPatch, no_weights: Any) -> None:
     machine(monkeypatch, Gpu("RTX 4090", 24 << 30))
     with pytest.raises(WeightsMissing):  # the next check
         models.load(settings=Settings(memory="auto"), needs=Needs(1, 80))
 
 
-def test_fp8_needs_a_gpu(monkeypatch, tiny_model):
+def test_fp8_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
     machine(monkeypatch)
     with pytest.raises(LoadError, match="IMAGEGEN_PRECISION=fp8 needs a GPU"):
         models.load(str(tiny_model), settings=Settings(precision="fp8"))
 
 
-def test_an_unknown_pipeline_class(tiny_model, tmp_path):
+def test_an_unknown_pipeline_class(tiny_model: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(tiny_model, tmp_path / "copy")
     index = copy / "model_index.json"
     index.write_text(index.read_text().replace("FluxPipeline", "FancyPipeline"))

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -77,7 +78,9 @@ def reported(caplog: pytest.LogCaptureFixture) -> list[str]:
         ("vae.decoder.conv_out.bias", -INF),
     ],
 )
-def test_damaged_weights_give_an_error(start, tiny_model, caplog, task, weight, value):
+def test_damaged_weights_give_an_error(
+    start: Start, tiny_model: Path, caplog: pytest.LogCaptureFixture, task: str, weight: str, value: Any
+) -> None:
     engine = start(tiny_model)
     damage(engine, weight, value)
     before = REGISTRY.get_sample_value("imagegen_errors_total") or 0
@@ -91,7 +94,9 @@ def test_damaged_weights_give_an_error(start, tiny_model, caplog, task, weight, 
     assert engine.failure is None
 
 
-def test_an_overflow_for_one_prompt_fails_only_that_request(start, tiny_model, caplog):
+def test_an_overflow_for_one_prompt_fails_only_that_request(
+    start: Start, tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     engine = start(tiny_model)
     clip = engine.model.text2image.text_encoder
     with torch.no_grad():
@@ -105,7 +110,9 @@ def test_an_overflow_for_one_prompt_fails_only_that_request(start, tiny_model, c
     assert asyncio.run(engine.generate(text())).encode() == before
 
 
-def test_the_retry_after_out_of_memory_is_checked_too(start, tiny_model, monkeypatch):
+def test_the_retry_after_out_of_memory_is_checked_too(
+    start: Start, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = start(tiny_model)
     transformer = engine.model.text2image.transformer
     forward, calls = transformer.forward, []
@@ -123,7 +130,7 @@ def test_the_retry_after_out_of_memory_is_checked_too(start, tiny_model, monkeyp
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # torch 2, numpy 2, diffusers
-def test_another_architecture_is_checked_too(start, tmp_path):
+def test_another_architecture_is_checked_too(start: Start, tmp_path: Path) -> None:
     engine = start(tiny.write_sdxl(tmp_path))
     draw(engine, "text2image")
     damage(engine, "vae.decoder.conv_out.bias", INF)
@@ -132,7 +139,7 @@ def test_another_architecture_is_checked_too(start, tmp_path):
             draw(engine, task)
 
 
-def test_the_warm_up_refuses_damaged_weights(start, tiny_model, caplog):
+def test_the_warm_up_refuses_damaged_weights(start: Start, tiny_model: Path, caplog: pytest.LogCaptureFixture) -> None:
     engine = start(tiny_model)
     asyncio.run(engine.warm_up())
     damage(engine, "transformer.proj_out.weight", NAN)
@@ -141,7 +148,7 @@ def test_the_warm_up_refuses_damaged_weights(start, tiny_model, caplog):
     assert not reported(caplog)  # the caller reports it in one line
 
 
-def test_the_warm_up_reports_why_it_failed(start, tiny_model, monkeypatch):
+def test_the_warm_up_reports_why_it_failed(start: Start, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = start(tiny_model)
 
     def failing(*args: object, **options: object) -> object:

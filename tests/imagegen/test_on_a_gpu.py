@@ -4,7 +4,10 @@ import asyncio
 import contextlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +34,9 @@ async def leave_midway(engine: Engine) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-def test_every_plan_gives_the_same_picture_and_survives_a_cancel(tiny_model, monkeypatch):
+def test_every_plan_gives_the_same_picture_and_survives_a_cancel(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(flux, "supported", lambda: False)
     files = {}
     for plan in ("resident", "offload", "stream"):
@@ -49,7 +54,7 @@ def test_every_plan_gives_the_same_picture_and_survives_a_cancel(tiny_model, mon
     assert files["offload"] == files["stream"]
 
 
-def test_the_engine_survives_out_of_memory(tiny_model, monkeypatch):
+def test_the_engine_survives_out_of_memory(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flux, "supported", lambda: False)
     engine = Engine(models.load(str(tiny_model), settings=Settings(memory="resident")))
     engine.start()
@@ -57,7 +62,7 @@ def test_the_engine_survives_out_of_memory(tiny_model, monkeypatch):
     transformer = engine.model.text2image.transformer
     forward, calls = transformer.forward, []
 
-    def hungry(*args, **kwargs):
+    def hungry(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
         if len(calls) == 2:
             torch.empty(1 << 45, dtype=torch.uint8, device="cuda")
@@ -70,11 +75,11 @@ def test_the_engine_survives_out_of_memory(tiny_model, monkeypatch):
 
 
 @pytest.fixture
-def fast():
+def fast() -> Iterator[Any]:
     """Start an engine on the fast path with the bundled model."""
     engines = []
 
-    def fast(**options) -> Engine:
+    def fast(**options: Any) -> Engine:
         engine = Engine(models.load("bundled", settings=Settings(memory="resident")), **options)
         assert engine.model.info["transformer"] == "imagegen.flux"
         engine.start()
@@ -91,7 +96,7 @@ def held(engine: Engine) -> int:
     return sum(len(cache.captured) for cache in engine.model.fast_path.graph_caches)
 
 
-def test_three_times_out_of_memory_frees_the_cuda_graphs(fast, monkeypatch):
+def test_three_times_out_of_memory_frees_the_cuda_graphs(fast: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     reasons = []
     engine = fast(oom_fallback=False, on_failure=reasons.append)
     for width in range(128, 1025, 128):
@@ -102,7 +107,7 @@ def test_three_times_out_of_memory_frees_the_cuda_graphs(fast, monkeypatch):
     pipeline = engine.model.text2image
     forward, calls = pipeline.transformer.forward, []
 
-    def hungry(**kwargs):
+    def hungry(**kwargs: Any) -> Any:
         calls.append(1)
         if len(calls) <= 3:
             torch.empty(1 << 45, dtype=torch.uint8, device="cuda")
@@ -120,7 +125,9 @@ def test_three_times_out_of_memory_frees_the_cuda_graphs(fast, monkeypatch):
 
 
 @pytest.mark.parametrize("at", [1, 3, 4])
-def test_a_gpu_that_does_not_finish_is_noticed_while_the_cpu_waits(fast, monkeypatch, at):
+def test_a_gpu_that_does_not_finish_is_noticed_while_the_cpu_waits(
+    fast: Any, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
     """At the first step, at a middle one, and at the last, for which the decoder waits."""
     reasons = []
     engine = fast(hang_after=1, on_failure=reasons.append)
@@ -129,7 +136,7 @@ def test_a_gpu_that_does_not_finish_is_noticed_while_the_cpu_waits(fast, monkeyp
     transformer = engine.model.text2image.transformer
     forward, calls = transformer.forward, []
 
-    def slow(**kwargs):
+    def slow(**kwargs: Any) -> Any:
         calls.append(1)
         if len(calls) == at:
             torch.cuda._sleep(20_000_000_000)  # clock cycles: some ten seconds
@@ -153,6 +160,6 @@ import os; os._exit(0)
 """
 
 
-def test_a_lost_cuda_context_is_fatal():
+def test_a_lost_cuda_context_is_fatal() -> None:
     done = subprocess.run([sys.executable, "-c", POISON], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "False"]

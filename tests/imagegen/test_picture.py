@@ -10,7 +10,7 @@ METADATA: dict[str, object] = {"prompt": "a cat", "seed": 5, "num_inference_step
 
 
 @pytest.mark.parametrize("file_format", ["jpeg", "png", "webp"])
-def test_the_file_carries_the_metadata(file_format):
+def test_the_file_carries_the_metadata(file_format: str) -> None:
     picture = Picture(Image.new("RGB", (32, 16)), METADATA, (16, 16), "folder", "bf16")
     assert read_metadata(picture.encode(file_format)) == METADATA
     assert picture.seed == 5

@@ -1,6 +1,7 @@
 """What a request refuses, and the task and the size that follow from its fields."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -11,13 +12,13 @@ PHOTO = Image.new("RGB", (300, 200))
 MASK = Image.new("L", (300, 200))
 
 
-def test_the_images_decide_the_task():
+def test_the_images_decide_the_task() -> None:
     assert Request("a cat").task == "text2image"
     assert Request("a cat", image=PHOTO).task == "img2img"
     assert Request("a cat", image=PHOTO, mask=MASK).task == "inpaint"
 
 
-def test_the_size_is_the_given_one_or_the_images():
+def test_the_size_is_the_given_one_or_the_images() -> None:
     assert Request("a cat").size == (1024, 1024)
     assert Request("a cat", width=640, height=448).size == (640, 448)
     assert Request("a cat", image=PHOTO).size == (300, 200)
@@ -40,11 +41,11 @@ def test_the_size_is_the_given_one_or_the_images():
         ({"image": PHOTO, "mask": Image.new("L", (30, 20))}, "got 30x20 for an image of 300x200"),
     ],
 )
-def test_invalid_fields_are_refused(fields, message):
+def test_invalid_fields_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Request("a cat", **fields)
 
 
-def test_it_is_frozen():
+def test_it_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Request("a cat").seed = 1

@@ -2,7 +2,10 @@
 
 import asyncio
 import itertools
+from collections.abc import Iterator
 from io import BytesIO
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +38,7 @@ def difference(a: Image.Image, b: Image.Image) -> float:
 
 
 @pytest.fixture(scope="module")
-def any_size(tmp_path_factory):
+def any_size(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """An engine whose model draws any size, as FLUX.1 does."""
     from tests.imagegen import tiny
 
@@ -49,13 +52,15 @@ def any_size(tmp_path_factory):
 @pytest.mark.parametrize(
     ("size", "drawn"), [((128, 128), (128, 128)), ((333, 130), (336, 144)), ((250, 512), (256, 512))]
 )
-def test_any_size_is_generated_at_the_next_multiple_and_cropped(any_size, size, drawn):
+def test_any_size_is_generated_at_the_next_multiple_and_cropped(
+    any_size: Any, size: tuple[Any, ...], drawn: tuple[Any, ...]
+) -> None:
     request = Request("a cat", width=size[0], height=size[1], steps=1)
     picture = asyncio.run(any_size.generate(request))
     assert (picture.image.size, picture.drawn) == (size, drawn)
 
 
-def test_the_pixels_are_those_of_diffusers(any_size):
+def test_the_pixels_are_those_of_diffusers(any_size: Any) -> None:
     """Cropping and converting do not change what the pipeline returns."""
     import torch
 
@@ -68,18 +73,18 @@ def test_the_pixels_are_those_of_diffusers(any_size):
 
 
 @pytest.mark.parametrize("size", [(200, 150), (16, 16), (17, 300), (640, 64)])
-def test_img2img_keeps_the_inputs_size(engine, size):
+def test_img2img_keeps_the_inputs_size(engine: Engine, size: tuple[Any, ...]) -> None:
     picture = asyncio.run(engine.generate(img2img(photo(*size))))
     assert picture.image.size == size
 
 
-def test_img2img_at_another_size(engine):
+def test_img2img_at_another_size(engine: Engine) -> None:
     picture = asyncio.run(engine.generate(img2img(width=400, height=300)))
     assert picture.image.size == (400, 300)
     assert asyncio.run(engine.generate(img2img(width=400))).image.size == (400, 300)
 
 
-def test_more_strength_moves_the_picture_further(any_size):
+def test_more_strength_moves_the_picture_further(any_size: Any) -> None:
     """More strength starts from more noise, so pictures of two seeds differ more."""
 
     def spread(strength: float) -> float:
@@ -93,7 +98,7 @@ def test_more_strength_moves_the_picture_further(any_size):
 
 
 @pytest.mark.parametrize(("steps", "strength", "done"), [(10, 1.0, 10), (10, 0.5, 5), (28, 0.75, 21), (1, 0.1, 1)])
-def test_strength_is_the_share_of_the_steps(engine, steps, strength, done):
+def test_strength_is_the_share_of_the_steps(engine: Engine, steps: int, strength: float, done: int) -> None:
     seen = []
     request = img2img(steps=steps, strength=strength)
     asyncio.run(engine.generate(request, on_step=lambda *step: seen.append(step)))
@@ -102,7 +107,7 @@ def test_strength_is_the_share_of_the_steps(engine, steps, strength, done):
 
 
 @pytest.mark.parametrize("size", [(200, 150), (128, 128), (67, 200)])
-def test_pixels_under_black_stay_bit_for_bit(engine, size):
+def test_pixels_under_black_stay_bit_for_bit(engine: Engine, size: tuple[Any, ...]) -> None:
     image, mask = photo(*size), Image.new("L", size)
     mask.paste(255, (10, 10, 50, 45))
     picture = asyncio.run(engine.generate(inpaint(mask, image, strength=1.0)))
@@ -116,12 +121,12 @@ def test_pixels_under_black_stay_bit_for_bit(engine, size):
     assert Image.open(BytesIO(picture.encode("png"))).tobytes() == picture.image.tobytes()
 
 
-def test_a_black_mask_changes_nothing(engine):
+def test_a_black_mask_changes_nothing(engine: Engine) -> None:
     picture = asyncio.run(engine.generate(inpaint(Image.new("L", (200, 150)))))
     assert picture.image.tobytes() == photo().tobytes()
 
 
-def test_a_hole_smaller_than_the_grid_is_repainted_too(any_size):
+def test_a_hole_smaller_than_the_grid_is_repainted_too(any_size: Any) -> None:
     """The mask is dilated to whole cells for the model; afterwards pixels under black are restored."""
     mask = Image.new("L", (128, 128))
     mask.putpixel((61, 61), 255)
@@ -131,7 +136,7 @@ def test_a_hole_smaller_than_the_grid_is_repainted_too(any_size):
     assert changed.nonzero() == ([61], [61])
 
 
-def test_a_negative_prompt_changes_the_picture(engine):
+def test_a_negative_prompt_changes_the_picture(engine: Engine) -> None:
     def draw(**fields: object) -> bytes:
         request = Request("a cat", steps=2, seed=1, **fields)
         return asyncio.run(engine.generate(request)).image.tobytes()
@@ -142,7 +147,7 @@ def test_a_negative_prompt_changes_the_picture(engine):
     assert draw(negative_prompt="blue") == draw(negative_prompt="blue", true_cfg_scale=2.0) != plain
 
 
-def test_the_file_holds_the_request(engine):
+def test_the_file_holds_the_request(engine: Engine) -> None:
     picture = asyncio.run(engine.generate(img2img(negative_prompt="blue")))
     metadata = image_file.read_metadata(picture.encode("webp"))
     assert metadata["prompt"] == "a cat"
@@ -153,7 +158,7 @@ def test_the_file_holds_the_request(engine):
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # torch 2, numpy 2, diffusers
-def test_sdxl_has_every_task_and_its_own_size(tmp_path):
+def test_sdxl_has_every_task_and_its_own_size(tmp_path: Path) -> None:
     """Another architecture in the same engine: a UNet with classifier-free guidance."""
     from tests.imagegen import tiny
 

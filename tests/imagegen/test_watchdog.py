@@ -42,7 +42,7 @@ def work(watchdog: Watchdog, kind: object, seconds: float = 0.0, times: int = 1)
     return abandoned
 
 
-def test_work_of_a_known_kind_that_does_not_end_is_reported_once(watch):
+def test_work_of_a_known_kind_that_does_not_end_is_reported_once(watch: Watch) -> None:
     watchdog, reasons = watch()
     work(watchdog, "step")
     wait_for(lambda: reasons)
@@ -52,7 +52,7 @@ def test_work_of_a_known_kind_that_does_not_end_is_reported_once(watch):
 
 
 @pytest.mark.parametrize("kind", ["first of its kind", None])
-def test_work_of_unknown_duration_is_not_a_hang(watch, kind):
+def test_work_of_unknown_duration_is_not_a_hang(watch: Watch, kind: str | None) -> None:
     watchdog, reasons = watch()
     if kind is None:
         work(watchdog, None, times=3)
@@ -63,21 +63,21 @@ def test_work_of_unknown_duration_is_not_a_hang(watch, kind):
     assert not reasons
 
 
-def test_the_limit_grows_with_the_usual_duration(watch):
+def test_the_limit_grows_with_the_usual_duration(watch: Watch) -> None:
     watchdog, reasons = watch()
     work(watchdog, "slow", seconds=1)
     time.sleep(2)  # the limit is 20 s
     assert not reasons
 
 
-def test_one_outlier_does_not_move_the_limit(watch):
+def test_one_outlier_does_not_move_the_limit(watch: Watch) -> None:
     watchdog, reasons = watch()
     work(watchdog, "step", times=4)
     work(watchdog, "step", seconds=3)
     wait_for(lambda: reasons)
 
 
-def test_aborted_work_neither_hangs_nor_counts(watch):
+def test_aborted_work_neither_hangs_nor_counts(watch: Watch) -> None:
     watchdog, reasons = watch()
     watchdog.begin("step", threading.Event())
     watchdog.abort()
@@ -89,7 +89,7 @@ def test_aborted_work_neither_hangs_nor_counts(watch):
     assert not reasons
 
 
-def test_exempt_time_does_not_count(watch):
+def test_exempt_time_does_not_count(watch: Watch) -> None:
     recording = threading.Event()
     recording.set()
     watchdog, reasons = watch(exempt=recording.is_set)
@@ -101,7 +101,7 @@ def test_exempt_time_does_not_count(watch):
 
 
 @pytest.mark.parametrize("kind", ["first of its kind", None])
-def test_abandoned_work_of_any_kind_has_to_end(watch, kind):
+def test_abandoned_work_of_any_kind_has_to_end(watch: Watch, kind: str | None) -> None:
     watchdog, reasons = watch(patience=0.3, exempt=lambda: True)
     abandoned = threading.Event()
     watchdog.begin(kind, abandoned)
@@ -112,7 +112,7 @@ def test_abandoned_work_of_any_kind_has_to_end(watch, kind):
     assert "has not responded" in reasons[0]
 
 
-def test_old_kinds_are_forgotten():
+def test_old_kinds_are_forgotten() -> None:
     watchdog = Watchdog(lambda reason: None, hang_after=60, patience=60)
     for kind in range(2_000):
         watchdog.begin(kind, threading.Event())
@@ -138,7 +138,7 @@ print("ended", flush=True)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGSTOP")
-def test_a_stopped_process_has_not_hung():
+def test_a_stopped_process_has_not_hung() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", STOPPED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

@@ -3,6 +3,7 @@
 import json
 import string
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -102,7 +103,7 @@ def vae(channels: int, **config: object) -> AutoencoderKL:
     )
 
 
-def clip(kind: type, *, layers: int):
+def clip(kind: type, *, layers: int) -> Any:
     """Return a CLIP text encoder of class `kind`."""
     return kind(
         CLIPTextConfig(

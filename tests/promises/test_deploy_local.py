@@ -86,7 +86,7 @@ def check_origins(cluster: Cluster) -> None:
     assert httpx.get(cluster.url("say/"), headers={"Host": "test-small-one.localhost"}).headers["location"] == "/say"
 
 
-def test_a_chute_is_deployed_called_and_deleted(bundled: Path, tmp_path: Path):
+def test_a_chute_is_deployed_called_and_deleted(bundled: Path, tmp_path: Path) -> None:
     bye, seen = tmp_path / "bye", tmp_path / "seen"
     with cluster_folder() as cluster:
         cluster.write("small_one", SOURCE)

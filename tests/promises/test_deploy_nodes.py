@@ -17,7 +17,7 @@ async def where(self) -> str:
 """
 
 
-def test_a_chute_is_placed_by_gpu_memory():
+def test_a_chute_is_placed_by_gpu_memory() -> None:
     with cluster_folder() as cluster:
         address = cluster.node("--head", "--host", "0.0.0.0", "--cluster-port", "0", "--fake-gpus", "4090:24,4090:24")
         cluster.node("--address", address, "--fake-gpus", "h100_sxm:80")

@@ -59,7 +59,7 @@ def draw(cluster: Cluster, **body: object) -> httpx.Response:
     return cluster.post("test-draws/draw", body)
 
 
-def test_a_new_version_fails_no_request_and_a_broken_one_receives_none(cluster: Cluster):
+def test_a_new_version_fails_no_request_and_a_broken_one_receives_none(cluster: Cluster) -> None:
     with Load(cluster.url("test-draws/draw"), clients=4) as load:
         cluster.deploy("draws", "--env", "VERSION=2")
         changed = time.monotonic()
@@ -81,7 +81,7 @@ def test_a_new_version_fails_no_request_and_a_broken_one_receives_none(cluster: 
     assert cluster.status("draws")["status"] == "running"  # the cluster wants the second version again
 
 
-def test_a_killed_replica_fails_only_its_running_requests(cluster: Cluster):
+def test_a_killed_replica_fails_only_its_running_requests(cluster: Cluster) -> None:
     pid = draw(cluster).json()["pid"]
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(draw, cluster, seconds=3600)
@@ -121,7 +121,7 @@ def replaced(cluster: Cluster, title: str, before: int) -> bool:
         return False
 
 
-def test_a_killed_controller_fails_no_request(cluster: Cluster):
+def test_a_killed_controller_fails_no_request(cluster: Cluster) -> None:
     before = actor(cluster, "ray::ServeController")
     with Load(cluster.url("test-draws/draw"), clients=2) as load:
         os.kill(before, signal.SIGKILL)
@@ -133,7 +133,7 @@ def test_a_killed_controller_fails_no_request(cluster: Cluster):
     wait_for(lambda: cluster.status("draws")["status"] == "running")
 
 
-def test_a_killed_proxy_is_restarted(cluster: Cluster):
+def test_a_killed_proxy_is_restarted(cluster: Cluster) -> None:
     before = actor(cluster, "ray::ProxyActor")
     os.kill(before, signal.SIGKILL)
     killed = time.monotonic()
@@ -149,7 +149,7 @@ def test_a_killed_proxy_is_restarted(cluster: Cluster):
     print(f"after the proxy was killed requests were answered again after {time.monotonic() - killed:.1f} s")
 
 
-def test_clients_that_disconnect_free_the_replica(cluster: Cluster):
+def test_clients_that_disconnect_free_the_replica(cluster: Cluster) -> None:
     chance = random.Random(4)
 
     def leave(_: int) -> None:
@@ -168,7 +168,7 @@ def test_clients_that_disconnect_free_the_replica(cluster: Cluster):
     print(f"100 clients left requests of an hour; the next one was answered {took:.2f} s later, nothing runs")
 
 
-def test_overload_is_rejected_while_the_queue_is_full(cluster: Cluster, tmp_path: Path):
+def test_overload_is_rejected_while_the_queue_is_full(cluster: Cluster, tmp_path: Path) -> None:
     go = tmp_path / "go"
     with ThreadPoolExecutor(9) as pool:
         taken = [pool.submit(draw, cluster, until=str(go)) for _ in range(9)]  # one that runs, eight in the queue
@@ -184,7 +184,7 @@ def test_overload_is_rejected_while_the_queue_is_full(cluster: Cluster, tmp_path
         assert [each.result().status_code for each in taken] == [200] * 9
 
 
-def test_a_burst_scales_to_three_replicas_and_back_to_one(cluster: Cluster):
+def test_a_burst_scales_to_three_replicas_and_back_to_one(cluster: Cluster) -> None:
     cluster.env["CHUTES_QUEUE_SIZE"] = "64"
     cluster.env["MOST"] = "3"  # the description is read in the command's process
     cluster.deploy("draws", "--env", "VERSION=4")

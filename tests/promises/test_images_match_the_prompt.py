@@ -48,7 +48,7 @@ def ask(service: Server, path: str, **request: object) -> Image.Image:
     return Image.open(BytesIO(answer.content)).convert("RGB")
 
 
-def test_the_named_object_is_drawn_on_the_named_background(service: Server, judge) -> None:
+def test_the_named_object_is_drawn_on_the_named_background(service: Server, judge: classifier.Classifier) -> None:
     colours = ["white", "blue", "yellow", "green"]
     asked = [(name, colours[at % len(colours)], at) for at, name in enumerate(THINGS)]
     pictures = {
@@ -77,7 +77,7 @@ def test_img2img_stays_close_only_at_a_low_strength(service: Server) -> None:
     assert moved[1.0] > 2 * moved[0.3]
 
 
-def test_inpaint_fills_the_mask_with_the_prompt(service: Server, judge) -> None:
+def test_inpaint_fills_the_mask_with_the_prompt(service: Server, judge: classifier.Classifier) -> None:
     around = Image.new("RGB", (256, 256), (250, 216, 60))
     mask = Image.new("L", (256, 256))
     ImageDraw.Draw(mask).rectangle((28, 28, 228, 228), fill=255)

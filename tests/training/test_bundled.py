@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,23 +14,23 @@ FOLDER = Path(__file__).parents[2] / "src/imagegen/bundled"
 
 
 @pytest.fixture(scope="module")
-def bundled():
+def bundled() -> Any:
     torch.set_num_threads(1)
     return report.load(FOLDER)
 
 
-def pixels(bundled, prompt, *, seed=0, steps=10, guidance=7.5):
+def pixels(bundled: Path, prompt: Any, *, seed: int = 0, steps: int = 10, guidance: float = 7.5) -> Any:
     picture = report.draw(*bundled, [prompt], [seed], steps=steps, guidance=guidance)[0]
     return np.asarray(picture, np.float32)
 
 
-def test_the_folder_has_at_most_24_megabytes():
+def test_the_folder_has_at_most_24_megabytes() -> None:
     size = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file())
     print(f"{size / 1e6:.2f} MB")
     assert size <= 24_000_000
 
 
-def test_loading_and_drawing_take_seconds(bundled):
+def test_loading_and_drawing_take_seconds(bundled: Path) -> None:
     start = time.process_time()  # CPU time, so that other processes on the machine do not count
     report.load(FOLDER)
     loaded = time.process_time() - start
@@ -42,7 +43,7 @@ def test_loading_and_drawing_take_seconds(bundled):
     assert drawn < 6
 
 
-def test_the_heart_and_the_backgrounds_have_the_requested_colours(bundled):
+def test_the_heart_and_the_backgrounds_have_the_requested_colours(bundled: Path) -> None:
     heart = pixels(bundled, "a red heart on a white background")
     red, green, blue = heart[100:156, 100:156].mean((0, 1))
     assert red > 170
@@ -57,18 +58,18 @@ def test_the_heart_and_the_backgrounds_have_the_requested_colours(bundled):
     assert right >= 5
 
 
-def test_an_object_can_be_recoloured(bundled):
+def test_an_object_can_be_recoloured(bundled: Path) -> None:
     red, _, blue = pixels(bundled, "a blue apple on a white background")[100:156, 100:156].mean((0, 1))
     assert blue > red + 40
 
 
-def test_a_seed_repeats_and_another_seed_differs(bundled):
+def test_a_seed_repeats_and_another_seed_differs(bundled: Path) -> None:
     one = pixels(bundled, "a castle", seed=1)
     assert np.array_equal(one, pixels(bundled, "a castle", seed=1))
     assert np.abs(one - pixels(bundled, "a castle", seed=2)).mean() > 3
 
 
-def test_more_steps_approach_the_result_of_fifty(bundled):
+def test_more_steps_approach_the_result_of_fifty(bundled: Path) -> None:
     prompts = ("a red apple", "a rocket at night", "a frog on a pink background")
     best = {text: pixels(bundled, text, steps=50) for text in prompts}
     distances = [
@@ -79,11 +80,11 @@ def test_more_steps_approach_the_result_of_fifty(bundled):
     assert distances[1] < distances[0]
 
 
-def test_guidance_changes_the_image(bundled):
+def test_guidance_changes_the_image(bundled: Path) -> None:
     assert np.abs(pixels(bundled, "a lion", guidance=1.0) - pixels(bundled, "a lion", guidance=7.5)).mean() > 1
 
 
-def test_diffusers_default_padding_draws_the_same_object(bundled):
+def test_diffusers_default_padding_draws_the_same_object(bundled: Path) -> None:
     pipeline, metadata = bundled
     long = report.draw(pipeline, {**metadata, "max_sequence_length": 512}, ["a red heart on a white background"], [0])[
         0

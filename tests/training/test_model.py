@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import torch
 
 from training import config
@@ -7,7 +9,7 @@ from training.models import flux
 from training.models.flux import clip_words, pack_latents, sample, unpack_latents
 
 
-def test_forward_equals_diffusers(drawings_zip):
+def test_forward_equals_diffusers(drawings_zip: Path) -> None:
     smoke = config.SMOKE
     loaded = dataset.read(drawings_zip, smoke.size)
     model = flux.build(smoke, loaded).eval()
@@ -36,7 +38,7 @@ def test_forward_equals_diffusers(drawings_zip):
     assert float((ours - theirs).abs().max()) < 1e-5
 
 
-def test_pack_latents_equals_diffusers():
+def test_pack_latents_equals_diffusers() -> None:
     from diffusers import FluxPipeline
 
     latents = torch.randn(2, 16, 8, 8)
@@ -44,7 +46,7 @@ def test_pack_latents_equals_diffusers():
     assert torch.equal(unpack_latents(pack_latents(latents), 4), latents)
 
 
-def test_clip_words_always_end_with_the_end_token():
+def test_clip_words_always_end_with_the_end_token() -> None:
     full = torch.tensor([[5, 6, 7, 8, vocabulary.END_ID], [5, vocabulary.END_ID, 0, 0, 0]])
     assert clip_words(full).tolist() == [
         [vocabulary.START_ID, 5, 6, 7, vocabulary.END_ID],
@@ -52,7 +54,7 @@ def test_clip_words_always_end_with_the_end_token():
     ]
 
 
-def test_sampling_is_deterministic(drawings_zip):
+def test_sampling_is_deterministic(drawings_zip: Path) -> None:
     smoke = config.SMOKE
     model = flux.build(smoke, dataset.read(drawings_zip, smoke.size))
     words, noise = torch.full((1, smoke.max_words), 1), torch.randn(1, 16, 64)

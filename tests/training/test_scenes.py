@@ -1,3 +1,6 @@
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -7,12 +10,12 @@ from training.drawings import dataset
 from training.drawings.compose import Composer
 
 
-def sampler_of(drawings_zip, seed=0):
+def sampler_of(drawings_zip: Path, seed: int = 0) -> Any:
     drawings = dataset.read(drawings_zip, 64)
     return scenes.SceneSampler(drawings.names, drawings.colour_names(), seed)
 
 
-def test_a_seed_gives_the_same_scenes_again(drawings_zip):
+def test_a_seed_gives_the_same_scenes_again(drawings_zip: Path) -> None:
     names = dataset.read(drawings_zip, 64).names
     own = [None] * len(names)
     rows, texts = scenes.sample_scenes(names, own, 7, 20, 2)
@@ -22,7 +25,7 @@ def test_a_seed_gives_the_same_scenes_again(drawings_zip):
     assert texts != scenes.sample_scenes(names, own, 8, 20, 2)[1]
 
 
-def test_a_caption_mentions_every_attribute_of_its_scene(drawings_zip):
+def test_a_caption_mentions_every_attribute_of_its_scene(drawings_zip: Path) -> None:
     sampler = sampler_of(drawings_zip)
     for _ in range(300):
         scene = sampler.scene()
@@ -38,13 +41,13 @@ def test_a_caption_mentions_every_attribute_of_its_scene(drawings_zip):
             assert phrase.lstrip(", ") in caption
 
 
-def test_captions_fit_into_the_models_token_limit(drawings_zip):
+def test_captions_fit_into_the_models_token_limit(drawings_zip: Path) -> None:
     names = dataset.read(drawings_zip, 64).names
     _, texts = scenes.sample_scenes(names, [None] * len(names), 1, 500, 2)
     assert max(len(text.split()) for each in texts for text in each) <= 30
 
 
-def test_only_unknown_words_become_the_unknown_token(drawings_zip):
+def test_only_unknown_words_become_the_unknown_token(drawings_zip: Path) -> None:
     words = vocabulary.vocabulary(dataset.read(drawings_zip, 64).names)
     ids = vocabulary.encode(words, ["A red BALL, on the boxes", "a zorblatt"], 8)
     assert vocabulary.UNKNOWN_ID not in ids[0]
@@ -52,7 +55,7 @@ def test_only_unknown_words_become_the_unknown_token(drawings_zip):
     assert vocabulary.encode(words, ["balls"], 4).tolist() == vocabulary.encode(words, ["ball"], 4).tolist()
 
 
-def test_captions_use_words_of_the_vocabulary(drawings_zip):
+def test_captions_use_words_of_the_vocabulary(drawings_zip: Path) -> None:
     names = dataset.read(drawings_zip, 64).names
     words = vocabulary.vocabulary(names)
     _, texts = scenes.sample_scenes(names, [None] * len(names), 2, 300, 1)
@@ -60,7 +63,7 @@ def test_captions_use_words_of_the_vocabulary(drawings_zip):
     assert unknown < 0.12  # nonsense words alone: 6 in 100 captions
 
 
-def compose(drawings_zip, **attributes):
+def compose(drawings_zip: Path, **attributes: Any) -> Any:
     loaded = dataset.read(drawings_zip, 64)
     sampler = scenes.SceneSampler(loaded.names, loaded.colour_names(), 3)
     background = scenes._plain(COLOURS["white"])
@@ -68,7 +71,7 @@ def compose(drawings_zip, **attributes):
     return (Composer(loaded, torch.device("cpu"))(torch.tensor([row]))[0] + 1) / 2
 
 
-def test_an_object_is_drawn_at_its_position(drawings_zip):
+def test_an_object_is_drawn_at_its_position(drawings_zip: Path) -> None:
     drawn = compose(drawings_zip, x=0.25, y=0.75, scale=0.4)
     red = (drawn[1] < 0.5).float()
     rows, columns = red.sum(1), red.sum(0)
@@ -78,7 +81,7 @@ def test_an_object_is_drawn_at_its_position(drawings_zip):
     assert abs(y - 0.75) < 0.03
 
 
-def test_recolouring_changes_the_object_and_nothing_else(drawings_zip):
+def test_recolouring_changes_the_object_and_nothing_else(drawings_zip: Path) -> None:
     plain, green = compose(drawings_zip, scale=0.8), compose(drawings_zip, scale=0.8, colour="green")
     middle = green[:, 32, 32]
     assert float((middle - torch.tensor(COLOURS["green"].rgb) / 255).abs().max()) < 0.15

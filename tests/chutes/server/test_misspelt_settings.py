@@ -21,24 +21,24 @@ ROOT = Path(__file__).parents[3]
         ("CHUTES_KEY_FILE", "CHUTES_KEYS_FILE"),
     ],
 )
-def test_a_name_within_two_edits_of_a_setting_is_reported(variable, setting):
+def test_a_name_within_two_edits_of_a_setting_is_reported(variable: str, setting: str) -> None:
     (message,) = misspelt_settings({"PATH": "/bin", variable: "3"})
     assert message == f"{variable} is not a setting and has no effect. Did you mean {setting}?"
 
 
 @pytest.mark.parametrize("variable", ["CHUTES_SOMETHING_ELSE", "CHUTE_PORT", "QUEUESIZE", "CHUTES_QUEUSZ", "CHUTES_"])
-def test_other_names_are_not_reported(variable):
+def test_other_names_are_not_reported(variable: str) -> None:
     assert not list(misspelt_settings({variable: "3"}))
 
 
-def test_settings_themselves_and_empty_variables_are_not_reported():
+def test_settings_themselves_and_empty_variables_are_not_reported() -> None:
     names = [f"CHUTES_{name}" for name in Settings.model_fields]
     environment = {**{name.upper(): "1" for name in names}, **{name.lower(): "1" for name in names}}
     assert not list(misspelt_settings({**environment, "CHUTES_QUEUESIZE": ""}))
 
 
 @pytest.mark.parametrize("service", ["CHUTES", "CHUTES_HO", "CHUTES_P", "CHUTES_HOST", "CHUTES_KEYS"])
-def test_what_kubernetes_and_docker_links_set_is_not_reported(service):
+def test_what_kubernetes_and_docker_links_set_is_not_reported(service: str) -> None:
     links = {
         f"{service}_SERVICE_HOST": "10.0.0.1",
         f"{service}_SERVICE_PORT": "8000",
@@ -53,7 +53,7 @@ def test_what_kubernetes_and_docker_links_set_is_not_reported(service):
     assert not list(misspelt_settings(links))
 
 
-def test_what_this_project_and_upstream_set_is_not_reported():
+def test_what_this_project_and_upstream_set_is_not_reported() -> None:
     upstream = (
         "EXECUTION_CONTEXT DEV_MODE DEV_URL CONFIG_PATH API_URL ALLOW_MISSING PORT_PRIMARY PORT_LOGGING EXTERNAL_HOST "
         "LAUNCH_JWT API_KEY"

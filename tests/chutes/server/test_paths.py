@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,13 +19,13 @@ ROOT = Path(__file__).parents[3]
         ("deploy/prometheus/prometheus.yml", r"metrics_path: (\S+)", METRICS),
     ],
 )
-def test_configuration_files_use_the_same_paths(file, pattern, path):
+def test_configuration_files_use_the_same_paths(file: str, pattern: str, path: Any) -> None:
     found = re.findall(pattern, (ROOT / file).read_text())
     assert found
     assert set(found) == {path}
 
 
-def test_other_modules_contain_no_literal_paths():
+def test_other_modules_contain_no_literal_paths() -> None:
     paths = "|".join(map(re.escape, {*MONITORING, JOBS}))
     literal = re.compile(rf"""["']({paths})["'/]""")
     modules = [path for room in ("server", "deploy", "cli") for path in (ROOT / "src/chutes" / room).rglob("*.py")]

@@ -37,7 +37,7 @@ def test_functions() -> None:
     async def save(self: Any, params: Outer) -> Response:
         return Response()
 
-    async def nothing(self):  # type: ignore[no-untyped-def]
+    async def nothing(self):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
         return None
 
     schema, content_type, output = SchemaExtractor.extract_schemas(draw)

@@ -2,6 +2,7 @@
 
 import os
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -11,12 +12,12 @@ from imagegen.flux import cuda_graph
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 
 
-def test_each_call_gets_its_own_result_at_any_shape(monkeypatch):
+def test_each_call_gets_its_own_result_at_any_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_graph, "_SHAPES", 2)
     weight = torch.randn(8, 8, device=DEVICE)
     calls = []
 
-    def run(x, shift):
+    def run(x: Any, shift: Any) -> Any:
         calls.append(x.shape)
         return x @ weight + shift, x.sum(0)
 
@@ -35,10 +36,10 @@ def test_each_call_gets_its_own_result_at_any_shape(monkeypatch):
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="graphs need a GPU")
-def test_clear_frees_the_memory():
+def test_clear_frees_the_memory() -> None:
     cache, seen = cuda_graph.CudaGraphCache(), []
 
-    def run(x):
+    def run(x: Any) -> Any:
         seen.append(cache.capturing)
         return ((x.expand(-1, 2**20) * 2).exp().sum(),)
 
@@ -54,13 +55,13 @@ def test_clear_frees_the_memory():
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="graphs need a GPU")
-def test_graphs_share_their_memory():
+def test_graphs_share_their_memory() -> None:
     cache = cuda_graph.CudaGraphCache()
 
-    def run(x):
+    def run(x: Any) -> Any:
         return ((x.expand(-1, 2**20) * 2).exp().sum(),)
 
-    def held_after(*rows):
+    def held_after(*rows: Any) -> Any:
         for count in rows:
             cache(run, torch.zeros(count, 1, device=DEVICE))
             torch.cuda.empty_cache()
@@ -71,11 +72,13 @@ def test_graphs_share_their_memory():
 
 
 @pytest.mark.parametrize(("flushes", "graphs"), [(1, 4), (2, 2), (3, 2), (4, 1)])
-def test_a_capture_in_several_graphs_returns_the_same(flushes, graphs, monkeypatch):
+def test_a_capture_in_several_graphs_returns_the_same(
+    flushes: int, graphs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cuda_graph, "_FLUSHES", flushes)
     cache = cuda_graph.CudaGraphCache()
 
-    def run(x):
+    def run(x: Any) -> Any:
         kept = x * 2
         for _ in range(3):
             x = (x @ x).relu() + kept
@@ -94,18 +97,18 @@ def test_a_capture_in_several_graphs_returns_the_same(flushes, graphs, monkeypat
         assert [len(each.graphs) for each in cache.captured.values()] == [graphs, graphs]
 
 
-def test_without_memory_for_a_capture_the_function_runs_after_freeing_it(monkeypatch):
+def test_without_memory_for_a_capture_the_function_runs_after_freeing_it(monkeypatch: pytest.MonkeyPatch) -> None:
     class Large:
         """Stands for the memory of a capture."""
 
     cache, held = cuda_graph.CudaGraphCache(), []
 
-    def capture(run, given):
+    def capture(run: Any, given: Any) -> None:
         large = Large()
         held.append(weakref.ref(large))
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    def run(x):
+    def run(x: Any) -> Any:
         return (x + (held[0]() is None),)
 
     class OnTheGpu(torch.Tensor):
@@ -119,11 +122,11 @@ def test_without_memory_for_a_capture_the_function_runs_after_freeing_it(monkeyp
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="graphs need a GPU")
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), ValueError("no such thing")])
-def test_an_error_during_a_capture_leaves_the_cache_usable(error):
+def test_an_error_during_a_capture_leaves_the_cache_usable(error: Any) -> None:
     cache = cuda_graph.CudaGraphCache()
     attempts = []
 
-    def run(x):
+    def run(x: Any) -> Any:
         attempts.append(x)
         y = x + 1
         cache.flush()

@@ -2,6 +2,7 @@
 
 import math
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def pick(table: torch.Tensor, at: int, text_at: int, width: int, length: int, te
 @pytest.mark.parametrize(("batch", "length", "text", "width"), SIZES)
 @pytest.mark.parametrize("gated", [True, False])
 @pytest.mark.parametrize("quantized", [True, False])
-def test_gate_residual_norm(batch, length, text, width, gated, quantized):
+def test_gate_residual_norm(batch: Any, length: Any, text: Any, width: Any, gated: bool, quantized: bool) -> None:
     x, y = randn(batch, length, width) * 3 + 1, randn(batch, length, width)
     table = randn(batch, 6 * width)
     of_text = VectorOffsets(gate=0, scale=width, shift=2 * width)
@@ -79,7 +80,7 @@ def test_gate_residual_norm(batch, length, text, width, gated, quantized):
     ("batch", "length", "text", "heads", "dim"), [(1, 5, 2, 3, 32), (2, 9, 0, 24, 128), (2, 4, 4, 8, 64)]
 )
 @pytest.mark.parametrize("fp8", [True, False])
-def test_norm_rope(batch, length, text, heads, dim, fp8):
+def test_norm_rope(batch: int, length: int, text: int, heads: int, dim: int, fp8: bool) -> None:
     qkv = randn(batch, length, 3, heads, dim) * 2
     angles = torch.rand(length, dim // 2, device=DEVICE, dtype=torch.float64) * math.tau
     weights = [randn(dim) for _ in range(4)]
@@ -110,7 +111,7 @@ if not INTERPRETED:
 
 
 @pytest.mark.parametrize(("batch", "length", "attention", "hidden"), ROWS)
-def test_quantize_rows(batch, length, attention, hidden):
+def test_quantize_rows(batch: Any, length: Any, attention: Any, hidden: Any) -> None:
     a = randn(batch, length, attention) if attention else None
     h = randn(batch, length, hidden) * 3 if hidden else None
     parts = [] if a is None else [a.double()]

@@ -3,6 +3,8 @@
 Outputs start as NaN.
 """
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -20,7 +22,7 @@ FULL = [(4608, 3072, 12288), (4096, 3072, 9216), (512, 12288, 3072), (1536, 1536
 @pytest.mark.parametrize("gelu", [False, True])
 @pytest.mark.parametrize("beside", [0, 64])
 @pytest.mark.parametrize(("rows", "inner", "outer"), [(1, 64, 192), (37, 192, 64), (130, 128, 320), *FULL])
-def test_linear(rows, inner, outer, beside, gelu):
+def test_linear(rows: Any, inner: Any, outer: Any, beside: int, gelu: bool) -> None:
     torch.manual_seed(0)
     layer = Linear(inner, outer, device=DEVICE)
     layer.write("weight", 0, torch.randn(outer, inner) / inner**0.5)
@@ -44,7 +46,9 @@ def test_linear(rows, inner, outer, beside, gelu):
     ("rows", "inner", "outer"),
     [(16, 64, 192), (37, 192, 64), (1261, 3072, 9216), (4608, 3072, 12288), (1024, 12288, 3072), (4608, 15360, 3072)],
 )
-def test_fp8_linear_on_hopper_and_as_on_other_gpus(rows, inner, outer, add, beside, monkeypatch):
+def test_fp8_linear_on_hopper_and_as_on_other_gpus(
+    rows: int, inner: int, outer: int, add: bool, beside: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     layer = Linear(inner, outer, fp8=True, device=DEVICE)
     layer.write("weight", 0, torch.randn(outer, inner, device=DEVICE) / inner**0.5)
@@ -75,7 +79,7 @@ def test_fp8_linear_on_hopper_and_as_on_other_gpus(rows, inner, outer, add, besi
 
 @pytest.mark.skipif(not CUDA, reason="needs the GPU's matmuls")
 @pytest.mark.parametrize("fp8", [False, True])
-def test_kernels_are_loaded_for_other_numbers_of_rows(fp8, monkeypatch):
+def test_kernels_are_loaded_for_other_numbers_of_rows(fp8: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cublas, "plans", {})
     monkeypatch.setattr(cublas, "_ROWS", range(32, 97, 32))
     layer = Linear(192, 64, fp8=fp8, device=DEVICE)
@@ -94,7 +98,7 @@ def test_kernels_are_loaded_for_other_numbers_of_rows(fp8, monkeypatch):
 @pytest.mark.parametrize("fp8", [False, True])
 @pytest.mark.parametrize("rows", [1, 512, 1536, 2304, 4096, 4608, 8672])
 @pytest.mark.parametrize(("inner", "outer"), [(3072, 9216), (3072, 12288), (15360, 3072), (3072, 3072)])
-def test_chosen_tiles_take_no_longer_than_128x128(inner, outer, rows, fp8):
+def test_chosen_tiles_take_no_longer_than_128x128(inner: int, outer: int, rows: int, fp8: bool) -> None:
     """Count whole rounds of tiles, one tile per multiprocessor."""
     shape = cublas.Shape(rows, outer, inner, inner, outer, gelu=False, fp8=fp8, add=False)
     tiles = cublas.tiles_for(shape, sm_count=132)
@@ -105,7 +109,7 @@ def test_chosen_tiles_take_no_longer_than_128x128(inner, outer, rows, fp8):
 
 
 @pytest.mark.parametrize(("batch", "length"), [(1, 64), (2, 77)])
-def test_attention_into_columns_of_a_wider_buffer(batch, length):
+def test_attention_into_columns_of_a_wider_buffer(batch: int, length: int) -> None:
     torch.manual_seed(0)
     heads, dim = 2, 64
     qkv = torch.randn(batch, length, 3, heads, dim, device=DEVICE, dtype=torch.bfloat16)
@@ -119,8 +123,10 @@ def test_attention_into_columns_of_a_wider_buffer(batch, length):
     assert torch.equal(attention(qkv), out)
 
 
-def test_attention_runs_without_a_package_built_for_another_pytorch(monkeypatch, caplog):
-    def incompatible(_name):
+def test_attention_runs_without_a_package_built_for_another_pytorch(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def incompatible(_name: Any) -> None:
         raise ImportError("undefined symbol")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -63,7 +64,7 @@ def relative(out: torch.Tensor, reference: torch.Tensor) -> float:
     ("batch", "rows", "text"), [(1, (3, 4), 5), (2, (2, 3), 4)] if INTERPRETED else [(1, (6, 5), 7), (3, (4, 9), 16)]
 )
 @torch.inference_mode()
-def test_as_exact_as_diffusers_in_bf16(guidance, batch, rows, text):
+def test_as_exact_as_diffusers_in_bf16(guidance: bool, batch: Any, rows: Any, text: Any) -> None:
     reference = small(guidance=guidance)
     model = FluxTransformer(reference.config, device=DEVICE)
     copy_state(model, reference.state_dict())
@@ -84,7 +85,7 @@ def test_as_exact_as_diffusers_in_bf16(guidance, batch, rows, text):
 
 
 @torch.inference_mode()
-def test_constants_belong_to_their_image():
+def test_constants_belong_to_their_image() -> None:
     reference = small(guidance=True, **({"heads": 1, "dim": 32, "layers": (1, 1)} if INTERPRETED else {}))
     model = FluxTransformer(reference.config, device=DEVICE)
     copy_state(model, reference.state_dict())
@@ -107,7 +108,7 @@ def test_constants_belong_to_their_image():
 @pytest.mark.skipif(INTERPRETED, reason="needs the GPU's fp8 matmul")
 @pytest.mark.parametrize("fp8_attention", [False, True])
 @torch.inference_mode()
-def test_fp8_is_close_to_float32(fp8_attention):
+def test_fp8_is_close_to_float32(fp8_attention: bool) -> None:
     reference = small(guidance=True, heads=8, dim=128)
     model = FluxTransformer(reference.config, fp8=True, fp8_attention=fp8_attention)
     copy_state(model, reference.state_dict())
@@ -121,13 +122,13 @@ def test_fp8_is_close_to_float32(fp8_attention):
     assert error < 0.1
 
 
-def test_weights_of_another_architecture_are_refused():
+def test_weights_of_another_architecture_are_refused() -> None:
     model = FluxTransformer(small(guidance=False).config, device=DEVICE)
     with pytest.raises(ValueError, match="not of this FLUX architecture"):
         copy_state(model, small(guidance=True).state_dict())
 
 
-def test_attention_adapters_are_refused():
+def test_attention_adapters_are_refused() -> None:
     reference = small(guidance=False)
     model = FluxTransformer(reference.config, device=DEVICE)
     with pytest.raises(ValueError, match="adapters"):

@@ -1,6 +1,7 @@
 """The fast path's kernels and fp8 matmuls propagate NaN and infinite values, so that the image is refused."""
 
 import os
+from typing import Any
 
 import diffusers
 import pytest
@@ -29,7 +30,7 @@ NAN, INF = float("nan"), float("inf")
 
 
 @pytest.fixture(scope="module", params=["bf16", "fp8", "fp8+attention"])
-def model(request, tmp_path_factory):
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A model on the fast path; a test that damages it repairs it."""
     precision = request.param
     if precision != "bf16" and (INTERPRETED or torch.cuda.get_device_capability() < (8, 9)):
@@ -43,7 +44,7 @@ def model(request, tmp_path_factory):
     return models._assemble(pipeline, path, "flux", {}, settings, None if INTERPRETED else "resident")
 
 
-def picture(model):
+def picture(model: Any) -> Any:
     size = SIDE, SIDE
     canvas = Canvas(size, size, size)
     return sample(model, Request("a cat", seed=1), canvas, steps=STEPS, after_step=lambda *_: None).tobytes()
@@ -66,7 +67,7 @@ if not INTERPRETED:
 
 
 @pytest.mark.parametrize(("weight", "value"), WEIGHTS)
-def test_damaged_weights_are_an_error(model, weight, value):
+def test_damaged_weights_are_an_error(model: models.Model, weight: Any, value: Any) -> None:
     component, _, name = weight.partition(".")
     last = getattr(model.text2image, component).get_parameter(name).detach().view(-1)[-1:]
     kept = last.clone()
@@ -77,7 +78,7 @@ def test_damaged_weights_are_an_error(model, weight, value):
 
 
 @pytest.mark.skipif(INTERPRETED, reason="takes long without a GPU")
-def test_the_repaired_model_draws_the_same_image(model):
+def test_the_repaired_model_draws_the_same_image(model: models.Model) -> None:
     before = picture(model)
     test_damaged_weights_are_an_error(model, *WEIGHTS[0])
     assert picture(model) == before
@@ -87,7 +88,7 @@ def test_the_repaired_model_draws_the_same_image(model):
     "fp8",
     [False, pytest.param(True, marks=pytest.mark.skipif(INTERPRETED, reason="the interpreter's e4m3 has no NaN"))],
 )
-def test_nan_in_v_is_not_clamped_away(fp8):
+def test_nan_in_v_is_not_clamped_away(fp8: bool) -> None:
     qkv = torch.ones(1, 4, 3, 2, 32, device=DEVICE, dtype=torch.bfloat16)
     qkv[0, 1, 2, 1, 5] = NAN
     angles = torch.zeros(4, 16, device=DEVICE)

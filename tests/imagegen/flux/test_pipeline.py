@@ -8,7 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -42,22 +44,22 @@ TASKS = ["FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline", "FluxFill
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
     if not INTERPRETED:
         return checkpoint.BUNDLED
     return tiny.write(tmp_path_factory.mktemp("flux") / "tiny")
 
 
-def diffusers_pipeline(folder):
+def diffusers_pipeline(folder: Any) -> Any:
     return diffusers.FluxPipeline.from_pretrained(folder, dtype=torch.bfloat16).to(DEVICE)
 
 
-def in_float32(pipeline):
+def in_float32(pipeline: Any) -> Any:
     """Return the pipeline with its transformer in float32; all else stays in bf16, above all the noise."""
     transformer = pipeline.transformer.float()
     forward = transformer.forward
 
-    def float32_forward(**given):
+    def float32_forward(**given: Any) -> Any:
         floats = {
             name: value.float() if torch.is_tensor(value) and value.is_floating_point() else value
             for name, value in given.items()
@@ -68,7 +70,7 @@ def in_float32(pipeline):
     return pipeline
 
 
-def load(folder, precision="bf16"):
+def load(folder: Any, precision: str = "bf16") -> Any:
     kind = diffusers.FluxPipeline
     pipeline, path = fast.load(kind, folder, precision=precision, progress=lambda *_: None, device=DEVICE)
     assert path.info["transformer"] == "imagegen.flux"
@@ -76,13 +78,13 @@ def load(folder, precision="bf16"):
 
 
 @pytest.fixture(scope="module")
-def loaded(folder):
+def loaded(folder: Any) -> Any:
     """A pipeline with its fast path, and the images that it has drawn."""
     pipeline, path = load(folder)
     return pipeline, path, draw(pipeline, "FluxPipeline")
 
 
-def image_and_mask():
+def image_and_mask() -> Any:
     """Return a synthetic photograph, and a mask over its right half."""
     ramp = np.linspace(0, 255, SIDE).astype(np.uint8)
     image = np.stack([np.tile(ramp, (SIDE, 1)), np.tile(ramp[:, None], (1, SIDE)), np.full((SIDE, SIDE), 90)], -1)
@@ -91,7 +93,7 @@ def image_and_mask():
     return Image.fromarray(image.astype(np.uint8)), Image.fromarray(mask)
 
 
-def draw(pipeline, kind):
+def draw(pipeline: Any, kind: Any) -> Any:
     """Return images of all prompts by the pipeline class `kind` with these components, (n, 3, H, W) in float32.
 
     A single rounding may change a whole image, so each prompt is drawn several times: a mean over few images varies by
@@ -125,12 +127,12 @@ def draw(pipeline, kind):
     return torch.cat(drawn).float().cpu()
 
 
-def psnr(some, others):
+def psnr(some: Any, others: Any) -> Any:
     """Return the PSNR of each pair of images in 0..1, in dB."""
     return -10 * (some - others).square().mean(dim=(1, 2, 3)).clamp_(min=1e-10).log10()
 
 
-def assert_as_exact(label, images, bf16, fp32):
+def assert_as_exact(label: Any, images: Any, bf16: Any, fp32: Any) -> None:
     """Our images are as close to those of a float32 transformer as diffusers' bf16 images are, and close to these."""
     near, far = float(psnr(images, fp32).mean()), float(psnr(bf16, fp32).mean())
     apart = psnr(images, bf16)
@@ -141,7 +143,7 @@ def assert_as_exact(label, images, bf16, fp32):
 
 
 @pytest.mark.parametrize("kind", TASKS[:3])
-def test_a_pipeline_from_disk_draws_the_same_images(folder, loaded, kind):
+def test_a_pipeline_from_disk_draws_the_same_images(folder: Any, loaded: Any, kind: Any) -> None:
     pipeline, _, images = loaded
     if kind != "FluxPipeline":
         images = draw(pipeline, kind)
@@ -149,21 +151,21 @@ def test_a_pipeline_from_disk_draws_the_same_images(folder, loaded, kind):
     assert_as_exact(kind, images, bf16, draw(in_float32(diffusers_pipeline(folder)), kind))
 
 
-def test_weight_files_of_a_variant_draw_the_same_images(folder, loaded, tmp_path):
+def test_weight_files_of_a_variant_draw_the_same_images(folder: Any, loaded: Any, tmp_path: Path) -> None:
     diffusers_pipeline(folder).save_pretrained(tmp_path, variant="bf16")
     (tmp_path / "transformer" / "older.safetensors").write_bytes(b"not one of the index's files")
     pipeline, _ = load(tmp_path)
     assert torch.equal(draw(pipeline, "FluxPipeline"), loaded[2])
 
 
-def test_warming_up_does_not_change_later_images(loaded):
+def test_warming_up_does_not_change_later_images(loaded: Any) -> None:
     pipeline, _, images = loaded
     fast.warm(pipeline.transformer, rows=(SIDE // 16) ** 2, text=7)
     fast.warm(pipeline.transformer, rows=6, **({"text": 9} if INTERPRETED else {}))
     assert torch.equal(draw(pipeline, "FluxPipeline"), images)
 
 
-def test_freed_caches_are_rebuilt_with_the_same_images(loaded):
+def test_freed_caches_are_rebuilt_with_the_same_images(loaded: Any) -> None:
     pipeline, path, images = loaded
     transformer, caches = path.transformer, path.graph_caches
     assert transformer._constants
@@ -175,12 +177,12 @@ def test_freed_caches_are_rebuilt_with_the_same_images(loaded):
     assert torch.equal(draw(pipeline, "FluxPipeline"), images)
 
 
-def test_defaults_of_the_config_are_those_of_diffusers():
+def test_defaults_of_the_config_are_those_of_diffusers() -> None:
     parameters = inspect.signature(diffusers.FluxTransformer2DModel.__init__).parameters
     assert {name: parameters[name].default for name in fast.DEFAULTS} == fast.DEFAULTS
 
 
-def test_reading_the_transformer_does_not_import_diffusers(folder):
+def test_reading_the_transformer_does_not_import_diffusers(folder: Any) -> None:
     script = (
         "import sys; from pathlib import Path; from imagegen.flux import pipeline;"
         "read = pipeline.read_transformer(Path(sys.argv[1]), progress=lambda *_: None, device=sys.argv[2]);"
@@ -190,8 +192,8 @@ def test_reading_the_transformer_does_not_import_diffusers(folder):
     subprocess.run([sys.executable, "-c", script, str(folder), DEVICE], check=True, timeout=300)
 
 
-def test_steps_are_captured_for_the_prompt_length_of_the_settings(monkeypatch):
-    def read_transformer(_folder, **given):
+def test_steps_are_captured_for_the_prompt_length_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_transformer(_folder: Any, **given: Any) -> Any:
         return given | {"switch interval": sys.getswitchinterval()}
 
     monkeypatch.setattr(fast, "read_transformer", read_transformer)
@@ -204,8 +206,8 @@ def test_steps_are_captured_for_the_prompt_length_of_the_settings(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", TASKS[3:])
-def test_fill_and_kontext_pipelines_draw_the_same_images(folder, kind):
-    def pipeline():
+def test_fill_and_kontext_pipelines_draw_the_same_images(folder: Any, kind: Any) -> None:
+    def pipeline() -> Any:
         from_disk = diffusers_pipeline(folder)
         if kind == "FluxFillPipeline":  # its inputs are noise, masked image and mask
             torch.manual_seed(0)
@@ -221,7 +223,7 @@ def test_fill_and_kontext_pipelines_draw_the_same_images(folder, kind):
     assert_as_exact(kind, *(draw(each, kind) for each in (ours, pipeline(), in_float32(pipeline()))))
 
 
-def test_a_fused_lora_draws_the_same_images(folder, tmp_path):
+def test_a_fused_lora_draws_the_same_images(folder: Any, tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model_state_dict
 
     adapted = diffusers_pipeline(folder)
@@ -230,7 +232,7 @@ def test_a_fused_lora_draws_the_same_images(folder, tmp_path):
     adapted.transformer.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=layers, init_lora_weights=False))
     adapted.save_lora_weights(tmp_path, transformer_lora_layers=get_peft_model_state_dict(adapted.transformer))
 
-    def with_lora():
+    def with_lora() -> Any:
         pipeline = diffusers_pipeline(folder)
         pipeline.load_lora_weights(tmp_path)
         return pipeline
@@ -244,14 +246,14 @@ def test_a_fused_lora_draws_the_same_images(folder, tmp_path):
 
 
 @pytest.mark.skipif(INTERPRETED, reason="needs the GPU's fp8 matmul")
-def test_fp8_draws_nearly_the_same_images(folder):
+def test_fp8_draws_nearly_the_same_images(folder: Any) -> None:
     pipeline, _ = load(folder, precision="fp8")
     near = psnr(draw(pipeline, "FluxPipeline"), draw(diffusers_pipeline(folder), "FluxPipeline"))
     print(f"fp8: PSNR to diffusers' bf16 {near.mean():.1f} dB")
     assert near.min() > 15
 
 
-def test_the_error_for_a_truncated_file_names_the_tensor(folder, tmp_path):
+def test_the_error_for_a_truncated_file_names_the_tensor(folder: Any, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)
     (weights,) = (broken / "transformer").glob("*.safetensors")

@@ -1,6 +1,7 @@
 """The channels-last VAE computes the same as diffusers', and each of its kernels the same as float64, at odd sizes."""
 
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def autoencoder(*widths: int) -> AutoencoderKL:
 @pytest.mark.parametrize("widths", [(32, 64, 64), (32, 96, 96)])
 @torch.inference_mode()
 @torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-def test_images_and_latents_are_those_of_diffusers(widths, monkeypatch):
+def test_images_and_latents_are_those_of_diffusers(widths: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     height, width = (5, 3) if INTERPRETED else (10, 6)  # of latents
     monkeypatch.setattr(vae, "_SCORES", 4 * height * width)  # so that attention takes several parts
     model = autoencoder(*widths)
@@ -62,14 +63,14 @@ def test_images_and_latents_are_those_of_diffusers(widths, monkeypatch):
 
 
 @torch.inference_mode()
-def test_a_size_is_prepared_once_for_exactly_the_layers_that_decode_it(monkeypatch):
+def test_a_size_is_prepared_once_for_exactly_the_layers_that_decode_it(monkeypatch: pytest.MonkeyPatch) -> None:
     model = autoencoder(32, 64, 64)
     warmup = vae.to_channels_last(model)
     conv2d, seen, attended = functional.conv2d, [], []
     (attention,) = model.decoder.mid_block.attentions
     attention.register_forward_pre_hook(lambda _layer, given: attended.append((given[0].shape, given[0].stride())))
 
-    def spied(x, weight, *given, **named):
+    def spied(x: Any, weight: Any, *given: Any, **named: Any) -> Any:
         seen.append((x.shape, x.stride(), weight.shape))
         return conv2d(x, weight, *given, **named)
 
@@ -86,7 +87,7 @@ def test_a_size_is_prepared_once_for_exactly_the_layers_that_decode_it(monkeypat
 
 @torch.inference_mode()
 @torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-def test_as_exact_as_diffusers_in_bf16():
+def test_as_exact_as_diffusers_in_bf16() -> None:
     reference = autoencoder(32, 64, 64)
     latents = torch.randn(1, 16, *((5, 3) if INTERPRETED else (10, 6)), device=DEVICE).to(torch.bfloat16)
     expected = reference.decode(latents.float()).sample
@@ -101,7 +102,7 @@ def test_as_exact_as_diffusers_in_bf16():
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("silu", [True, False])
 @pytest.mark.parametrize("shifted", [True, False])
-def test_group_norm(shape, silu, shifted, monkeypatch):
+def test_group_norm(shape: Any, silu: bool, shifted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "_PROGRAMS", 2)  # so that each program has several blocks of pixels
     x, weight, bias, shift = image(*shape) + 5, vector(shape[1]), vector(shape[1]), vector(shape[1]) * shifted
     given = x.double() + shift.double()[:, None, None]
@@ -113,7 +114,7 @@ def test_group_norm(shape, silu, shifted, monkeypatch):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("both", [True, False])
-def test_add(shape, both):
+def test_add(shape: Any, both: bool) -> None:
     x, bias, y = image(*shape), vector(shape[1]), image(*shape)
     expected = x.double() + bias.double()[:, None, None] + (y.double() if both else 0)
     assert kernels.add_(x, bias, y if both else None).data_ptr() == x.data_ptr()
@@ -121,7 +122,7 @@ def test_add(shape, both):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_upsample(shape):
+def test_upsample(shape: Any) -> None:
     x = image(*shape)
     out = kernels.upsample(x)
     assert out.is_contiguous(memory_format=torch.channels_last)
@@ -129,7 +130,7 @@ def test_upsample(shape):
 
 
 @pytest.mark.parametrize(("rows", "length"), [(3, 60), (2, 4096), (5, 9001)])
-def test_softmax(rows, length):
+def test_softmax(rows: int, length: int) -> None:
     scores = torch.randn(rows, length, device=DEVICE) * 90
     out = kernels.softmax(scores, 0.1, torch.bfloat16)
     assert close(out, (scores.double() * 0.1).softmax(dim=-1))

@@ -7,6 +7,7 @@ import inspect
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -29,13 +30,13 @@ HEADERS = {
 SMALLER = replace(PICTURE, metadata={**METADATA, "seed": 6}, drawn=(8, 8), fallback="out-of-memory")
 
 
-def test_headers_are_ascii_and_name_a_fallback_only_where_there_was_one():
+def test_headers_are_ascii_and_name_a_fallback_only_where_there_was_one() -> None:
     assert answers.picture_headers(PICTURE) == HEADERS
     assert answers.picture_headers(SMALLER)["X-Fallback"] == "out-of-memory"
 
 
 @pytest.mark.parametrize(("file_format", "ending"), [("jpeg", "jpg"), ("png", "png"), ("webp", "webp")])
-def test_a_picture_is_a_file_to_download(file_format, ending):
+def test_a_picture_is_a_file_to_download(file_format: str, ending: str) -> None:
     answer = asyncio.run(answers.image_response(PICTURE, file_format))
     assert answer.body == PICTURE.encode(file_format)
     assert answer.headers["content-type"] == f"image/{file_format}"
@@ -43,7 +44,7 @@ def test_a_picture_is_a_file_to_download(file_format, ending):
     assert HEADERS.items() <= {key: answer.headers.get(key) for key in HEADERS}.items()
 
 
-def test_a_batch_is_a_list_of_files_with_all_seeds_and_any_fallback():
+def test_a_batch_is_a_list_of_files_with_all_seeds_and_any_fallback() -> None:
     answer = asyncio.run(answers.batch_response([PICTURE, SMALLER], "png"))
     assert [base64.b64decode(each) for each in json.loads(answer.body)] == [
         PICTURE.encode("png"),
@@ -67,7 +68,7 @@ LATER, NEVER, SILENT = ("5", None), (None, "false"), (None, None)
         (errors.EngineFailed("Lost."), 503, "engine_failed", LATER),
     ],
 )
-def test_an_error_has_a_status_a_code_and_advice_on_retrying(error, status, code, retry):
+def test_an_error_has_a_status_a_code_and_advice_on_retrying(error: Any, status: int, code: str, retry: Any) -> None:
     answer = answers.error_response(error)
     assert (answer.status_code, json.loads(answer.body)) == (status, {"detail": str(error), "code": code})
     assert (answer.headers.get("retry-after"), answer.headers.get("x-should-retry")) == retry
@@ -77,13 +78,13 @@ def test_an_error_has_a_status_a_code_and_advice_on_retrying(error, status, code
     ("kind", "status", "code"),
     [(errors.InputError, 422, "value_error"), (errors.ImageTooLarge, 413, "image_too_large")],
 )
-def test_bad_input_names_its_field_as_validation_errors_do(kind, status, code):
+def test_bad_input_names_its_field_as_validation_errors_do(kind: Any, status: int, code: str) -> None:
     answer = answers.error_response(kind("image_b64 is empty.", field="image_b64"))
     detail = [{"type": code, "loc": ["body", "image_b64"], "msg": "image_b64 is empty."}]
     assert (answer.status_code, json.loads(answer.body)) == (status, {"detail": detail})
 
 
-def test_only_the_http_package_knows_statuses():
+def test_only_the_http_package_knows_statuses() -> None:
     """No class outside `imagegen.http` has a `status`: neither in its body nor on `self`."""
     root = Path(inspect.getfile(imagegen)).parent
     found = []
@@ -98,7 +99,7 @@ def test_only_the_http_package_knows_statuses():
     assert not found
 
 
-def _targets(statement):
+def _targets(statement: Any) -> Any:
     """The names that an assignment binds."""
     if isinstance(statement, ast.Assign | ast.AnnAssign):
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]

@@ -8,6 +8,7 @@ import tracemalloc
 import zlib
 from contextlib import suppress
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,20 +56,20 @@ def near(pixel: object, colour: tuple[int, ...], tolerance: int = 40) -> bool:
     ],
     ids=["plain", "data-url", "data-url-odd", "lines", "no-padding", "url-safe"],
 )
-def test_base64_in_every_common_form(wrap):
+def test_base64_in_every_common_form(wrap: Any) -> None:
     noise = Image.effect_noise((40, 30), 90).convert("RGB")
     assert decode(wrap(b64(noise))).tobytes() == noise.tobytes()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_formats(kind):
+def test_formats(kind: str) -> None:
     image = decode(b64(scene(), kind))
     assert (image.mode, image.size) == ("RGB", (48, 32))
     assert near(image.getpixel((5, 16)), RED)
     assert near(image.getpixel((42, 16)), BLUE)
 
 
-def test_a_transparent_16_bit_grey_becomes_white():
+def test_a_transparent_16_bit_grey_becomes_white() -> None:
     source = Image.fromarray(np.full((32, 48), 0, np.uint16))
     buffer = BytesIO()
     source.save(buffer, "PNG", transparency=0)
@@ -76,7 +77,7 @@ def test_a_transparent_16_bit_grey_becomes_white():
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16"])
-def test_modes_of_png(mode):
+def test_modes_of_png(mode: str) -> None:
     if mode == "I;16":
         source = Image.fromarray(np.full((32, 48), 200 << 8, np.uint16))
         expected = (200, 200, 200)
@@ -88,11 +89,11 @@ def test_modes_of_png(mode):
     assert near(image.getpixel((5, 16)), expected, 2)
 
 
-def test_cmyk_jpeg():
+def test_cmyk_jpeg() -> None:
     assert near(decode(b64(scene("CMYK"), "JPEG")).getpixel((5, 16)), RED)
 
 
-def test_transparent_pixels_become_white():
+def test_transparent_pixels_become_white() -> None:
     clear = Image.new("RGBA", (32, 32), (255, 0, 0, 0))
     assert decode(b64(clear)).getpixel((3, 3)) == (255, 255, 255)
     palette = Image.new("P", (32, 32), 0)
@@ -102,14 +103,14 @@ def test_transparent_pixels_become_white():
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_only_the_first_frame_of_an_animation_counts(kind):
+def test_only_the_first_frame_of_an_animation_counts(kind: str) -> None:
     frames = [Image.new("RGB", (32, 32), colour) for colour in (RED, BLUE)]
     text = b64(frames[0], kind, save_all=True, append_images=frames[1:])
     assert near(decode(text).getpixel((3, 3)), RED)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(orientation):
+def test_exif_orientation_is_applied(orientation: Any) -> None:
     # Undo the eight ways in which a camera may store the same upright picture.
     turns = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
     stored = scene()
@@ -121,7 +122,7 @@ def test_exif_orientation_is_applied(orientation):
     assert image.tobytes() == scene().tobytes()
 
 
-def test_a_mask_is_greyscale_resized_and_black_where_transparent():
+def test_a_mask_is_greyscale_resized_and_black_where_transparent() -> None:
     strokes = Image.new("RGBA", (16, 16), (255, 255, 255, 0))
     strokes.paste((255, 255, 255, 255), (0, 0, 8, 16))
     mask = base64_images.decode_mask(b64(strokes), size=(64, 48), field="mask_b64")
@@ -159,25 +160,25 @@ def truncated(kind: str) -> str:
     ],
     ids=lambda value: value[:20].replace("\0", "NUL") if isinstance(value, str) else None,
 )
-def test_what_is_not_an_image_is_refused_with_its_field(text, why):
+def test_what_is_not_an_image_is_refused_with_its_field(text: Any, why: str) -> None:
     with pytest.raises(InputError, match=why) as error:
         decode(text)
     assert (error.value.field, error_response(error.value).status_code) == ("image_b64", 422)
 
 
-def test_a_truncated_webp_is_refused():
+def test_a_truncated_webp_is_refused() -> None:
     with pytest.raises(InputError):
         decode(truncated("WEBP"))
 
 
 @pytest.mark.parametrize("size", [(2049, 16), (16, 2049), (2049, 2049)])
-def test_more_than_2048_a_side_is_refused(size):
+def test_more_than_2048_a_side_is_refused(size: tuple[Any, ...]) -> None:
     with pytest.raises(ImageTooLarge, match="at most 2048x2048") as error:
         decode(b64(Image.new("L", size)))
     assert (error.value.field, error_response(error.value).status_code) == ("image_b64", 413)
 
 
-def test_2048_a_side_is_accepted():
+def test_2048_a_side_is_accepted() -> None:
     assert decode(b64(Image.new("L", (2048, 2048)))).size == (2048, 2048)
 
 
@@ -208,7 +209,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
-def test_decompression_bombs_are_refused_by_their_header_without_memory():
+def test_decompression_bombs_are_refused_by_their_header_without_memory() -> None:
     """Small files that claim or unpack to gigabytes do not raise the peak memory of the process."""
     zeros = zlib.compress(bytes(50_000_000), 9)
     text = zlib.compress(bytes(400_000_000), 9)
@@ -244,7 +245,7 @@ def test_decompression_bombs_are_refused_by_their_header_without_memory():
 
 
 @pytest.mark.parametrize("text", ["aaa " * 4_000_000, "a " * 8_000_000, " " * 16_000_000, "\u00a0" * 8_000_000])
-def test_base64_full_of_white_space_takes_proportional_memory(text):
+def test_base64_full_of_white_space_takes_proportional_memory(text: str) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(InputError):
@@ -256,7 +257,7 @@ def test_base64_full_of_white_space_takes_proportional_memory(text):
 
 
 @given(st.data())
-def test_damaged_files_raise_nothing_but_input_errors(data):
+def test_damaged_files_raise_nothing_but_input_errors(data: Any) -> None:
     kind = data.draw(st.sampled_from(["PNG", "JPEG", "WEBP"]))
     file = bytearray(base64.b64decode(b64(scene(), kind)))
     for _ in range(data.draw(st.integers(1, 8))):

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,14 +29,14 @@ MODELS: list[tuple[type[BaseModel], dict[str, object]]] = [
 ]
 
 
-def refused(model, **fields):
+def refused(model: Any, **fields: Any) -> Any:
     """Return the names of the fields in the validation errors."""
     with pytest.raises(ValidationError) as error:
         model(**fields)
     return {str(each["loc"][0]) for each in error.value.errors()}
 
 
-def test_defaults_are_those_of_the_documentation():
+def test_defaults_are_those_of_the_documentation() -> None:
     body = GenerationInput(prompt="a cat")
     assert (body.width, body.height, body.num_inference_steps) == (1024, 1024, 10)
     assert (body.guidance_scale, body.seed, body.format) == (7.5, None, "jpeg")
@@ -63,7 +64,7 @@ def test_defaults_are_those_of_the_documentation():
         (InpaintInput, "strength", 0.1, 1.0),
     ],
 )
-def test_bounds_are_those_of_the_documentation(model, field, low, high):
+def test_bounds_are_those_of_the_documentation(model: Any, field: str, low: float, high: float) -> None:
     needed = dict(MODELS)[model]
     for value in (low, high):
         assert getattr(model(**needed, **{field: value}), field) == value
@@ -75,13 +76,13 @@ def test_bounds_are_those_of_the_documentation(model, field, low, high):
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n", "a" * 5001, "a" * 100_000, "nul\0", "bell\a", None, 7, ["a"], "\ud800"])
-def test_prompts_that_are_refused(prompt):
+def test_prompts_that_are_refused(prompt: Any) -> None:
     for model, fields in MODELS:
         field = "prompts" if "prompts" in fields else "prompt"
         assert refused(model, **{**fields, field: [prompt] if field == "prompts" else prompt}) == {field}
 
 
-def test_an_empty_prompt_has_a_clear_message():
+def test_an_empty_prompt_has_a_clear_message() -> None:
     with pytest.raises(ValidationError, match="String should have at least 1 character"):
         GenerationInput(prompt="")
     bounds = GenerationInput.model_json_schema()["properties"]["prompt"]
@@ -89,29 +90,29 @@ def test_an_empty_prompt_has_a_clear_message():
 
 
 @pytest.mark.parametrize("prompt", ["a", "a" * 5000, "two\nlines\tand tab\r\n", "猫 🐈", "{curly} %s \\"])
-def test_prompts_that_are_accepted(prompt):
+def test_prompts_that_are_accepted(prompt: str) -> None:
     assert GenerationInput(prompt=prompt).prompt == prompt
 
 
 @pytest.mark.parametrize("prompts", [[], ["a"] * 5, "a cat", None])
-def test_one_to_four_prompts_in_a_batch(prompts):
+def test_one_to_four_prompts_in_a_batch(prompts: Any) -> None:
     assert refused(BatchGenerationInput, prompts=prompts) == {"prompts"}
     assert len(BatchGenerationInput(prompts=["a"] * 4).prompts) == 4
 
 
-def test_missing_fields_are_named():
+def test_missing_fields_are_named() -> None:
     assert refused(GenerationInput) == {"prompt"}
     assert refused(InpaintInput) == {"prompt", "image_b64", "mask_b64"}
     assert refused(Img2ImgInput, prompt="a", image_b64="") == {"image_b64"}
 
 
-def test_formats():
+def test_formats() -> None:
     assert refused(GenerationInput, prompt="a", format="gif") == {"format"}
     for file_format in ("jpeg", "png", "webp"):
         assert GenerationInput(prompt="a", format=file_format).format == file_format
 
 
-def test_a_negative_prompt_may_be_empty():
+def test_a_negative_prompt_may_be_empty() -> None:
     assert GenerationInput(prompt="a", negative_prompt="").negative_prompt == ""
     assert refused(GenerationInput, prompt="a", negative_prompt="\0") == {"negative_prompt"}
 
@@ -127,12 +128,12 @@ COMMON = {"negative_prompt": "blue", "true_cfg_scale": 3.0, "guidance_scale": 5.
 ENGINES = {"negative_prompt": "blue", "true_cfg_scale": 3.0, "guidance": 5.0, "steps": 12, "seed": 7}
 
 
-def test_a_body_becomes_a_request():
+def test_a_body_becomes_a_request() -> None:
     body = GenerationInput(prompt="a cat", width=640, height=448, format="png", **COMMON)
     assert body.to_request() == Request("a cat", width=640, height=448, **ENGINES)
 
 
-def test_a_batch_becomes_a_request_for_each_prompt():
+def test_a_batch_becomes_a_request_for_each_prompt() -> None:
     body = BatchGenerationInput(prompts=["a cat", "an owl"], width=640, height=512, **{**COMMON, "seed": 2**32 - 1})
     first, second = body.to_requests()
     assert first == Request("a cat", width=640, height=512, **{**ENGINES, "seed": 2**32 - 1})
@@ -141,7 +142,7 @@ def test_a_batch_becomes_a_request_for_each_prompt():
     assert seeds[1] == (seeds[0] + 1) % 2**32
 
 
-def test_images_are_decoded_into_the_request():
+def test_images_are_decoded_into_the_request() -> None:
     body = Img2ImgInput(prompt="a cat", image_b64=b64(PHOTO), width=400, strength=0.5, **COMMON)
     assert body.to_request() == Request("a cat", image=PHOTO, width=400, strength=0.5, **ENGINES)
     mask = PHOTO.convert("L")
@@ -150,14 +151,14 @@ def test_images_are_decoded_into_the_request():
 
 
 @pytest.mark.parametrize("field", ["image_b64", "mask_b64"])
-def test_an_image_that_cannot_be_decoded_is_named(field):
+def test_an_image_that_cannot_be_decoded_is_named(field: str) -> None:
     images = {"image_b64": b64(PHOTO), "mask_b64": b64(PHOTO), field: "%"}
     with pytest.raises(InputError, match=f"^{field} is not valid base64") as error:
         InpaintInput(prompt="a cat", **images).to_request()
     assert error.value.field == field
 
 
-def test_a_mask_of_another_size_is_resized(engine):
+def test_a_mask_of_another_size_is_resized(engine: Any) -> None:
     mask = Image.new("L", (20, 15))
     mask.paste(255, (0, 0, 10, 15))
     body = InpaintInput(prompt="a cat", image_b64=b64(PHOTO), mask_b64=b64(mask), seed=1)
@@ -166,7 +167,7 @@ def test_a_mask_of_another_size_is_resized(engine):
     assert (after[:, :90] != np.asarray(PHOTO)[:, :90]).any(-1).mean() > 0.9
 
 
-def test_a_picture_of_a_batch_is_the_one_of_its_prompt_and_seed(engine):
+def test_a_picture_of_a_batch_is_the_one_of_its_prompt_and_seed(engine: Any) -> None:
     batch = BatchGenerationInput(prompts=["a cat", "a red apple"], seed=0, num_inference_steps=10)
     pictures = [asyncio.run(engine.generate(request)) for request in batch.to_requests()]
     alone = asyncio.run(engine.generate(Request("a red apple", steps=10, seed=1)))

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.requests import Request
@@ -38,7 +39,7 @@ SERVICES = {
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_out_of_memory_has_the_same_answer_in_every_service(service, tmp_path):
+def test_out_of_memory_has_the_same_answer_in_every_service(service: Any, tmp_path: Path) -> None:
     handler = SERVICES[service](tmp_path).exception_handlers[ImagegenError]
     answer = asyncio.run(handler(Request({"type": "http"}), OutOfMemory("Request a smaller one.")))
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
@@ -49,7 +50,7 @@ def chute(**options: object) -> Chute:
     return Chute(username="me", name="pictures", image="image", **options)
 
 
-def test_the_engine_lives_as_long_as_the_chute(tiny_model):
+def test_the_engine_lives_as_long_as_the_chute(tiny_model: Path) -> None:
     service = chute()
     install(service, str(tiny_model))
 
@@ -63,14 +64,14 @@ def test_the_engine_lives_as_long_as_the_chute(tiny_model):
         asyncio.run(service.engine.generate(imagegen.Request("a cat")))
 
 
-def test_a_node_selector_is_what_the_machine_must_have(monkeypatch):
+def test_a_node_selector_is_what_the_machine_must_have(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "gpus", list)
     flux = "black-forest-labs/FLUX.1-dev"
     with pytest.raises(NodeTooSmall, match=r"1 GPU\(s\) with 80 GB each"):
         asyncio.run(start_engine(chute(node_selector=NodeSelector(min_vram_gb_per_gpu=80)), flux))
 
 
-def test_stopping_before_the_model_was_loaded_is_fine():
+def test_stopping_before_the_model_was_loaded_is_fine() -> None:
     asyncio.run(stop_engine(chute()))
 
 
@@ -88,7 +89,7 @@ app(["run", "chutes_app:chute", "--port", "0"])
 """
 
 
-def test_without_the_extra_a_chute_ends_with_one_line():
+def test_without_the_extra_a_chute_ends_with_one_line() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True, cwd=ROOT, check=False)
     (line,) = [line for line in done.stderr.splitlines() if "failed" in line]
     assert "imagegen needs the package torch. Install it with: pip install 'chutes-selfhosted[imagegen]'" in line

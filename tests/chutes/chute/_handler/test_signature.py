@@ -118,7 +118,7 @@ def test_bare_parameters_are_fields_of_the_body(chute: Chute, serve: Serve) -> N
 @pytest.mark.parametrize("body", [{"a": 1}, {}, [1, "two"], None])
 def test_an_untyped_parameter_takes_the_whole_body(chute: Chute, serve: Serve, body: Any) -> None:
     @chute.cord()
-    async def whole(self, args):  # type: ignore[no-untyped-def]
+    async def whole(self, args):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
         return args
 
     assert serve(chute).post("/whole", json=body).json() == (body if body is not None else {})
@@ -142,7 +142,7 @@ def test_a_dict_takes_the_whole_body(chute: Chute, serve: Serve) -> None:
 
 def test_input_schema_without_a_hint(chute: Chute, serve: Serve) -> None:
     @chute.cord(input_schema=Input)
-    async def untyped(self, params):  # type: ignore[no-untyped-def]
+    async def untyped(self, params):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
         return [type(params).__name__, params.width]
 
     @chute.cord(input_schema=Input)
@@ -195,7 +195,7 @@ def test_methods_without_a_body_read_the_query(chute: Chute, serve: Serve) -> No
         return params.model_dump()
 
     @chute.cord(method="GET")
-    async def whole(self, args):  # type: ignore[no-untyped-def]
+    async def whole(self, args):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
         return args
 
     @chute.cord(method="GET")
@@ -289,7 +289,7 @@ def test_files_and_forms(chute: Chute, serve: Serve) -> None:
 
 def test_the_first_parameter_is_the_chute_under_any_name(chute: Chute, serve: Serve) -> None:
     @chute.cord()
-    async def unnamed(thing, params: Defaults):  # type: ignore[no-untyped-def]
+    async def unnamed(thing, params: Defaults):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
         return thing is chute
 
     @chute.cord()
