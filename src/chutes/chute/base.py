@@ -18,8 +18,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chutes._warn import warn
 from chutes.chute import _options
+from chutes.chute._loop.author_loop import AuthorLoop
 from chutes.chute._loop.hooks import Hook, by_priority, make_hook
-from chutes.chute._loop.user_loop import UserLoop
 from chutes.chute._options import ChuteOptions
 from chutes.chute._progress import Progress
 from chutes.chute._routing.route import ChuteRoute
@@ -73,7 +73,7 @@ class Chute(FastAPI):
         cords (list[Cord]): The cords that are served.
         jobs (list[Job]): The jobs that can be run.
         extra (dict[str, Any]): Unknown keyword arguments.
-        executor (UserLoop): The event loop and the threads that run the author's code.
+        executor (AuthorLoop): The event loop and the threads that run the author's code.
         progress (Progress): What a startup hook is doing; `/ready` shows it while the chute loads.
         info (dict[str, object]): Facts about the loaded model; `/ready` shows them once the chute serves.
         failure (str | None): Why only a new process can recover, or None.
@@ -157,7 +157,7 @@ class Chute(FastAPI):
         self.info: dict[str, object] = {}
         self.failure: str | None = None
         self.lifecycle_managed = False
-        self.executor = UserLoop(self.concurrency, self._on_fatal)
+        self.executor = AuthorLoop(self.concurrency, self._on_fatal)
         self.router.route_class = ChuteRoute
         self.router.lifespan_context = self._with_hooks(self.router.lifespan_context)
         self._routes = Routes(self.router)

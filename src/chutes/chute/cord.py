@@ -16,9 +16,9 @@ from chutes._warn import warn_unknown
 from chutes.chute import _options
 from chutes.chute._handler import signature
 from chutes.chute._handler.passthrough import forward
-from chutes.chute._handler.request import AuthorsRequest
+from chutes.chute._handler.request import AuthorRequest
 from chutes.chute._handler.responses import to_response
-from chutes.chute._loop.user_loop import UserLoop
+from chutes.chute._loop.author_loop import AuthorLoop
 from chutes.exception import InvalidPath
 from chutes.util.schema import Schema, SchemaExtractor
 
@@ -59,7 +59,7 @@ class CordOwner(Protocol):
     """The part of a chute that a cord uses."""
 
     passthrough_headers: dict[str, str]
-    executor: UserLoop
+    executor: AuthorLoop
 
     def add_cord(self, cord: "Cord") -> None:
         """Serve a cord."""
@@ -260,7 +260,7 @@ class Cord:
             background = [value for value in values.values() if isinstance(value, BackgroundTasks)]
             for name, value in values.items():
                 if isinstance(value, Request):
-                    values[name] = await AuthorsRequest.of(value)
+                    values[name] = await AuthorRequest.of(value)
             args, kwargs = handler.arguments(chute, values)
             result = func(*args, **kwargs) if yields else await loop.run(func, *args, **kwargs)
             for tasks in background:

@@ -19,7 +19,7 @@ from typing_extensions import ParamSpec, TypedDict, TypeVar
 from chutes._warn import warn_unknown
 from chutes.chute import _options
 from chutes.chute._handler import signature
-from chutes.chute._loop.user_loop import UserLoop
+from chutes.chute._loop.author_loop import AuthorLoop
 from chutes.exception import ChutesError
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class JobDecorator(Protocol):
 class JobOwner(Protocol):
     """The part of a chute that a job uses."""
 
-    executor: UserLoop
+    executor: AuthorLoop
 
     def add_job(self, job: "Job") -> None:
         """Offer a job."""

@@ -8,14 +8,14 @@ from starlette.responses import Response, StreamingResponse
 
 from chutes.chute._handler.encoding import to_json
 from chutes.chute._handler.stream import BINARY, run_background, stream_items, stream_response
-from chutes.chute._loop.user_loop import UserLoop
+from chutes.chute._loop.author_loop import AuthorLoop
 
 JSON = "application/json"
 
 _BYTES = (bytes, bytearray, memoryview)
 
 
-async def to_response(result: Any, content_type: str | None, loop: UserLoop, *, stream: bool = False) -> Response:
+async def to_response(result: Any, content_type: str | None, loop: AuthorLoop, *, stream: bool = False) -> Response:
     """Return the response for a handler's result.
 
     Args:

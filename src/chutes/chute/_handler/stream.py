@@ -16,7 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Send
 
 from chutes.chute._handler.encoding import to_json
-from chutes.chute._loop.user_loop import UserLoop
+from chutes.chute._loop.author_loop import AuthorLoop
 from chutes.exception import ChutesError
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ _UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # otherw
 _NOTHING = object()
 
 
-async def stream_items(items: Any, content_type: str | None, loop: UserLoop) -> Response:
+async def stream_items(items: Any, content_type: str | None, loop: AuthorLoop) -> Response:
     """Stream the items of a generator or iterable; without a content type, the first item decides on it."""
     source = loop.stream(items)
     first = await anext(source, _NOTHING)
@@ -43,7 +43,7 @@ async def stream_items(items: Any, content_type: str | None, loop: UserLoop) -> 
     return _ClosingStream(encode(first, source), source, media_type=content_type, headers=_UNBUFFERED)
 
 
-async def stream_response(response: StreamingResponse, loop: UserLoop) -> Response:
+async def stream_response(response: StreamingResponse, loop: AuthorLoop) -> Response:
     """Return the author's streaming response, with its body produced on the author's event loop."""
     source = loop.stream(response.body_iterator)
     first = await anext(source, _NOTHING)
@@ -56,7 +56,7 @@ async def stream_response(response: StreamingResponse, loop: UserLoop) -> Respon
     return stream
 
 
-def run_background(response: Response, loop: UserLoop) -> None:
+def run_background(response: Response, loop: AuthorLoop) -> None:
     """Move the response's background task to the author's event loop."""
     if (background := response.background) is not None:
         response.background = BackgroundTask(loop.run, background)

@@ -1,4 +1,4 @@
-"""A bounded channel from a generator in one thread to a reader on an event loop in another."""
+"""A bounded channel that carries a generator's items from one thread to an event loop in another."""
 
 import asyncio
 import threading
@@ -17,9 +17,9 @@ class Channel:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._items: asyncio.Queue[Any] = asyncio.Queue()
-        self._room = _CAPACITY
+        self._free = _CAPACITY
         self._lock = threading.Lock()
-        self._waiting: asyncio.Future[None] | None = None
+        self._paused: asyncio.Future[None] | None = None
         self._has_room = threading.Condition(self._lock)
         self.closed = False
 
@@ -28,29 +28,29 @@ class Channel:
     async def put(self, item: Any) -> None:
         """Send an item from a coroutine; wait while the channel is full."""
         with self._lock:
-            if self._room <= 0 and not self.closed:
-                self._waiting = asyncio.get_running_loop().create_future()
-        if self._waiting is not None:
-            await self._waiting
+            if self._free <= 0 and not self.closed:
+                self._paused = asyncio.get_running_loop().create_future()
+        if self._paused is not None:
+            await self._paused
         self._send(item)
 
     def put_blocking(self, item: Any) -> None:
         """Send an item from a thread; block while the channel is full."""
         with self._has_room:
-            self._has_room.wait_for(lambda: self._room > 0 or self.closed)
+            self._has_room.wait_for(lambda: self._free > 0 or self.closed)
         self._send(item)
 
     def _send(self, item: Any) -> None:
         with self._lock:
-            self._waiting = None
-            self._room -= 1
+            self._paused = None
+            self._free -= 1
         with suppress(RuntimeError):  # the reader's loop is closed
             self._loop.call_soon_threadsafe(self._items.put_nowait, item)
 
     # Reader, on its loop
 
     def end(self, _: object = None) -> None:
-        """Mark the end of the items. It has the signature of a future's callback."""
+        """Mark the end of the items. The parameter lets a future call this method when it is done."""
         self._items.put_nowait(END)
 
     def close(self) -> None:
@@ -63,25 +63,25 @@ class Channel:
         """Return the next item, or `END`."""
         item = await self._items.get()
         with self._lock:
-            self._room += 1
+            self._free += 1
             self._wake()
         return item
 
     def _wake(self) -> None:
         self._has_room.notify()
-        waiting = self._waiting
-        if waiting is not None:
+        paused = self._paused
+        if paused is not None:
             with suppress(RuntimeError):  # the producer's loop is closed
-                waiting.get_loop().call_soon_threadsafe(_release, waiting)
+                paused.get_loop().call_soon_threadsafe(_resume, paused)
 
 
-def _release(waiting: "asyncio.Future[None]") -> None:
-    if not waiting.done():
-        waiting.set_result(None)
+def _resume(paused: "asyncio.Future[None]") -> None:
+    if not paused.done():
+        paused.set_result(None)
 
 
 async def pump(items: AsyncIterable[Any], channel: Channel) -> None:
-    """Send what an async generator yields until the channel is closed, and close the generator."""
+    """Send the items of an async generator until the channel is closed, and close the generator."""
     iterator = aiter(items)
     try:
         async for item in iterator:
@@ -94,7 +94,7 @@ async def pump(items: AsyncIterable[Any], channel: Channel) -> None:
 
 
 def pump_blocking(items: Iterable[Any], channel: Channel) -> None:
-    """Send what a generator yields until the channel is closed, and close the generator in the same thread."""
+    """Send the items of a generator until the channel is closed, and close the generator in the same thread."""
     iterator = iter(items)
     try:
         for item in iterator:

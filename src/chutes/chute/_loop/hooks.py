@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from chutes.chute._loop.user_loop import is_coroutine_function
+from chutes.chute._loop.author_loop import is_coroutine_function
 
 Hook = tuple[int, Callable[[], Awaitable[Any]]]
 """A priority, and the coroutine function to run."""
@@ -13,8 +13,8 @@ Hook = tuple[int, Callable[[], Awaitable[Any]]]
 def make_hook(func: Callable[..., Any], chute: object) -> Callable[[], Awaitable[Any]]:
     """Wrap an author's function, which takes the chute or nothing, as a coroutine function without parameters.
 
-    A plain function runs on the loop's own thread, so that what it sets for its thread, such as a CUDA device, holds
-    for the handlers on that loop.
+    A plain function runs on the loop's thread too. State that belongs to a thread, such as the current CUDA device, is
+    therefore set for the handlers on that loop.
     """
     arguments = [chute] if inspect.signature(func).parameters else []
 

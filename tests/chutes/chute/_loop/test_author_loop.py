@@ -7,18 +7,18 @@ from contextvars import ContextVar
 import pytest
 
 from benchmarks.harness.waiting import LIMIT
-from chutes.chute._loop.user_loop import UserLoop
+from chutes.chute._loop.author_loop import AuthorLoop
 from chutes.exception import Draining, Fatal
 
 
 @pytest.fixture
-def loop() -> Iterator[UserLoop]:
-    loop = UserLoop(threads=2)
+def loop() -> Iterator[AuthorLoop]:
+    loop = AuthorLoop(threads=2)
     yield loop
     loop.stop()
 
 
-def test_async_and_plain_functions_return_and_raise(loop: UserLoop) -> None:
+def test_async_and_plain_functions_return_and_raise(loop: AuthorLoop) -> None:
     async def double(x: int) -> int:
         return 2 * x
 
@@ -38,7 +38,7 @@ def test_async_and_plain_functions_return_and_raise(loop: UserLoop) -> None:
     asyncio.run(main())
 
 
-def test_coroutines_share_one_thread_that_is_not_the_callers(loop: UserLoop) -> None:
+def test_coroutines_share_one_thread_that_is_not_the_callers(loop: AuthorLoop) -> None:
     async def where() -> tuple[int, int]:
         return threading.get_ident(), id(asyncio.get_running_loop())
 
@@ -50,7 +50,7 @@ def test_coroutines_share_one_thread_that_is_not_the_callers(loop: UserLoop) -> 
     asyncio.run(main())
 
 
-def test_a_blocking_coroutine_does_not_block_the_caller(loop: UserLoop) -> None:
+def test_a_blocking_coroutine_does_not_block_the_caller(loop: AuthorLoop) -> None:
     began, go_on = threading.Event(), threading.Event()
 
     async def block() -> bool:
@@ -69,7 +69,7 @@ def test_a_blocking_coroutine_does_not_block_the_caller(loop: UserLoop) -> None:
     assert asyncio.run(main())
 
 
-def test_plain_functions_run_in_parallel_up_to_the_number_of_threads(loop: UserLoop) -> None:
+def test_plain_functions_run_in_parallel_up_to_the_number_of_threads(loop: AuthorLoop) -> None:
     together = threading.Barrier(2, timeout=LIMIT)
 
     async def main() -> None:
@@ -78,7 +78,7 @@ def test_plain_functions_run_in_parallel_up_to_the_number_of_threads(loop: UserL
     asyncio.run(main())
 
 
-def test_context_variables_are_carried_across(loop: UserLoop) -> None:
+def test_context_variables_are_carried_across(loop: AuthorLoop) -> None:
     request = ContextVar("request", default="")
 
     async def read() -> str:
@@ -96,7 +96,7 @@ def test_context_variables_are_carried_across(loop: UserLoop) -> None:
     asyncio.run(main())
 
 
-def test_cancelling_waits_until_the_coroutine_has_ended(loop: UserLoop) -> None:
+def test_cancelling_waits_until_the_coroutine_has_ended(loop: AuthorLoop) -> None:
     ended = threading.Event()
     started = threading.Event()
 
@@ -119,7 +119,7 @@ def test_cancelling_waits_until_the_coroutine_has_ended(loop: UserLoop) -> None:
     asyncio.run(main())
 
 
-def test_cancelling_immediately_runs_nothing_twice(loop: UserLoop) -> None:
+def test_cancelling_immediately_runs_nothing_twice(loop: AuthorLoop) -> None:
     async def work() -> None:
         await asyncio.sleep(60)
 
@@ -134,7 +134,7 @@ def test_cancelling_immediately_runs_nothing_twice(loop: UserLoop) -> None:
     asyncio.run(main())
 
 
-def test_a_plain_function_is_waited_for_when_cancelled(loop: UserLoop) -> None:
+def test_a_plain_function_is_waited_for_when_cancelled(loop: AuthorLoop) -> None:
     started, ended = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -154,7 +154,7 @@ def test_a_plain_function_is_waited_for_when_cancelled(loop: UserLoop) -> None:
 
 
 def test_a_cancelled_plain_function_that_waits_for_a_thread_never_starts() -> None:
-    loop = UserLoop(threads=1)
+    loop = AuthorLoop(threads=1)
     go, ran = threading.Event(), threading.Event()
 
     async def main() -> None:
@@ -173,7 +173,7 @@ def test_a_cancelled_plain_function_that_waits_for_a_thread_never_starts() -> No
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
-def test_exiting_ends_the_handler_and_not_the_loop(loop: UserLoop, error: BaseException) -> None:
+def test_exiting_ends_the_handler_and_not_the_loop(loop: AuthorLoop, error: BaseException) -> None:
     async def leave() -> None:
         raise error
 
@@ -189,7 +189,7 @@ def test_exiting_ends_the_handler_and_not_the_loop(loop: UserLoop, error: BaseEx
     asyncio.run(main())
 
 
-def test_stop_iteration_is_an_error_and_not_a_hang(loop: UserLoop) -> None:
+def test_stop_iteration_is_an_error_and_not_a_hang(loop: AuthorLoop) -> None:
     async def main() -> None:
         with pytest.raises(RuntimeError):
             await asyncio.wait_for(loop.run(next, iter(())), LIMIT)
@@ -197,7 +197,7 @@ def test_stop_iteration_is_an_error_and_not_a_hang(loop: UserLoop) -> None:
     asyncio.run(main())
 
 
-def test_a_coroutine_that_cancels_itself_is_an_error(loop: UserLoop) -> None:
+def test_a_coroutine_that_cancels_itself_is_an_error(loop: AuthorLoop) -> None:
     async def give_up() -> None:
         raise asyncio.CancelledError
 
@@ -209,7 +209,7 @@ def test_a_coroutine_that_cancels_itself_is_an_error(loop: UserLoop) -> None:
 
 
 def test_stopping_cancels_running_calls_and_refuses_new_ones() -> None:
-    loop = UserLoop()
+    loop = AuthorLoop()
     began = threading.Event()
 
     async def work() -> None:
@@ -232,7 +232,7 @@ def test_stopping_cancels_running_calls_and_refuses_new_ones() -> None:
 
 
 def test_it_can_be_started_again() -> None:
-    loop = UserLoop()
+    loop = AuthorLoop()
     for _ in range(2):
         loop.start()
         assert asyncio.run(loop.run(lambda: 7)) == 7
@@ -240,7 +240,7 @@ def test_it_can_be_started_again() -> None:
 
 
 @pytest.mark.parametrize("kind", ["async", "plain"])
-def test_streams_keep_their_order(loop: UserLoop, kind: str) -> None:
+def test_streams_keep_their_order(loop: AuthorLoop, kind: str) -> None:
     async def count() -> AsyncIterator[int]:
         for i in range(100):
             yield i
@@ -252,7 +252,7 @@ def test_streams_keep_their_order(loop: UserLoop, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["async", "plain"])
-def test_a_stream_is_bounded_and_closed_when_its_reader_stops(loop: UserLoop, kind: str) -> None:
+def test_a_stream_is_bounded_and_closed_when_its_reader_stops(loop: AuthorLoop, kind: str) -> None:
     made: list[int] = []
     threads: set[int] = set()
     closed = threading.Event()
@@ -288,7 +288,7 @@ def test_a_stream_is_bounded_and_closed_when_its_reader_stops(loop: UserLoop, ki
     assert len(threads) <= 1  # a plain generator stays in its thread
 
 
-def test_cancelling_a_reader_closes_the_generator(loop: UserLoop) -> None:
+def test_cancelling_a_reader_closes_the_generator(loop: AuthorLoop) -> None:
     closed, waiting = threading.Event(), threading.Event()
 
     async def slow() -> AsyncIterator[int]:
@@ -315,7 +315,7 @@ def test_cancelling_a_reader_closes_the_generator(loop: UserLoop) -> None:
     asyncio.run(main())
 
 
-def test_an_error_in_a_stream_follows_the_sent_items(loop: UserLoop) -> None:
+def test_an_error_in_a_stream_follows_the_sent_items(loop: AuthorLoop) -> None:
     def failing() -> Iterator[int]:
         yield 1
         yield 2
@@ -334,7 +334,7 @@ def test_an_error_in_a_stream_follows_the_sent_items(loop: UserLoop) -> None:
 
 def test_fatal_is_reported_wherever_it_is_raised() -> None:
     reasons: list[str] = []
-    loop = UserLoop(1, reasons.append)
+    loop = AuthorLoop(1, reasons.append)
 
     async def fail(how: str) -> None:
         raise Fatal(how)

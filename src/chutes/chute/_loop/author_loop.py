@@ -19,13 +19,13 @@ from chutes.chute._loop.mailbox import Mailbox
 from chutes.exception import Draining, Fatal
 
 
-class UserLoop:
+class AuthorLoop:
     """An event loop that runs the author's functions for callers on any other event loop.
 
-    It starts at the first call, unless it was stopped.
+    The loop starts at the first call. After `stop`, calls raise Draining until `allow_restart` or `start`.
 
     Args:
-        threads: How many plain functions run at once.
+        threads: The number of plain functions that run at once.
         on_fatal: Called with the reason, on the caller's loop, when a function raises Fatal.
     """
 
@@ -91,13 +91,14 @@ class UserLoop:
             return await self._run_coroutine(func, args, kwargs)
         result = await self._run_in_thread(func, args, kwargs)
         if inspect.isawaitable(result):  # a plain function that returns a coroutine
-            return await self._run_coroutine(_identity, (result,), {})
+            return await self._run_coroutine(_await, (result,), {})
         return result
 
     async def stream(self, items: AsyncIterable[Any] | Iterable[Any]) -> AsyncGenerator[Any, None]:
-        """Yield what a generator yields: an async one on the loop, a plain one in a thread of the pool.
+        """Run an async generator on the loop, or a plain one in a thread of the pool, and yield its items.
 
-        The generator is at most a few items ahead. Closing this iterator closes the generator where it runs.
+        The generator runs at most a few items ahead of the reader. Closing this iterator closes the generator, on the
+        loop or thread where it runs.
         """
         channel = Channel(asyncio.get_running_loop())
         run = self._run_coroutine if isinstance(items, AsyncIterable) else self._run_in_thread
@@ -113,10 +114,10 @@ class UserLoop:
             producer.cancel()
             await asyncio.wait([producer])
             if producer.done() and not producer.cancelled():
-                producer.exception()  # mark the error as retrieved: it was raised above, or nobody waits for it
+                producer.exception()  # mark the error as retrieved, because asyncio logs one that is not
 
     async def _run_coroutine(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        mailbox = self._running()[0]
+        mailbox, _ = self._ensure_running()
         call = self._new_call()
         context = copy_context()
         task: asyncio.Task[Any] | None = None
@@ -126,7 +127,7 @@ class UserLoop:
             if self._stopped:
                 call.deliver(None, asyncio.CancelledError())
                 return
-            task = mailbox.loop.create_task(_contain(func, args, kwargs), context=context)
+            task = mailbox.loop.create_task(_run_contained(func, args, kwargs), context=context)
             task.add_done_callback(call.deliver_future)
 
         def cancel() -> None:
@@ -136,10 +137,10 @@ class UserLoop:
         call.cancel = lambda: _post(mailbox, cancel)
         if not _post(mailbox, begin):
             raise Draining
-        return await self._outcome(call)
+        return await self._wait(call)
 
     async def _run_in_thread(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        pool = self._running()[1]
+        _, pool = self._ensure_running()
         call = self._new_call()
         context = copy_context()
 
@@ -147,7 +148,7 @@ class UserLoop:
             try:
                 return context.run(func, *args, **kwargs)
             except (SystemExit, KeyboardInterrupt, StopIteration) as error:
-                raise _contained(error) from error
+                raise _as_runtime_error(error) from error
 
         try:
             future = pool.submit(work)
@@ -155,9 +156,10 @@ class UserLoop:
             raise Draining from None
         call.cancel = future.cancel
         future.add_done_callback(call.deliver_future)
-        return await self._outcome(call)
+        return await self._wait(call)
 
-    def _running(self) -> tuple[Mailbox, ThreadPoolExecutor]:
+    def _ensure_running(self) -> tuple[Mailbox, ThreadPoolExecutor]:
+        """Start the loop unless it was stopped, and return its mailbox and pool. Raise Draining if it was stopped."""
         if self._thread is None and not self._stopped:
             self.start()
         if self._mailbox is None or self._pool is None:
@@ -172,7 +174,7 @@ class UserLoop:
             mailbox = self._caller_mailbox = Mailbox(loop)
         return _Call(mailbox)
 
-    async def _outcome(self, call: "_Call") -> Any:
+    async def _wait(self, call: "_Call") -> Any:
         value, error = await call.wait()
         if isinstance(error, asyncio.CancelledError):
             raise Draining if self._stopped else RuntimeError("The handler cancelled itself.")
@@ -184,7 +186,7 @@ class UserLoop:
 
 
 class _Call:
-    """A call whose caller waits on its own loop for work done elsewhere."""
+    """A call of the author's code, whose caller waits for the outcome on another event loop."""
 
     def __init__(self, mailbox: Mailbox) -> None:
         self._mailbox = mailbox
@@ -223,29 +225,29 @@ class _Call:
         failure = self._outcome[1]
         if cancelled is not None and (failure is None or isinstance(failure, asyncio.CancelledError)):
             raise cancelled
-        return self._outcome  # also an error raised during cancellation, as if the work had run here
+        return self._outcome  # includes an error raised during cancellation, as for a coroutine on this loop
 
 
 def is_coroutine_function(func: Callable[..., Any]) -> bool:
     """Return whether calling an object gives a coroutine; also a partial, or an object with an async `__call__`."""
     return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(
-        getattr(func, "__call__", None)  # noqa: B004 - this asks how it is called
+        getattr(func, "__call__", None)  # noqa: B004 - `callable` does not tell async from plain
     )
 
 
-async def _contain(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+async def _run_contained(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     try:
         return await func(*args, **kwargs)
     except (SystemExit, KeyboardInterrupt) as error:
-        raise _contained(error) from error
+        raise _as_runtime_error(error) from error
 
 
-def _contained(error: BaseException) -> RuntimeError:
-    """Return an error for `sys.exit()` in a handler, which must not end the thread of all handlers."""
+def _as_runtime_error(error: BaseException) -> RuntimeError:
+    """Return an error to raise instead of SystemExit, which would end the thread that all handlers share."""
     return RuntimeError(f"The author's code raised {type(error).__name__}: {error}.")
 
 
-async def _identity(awaitable: Any) -> Any:
+async def _await(awaitable: Any) -> Any:
     return await awaitable
 
 
