@@ -145,7 +145,7 @@ class ProxyMiddleware:
             return
         headers = body_headers(scope["headers"])
         limit = self._settings.max_body_bytes
-        upload = Upload(self._uploads, receive, announced=headers.announced, length=headers.length, limit=limit)
+        upload = Upload(self._uploads, receive, has_body=headers.has_body, length=headers.length, limit=limit)
         try:
             if (body := await self._read_body(upload, scope, receive, send)) is not None:
                 await self._forward(body, scope, receive, send)

@@ -49,12 +49,12 @@ class Uploads:
 class Upload:
     """The body of one request. Call `release` when its bytes are no longer in memory.
 
-    - `announced`: whether the request has a body.
+    - `has_body`: whether the request has a body.
     - `length`: its Content-Length, or 0.
     - `limit`: its largest size in bytes.
     """
 
-    def __init__(self, uploads: Uploads, receive: Receive, *, announced: bool, length: int, limit: int) -> None:
+    def __init__(self, uploads: Uploads, receive: Receive, *, has_body: bool, length: int, limit: int) -> None:
         self._uploads = uploads
         self._receive = receive
         self._limit = limit
@@ -65,7 +65,7 @@ class Upload:
         self._waited = 0.0
         self._error: ChutesError | None = None
         self._task: asyncio.Task[object] | None = None  # waits in `receive`
-        if announced:  # a handler may never receive the end of a body that does not exist
+        if has_body:  # a handler may never receive the end of a body that does not exist
             uploads.open.add(self)
             self._error = uploads.closed
         if length > limit:

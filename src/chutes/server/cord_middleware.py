@@ -97,7 +97,7 @@ class CordMiddleware:
         scope[UPLOAD] = upload = Upload(
             self.uploads,
             receive,
-            announced=headers.announced,
+            has_body=headers.has_body,
             length=headers.length,
             limit=self._max_body_bytes(target),
         )
@@ -144,7 +144,7 @@ class CordMiddleware:
             self._admission.check()
             return InFlightRequest(upload.receive, send, await read_body(upload.receive))
         headers.check_media_type(cord.body_kind)
-        compressed = headers.announced and check_encoding(headers.encoding)
+        compressed = headers.has_body and check_encoding(headers.encoding)
         self._admission.check()
         body = await self._read(cord, scope, upload, headers, compressed=compressed)
         return InFlightRequest(upload.receive, send, body)
@@ -167,7 +167,7 @@ class CordMiddleware:
                 return message
 
             receive = receive_scanned
-        elif headers.announced and (headers.is_json or headers.media_type == URL_ENCODED):
+        elif headers.has_body and (headers.is_json or headers.media_type == URL_ENCODED):
             compressed = check_encoding(headers.encoding)
             body: bytes | None = await self._read(target, scope, upload, headers, compressed=compressed)
 

@@ -145,7 +145,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _should_upgrade(self) -> bool:
         """Return whether the request opens a WebSocket, which needs a GET without a body (RFC 6455)."""
         busy = self.cycle is not None and not self.cycle.response_complete
-        if busy or self.scope["method"] != "GET" or body_headers(self.headers).announced:
+        if busy or self.scope["method"] != "GET" or body_headers(self.headers).has_body:
             return False
         return super()._should_upgrade()
 

@@ -49,7 +49,7 @@ async def test_the_whole_body_is_read() -> None:
 
 @pytest.mark.parametrize("chunks", [[b"abcd"], [b"abcd", b"e"], [b"a", b"bc", b"d"], [b"", b"abcd"]])
 async def test_a_body_over_the_limit_is_rejected(chunks: Iterable[bytes]) -> None:
-    upload = Upload(uploads(), coming(*chunks), announced=True, length=0, limit=3)
+    upload = Upload(uploads(), coming(*chunks), has_body=True, length=0, limit=3)
     with pytest.raises(BodyTooLarge) as refused:
         await read_body(upload.receive)
     assert refused.value.headers["Connection"] == "close"
@@ -59,30 +59,30 @@ async def test_a_content_length_over_the_limit_is_rejected_before_reading() -> N
     async def receive() -> Message:
         raise AssertionError
 
-    upload = Upload(uploads(), receive, announced=True, length=11, limit=10)
+    upload = Upload(uploads(), receive, has_body=True, length=11, limit=10)
     with pytest.raises(BodyTooLarge):
         await upload.receive()
-    exactly = Upload(uploads(), coming(b"x" * 10), announced=True, length=10, limit=10)
+    exactly = Upload(uploads(), coming(b"x" * 10), has_body=True, length=10, limit=10)
     assert await read_body(exactly.receive) == b"x" * 10
 
 
 async def test_a_client_that_stalls_is_timed_out() -> None:
     for parts in ([], [b"b"]):
-        upload = Upload(uploads(timeout=0.05), coming(*parts, then="hang"), announced=True, length=0, limit=9)
+        upload = Upload(uploads(timeout=0.05), coming(*parts, then="hang"), has_body=True, length=0, limit=9)
         with pytest.raises(UploadTimeout, match=r"within 0\.05 seconds"):
             await read_body(upload.receive)
 
 
 async def test_a_client_below_the_minimum_rate_is_timed_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chutes.server.body._SLOW_START", 0.05)
-    upload = Upload(uploads(min_rate=10), coming(b"a", then="hang"), announced=True, length=0, limit=9)
+    upload = Upload(uploads(min_rate=10), coming(b"a", then="hang"), has_body=True, length=0, limit=9)
     with pytest.raises(UploadTimeout, match="less than 10 bytes per second"):
         await read_body(upload.receive)
 
 
 async def test_time_of_the_application_does_not_count_against_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chutes.server.body._SLOW_START", 0.2)
-    upload = Upload(uploads(timeout=0.2), coming(b"a", b"b", b"c"), announced=True, length=0, limit=9)
+    upload = Upload(uploads(timeout=0.2), coming(b"a", b"b", b"c"), has_body=True, length=0, limit=9)
     received = b""
     for _ in range(3):
         received += (await upload.receive())["body"]
@@ -91,7 +91,7 @@ async def test_time_of_the_application_does_not_count_against_the_client(monkeyp
 
 
 async def test_a_complete_body_has_no_timeout() -> None:
-    upload = Upload(uploads(timeout=0.05), coming(b"b"), announced=True, length=0, limit=9)
+    upload = Upload(uploads(timeout=0.05), coming(b"b"), has_body=True, length=0, limit=9)
     assert await read_body(upload.receive) == b"b"
     await asyncio.sleep(0.1)
     assert (await upload.receive())["type"] == "http.disconnect"
@@ -99,18 +99,16 @@ async def test_a_complete_body_has_no_timeout() -> None:
 
 async def test_all_bodies_together_are_bounded_until_they_are_released() -> None:
     shared = uploads(max_body_bytes=100)
-    held = [Upload(shared, coming(b"x" * 100, then="hang"), announced=True, length=0, limit=100) for _ in range(3)]
+    held = [Upload(shared, coming(b"x" * 100, then="hang"), has_body=True, length=0, limit=100) for _ in range(3)]
     for upload in held:
         await upload.receive()
-    late = Upload(shared, coming(b"y" * 76), announced=True, length=0, limit=100)
+    late = Upload(shared, coming(b"y" * 76), has_body=True, length=0, limit=100)
     with pytest.raises(QueueFull) as refused:
         await read_body(late.receive)
     assert refused.value.headers["Retry-After"]
     late.release()
     held[0].release()
-    assert (
-        await read_body(Upload(shared, coming(b"y" * 100), announced=True, length=0, limit=100).receive) == b"y" * 100
-    )
+    assert await read_body(Upload(shared, coming(b"y" * 100), has_body=True, length=0, limit=100).receive) == b"y" * 100
     for upload in held:
         upload.release()
     assert len(shared.open) == 0
@@ -118,19 +116,19 @@ async def test_all_bodies_together_are_bounded_until_they_are_released() -> None
 
 async def test_many_small_incomplete_bodies_are_accepted() -> None:
     shared = uploads(max_body_bytes=100)
-    slow = [Upload(shared, coming(b"x", then="hang"), announced=True, length=0, limit=100) for _ in range(250)]
+    slow = [Upload(shared, coming(b"x", then="hang"), has_body=True, length=0, limit=100) for _ in range(250)]
     for upload in slow:
         await upload.receive()
-    assert len(await read_body(Upload(shared, coming(b"y" * 100), announced=True, length=0, limit=100).receive)) == 100
+    assert len(await read_body(Upload(shared, coming(b"y" * 100), has_body=True, length=0, limit=100).receive)) == 100
 
 
 async def test_abort_ends_the_uploads_that_are_incomplete() -> None:
     shared = uploads()
-    waiting = Upload(shared, coming(b"a", then="hang"), announced=True, length=0, limit=9)
+    waiting = Upload(shared, coming(b"a", then="hang"), has_body=True, length=0, limit=9)
     task = asyncio.create_task(read_body(waiting.receive))
-    between = Upload(shared, coming(b"a", b"b"), announced=True, length=0, limit=9)
+    between = Upload(shared, coming(b"a", b"b"), has_body=True, length=0, limit=9)
     await between.receive()
-    complete = Upload(shared, coming(b"c"), announced=True, length=0, limit=9)
+    complete = Upload(shared, coming(b"c"), has_body=True, length=0, limit=9)
     await complete.receive()
     await asyncio.sleep(0)
     shared.close(Draining())
@@ -140,16 +138,16 @@ async def test_abort_ends_the_uploads_that_are_incomplete() -> None:
         await between.receive()
     assert (await complete.receive())["type"] == "http.disconnect"
     assert not task.cancelled()
-    late = Upload(shared, coming(b"a"), announced=True, length=0, limit=9)
+    late = Upload(shared, coming(b"a"), has_body=True, length=0, limit=9)
     with pytest.raises(Draining):
         await late.receive()
-    without = Upload(shared, coming(b""), announced=False, length=0, limit=9)
+    without = Upload(shared, coming(b""), has_body=False, length=0, limit=9)
     assert await read_body(without.receive) == b""
 
 
 async def test_a_kept_body_counts_until_it_is_released() -> None:
     shared = uploads(max_body_bytes=100)
-    upload = Upload(shared, coming(b"x" * 100), announced=True, length=100, limit=100)
+    upload = Upload(shared, coming(b"x" * 100), has_body=True, length=100, limit=100)
     await read_body(upload.receive)
     upload.hold(50)
     release = upload.keep()
@@ -160,7 +158,7 @@ async def test_a_kept_body_counts_until_it_is_released() -> None:
 
 
 async def test_a_cancelled_reader_is_cancelled() -> None:
-    upload = Upload(uploads(), coming(then="hang"), announced=True, length=0, limit=9)
+    upload = Upload(uploads(), coming(then="hang"), has_body=True, length=0, limit=9)
     task = asyncio.create_task(read_body(upload.receive))
     await asyncio.sleep(0)
     task.cancel()

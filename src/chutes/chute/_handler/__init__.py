@@ -1,1 +1,1 @@
-"""One call of a handler: its parameters read from a request, its result turned into a response."""
+"""The call of a handler: read its parameters from a request, and turn its result into a response."""

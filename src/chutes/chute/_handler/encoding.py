@@ -1,13 +1,16 @@
-"""JSON encoding of what a handler returns or yields."""
+"""JSON encoding of the values that a handler returns or yields."""
 
 from typing import Any
 
 from fastapi.encoders import jsonable_encoder
 from pydantic_core import to_json as _to_json
 
+BYTES_TYPES = (bytes, bytearray, memoryview)
+"""The types that a response sends unencoded."""
+
 
 def to_json(value: Any) -> bytes:
-    """Encode models, dataclasses, dates, arrays, and the other types that FastAPI supports.
+    """Encode a value as JSON: a model, dataclass, date, array, or another type that FastAPI supports.
 
     NaN and infinities become null.
     """

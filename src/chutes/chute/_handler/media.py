@@ -1,4 +1,4 @@
-"""The length, media type and content encoding of a request's body, as its headers state them."""
+"""The headers of a request that describe its body: length, media type and content encoding."""
 
 from collections.abc import Iterable
 from functools import lru_cache
@@ -9,7 +9,7 @@ from chutes.exception import UnsupportedMediaType
 BodyKind = Literal["json", "form"]
 """How a route parses its body; None if the handler takes the request itself."""
 
-_FIELDS = frozenset({b"content-length", b"content-type", b"content-encoding", b"transfer-encoding"})
+_BODY_HEADERS = frozenset({b"content-length", b"content-type", b"content-encoding", b"transfer-encoding"})
 MULTIPART = "multipart/form-data"
 URL_ENCODED = "application/x-www-form-urlencoded"
 _FORMS = (MULTIPART, URL_ENCODED)
@@ -24,13 +24,13 @@ class BodyHeaders(NamedTuple):
     """The headers of one request that describe its body.
 
     Attributes:
-        announced: Whether there is a body (RFC 9112, section 6.3).
-        length: Its Content-Length in bytes, or 0.
-        media_type: In lower case without parameters; empty if it is missing, given twice or has many parameters.
-        encoding: Its content encodings in lower case, or an empty string.
+        has_body: Whether a body follows the headers (RFC 9112, section 6.3).
+        length: The Content-Length in bytes, or 0.
+        media_type: In lower case without parameters; empty if it is missing, repeated or has too many parameters.
+        encoding: The content encodings in lower case, or an empty string.
     """
 
-    announced: bool
+    has_body: bool
     length: int
     media_type: str
     encoding: str
@@ -48,7 +48,7 @@ class BodyHeaders(NamedTuple):
         JSON without `Content-Type: application/json` is refused on purpose: a web page can make a browser send such a
         body to a server on the same machine without a CORS preflight request.
         """
-        if expected is None or not self.announced:
+        if expected is None or not self.has_body:
             return
         if not (self.is_json if expected == "json" else self.media_type in _FORMS):
             raise UnsupportedMediaType(_EXPECTED[expected])
@@ -60,7 +60,7 @@ def body_headers(headers: Iterable[tuple[bytes, bytes]]) -> BodyHeaders:
     types: list[bytes] = []
     encodings: list[bytes] = []
     for name, value in headers:
-        if name not in _FIELDS:
+        if name not in _BODY_HEADERS:
             continue
         if name == b"content-length":
             length = int(value)
@@ -70,8 +70,8 @@ def body_headers(headers: Iterable[tuple[bytes, bytes]]) -> BodyHeaders:
             encodings.append(value)
         else:
             chunked = True
-    plain = len(types) == 1 and types[0].count(b";") <= _MAX_PARAMETERS
-    media_type = _media_type(types[0]) if plain else ""
+    is_parsable = len(types) == 1 and types[0].count(b";") <= _MAX_PARAMETERS
+    media_type = _media_type(types[0]) if is_parsable else ""
     encoding = b",".join(encodings).decode("latin-1").strip().lower() if encodings else ""
     return BodyHeaders(chunked or length > 0, length, media_type, encoding)
 

@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from chutes.exception import UpstreamTimeout, UpstreamUnavailable
 
-_CONNECT = 5.0  # seconds
+_CONNECT_TIMEOUT = 5.0  # seconds
 
 # Headers of one connection (RFC 9110, section 7.6.1).
 _HOP_BY_HOP = frozenset(
@@ -25,10 +25,10 @@ _HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
-# The client's credentials are for this service. Those for the upstream are in `passthrough_headers`.
-_NOT_SENT_ON = _HOP_BY_HOP | {"host", "authorization", "x-api-key", "cookie"}
+# The client's credentials are for this service only. `passthrough_headers` hold those for the upstream.
+_DROPPED_FROM_REQUEST = _HOP_BY_HOP | {"host", "authorization", "x-api-key", "cookie"}
 # The runtime sets these itself.
-_NOT_SENT_BACK = _HOP_BY_HOP | {"date", "server", "x-request-id"}
+_DROPPED_FROM_RESPONSE = _HOP_BY_HOP | {"date", "server", "x-request-id"}
 
 
 async def forward(
@@ -38,18 +38,18 @@ async def forward(
 
     Args:
         request: The client's request.
-        method: The HTTP method towards the upstream.
+        method: The HTTP method of the forwarded request.
         url: The upstream's URL, without a query.
-        headers: Headers that replace the client's.
-        read_timeout: Seconds for which the upstream may send nothing; None for no limit.
+        headers: Headers to set. They replace headers of the client with the same name.
+        read_timeout: The maximum time between two parts of the upstream's response, in seconds; None for no limit.
 
     Raises:
-        UpstreamUnavailable: The upstream can't be reached, or closed the connection.
+        UpstreamUnavailable: The upstream cannot be reached, or closed the connection.
         UpstreamTimeout: The upstream sent no response in time.
     """
     client = httpx.AsyncClient(
         transport=httpx.AsyncHTTPTransport(verify=False, trust_env=False),  # plain HTTP, to this machine
-        timeout=httpx.Timeout(read_timeout, connect=_CONNECT),
+        timeout=httpx.Timeout(read_timeout, connect=_CONNECT_TIMEOUT),
     )
     try:
         upstream = await client.send(
@@ -74,12 +74,15 @@ async def forward(
 
 
 def _outgoing(request: Request, headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    own = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-    dropped = _NOT_SENT_ON | {name.decode("latin-1") for name, _ in own}
-    return [*_kept(request.headers.raw, dropped), *own]
+    """Return the client's headers for the upstream, with the given headers in place of the client's."""
+    replacements = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    dropped = _DROPPED_FROM_REQUEST | {name.decode("latin-1") for name, _ in replacements}
+    return [*_without(request.headers.raw, dropped), *replacements]
 
 
-def _kept(headers: Iterable[tuple[bytes, bytes]], dropped: frozenset[str] | set[str]) -> Iterable[tuple[bytes, bytes]]:
+def _without(
+    headers: Iterable[tuple[bytes, bytes]], dropped: frozenset[str] | set[str]
+) -> Iterable[tuple[bytes, bytes]]:
     return ((name.lower(), value) for name, value in headers if name.lower().decode("latin-1") not in dropped)
 
 
@@ -88,14 +91,14 @@ def _has_body(request: Request) -> bool:
 
 
 class _Relay(StreamingResponse):
-    """The upstream's response, streamed. The connection is closed however the stream ends.
+    """A streamed copy of the upstream's response, which closes the upstream connection at its end or on an error.
 
-    If the upstream closes the connection early, this response ends incomplete too.
+    If the upstream closes the connection early, this response is incomplete too.
     """
 
     def __init__(self, client: httpx.AsyncClient, upstream: httpx.Response) -> None:
         super().__init__(upstream.aiter_raw(), upstream.status_code)
-        self.raw_headers = list(_kept(upstream.headers.raw, _NOT_SENT_BACK))
+        self.raw_headers = list(_without(upstream.headers.raw, _DROPPED_FROM_RESPONSE))
         self._client = client
         self._upstream = upstream
 

@@ -1,4 +1,4 @@
-"""The response that a handler's result becomes."""
+"""Conversion of a handler's result into a response."""
 
 import inspect
 from collections.abc import AsyncIterable, Iterable, Mapping
@@ -6,21 +6,19 @@ from typing import Any
 
 from starlette.responses import Response, StreamingResponse
 
-from chutes.chute._handler.encoding import to_json
+from chutes.chute._handler.encoding import BYTES_TYPES, to_json
 from chutes.chute._handler.stream import BINARY, run_background, stream_items, stream_response
 from chutes.chute._loop.author_loop import AuthorLoop
 
 JSON = "application/json"
-
-_BYTES = (bytes, bytearray, memoryview)
 
 
 async def to_response(result: Any, content_type: str | None, loop: AuthorLoop, *, stream: bool = False) -> Response:
     """Return the response for a handler's result.
 
     Args:
-        result: What the handler returned, or the generator that it is.
-        content_type: The content type of bytes, text and streams. A `Response` keeps its own.
+        result: The handler's return value, or the generator if the handler is a generator function.
+        content_type: The content type of bytes, text and streams. A `Response` has a content type of its own.
         loop: The author's event loop, which produces streams and runs background tasks.
         stream: Whether to stream any iterable, not only a generator.
     """
@@ -29,7 +27,7 @@ async def to_response(result: Any, content_type: str | None, loop: AuthorLoop, *
         return await stream_response(result, loop) if isinstance(result, StreamingResponse) else result
     if _is_stream(result, any_iterable=stream):
         return await stream_items(result, content_type, loop)
-    if isinstance(result, _BYTES):
+    if isinstance(result, BYTES_TYPES):
         return Response(bytes(result), media_type=content_type or BINARY)
     if isinstance(result, str) and content_type is not None:
         return Response(result, media_type=content_type)
@@ -37,12 +35,13 @@ async def to_response(result: Any, content_type: str | None, loop: AuthorLoop, *
 
 
 def is_json(content_type: str | None) -> bool:
-    """Return whether a content type is a kind of JSON."""
+    """Return whether a content type is JSON or has a JSON suffix, such as `application/problem+json`."""
     return content_type is not None and content_type.partition(";")[0].strip().endswith(("/json", "+json"))
 
 
 def _is_stream(result: Any, *, any_iterable: bool) -> bool:
     if inspect.isgenerator(result) or inspect.isasyncgen(result):
         return True
-    is_one_value = isinstance(result, (str, *_BYTES, Mapping)) or hasattr(result, "model_dump")  # a model is iterable
+    # Text, bytes, mappings and models are iterable, but each is one value.
+    is_one_value = isinstance(result, (str, *BYTES_TYPES, Mapping)) or hasattr(result, "model_dump")
     return any_iterable and isinstance(result, (AsyncIterable, Iterable)) and not is_one_value

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Send
 
-from chutes.chute._handler.encoding import to_json
+from chutes.chute._handler.encoding import BYTES_TYPES, to_json
 from chutes.chute._loop.author_loop import AuthorLoop
 from chutes.exception import ChutesError
 
@@ -31,22 +31,22 @@ _Items = AsyncGenerator[Any, None]
 _SSE_EVENT = re.compile(r"(data|event|id|retry)?:.*\n", re.DOTALL)
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # otherwise nginx buffers the stream
-_NOTHING = object()
+_NO_ITEM = object()  # the first item of an empty stream
 
 
 async def stream_items(items: Any, content_type: str | None, loop: AuthorLoop) -> Response:
-    """Stream the items of a generator or iterable; without a content type, the first item decides on it."""
+    """Stream the items of a generator or iterable. Without a content type, derive it from the first item."""
     source = loop.stream(items)
-    first = await anext(source, _NOTHING)
-    content_type = content_type or _guess(first)
+    first = await anext(source, _NO_ITEM)
+    content_type = content_type or _guess_content_type(first)
     encode = _events if content_type.startswith(SSE) else _lines
     return _ClosingStream(encode(first, source), source, media_type=content_type, headers=_UNBUFFERED)
 
 
 async def stream_response(response: StreamingResponse, loop: AuthorLoop) -> Response:
-    """Return the author's streaming response, with its body produced on the author's event loop."""
+    """Return a streaming response whose body the author's event loop produces."""
     source = loop.stream(response.body_iterator)
-    first = await anext(source, _NOTHING)
+    first = await anext(source, _NO_ITEM)
     kind = type(response)
     if kind.__call__ is not StreamingResponse.__call__ or kind.stream_response is not StreamingResponse.stream_response:
         response.body_iterator = _prepend(first, source)
@@ -63,7 +63,7 @@ def run_background(response: Response, loop: AuthorLoop) -> None:
 
 
 class _ClosingStream(StreamingResponse):
-    """A stream that closes its source however it ends."""
+    """A streaming response that closes its source at its end, on an error or when the client disconnects."""
 
     def __init__(self, content: _Items, source: _Items, status_code: int = 200, **options: Any) -> None:
         super().__init__(content, status_code, **options)
@@ -76,16 +76,16 @@ class _ClosingStream(StreamingResponse):
             await self._source.aclose()
 
 
-def _guess(first: Any) -> str:
-    if isinstance(first, (bytes, bytearray, memoryview)):
+def _guess_content_type(first: Any) -> str:
+    if isinstance(first, BYTES_TYPES):
         return BINARY
     if isinstance(first, str):
         return SSE if _SSE_EVENT.fullmatch(first) else TEXT
-    return TEXT if first is _NOTHING else JSON_LINES
+    return TEXT if first is _NO_ITEM else JSON_LINES
 
 
 async def _prepend(first: Any, items: _Items) -> _Items:
-    if first is not _NOTHING:
+    if first is not _NO_ITEM:
         yield first
     async for item in items:
         yield item
@@ -94,7 +94,7 @@ async def _prepend(first: Any, items: _Items) -> _Items:
 async def _lines(first: Any, items: _Items) -> _Items:
     """Yield bytes and text unchanged, and anything else as one line of JSON."""
     async for item in _prepend(first, items):
-        if isinstance(item, (bytes, bytearray, memoryview)):
+        if isinstance(item, BYTES_TYPES):
             yield bytes(item)
         else:
             yield item.encode() if isinstance(item, str) else to_json(item) + b"\n"
@@ -116,7 +116,7 @@ async def _events(first: Any, items: _Items) -> _Items:
 
 
 def _event(item: Any) -> bytes:
-    if isinstance(item, (bytes, bytearray, memoryview)):
+    if isinstance(item, BYTES_TYPES):
         return bytes(item)
     if isinstance(item, str) and _SSE_EVENT.fullmatch(item):
         return item.encode()
