@@ -15,7 +15,7 @@ from benchmarks.harness.server import Server, serving
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "600"))  # for all tests together
 TESTS = 6
 EACH = timedelta(seconds=5)  # for one example, on a machine that may be busy
-EXAMPLES = 100  # before the seed changes and the time is looked at
+EXAMPLES = 100  # before the seed changes and the time is checked
 
 ECHO = """
 import hashlib
@@ -48,7 +48,7 @@ Fuzz = Callable[[SearchStrategy[Any], Callable[[Any], None]], int]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that must outlive everything, and must never have answered with a 500."""
+    """A server that must survive all examples without a 500."""
     with serving(tmp_path_factory.mktemp("fuzzed"), ECHO, concurrency=4, max_body_bytes=1_000_000) as running:
         yield running
         assert running.post("/any", json={"still": "here"}).json() == {"still": "here"}
@@ -58,7 +58,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def fuzz() -> Fuzz:
-    """Try examples until the test's share of the time is up; the number of examples."""
+    """Try examples until the test's share of the time is up, and return their number."""
 
     def run(examples: SearchStrategy[Any], check: Callable[[Any], None]) -> int:
         tried, ends = 0, time.monotonic() + SECONDS / TESTS

@@ -12,8 +12,8 @@ from tests.fuzz.conftest import Fuzz
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(3600)]
 
-PATIENCE = 0.2  # seconds for an answer to bytes that may not be a whole request
-LIMIT = 4.5  # seconds for an answer to bytes that are one, within the limit for an example
+PATIENCE = 0.2  # seconds for a response to bytes that may be an incomplete request
+LIMIT = 4.5  # seconds for a response to a complete request, within the limit for an example
 
 names = st.from_regex(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,20}", fullmatch=True)
 plain = st.from_regex(r"[!-~]([ -~]{0,40}[!-~])?", fullmatch=True)
@@ -30,7 +30,7 @@ offers = st.sampled_from([
 
 @st.composite
 def framed(draw: st.DrawFn) -> tuple[bytes, list[Part]]:
-    """Frame a body with a length or in chunks, with other headers and an offer, and cut it into packets."""
+    """Frame a body with a length or in chunks, add headers and an upgrade, and split it into packets."""
     body = json.dumps({"text": draw(st.text(st.characters(codec="utf-8"), max_size=200))}).encode()
     headers = ["Content-Type: application/json", *(f"{name}: {value}" for name, value in draw(others)), *draw(offers)]
     if draw(st.booleans()):

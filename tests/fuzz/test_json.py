@@ -34,7 +34,7 @@ almost = st.lists(tokens | texts, max_size=40).map("".join)
 
 @st.composite
 def mangled(draw: st.DrawFn) -> bytes:
-    """Take a valid body, and change some of its bytes."""
+    """Change some bytes of a valid body."""
     body = bytearray(json.dumps(draw(objects), ensure_ascii=draw(st.booleans())).encode())
     for _ in range(draw(st.integers(0, 4))):
         at = draw(st.integers(0, len(body)))
@@ -55,7 +55,7 @@ bodies = st.one_of(
 
 
 class NotJson(ValueError):
-    """What the standard does not allow, or what is longer than anyone needs."""
+    """Text that the standard does not allow, or that is very long."""
 
 
 def _no_constant(name: str) -> Any:
@@ -63,7 +63,7 @@ def _no_constant(name: str) -> Any:
 
 
 class Either(Exception):
-    """What a server may take or refuse."""
+    """Text that a server may accept or reject."""
 
 
 def _number(digits: str) -> float:
@@ -82,12 +82,12 @@ def _whole(digits: str) -> int:
 
 
 def read(body: bytes) -> dict[str, Any]:
-    """Read a body as the standard says; ValueError, RecursionError, or Either."""
+    """Parse a body by the standard. Raise ValueError, RecursionError or Either."""
     text = body.decode("utf-8")
     if text.startswith("\ufeff"):
         raise Either("a byte-order mark")
     found = json.loads(text, parse_constant=_no_constant, parse_float=_number, parse_int=_whole)
-    json.dumps(found, ensure_ascii=False).encode("utf-8")  # half of a surrogate pair has no bytes
+    json.dumps(found, ensure_ascii=False).encode("utf-8")  # half of a surrogate pair cannot be encoded
     if not isinstance(found, dict):
         raise NotJson("no object")
     return found
@@ -106,7 +106,7 @@ def test_valid_json_is_read_and_other_text_is_rejected(server: Server, fuzz: Fuz
         if expected is not None:
             assert answer.status_code == 200, answer.text
             assert answer.json() == expected
-        elif body:  # none is an empty object
+        elif body:  # an empty body is an empty object
             assert answer.status_code in REFUSED, (body, answer.text[:200])
 
     print(f"{fuzz(bodies, check)} bodies")
@@ -116,8 +116,8 @@ def test_models_and_jobs_never_fail_with_500(server: Server, fuzz: Fuzz) -> None
     def check(body: bytes) -> None:
         drawn = server.post("/model", json=None, content=body, headers=JSON)
         assert drawn.status_code in {200, *REFUSED}, drawn.text
-        begun = server.post("/jobs/work", json=None, content=body, headers=JSON)
-        assert begun.status_code in {202, 429, *REFUSED}, begun.text
+        submitted = server.post("/jobs/work", json=None, content=body, headers=JSON)
+        assert submitted.status_code in {202, 429, *REFUSED}, submitted.text
 
     named = st.fixed_dictionaries({"prompt": values}, optional={"width": values, "scale": values, "steps": values})
     print(f"{fuzz(bodies | named.map(lambda each: json.dumps(each).encode()), check)} bodies")

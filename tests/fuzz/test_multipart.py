@@ -16,7 +16,7 @@ names = st.from_regex(r"[A-Za-z0-9_ .-]{1,20}", fullmatch=True)
 
 @st.composite
 def forms(draw: st.DrawFn) -> tuple[str, list[tuple[str, str, bytes]]]:
-    """Draw a boundary and parts: name, file name (empty for a field), content that may look like the boundary."""
+    """Draw a boundary and parts with a name, a file name (empty for a field) and boundary-like content."""
     boundary = draw(boundaries)
     lookalikes = st.sampled_from(
         [b"\r\n--", b"--" + boundary.encode()[:-1], b"\r\n--" + boundary.encode()[:-1], b"\r", b"\n"]
@@ -32,7 +32,7 @@ def forms(draw: st.DrawFn) -> tuple[str, list[tuple[str, str, bytes]]]:
 
 
 def encode(boundary: str, parts: list[tuple[str, str, bytes]]) -> bytes:
-    """Write a form as RFC 7578 says."""
+    """Encode a form by RFC 7578."""
     written = b""
     for name, filename, content in parts:
         file = f'; filename="{filename}"\r\nContent-Type: application/octet-stream' if filename else ""

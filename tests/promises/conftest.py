@@ -12,6 +12,6 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The service, ready; the model that ships draws at 256 pixels, a step in some 50 ms."""
+    """The running service. Its bundled model generates images of 256 pixels, about 50 ms a step."""
     with serving(tmp_path_factory.mktemp("service"), "", ref=str(ROOT / "chutes_app.py")) as server:
         yield server

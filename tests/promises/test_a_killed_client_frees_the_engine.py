@@ -12,7 +12,7 @@ REQUEST = {"prompt": "a cat", "width": 512, "height": 512, "num_inference_steps"
 
 
 def connect(service: Server, request: dict[str, object]) -> socket.socket:
-    """A client that has asked and waits."""
+    """A client that has sent its request and waits."""
     body = json.dumps(request).encode()
     client = service.connect()
     head = "POST /generate HTTP/1.1\r\nHost: localhost\r\n"
@@ -22,7 +22,7 @@ def connect(service: Server, request: dict[str, object]) -> socket.socket:
 
 
 def kill(client: socket.socket) -> None:
-    """End the connection as the death of its process does: with a reset."""
+    """Reset the connection, as the kernel does when the process is killed."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
 
@@ -37,20 +37,20 @@ def idle(service: Server) -> bool:
 
 
 def test_the_engine_stops_within_a_step(service: Server) -> None:
-    before, left = steps(service), service.metric("imagegen_cancelled_total")
+    before, cancelled = steps(service), service.metric("imagegen_cancelled_total")
     client = connect(service, REQUEST)
     wait_for(lambda: steps(service) >= before + 2)
     kill(client)
     killed, at = steps(service), time.perf_counter()
-    wait_for(lambda: service.metric("imagegen_cancelled_total") == left + 1)
-    told = steps(service)
+    wait_for(lambda: service.metric("imagegen_cancelled_total") == cancelled + 1)
+    noticed = steps(service)
     wait_for(lambda: idle(service))
     freed = time.perf_counter() - at
     print(
-        f"killed after step {killed - before:.0f} of 30; the server knew by step {told - before:.0f}; "
+        f"killed after step {killed - before:.0f} of 30; the server knew by step {noticed - before:.0f}; "
         f"the engine stopped at step {steps(service) - before:.0f}, free after {freed * 1000:.0f} ms"
     )
-    assert steps(service) - told <= 1
+    assert steps(service) - noticed <= 1
     assert steps(service) - before < 30
     assert service.post("/generate", json=REQUEST).status_code == 200
     assert service.metric("imagegen_threads") == 1
@@ -59,7 +59,7 @@ def test_the_engine_stops_within_a_step(service: Server) -> None:
 def test_two_hundred_clients_disconnect_at_random_moments(service: Server) -> None:
     expected = service.post("/generate", json=REQUEST).content
     chance = random.Random(0)
-    began, left = time.perf_counter(), service.metric("imagegen_cancelled_total")
+    started_at, cancelled = time.perf_counter(), service.metric("imagegen_cancelled_total")
     for _ in range(50):
         clients = [connect(service, {**REQUEST, "num_inference_steps": 8}) for _ in range(4)]
         for client in clients:
@@ -67,8 +67,8 @@ def test_two_hundred_clients_disconnect_at_random_moments(service: Server) -> No
             kill(client)
     wait_for(lambda: idle(service))
     print(
-        f"200 clients left in {time.perf_counter() - began:.1f} s, "
-        f"{service.metric('imagegen_cancelled_total') - left:.0f} of them while the engine was theirs"
+        f"200 clients disconnected in {time.perf_counter() - started_at:.1f} s, "
+        f"{service.metric('imagegen_cancelled_total') - cancelled:.0f} of them while the engine was theirs"
     )
     assert service.metric("imagegen_threads") == 1
     assert service.post("/generate", json=REQUEST).content == expected

@@ -63,7 +63,7 @@ def test_an_unauthorized_client_that_sends_its_whole_body_reads_the_response(tmp
     with serving(tmp_path, ECHO, api_keys="a-key") as server:
         client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=LIMIT)
         headers = {"Content-Type": "application/json", "Connection": "close"}
-        client.request("POST", "/size", b"x" * 4_000_000, headers)  # more than the sockets hold, and soon read
+        client.request("POST", "/size", b"x" * 4_000_000, headers)  # more than the buffers of the sockets hold
         assert client.getresponse().status == 401
         client.close()
 

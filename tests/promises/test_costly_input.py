@@ -69,17 +69,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def worst_health(server: Server, seconds: float) -> float:
-    """The longest that `/health` took in this time."""
+    """Record the longest response time of `/health` in the block."""
     worst, end = 0.0, time.monotonic() + seconds
     while time.monotonic() < end:
-        began = time.monotonic()
+        started_at = time.monotonic()
         assert server.get("/health").status_code == 200
-        worst = max(worst, time.monotonic() - began)
+        worst = max(worst, time.monotonic() - started_at)
     return worst
 
 
 def frame(opcode: int, payload: bytes) -> bytes:
-    """A masked frame of less than 126 bytes; the mask is zero."""
+    """Return a frame of less than 126 bytes with a mask of zeros."""
     return bytes([0x80 | opcode, 0x80 | len(payload)]) + bytes(4) + payload
 
 
@@ -119,7 +119,7 @@ def test_a_flood_of_frames_does_not_delay_other_clients(server: Server, flood: b
             for _ in range(20):
                 client.sendall(block)
         except TimeoutError:
-            pass  # the server reads no further until its answers are read
+            pass  # the server stops reading until its responses are read
         assert worst_health(server, 2) < 5
 
 
@@ -181,7 +181,7 @@ def test_ordinary_large_integers_are_read(server: Server) -> None:
     assert server.post("/ids", json={"ids": [2**80 + i for i in range(20_000)]}).json() == 20_000
 
 
-# Keys, answers and pictures
+# Keys, responses and images
 
 
 def test_a_post_to_the_path_of_a_probe_needs_a_key(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_the_memory_of_unread_responses_is_bounded(server: Server) -> None:
         clients.append(client)
 
     wait_for(lambda: len(list(descriptors.iterdir())) >= before + 18)
-    wait_for(lambda: len(list(descriptors.iterdir())) <= before + 12)  # 64 MB of 160 may stay
+    wait_for(lambda: len(list(descriptors.iterdir())) <= before + 12)  # 64 of 160 MB may remain
     lengths = []
     for client in clients:
         received = 0

@@ -44,7 +44,7 @@ async def say(self, word: str = "") -> dict:
 
 
 def listening(pids: list[int]) -> set[tuple[int, str]]:
-    """The process and address of every TCP socket on which one of these processes listens."""
+    """Return the process and address of every listening TCP socket of these processes."""
     addresses = {}
     for table in ("tcp", "tcp6"):
         for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
@@ -63,9 +63,9 @@ def listening(pids: list[int]) -> set[tuple[int, str]]:
 
 
 def check_origins(cluster: Cluster) -> None:
-    """The cluster is used by this machine, and by those pages that the settings name."""
+    """The cluster accepts this machine and pages of the configured origins."""
     elsewhere = {pid for pid, address in listening(cluster.processes()) if address != "127.0.0.1"}
-    # Ray Serve has replicas listen on all interfaces, where they ask for the cluster's token.
+    # Ray Serve's replicas listen on all interfaces, but require the cluster's token.
     names = {Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0") for pid in elsewhere}
     assert names <= {"ray::ServeReplica:test-small-one:chute"}
     foreign = {"Origin": "http://evil.example"}
@@ -74,9 +74,9 @@ def check_origins(cluster: Cluster) -> None:
         assert (refused.status_code, "_not_allowed" in refused.text) == (403, True)
     assert httpx.get(cluster.url("-/chutes"), headers=foreign).status_code == 403
     page = {"Origin": "https://app.example"}
-    asking = {"Access-Control-Request-Method": "POST"}
+    preflight = {"Access-Control-Request-Method": "POST"}
     for answer in (
-        httpx.options(cluster.url("test-small-one/say"), headers={**page, **asking}),
+        httpx.options(cluster.url("test-small-one/say"), headers={**page, **preflight}),
         httpx.get(cluster.url("test-small-one/ready"), headers=page),
         httpx.post(cluster.url("test-small-one/say"), json={}, headers=page),
         httpx.post(cluster.url("test-small-one/say"), json={"word": []}, headers=page),
@@ -93,7 +93,7 @@ def test_a_chute_is_deployed_called_and_deleted(bundled: Path, tmp_path: Path) -
         (cluster.folder / "beside.py").write_text("WORD = 'beside'\n")
         (cluster.folder / "later.py").write_text("NUMBER = 7\n")
 
-        began = time.monotonic()
+        started_at = time.monotonic()
         done = cluster.deploy(
             "small_one:chute",
             "--env",
@@ -105,7 +105,7 @@ def test_a_chute_is_deployed_called_and_deleted(bundled: Path, tmp_path: Path) -
             "--env",
             "CHUTES_CORS_ORIGINS=https://app.example",
         )
-        took = time.monotonic() - began
+        seconds = time.monotonic() - started_at
         url = done.stdout.strip()
         assert url == f"http://localhost:{cluster.port}/test-small-one"
         assert "ready" in done.stderr
@@ -119,7 +119,7 @@ def test_a_chute_is_deployed_called_and_deleted(bundled: Path, tmp_path: Path) -
         with httpx.stream("POST", cluster.url("test-small-one/count"), json={}, timeout=LIMIT) as stream:
             lines = stream.iter_lines()
             assert json.loads(next(lines)) == {"number": 0}
-            seen.touch()  # the second is made only when the first has been read
+            seen.touch()  # the second line is written only after the first has been read
             assert [json.loads(line) for line in lines] == [{"number": 1}]
 
         check_origins(cluster)
@@ -130,8 +130,8 @@ def test_a_chute_is_deployed_called_and_deleted(bundled: Path, tmp_path: Path) -
 
         [row] = json.loads(cluster.chutes("chutes", "list", "--json").stdout)
         assert (row["name"], row["status"], row["replicas"], row["url"]) == ("Small One", "running", 1, url)
-        told = json.loads(cluster.chutes("chutes", "get", "small-one", "--json").stdout)
-        assert told["files"] == ["beside.py", "later.py", "small_one.py"]
+        description = json.loads(cluster.chutes("chutes", "get", "small-one", "--json").stdout)
+        assert description["files"] == ["beside.py", "later.py", "small_one.py"]
         assert "saying beside" in cluster.chutes("chutes", "logs", "small-one", "--tail", "20").stdout
         wrong = cluster.chutes("chutes", "get", "smal-one", check=False)
         assert wrong.returncode == 1
@@ -148,9 +148,9 @@ def test_a_chute_is_deployed_called_and_deleted(bundled: Path, tmp_path: Path) -
         assert cluster.post("test-small-one/say").json() == expected
 
         alive = len(cluster.processes())
-        began = time.monotonic()
+        started_at = time.monotonic()
         cluster.chutes("chutes", "delete", "small-one")
-        ended = time.monotonic() - began
+        ended = time.monotonic() - started_at
         wait_for(lambda: not cluster.processes())
-        assert bye.read_text() == "bye"  # its shutdown hook has run
-        print(f"deployed in {took:.1f} s with {alive} processes, deleted in {ended:.1f} s, nothing left")
+        assert bye.read_text() == "bye"  # written by the shutdown hook
+        print(f"deployed in {seconds:.1f} s with {alive} processes, deleted in {ended:.1f} s, nothing left")

@@ -29,9 +29,9 @@ def test_a_chute_is_placed_by_gpu_memory() -> None:
         assert "an API key is required" in open_door.stderr
         cluster.env["CHUTES_API_KEYS"] = "one-key"
 
-        began = time.monotonic()
+        started_at = time.monotonic()
         cluster.deploy("needs_80")
-        took = time.monotonic() - began
+        seconds = time.monotonic() - started_at
         assert cluster.post("test-needs-80/where").status_code == 401
         assert cluster.post("test-needs-80/where", **{"x-api-key": "one-key"}).json() == "h100_sxm-80"
         said = cluster.chutes("chutes", "logs", "needs-80").stdout
@@ -39,7 +39,7 @@ def test_a_chute_is_placed_by_gpu_memory() -> None:
 
         refused_at = time.monotonic()
         refused = cluster.deploy("needs_141", check=False)
-        told = time.monotonic() - refused_at
+        rejected_after = time.monotonic() - refused_at
         assert refused.returncode == 1
         reason = refused.stderr.splitlines()[-1]
         assert "It needs 1 GPU with at least 141 GB" in reason
@@ -48,9 +48,9 @@ def test_a_chute_is_placed_by_gpu_memory() -> None:
 
         names = [row["name"] for row in json.loads(cluster.chutes("chutes", "list", "--json").stdout)]
         assert names == ["needs-80"]
-        cluster.nodes[1].terminate()  # the node with the large card leaves: nothing else can take its place
+        cluster.nodes[1].terminate()  # the node with the large GPU, which no other node can replace
         cluster.nodes[1].wait(LIMIT)
         nowhere = cluster.deploy("needs_80", check=False)
         assert nowhere.returncode == 1
         assert "2 x 4090 24 GB" in nowhere.stderr
-        print(f"placed on the 80 GB card of two nodes in {took:.1f} s; 141 GB refused in {told:.1f} s: {reason}")
+        print(f"placed on the 80 GB GPU in {seconds:.1f} s; 141 GB rejected in {rejected_after:.1f} s: {reason}")

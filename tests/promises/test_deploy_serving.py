@@ -65,7 +65,7 @@ def test_a_new_version_fails_no_request_and_a_broken_one_receives_none(cluster: 
         changed = time.monotonic()
         assert draw(cluster).json()["version"] == "2"
         broken = cluster.deploy("draws", "--env", "VERSION=3", "--env", "FAIL=1", check=False)
-        wait_for(lambda: sum(began > changed for began, *_ in load.answers) > 20)
+        wait_for(lambda: sum(started_at > changed for started_at, *_ in load.answers) > 20)
     assert broken.returncode == 3
     assert broken.stderr.splitlines()[-1] == ("Error: RuntimeError: these weights are for another model (draws.py:15).")
     assert broken.stdout == ""
@@ -76,9 +76,9 @@ def test_a_new_version_fails_no_request_and_a_broken_one_receives_none(cluster: 
     slowest = max(taken for _, taken, *_ in load.answers)
     print(f"{len(load.answers)} requests during two deploys: {load.count(200)} answered, slowest {slowest:.2f} s")
     assert load.count(200) == len(load.answers)
-    assert len(replicas) == 2  # the first version's and the second's
+    assert len(replicas) == 2  # one of each version
     assert draw(cluster).json()["version"] == "2"
-    assert cluster.status("draws")["status"] == "running"  # the cluster wants the second version again
+    assert cluster.status("draws")["status"] == "running"  # the second version is the target again
 
 
 def test_a_killed_replica_fails_only_its_running_requests(cluster: Cluster) -> None:
@@ -91,23 +91,23 @@ def test_a_killed_replica_fails_only_its_running_requests(cluster: Cluster) -> N
         killed = time.monotonic()
         os.kill(pid, signal.SIGKILL)
         lost = first.result()
-        told = time.monotonic() - killed
+        failed_after = time.monotonic() - killed
         answers = [each.result() for each in queued]
     recovered = time.monotonic() - killed
     assert lost.status_code == 502
     assert lost.json()["code"] == "replica_lost"
     assert [each.status_code for each in answers] == [200] * 3
     assert answers[0].json()["pid"] != pid
-    print(f"the running request was told after {told:.2f} s, the 3 queued ones had succeeded after {recovered:.1f} s")
+    print(f"the request failed after {failed_after:.2f} s, 3 queued ones succeeded after {recovered:.1f} s")
 
 
 def in_flight(cluster: Cluster) -> int:
-    told = cluster.get("-/chutes").json()
-    return int(told.get("test-draws", {}).get("in_flight", 0))
+    stats = cluster.get("-/chutes").json()
+    return int(stats.get("test-draws", {}).get("in_flight", 0))
 
 
 def actor(cluster: Cluster, title: str) -> int:
-    """The process with this title, as Ray sets it."""
+    """Return the process with the title that Ray gives it."""
     for pid in cluster.processes():
         if Path(f"/proc/{pid}/cmdline").read_text("utf-8", "replace").startswith(title):
             return pid
@@ -117,7 +117,7 @@ def actor(cluster: Cluster, title: str) -> int:
 def replaced(cluster: Cluster, title: str, before: int) -> bool:
     try:
         return actor(cluster, title) != before
-    except (AssertionError, OSError):  # there is none yet, or one of the processes has just ended
+    except (AssertionError, OSError):  # it does not exist yet, or a process has just ended
         return False
 
 
@@ -126,8 +126,8 @@ def test_a_killed_controller_fails_no_request(cluster: Cluster) -> None:
     with Load(cluster.url("test-draws/draw"), clients=2) as load:
         os.kill(before, signal.SIGKILL)
         wait_for(lambda: replaced(cluster, "ray::ServeController", before))
-        asked = len(load.answers)
-        wait_for(lambda: len(load.answers) > asked + 10)
+        count = len(load.answers)
+        wait_for(lambda: len(load.answers) > count + 10)
     print(f"{load.count(200)} of {len(load.answers)} requests answered while the controller was replaced")
     assert load.count(200) == len(load.answers)
     wait_for(lambda: cluster.status("draws")["status"] == "running")
@@ -152,26 +152,28 @@ def test_a_killed_proxy_is_restarted(cluster: Cluster) -> None:
 def test_clients_that_disconnect_free_the_replica(cluster: Cluster) -> None:
     chance = random.Random(4)
 
-    def leave(_: int) -> None:
+    def disconnect(_: int) -> None:
         try:
             httpx.post(cluster.url("test-draws/draw"), json={"seconds": 3600}, timeout=chance.uniform(0.02, 0.3))
         except httpx.TimeoutException:
             return
 
     with ThreadPoolExecutor(6) as pool:
-        list(pool.map(leave, range(100)))
-    left = time.monotonic()
+        list(pool.map(disconnect, range(100)))
+    disconnected_at = time.monotonic()
     assert draw(cluster, seconds=0.05).status_code == 200
-    took = time.monotonic() - left
+    took = time.monotonic() - disconnected_at
     wait_for(lambda: cluster.get("test-draws/running").json() == 0)
     wait_for(lambda: in_flight(cluster) == 0)
-    print(f"100 clients left requests of an hour; the next one was answered {took:.2f} s later, nothing runs")
+    print(
+        f"100 clients disconnected from requests of an hour; the next one was answered {took:.2f} s later, nothing runs"
+    )
 
 
 def test_overload_is_rejected_while_the_queue_is_full(cluster: Cluster, tmp_path: Path) -> None:
     go = tmp_path / "go"
     with ThreadPoolExecutor(9) as pool:
-        taken = [pool.submit(draw, cluster, until=str(go)) for _ in range(9)]  # one that runs, eight in the queue
+        taken = [pool.submit(draw, cluster, until=str(go)) for _ in range(9)]  # one running, eight queued
         wait_for(lambda: in_flight(cluster) == 9)
         for _ in range(20):
             refused = draw(cluster)
@@ -186,19 +188,19 @@ def test_overload_is_rejected_while_the_queue_is_full(cluster: Cluster, tmp_path
 
 def test_a_burst_scales_to_three_replicas_and_back_to_one(cluster: Cluster) -> None:
     cluster.env["CHUTES_QUEUE_SIZE"] = "64"
-    cluster.env["MOST"] = "3"  # the description is read in the command's process
+    cluster.env["MOST"] = "3"  # read by the process of the command
     cluster.deploy("draws", "--env", "VERSION=4")
     timeline: list[tuple[float, int, int]] = []
     watch = cluster.start_chutes("chutes", "status", "draws", "--json", "--watch")
     assert watch.stdout is not None
-    began = time.monotonic()
+    started_at = time.monotonic()
 
     def read() -> None:
         assert watch.stdout is not None
         for line in watch.stdout:
-            told = json.loads(line)
-            count = sum(each["state"] == "running" for each in told["replicas"])
-            timeline.append((time.monotonic() - began, count, told["queued"]))
+            status = json.loads(line)
+            count = sum(each["state"] == "running" for each in status["replicas"])
+            timeline.append((time.monotonic() - started_at, count, status["queued"]))
 
     reader = threading.Thread(target=read)
     reader.start()
@@ -217,9 +219,9 @@ def test_a_burst_scales_to_three_replicas_and_back_to_one(cluster: Cluster) -> N
     changes = [count for before, count in zip([0, *counts], counts, strict=False) if count != before]
     print("replicas over time:", " ".join(f"{at:.0f}s:{count}" for at, count, _ in timeline))
     assert max(counts) == 3
-    assert changes in ([1, 2, 3, 2, 1], [1, 3, 1], [1, 2, 3, 1], [1, 3, 2, 1])  # up, then down, no to and fro
+    assert changes in ([1, 2, 3, 2, 1], [1, 3, 1], [1, 2, 3, 1], [1, 3, 2, 1])  # up, then down, without oscillation
 
     pid = draw(cluster).json()["pid"]
     cluster.chutes("chutes", "scale", "draws", "2")
     wait_for(lambda: sum(each["state"] == "running" for each in cluster.status("draws")["replicas"]) == 2)
-    assert pid in [each["pid"] for each in cluster.status("draws")["replicas"]]  # the one there was goes on
+    assert pid in [each["pid"] for each in cluster.status("draws")["replicas"]]  # the original replica continues

@@ -39,7 +39,7 @@ async def seen() -> dict:
 
 
 def connect(server: Server, number: int, path: str = "/draw", steps: int = 100) -> socket.socket:
-    """A client that has sent its request and doesn't read."""
+    """A client that has sent its request and does not read."""
     body = b'{"number": %d, "steps": %d}' % (number, steps)
     client = server.connect()
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n"
@@ -54,7 +54,7 @@ def idle(server: Server) -> bool:
 
 def test_clients_disconnect_in_the_queue_and_while_running(tmp_path: Path) -> None:
     with serving(tmp_path, STEPS) as server:
-        running = connect(server, 1, steps=10**6)  # drawn for hours, unless its client leaves
+        running = connect(server, 1, steps=10**6)  # runs for hours unless its client disconnects
         wait_for(lambda: server.metric("chutes_in_flight") == 1)
         queued = connect(server, 2, steps=10**6)
         wait_for(lambda: server.metric("chutes_queue_depth") == 1)
@@ -87,7 +87,7 @@ def test_two_hundred_clients_disconnect_at_random_moments(tmp_path: Path) -> Non
             client.close()
         wait_for(lambda: idle(server))
         seen = server.get("/seen").json()
-        print(f"200 left: {len(seen['started'])} had started, {len(seen['cancelled'])} were cancelled; nothing is left")
+        print(f"200 disconnected: {len(seen['started'])} started, {len(seen['cancelled'])} were cancelled")
         assert len(seen["started"]) == len(seen["cancelled"]) + len(seen["finished"])
         assert seen["threads"] <= threads_before + 2
         assert server.post("/draw", json={"number": 1, "steps": 1}).json() == 1

@@ -5,7 +5,7 @@ import asyncio
 from benchmarks.hostile.disconnects import MEMORY_MARGIN, STAGES, disconnect, reference, settle
 from benchmarks.hostile.server import PICTURES, serving
 
-POOL = 8  # threads by which a pool may still grow; what leaks would leak with every client
+POOL = 8  # threads by which a pool may grow; a leak would add one for each client
 
 
 def test_sixty_disconnects_from_the_image_service_leak_nothing() -> None:
@@ -13,11 +13,11 @@ def test_sixty_disconnects_from_the_image_service_leak_nothing() -> None:
         first = reference(server)
         asyncio.run(disconnect(server.port, 30, seed=1))
         before = settle(server)
-        left = asyncio.run(disconnect(server.port, 60, seed=2))
+        stages = asyncio.run(disconnect(server.port, 60, seed=2))
         after = settle(server, before)
-        print(f"{dict(left)} left; {before} before, {after} after")
-        assert left.total() == 60
-        assert left.keys() == set(STAGES)
+        print(f"{dict(stages)} disconnected; {before} before, {after} after")
+        assert stages.total() == 60
+        assert stages.keys() == set(STAGES)
         assert server.is_idle()
         assert server.metric("chutes_disconnects_total", stage="queued") > 0
         assert server.metric("chutes_disconnects_total", stage="running") > 0

@@ -88,7 +88,7 @@ def test_a_link_opens_a_page_but_no_cord(server: Server) -> None:
     link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
     assert server.get("/docs", headers=link).status_code == 200
     assert server.get("/look", headers=link).status_code == 403
-    assert server.get("/look", headers={**link, "Sec-Fetch-Site": "none"}).status_code == 200  # typed, or a bookmark
+    assert server.get("/look", headers={**link, "Sec-Fetch-Site": "none"}).status_code == 200  # e.g. typed
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ async def draw(self, fault: str = "") -> str:
 
 @pytest.fixture
 def damaged(tiny_model: Path, tmp_path: Path) -> Path:
-    """A model whose transformer has one weight that is not a number."""
+    """A model whose transformer has one weight that is NaN."""
     folder = tmp_path / "damaged"
     shutil.copytree(tiny_model, folder)
     (weights,) = (folder / "transformer").glob("*.safetensors")
@@ -66,7 +66,7 @@ def damaged(tiny_model: Path, tmp_path: Path) -> Path:
 
 
 def health_until_the_end(server: Server) -> list[int]:
-    """Ask for /health until nobody listens any more; return the statuses."""
+    """Request /health until the server is gone, and return the statuses."""
     statuses = []
 
     def ended() -> bool:
@@ -84,12 +84,12 @@ def test_a_gpu_that_hangs_ends_the_process(tmp_path: Path, tiny_model: Path) -> 
     with serving(tmp_path, SERVICE.format(folder=str(tiny_model))) as server:
         assert server.post("/draw").json() == "4"
         answers = []
-        asking = threading.Thread(
+        request = threading.Thread(
             target=lambda: answers.append(server.post("/draw", json={"fault": "hang"}, timeout=120))
         )
-        asking.start()
+        request.start()
         statuses = health_until_the_end(server)
-        asking.join()
+        request.join()
         assert answers[0].status_code == 503
         assert (statuses[0], statuses[-1]) == (200, 503)
         assert server.wait() == 4

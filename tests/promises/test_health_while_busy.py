@@ -42,7 +42,7 @@ def test_the_chutes_own_health_cord_takes_precedence_and_is_never_queued(tmp_pat
         wait_for(lambda: server.metric("chutes_in_flight") == 1)
         answer = server.get("/health")
         assert not drawing.done()
-        assert (answer.status_code, answer.json()) == (200, {"status": "ok"})  # the runtime's, in its place
+        assert (answer.status_code, answer.json()) == (200, {"status": "ok"})  # answered by the runtime
         (tmp_path / "go").touch()
         assert drawing.result().json() == "drawn"
         wait_for(lambda: server.get("/health").json() == {"status": "my own"})

@@ -76,7 +76,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 class Peer:
-    """A client that sends bytes as they are."""
+    """A client that sends raw bytes."""
 
     def __init__(self, server: Server, *, buffer: int = 0) -> None:
         self.socket = socket.socket()
@@ -93,7 +93,7 @@ class Peer:
         self.socket.close()
 
     def send(self, *parts: bytes, pause: float = 0) -> "Peer":
-        """Send these, each in a packet of its own; a server that hangs up meanwhile ends it."""
+        """Send each item as a packet of its own, and stop if the server closes the connection."""
         try:
             for part in parts:
                 self.socket.sendall(part)
@@ -103,7 +103,7 @@ class Peer:
         return self
 
     def answer(self) -> tuple[int, dict[str, str], bytes]:
-        """The next answer: status, headers, body."""
+        """Return the status, headers and body of the next response."""
         while b"\r\n\r\n" not in self.received:
             self._more()
         head, _, self.received = self.received.partition(b"\r\n\r\n")
@@ -121,7 +121,7 @@ class Peer:
         self.received += part
 
     def rest(self) -> bytes:
-        """Everything until the server closes the connection."""
+        """Return all bytes until the server closes the connection."""
         try:
             while True:
                 self._more()
@@ -154,7 +154,7 @@ def test_an_unsupported_upgrade_is_ignored(server: Server, offer: tuple[bytes, .
     cuts = {1: [request], 2: [request[:body], request[body:]], 3: [request[:30], request[30 : body + 4]]}[packets]
     cuts += [request[body + 4 :]] if packets == 3 else []
     with Peer(server) as peer:
-        for _ in range(2):  # the connection goes on
+        for _ in range(2):  # the connection stays open
             status, _, answer = peer.send(*cuts, pause=0.02).answer()
             assert (status, json.loads(answer)) == (200, {"text": "sent"})
         status, _, answer = peer.send(post("/echo", b"{}")).answer()
@@ -388,7 +388,7 @@ def test_a_cord_and_a_job_can_have_their_own_limits(server: Server) -> None:
     assert answer.json()["code"] == "body_too_large"
 
 
-# Answers
+# Responses
 
 
 def test_a_response_that_cannot_be_sent_is_500(server: Server) -> None:
@@ -435,7 +435,7 @@ def test_invalid_requests_are_logged_with_their_peer_and_rate_limited(tmp_path: 
         assert port
 
 
-# Pipelines, drains and what is held
+# Pipelining, draining and memory
 
 
 WAITING = """
@@ -499,7 +499,7 @@ def test_a_response_does_not_time_out_the_next_pipelined_request(tmp_path: Path)
         (tmp_path / "go").unlink()
         peer.send(second[20:])
         wait_for(lambda: server.metric("chutes_in_flight") == 1)
-        time.sleep(1.5)  # longer than an idle connection lives
+        time.sleep(1.5)  # longer than the keep-alive timeout
         (tmp_path / "go").touch()
         assert json.loads(peer.answer()[2]) == 2
 
@@ -532,7 +532,7 @@ def test_draining_waits_for_routes_without_a_slot(tmp_path: Path) -> None:
         while b"first" not in running.received:
             running._more()
         server.signal()
-        time.sleep(12)  # longer than a client gets to read an answer that is complete
+        time.sleep(12)  # longer than clients get to read a complete response
         (tmp_path / "go").touch()
         assert b"last" in running.rest()
         assert server.wait() == 0

@@ -29,7 +29,7 @@ def test_x_seed_reproduces_an_unseeded_image(service: Server) -> None:
 
 @pytest.mark.parametrize("file_format", ["jpeg", "png", "webp"])
 def test_the_metadata_in_the_file_reproduces_the_image(service: Server, file_format: str) -> None:
-    """What is read from a file, sent as a request, draws the file again."""
+    """A request with the metadata of a file generates the same file."""
     first = service.post("/generate", json={**REQUEST, "format": file_format})
     metadata = image_file.read_metadata(first.content)
     assert (metadata["prompt"], str(metadata["seed"])) == (REQUEST["prompt"], first.headers["x-seed"])

@@ -12,7 +12,7 @@ from benchmarks.harness.waiting import LIMIT
 
 
 def test_the_documentations_curl_command_returns_1024x1024(service: Server) -> None:
-    """Sent as curl sends what is printed there."""
+    """The request that the documentation's curl command sends."""
     answer = httpx.post(
         f"{service.url}/generate",
         headers={"Content-Type": "application/json", "User-Agent": "curl/8.5.0", "Accept": "*/*"},

@@ -29,7 +29,7 @@ def judge() -> classifier.Classifier:
 
 
 def shows(judge: classifier.Classifier, picture: Image.Image, name: str) -> bool:
-    """Whether a drawing of that name is among the five that fit best."""
+    """Return whether a drawing of that name is among the five best matches."""
     pixels = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)[None].float() / 127.5 - 1
     with torch.no_grad():
         best = judge(pixels)[0].topk(5).indices.tolist()
@@ -50,16 +50,16 @@ def ask(service: Server, path: str, **request: object) -> Image.Image:
 
 def test_the_named_object_is_drawn_on_the_named_background(service: Server, judge: classifier.Classifier) -> None:
     colours = ["white", "blue", "yellow", "green"]
-    asked = [(name, colours[at % len(colours)], at) for at, name in enumerate(THINGS)]
+    requests = [(name, colours[at % len(colours)], at) for at, name in enumerate(THINGS)]
     pictures = {
         each: ask(service, "/generate", prompt="a {} on a {} background".format(*each[:2]), seed=each[2])
-        for each in asked
+        for each in requests
     }
     named = [name for (name, _, _), picture in pictures.items() if shows(judge, picture, name)]
     grounds = [colour for (_, colour, _), picture in pictures.items() if evaluate.background_colour(picture) == colour]
-    print(f"{len(named)} of {len(asked)} things named, {len(grounds)} of {len(asked)} backgrounds right")
-    assert len(named) >= 0.8 * len(asked)
-    assert len(grounds) >= 0.9 * len(asked)
+    print(f"{len(named)} of {len(requests)} things named, {len(grounds)} of {len(requests)} backgrounds right")
+    assert len(named) >= 0.8 * len(requests)
+    assert len(grounds) >= 0.9 * len(requests)
 
 
 def test_img2img_stays_close_only_at_a_low_strength(service: Server) -> None:

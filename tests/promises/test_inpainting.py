@@ -9,7 +9,7 @@ from PIL import Image
 from benchmarks.harness.server import Server
 
 rng = np.random.default_rng(0)
-PHOTO = Image.fromarray(rng.integers(0, 256, (301, 403, 3), np.uint8))  # no multiple of anything
+PHOTO = Image.fromarray(rng.integers(0, 256, (301, 403, 3), np.uint8))  # a multiple of nothing
 
 
 def b64(image: Image.Image) -> str:

@@ -40,7 +40,7 @@ MIB = 1 << 20
 OVER = {"complete", "error", "cancelled", "timeout"}
 
 
-def begin(server: Server, name: str, **data: Any) -> str:
+def submit(server: Server, name: str, **data: Any) -> str:
     answer = server.post(f"/jobs/{name}", json=data)
     assert answer.status_code == 202, answer.text
     return str(answer.json()["id"])
@@ -58,30 +58,30 @@ def memory(server: Server) -> int:
 
 @contextmanager
 def probing(server: Server) -> Iterator[list[float]]:
-    """How long each `/health` takes meanwhile."""
-    took: list[float] = []
+    """Record the response times of `/health` in the block."""
+    seconds: list[float] = []
     over = threading.Event()
 
     def ask() -> None:
         with httpx.Client(timeout=60, trust_env=False) as client:
             while not over.wait(0.02):
-                began = time.monotonic()
+                started_at = time.monotonic()
                 assert client.get(f"{server.url}/health").status_code == 200
-                took.append(time.monotonic() - began)
+                seconds.append(time.monotonic() - started_at)
 
     with ThreadPoolExecutor(1) as pool:
-        asking = pool.submit(ask)
+        prober = pool.submit(ask)
         try:
-            yield took
+            yield seconds
         finally:
             over.set()
-            asking.result()
+            prober.result()
 
 
-def report(what: str, server: Server, before: int, took: list[float]) -> None:
+def report(what: str, server: Server, before: int, seconds: list[float]) -> None:
     grown = (memory(server) - before) / MIB
-    print(f"{what}: /health at most {max(took) * 1000:.0f} ms, memory + {grown:.0f} MiB")
-    assert max(took) < 5  # it was 14.5 s
+    print(f"{what}: /health at most {max(seconds) * 1000:.0f} ms, memory + {grown:.0f} MiB")
+    assert max(seconds) < 5  # without the limit 14.5 s
     assert grown < 256
 
 
@@ -96,15 +96,15 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_many_large_results_take_no_memory_and_are_not_listed(tmp_path: Path, temporary: Path) -> None:
     with serving(tmp_path, JOBS) as server:
         before = memory(server)
-        with probing(server) as took:
-            jobs = [begin(server, "echo", size=8 * MIB)]
+        with probing(server) as seconds:
+            jobs = [submit(server, "echo", size=8 * MIB)]
             for _ in range(49):
                 wait_for(lambda: server.get("/_conn_stats").json()["in_flight"] == 0)
-                jobs.append(begin(server, "echo", size=8 * MIB))
+                jobs.append(submit(server, "echo", size=8 * MIB))
             assert after(server, jobs[-1])["status"] == "complete"
-            began = time.monotonic()
+            started_at = time.monotonic()
             listed = server.get("/jobs")
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - started_at < 5
             assert len(listed.json()["jobs"]) == 50
             assert len(listed.content) < 50_000
             with ThreadPoolExecutor(8) as pool:
@@ -112,33 +112,33 @@ def test_many_large_results_take_no_memory_and_are_not_listed(tmp_path: Path, te
             assert {(answer.status_code, len(answer.json()["result"])) for answer in answers} == {
                 (200, 8 * MIB // 1000)
             }
-        report("50 results of 8 MiB", server, before, took)
+        report("50 results of 8 MiB", server, before, seconds)
 
 
 def test_a_result_of_500_mb_is_an_error_at_once(tmp_path: Path, temporary: Path) -> None:
     with serving(tmp_path, JOBS) as server:
         before = memory(server)
-        with probing(server) as took:
-            told = after(server, begin(server, "echo", size=500_000_000))
-            assert (told["status"], told["result"]) == ("error", None)
-            assert "CHUTES_MAX_JOB_RESULT_BYTES" in told["detail"]
-            told = after(server, begin(server, "numbers", count=20_000_000))
-            assert (told["status"], told["result"]) == ("error", None)
-        report("a result of 500 MB", server, before + 160 * MIB, took)  # the list of 20 million pointers
+        with probing(server) as seconds:
+            record = after(server, submit(server, "echo", size=500_000_000))
+            assert (record["status"], record["result"]) == ("error", None)
+            assert "CHUTES_MAX_JOB_RESULT_BYTES" in record["detail"]
+            record = after(server, submit(server, "numbers", count=20_000_000))
+            assert (record["status"], record["result"]) == ("error", None)
+        report("a result of 500 MB", server, before + 160 * MIB, seconds)  # the list of 20 million pointers
 
 
 def test_a_hundred_thousand_files_are_listed_in_part_and_removed(tmp_path: Path, temporary: Path) -> None:
     with serving(tmp_path, JOBS) as server:
         before = memory(server)
-        with probing(server) as took:
-            job = begin(server, "write", count=100_000)
-            told = after(server, job)
-            assert (told["status"], len(told["files"]), told["more_files"]) == ("complete", 10_000, True)
+        with probing(server) as seconds:
+            job = submit(server, "write", count=100_000)
+            record = after(server, job)
+            assert (record["status"], len(record["files"]), record["more_files"]) == ("complete", 10_000, True)
             assert len(server.get("/jobs").content) < 1000
             assert server.get(f"/jobs/{job}/files/099999").status_code == 200
             assert server.client.delete(f"{server.url}/jobs/{job}").status_code == 204
             wait_for(lambda: not list(temporary.glob("chutes-jobs-*/*")))
-        report("100 000 files", server, before, took)
+        report("100 000 files", server, before, seconds)
 
 
 def test_many_jobs_at_once_are_accepted_or_rejected(tmp_path: Path, temporary: Path) -> None:
@@ -165,10 +165,10 @@ def test_the_next_start_removes_files_of_killed_servers_only(tmp_path: Path, tem
     for name in ("killed", "living", "next"):
         (tmp_path / name).mkdir()
     with serving(tmp_path / "killed", JOBS) as killed, serving(tmp_path / "living", JOBS) as living:
-        begin(living, "wait")
+        submit(living, "wait")
         wait_for(lambda: list(temporary.glob("chutes-jobs-*/*/output/file")))
         [kept] = temporary.iterdir()
-        begin(killed, "wait")
+        submit(killed, "wait")
         wait_for(lambda: len(list(temporary.glob("chutes-jobs-*/*/output/file"))) == 2)
         killed.signal(signal.SIGKILL)
         killed.wait()
@@ -180,7 +180,7 @@ def test_the_next_start_removes_files_of_killed_servers_only(tmp_path: Path, tem
 
 def test_a_server_removes_its_files_at_exit(tmp_path: Path, temporary: Path) -> None:
     with serving(tmp_path, JOBS, drain_grace=30) as server:
-        after(server, begin(server, "write", count=100))
+        after(server, submit(server, "write", count=100))
         assert list(temporary.glob("chutes-jobs-*/*/output/000099"))
         server.signal()
         assert server.wait() == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 @chute.on_startup()
 async def load(self):
     self.progress.update("reading weights", 3, 12, "GB")
-    while not Path("go").exists():  # blocks its loop, as loading a model does
+    while not Path("go").exists():  # blocks the event loop, like loading a model
         time.sleep(0.01)
     self.info["model"] = "tiny"
 
@@ -24,7 +24,7 @@ def test_health_answers_while_the_chute_loads_and_ready_afterwards(tmp_path: Pat
     with serving(tmp_path, LOADING, wait=False) as server:
         server.wait_for_port()
         wait_for(lambda: server.get("/ready").json().get("stage") == "reading weights")
-        for _ in range(20):  # while the hook blocks its loop
+        for _ in range(20):  # while the hook blocks its event loop
             assert server.get("/health").status_code == 200
         loading = server.get("/ready")
         assert loading.status_code == 503

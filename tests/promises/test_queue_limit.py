@@ -56,5 +56,5 @@ def test_a_request_beyond_the_full_queue_is_rejected_at_once(tmp_path: Path) -> 
 
         server.post("/open")
         assert [answer.result().json() for answer in taken] == list(range(QUEUE + 1))
-        assert server.post("/open").json() == list(range(QUEUE + 1))  # in the order they came
+        assert server.post("/open").json() == list(range(QUEUE + 1))  # in the order of arrival
         assert server.metric("chutes_queue_wait_seconds_count") == QUEUE + 1

@@ -22,4 +22,4 @@ def test_the_readmes_command_generates_its_image(service: Server, tmp_path: Path
     with Image.open(tmp_path / "picture.jpg") as drawn, Image.open(ROOT / "docs" / "picture.jpg") as shown:
         assert drawn.size == shown.size == (1024, 1024)
         difference = np.abs(np.asarray(drawn, np.float32) - np.asarray(shown, np.float32)).mean()
-    assert difference < 4  # of 255: processors round differently
+    assert difference < 4  # of 255, because processors round differently

@@ -32,7 +32,7 @@ def test_a_timeout_is_504_and_should_not_be_retried(tmp_path: Path) -> None:
             assert answer.status_code == 504
             assert answer.headers["x-should-retry"] == "false"
             assert answer.json()["code"] == "timeout"
-        # The stubborn handler still blocks: its slot is not given to anybody else.
+        # The handler still blocks, so no other request gets its slot.
         assert server.metric("chutes_in_flight") == 1
         (tmp_path / "go").touch()
         wait_for(lambda: server.metric("chutes_in_flight") == 0)

@@ -84,14 +84,14 @@ def test_uploads_in_progress_are_rejected_at_once(tmp_path: Path) -> None:
         peers = [server.connect() for _ in unfinished]
         for peer, sent in zip(peers, unfinished, strict=True):
             peer.sendall(sent)
-        assert server.get("/health").status_code == 200  # what was sent before has been read
+        assert server.get("/health").status_code == 200  # earlier bytes have been read
         server.signal()
         answers = [b"".join(iter(lambda peer=peer: peer.recv(4096), b"")) for peer in peers]
         assert server.wait() == 0
         for peer in peers:
             peer.close()
     assert all(answer.startswith(b"HTTP/1.1 503") and b'"draining"' in answer for answer in answers[:2])
-    assert answers[2:] == [b"", b""]  # these had not asked for anything yet
+    assert answers[2:] == [b"", b""]  # these had not sent a request yet
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
