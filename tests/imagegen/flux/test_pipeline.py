@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWa
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
 SIDE, STEPS = (32, 2) if INTERPRETED else (256, 28)
-TOKENS = 8 if INTERPRETED else 77
+TOKENS = 16 if INTERPRETED else 77
 THINGS = [
     "apple",
     "cat on a blue background",
