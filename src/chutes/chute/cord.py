@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 PATH_RE = re.compile(r"^(/[a-z0-9_]+[a-z0-9-_]*)+$")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-InputSchema = type[BaseModel] | Schema
+SchemaOption = type[BaseModel] | Schema
 
 _UPSTREAM_PORT = 8000
-_READ_TIMEOUT = 1800.0  # seconds; a server reads a long prompt for minutes before it sends the first token
+_READ_TIMEOUT = 1800.0  # seconds; a language model may take minutes for a long prompt before its first token
 
 
 class CordOptions(TypedDict, total=False):
@@ -46,10 +46,10 @@ class CordOptions(TypedDict, total=False):
     public_api_method: str | None
     method: str
     provision_timeout: int
-    input_schema: InputSchema | None
-    minimal_input_schema: InputSchema | None
+    input_schema: SchemaOption | None
+    minimal_input_schema: SchemaOption | None
     output_content_type: str | None
-    output_schema: InputSchema | None
+    output_schema: SchemaOption | None
     sglang_passthrough: bool
     max_body_bytes: int | None
     max_json_values: int | None
@@ -62,7 +62,7 @@ class CordOwner(Protocol):
     executor: AuthorLoop
 
     def add_cord(self, cord: "Cord") -> None:
-        """Serve a cord."""
+        """Register a cord, so that the chute serves it."""
 
 
 class Cord:
@@ -72,25 +72,29 @@ class Cord:
         app: The chute.
         stream: Whether to stream any iterable that the function returns. Generators always stream.
         path: The internal path, which must be unique in the chute; by default the function's name.
-        passthrough_path: The path at the upstream of a passthrough cord; by default the function's name.
-        passthrough: Whether to forward requests to a server on this machine instead of calling the function.
-        passthrough_port: The port of that server; 8000 by default.
+        passthrough: Whether to forward requests to an upstream, a server on this machine, instead of calling the
+            function.
+        passthrough_path: The path at the upstream; by default the function's name.
+        passthrough_port: The port of the upstream; 8000 by default.
         public_api_path: The path at which the cord is served; by default `path`.
         public_api_method: The HTTP method under which the cord is served; by default `method`, or POST for a
             passthrough cord.
-        method: The HTTP method under which the cord is served; for a passthrough cord, the method towards its upstream.
+        method: The HTTP method under which the cord is served; for a passthrough cord, the method of the request to
+            the upstream.
         provision_timeout: No effect. No call waits for an instance to be provisioned.
-        input_schema: The model of the body, for a handler whose annotations name none. A JSON schema is only shown.
-        minimal_input_schema: A model whose defaults are shown as an example, or a JSON schema.
+        input_schema: The model of the body, for a handler whose annotations contain no model; or a JSON schema, which
+            is documentation only.
+        minimal_input_schema: A model whose defaults are documented as an example, or a JSON schema.
         output_content_type: The content type of bytes, text and streams.
-        output_schema: The model or JSON schema of the output, which is only shown.
+        output_schema: The model or JSON schema of the output. It is documentation only.
         sglang_passthrough: Whether to wait for the upstream without a timeout.
-        max_body_bytes: The largest accepted body in bytes; `CHUTES_MAX_BODY_BYTES` is the default and the upper bound.
-        max_json_values: The most values in a JSON body; `CHUTES_MAX_JSON_VALUES` by default.
-        session_kwargs: Unknown arguments, which are kept with a warning. Type checkers reject them.
+        max_body_bytes: The maximum size of a body in bytes. The default and upper bound is `CHUTES_MAX_BODY_BYTES`.
+        max_json_values: The maximum number of values in a JSON body; `CHUTES_MAX_JSON_VALUES` by default.
+        session_kwargs: Unknown arguments. They are stored, have no effect and cause a ChutesWarning. Type checkers
+            reject them.
 
     Raises:
-        InvalidPath: A path has other characters than lower-case letters, digits, `_` and `-`.
+        InvalidPath: A path contains characters other than lower-case letters, digits, `_` and `-`.
     """
 
     def __init__(
@@ -105,10 +109,10 @@ class Cord:
         public_api_method: str | None = None,
         method: str = "POST",
         provision_timeout: int = 180,
-        input_schema: InputSchema | None = None,
-        minimal_input_schema: InputSchema | None = None,
+        input_schema: SchemaOption | None = None,
+        minimal_input_schema: SchemaOption | None = None,
         output_content_type: str | None = None,
-        output_schema: InputSchema | None = None,
+        output_schema: SchemaOption | None = None,
         sglang_passthrough: bool = False,
         *,
         max_body_bytes: int | None = None,
@@ -117,36 +121,36 @@ class Cord:
     ) -> None:
         self._app = app
         self.stream = stream
-        self.path = _path(path)
+        self.path = _normalize_path(path)
         self.passthrough = passthrough
-        self.passthrough_path = _path(passthrough_path)
+        self.passthrough_path = _normalize_path(passthrough_path)
         self.passthrough_port = passthrough_port
-        self.public_api_path = _path(public_api_path) or None
-        self.method = _verb(method)
-        self.public_api_method = _verb(public_api_method or ("POST" if passthrough else method))
+        self.public_api_path = _normalize_path(public_api_path) or None
+        self.method = _normalize_method(method)
+        self.public_api_method = _normalize_method(public_api_method or ("POST" if passthrough else method))
         self.provision_timeout = provision_timeout
         self.sglang_passthrough = sglang_passthrough
         self.max_body_bytes = _options.positive("Cord max_body_bytes", max_body_bytes)
         self.max_json_values = _options.positive("Cord max_json_values", max_json_values)
         self.session_kwargs: dict[str, Any] = dict(session_kwargs)
-        self._input_schema = _schema("input_schema", input_schema)
-        self._minimal_input_schema = _schema("minimal_input_schema", minimal_input_schema)
-        self._output_schema = _schema("output_schema", output_schema)
+        self._input_schema = _check_schema("input_schema", input_schema)
+        self._minimal_input_schema = _check_schema("minimal_input_schema", minimal_input_schema)
+        self._output_schema = _check_schema("output_schema", output_schema)
         self.content_type = output_content_type
         self.name = ""
         self._func: Callable[..., Any] | None = None
         self.return_hint: Any = None
         self.handler: signature.Handler | None = None
-        self.body_kind: BodyKind | None = None  # known once there is a route
+        self.body_kind: BodyKind | None = None  # set when the cord gets its route
         warn_unknown("Cord", session_kwargs, CordOptions.__annotations__)
         _options.warn_without_effect("Cord", provision_timeout=provision_timeout)
 
     def __call__(self, func: Function) -> Function:
-        """Serve a function, and return it unchanged."""
+        """Register a function as the handler, and return it unchanged."""
         self._func = func
         self.name = getattr(func, "__name__", type(func).__name__)
-        self.path = self.path or _path(self.name)
-        self.passthrough_path = self.passthrough_path or _path(self.name)
+        self.path = self.path or _normalize_path(self.name)
+        self.passthrough_path = self.passthrough_path or _normalize_path(self.name)
         self._app.add_cord(self)
         return func
 
@@ -154,7 +158,7 @@ class Cord:
     def func(self) -> Callable[..., Any]:
         """The author's function."""
         if self._func is None:
-            raise TypeError("This cord has no function yet. Write @chute.cord(...) above one.")
+            raise TypeError("This cord has no function. Write @chute.cord(...) above a function.")
         return self._func
 
     @property
@@ -172,7 +176,7 @@ class Cord:
         """The URL to which a passthrough cord forwards requests."""
         return f"http://127.0.0.1:{self.passthrough_port or _UPSTREAM_PORT}{self.passthrough_path}"
 
-    # Schemas, for display
+    # Schemas, for documentation
 
     @cached_property
     def _extracted(self) -> tuple[Schema, str | None, Schema]:
@@ -180,29 +184,29 @@ class Cord:
 
     @property
     def input_models(self) -> list[type[BaseModel]] | None:
-        """The models that the function takes, or None if it takes anything that is not a model."""
+        """The models among the function's parameters, or None if a parameter is not a model."""
         if isinstance(self._input_schema, type):
             return [self._input_schema]
         return SchemaExtractor.extract_models(self.func)
 
     @property
     def input_model(self) -> type[BaseModel] | None:
-        """The `input_schema`, if it is a model."""
+        """The `input_schema` if it is a model, else None."""
         return self._input_schema if isinstance(self._input_schema, type) else None
 
     @property
     def input_schema(self) -> Schema:
         """The JSON schema of the input."""
-        return _as_schema(self._input_schema) or self._extracted[0]
+        return _json_schema(self._input_schema) or self._extracted[0]
 
     @property
     def minimal_input_schema(self) -> Schema | None:
         """The JSON schema given as `minimal_input_schema`, or that of its model."""
-        return _as_schema(self._minimal_input_schema)
+        return _json_schema(self._minimal_input_schema)
 
     @property
     def minimal_example(self) -> dict[str, Any] | None:
-        """An example made of the defaults of `minimal_input_schema`, if every field has one."""
+        """An example made of the defaults of `minimal_input_schema`, or None if a field has no default."""
         if not isinstance(self._minimal_input_schema, type):
             return None
         try:
@@ -219,19 +223,19 @@ class Cord:
 
     @property
     def output_content_type(self) -> str | None:
-        """The content type of the output, as given or as the return annotation suggests."""
+        """The content type of the output: the given one, or one derived from the return annotation."""
         return self.content_type or self._extracted[1]
 
-    # What FastAPI calls
+    # Endpoint
 
     def endpoint(self, names: Mapping[str, Any] | None = None) -> Callable[..., Any]:
-        """Return the function that FastAPI calls, with a signature that FastAPI understands.
+        """Return the endpoint function that FastAPI calls, with a signature that FastAPI understands.
 
         Args:
-            names: Local names that the handler's annotations may use.
+            names: The local names where the handler is defined, which its annotations may use.
 
         Raises:
-            UnresolvedError: An annotation names something that doesn't exist yet.
+            UnresolvedError: An annotation refers to a name that is not defined, or not defined yet.
         """
         self.return_hint = signature.return_hint(self.func, names or {})
         endpoint = self._passthrough_endpoint() if self.passthrough else self._endpoint(names)
@@ -250,41 +254,44 @@ class Cord:
         chute, loop, func = self._app, self._app.executor, self.func
         handler = signature.read_handler(func, type(chute), self.public_api_method, self.input_model, names)
         self.handler = handler
-        yields = inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func)
+        is_generator = inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func)
         body = handler.body
 
         async def endpoint(**values: Any) -> Response:
             if body is not None and values[body.name] is None:
                 values[body.name] = _empty_body(body.adapter)
-            extra = handler.take_response(values)
+            given = handler.take_response(values)
             background = [value for value in values.values() if isinstance(value, BackgroundTasks)]
             for name, value in values.items():
                 if isinstance(value, Request):
                     values[name] = await AuthorRequest.of(value)
             args, kwargs = handler.arguments(chute, values)
-            result = func(*args, **kwargs) if yields else await loop.run(func, *args, **kwargs)
+            result = func(*args, **kwargs) if is_generator else await loop.run(func, *args, **kwargs)
             for tasks in background:
                 tasks.tasks = [BackgroundTask(loop.run, t.func, *t.args, **t.kwargs) for t in tasks.tasks]
             response = await to_response(result, self.content_type, loop, stream=self.stream)
             if response is not result:
-                response.status_code = extra.status_code or response.status_code
-                response.raw_headers = [*response.raw_headers, *extra.raw_headers]
+                response.status_code = given.status_code or response.status_code
+                response.raw_headers = [*response.raw_headers, *given.raw_headers]
             return response
 
-        endpoint.__signature__ = handler.signature  # type: ignore[attr-defined]  # what inspect.signature() reads
+        endpoint.__signature__ = handler.signature  # type: ignore[attr-defined]  # FastAPI reads it with inspect.signature()
         return endpoint
 
 
 def _empty_body(adapter: TypeAdapter[Any]) -> Any:
-    """Return the value that a request without a body stands for: the model's defaults."""
+    """Return the value of the body for a request without one: the model's defaults."""
     try:
         return adapter.validate_python({})
     except ValidationError as error:
         raise signature.request_error(error) from None
 
 
-def _path(path: str | None) -> str:
-    """Return a path with one leading slash and no trailing one; empty for None. Raise InvalidPath."""
+def _normalize_path(path: str | None) -> str:
+    """Return a path with one leading and no trailing slash, or an empty string for None.
+
+    Raise InvalidPath if the path is malformed.
+    """
     if path is None:
         return ""
     normal = "/" + path.strip("/")
@@ -295,17 +302,17 @@ def _path(path: str | None) -> str:
     return normal
 
 
-def _verb(method: str) -> str:
+def _normalize_method(method: str) -> str:
     if method.upper() not in HTTPMethod.__members__:
-        raise ValueError(f"Cord method must be an HTTP method, as 'GET' or 'POST'; got {method!r}.")
+        raise ValueError(f"Cord method must be an HTTP method such as 'GET' or 'POST'; got {method!r}.")
     return method.upper()
 
 
-def _schema(name: str, schema: Any) -> InputSchema | None:
+def _check_schema(name: str, schema: Any) -> SchemaOption | None:
     if schema is None or isinstance(schema, dict) or (isinstance(schema, type) and issubclass(schema, BaseModel)):
         return schema
-    raise TypeError(f"Cord {name} must be a Pydantic BaseModel class or a dict; got {schema!r}.")
+    raise TypeError(f"Cord {name} must be a subclass of pydantic.BaseModel or a dict; got {schema!r}.")
 
 
-def _as_schema(schema: InputSchema | None) -> Schema | None:
+def _json_schema(schema: SchemaOption | None) -> Schema | None:
     return SchemaExtractor.get_minimal_schema(schema) if isinstance(schema, type) else schema

@@ -14,9 +14,9 @@ MULTIPART = "multipart/form-data"
 URL_ENCODED = "application/x-www-form-urlencoded"
 _FORMS = (MULTIPART, URL_ENCODED)
 _MAX_PARAMETERS = 20  # of a media type; Python's parsers take quadratic time for thousands
-_EXPECTED = {
-    "json": "Send the body as JSON, with Content-Type: application/json",
-    "form": "Send the body as a form, with Content-Type: multipart/form-data",
+_WRONG_TYPE = {
+    "json": "The body must be JSON. Send it with Content-Type: application/json.",
+    "form": "The body must be a form. Send it with Content-Type: multipart/form-data.",
 }
 
 
@@ -51,7 +51,7 @@ class BodyHeaders(NamedTuple):
         if expected is None or not self.has_body:
             return
         if not (self.is_json if expected == "json" else self.media_type in _FORMS):
-            raise UnsupportedMediaType(_EXPECTED[expected])
+            raise UnsupportedMediaType(_WRONG_TYPE[expected])
 
 
 def body_headers(headers: Iterable[tuple[bytes, bytes]]) -> BodyHeaders:

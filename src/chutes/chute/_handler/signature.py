@@ -2,11 +2,11 @@
 
     (chute, params: Model)            the model is the whole JSON body
     (chute, args) or (args: dict)     the whole JSON body, unchanged
-    (chute, prompt: str, n: int = 1)  fields of the JSON body by name, or form fields beside an UploadFile
+    (chute, prompt: str, n: int = 1)  fields of the JSON body by name, or form fields if one is an UploadFile
     (chute, request: Request, …)      FastAPI's own parameters (Depends, UploadFile, Header, …) stay as they are
 
-For a method without a body, the same values come from the query string. The first parameter is the chute under any
-name.
+For a method without a body, the same values come from the query string. The first parameter is the chute, whatever its
+name, unless it is annotated with another type.
 """
 
 import dataclasses
@@ -29,19 +29,19 @@ from typing_extensions import is_typeddict
 BODYLESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE"})
 
 _FASTAPI_TYPES = (HTTPConnection, Response, BackgroundTasks, SecurityScopes)
-_FASTAPI_MARKS = (params.Param, params.Body, params.Depends)
-_CHUTE_NAMES = ("self", "chute", "app")
-_RESPONSE = "chutes_response"  # the parameter that is added to a handler without one for the response
+_FASTAPI_MARKERS = (params.Param, params.Body, params.Depends)
+_CHUTE_NAMES = ("self", "chute", "app")  # whatever the annotation is
+_ADDED_RESPONSE = "chutes_response"  # a parameter for handlers without a response parameter of their own
 _EMPTY = inspect.Parameter.empty
 
 MAX_ERRORS = 100
-"""The most validation errors that a client gets."""
+"""The maximum number of validation errors in a response."""
 MAX_CONVERTED = 10_000
-"""The most validation errors that are converted, which takes time and memory for each."""
+"""The maximum number of validation errors to convert. Each takes time and memory."""
 
 
 class UnresolvedError(TypeError):
-    """A handler's annotation names something that doesn't exist, or not yet."""
+    """An annotation of a handler refers to a name that is not defined, or not defined yet."""
 
 
 @dataclasses.dataclass
@@ -53,7 +53,7 @@ class WholeBody:
 
     @property
     def is_required(self) -> bool:
-        """Whether `{}` is not valid, so that a body is required."""
+        """Whether a body is required, because `{}` is not valid."""
         try:
             self.adapter.validate_python({})
         except ValidationError:
@@ -63,18 +63,31 @@ class WholeBody:
 
 @dataclasses.dataclass
 class Handler:
-    """An author's function, and how to call it with the values of a request."""
+    """An author's function, the signature that FastAPI sees, and how to call the function.
+
+    Attributes:
+        func: The author's function.
+        takes_chute: Whether the first argument is the chute.
+        signature: The signature that FastAPI sees.
+        positional: The names of the positional-only parameters.
+        body: The parameter that takes the whole body, or None.
+        response_parameter: The name of the function's parameter for a `Response`, or an empty string.
+    """
 
     func: Callable[..., Any]
     takes_chute: bool
     signature: inspect.Signature
     positional: list[str]
     body: WholeBody | None = None
-    response: str = ""  # its parameter for the response on which it can set headers and status, if it has one
+    response_parameter: str = ""
 
     def take_response(self, values: dict[str, Any]) -> Response:
-        """Return the response on which dependencies and the handler set headers and status."""
-        response: Response = values[self.response] if self.response else values.pop(_RESPONSE)
+        """Return the response on which dependencies and the handler set headers and status.
+
+        Remove it from the values unless the function has a parameter for it.
+        """
+        parameter = self.response_parameter
+        response: Response = values[parameter] if parameter else values.pop(_ADDED_RESPONSE)
         return response
 
     def arguments(self, chute: object, values: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
@@ -84,7 +97,7 @@ class Handler:
 
 
 def takes_chute(func: Callable[..., Any], app: type, names: Mapping[str, Any]) -> bool:
-    """Return whether the first parameter is the chute, as it is unless its annotation says otherwise."""
+    """Return whether the first parameter is the chute: it has no annotation, a usual name, or a class of the chute."""
     first = next(iter(inspect.signature(func).parameters.values()), None)
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     if first is None or first.kind not in positional or first.default is not _EMPTY:
@@ -98,7 +111,7 @@ def takes_chute(func: Callable[..., Any], app: type, names: Mapping[str, Any]) -
 
 
 def resolve(func: Callable[..., Any], annotation: Any, names: Mapping[str, Any]) -> Any:
-    """Resolve an annotation in the function's module, then in `names`. Raise UnresolvedError."""
+    """Resolve an annotation in `names` and then in the function's module. Raise UnresolvedError if that fails."""
     holder = types.SimpleNamespace(__annotations__={"hint": annotation})
     module = getattr(inspect.unwrap(func), "__globals__", {})
     try:
@@ -106,14 +119,14 @@ def resolve(func: Callable[..., Any], annotation: Any, names: Mapping[str, Any])
     except NameError as error:
         raise UnresolvedError(f"{annotation!r} cannot be resolved: {error}") from None
     except (TypeError, SyntaxError):
-        return annotation  # not a type, which FastAPI reports
+        return annotation  # FastAPI reports that this is not a type
 
 
 def request_error(error: ValidationError) -> RequestValidationError:
-    """Return FastAPI's error, which becomes status 422, for the first `MAX_ERRORS` errors in a body.
+    """Return FastAPI's error for the first `MAX_ERRORS` errors in a body. It becomes a response with status 422.
 
-    pydantic can only convert all errors at once, and a million take seconds and a gigabyte. Of more than
-    `MAX_CONVERTED` only the number is reported.
+    pydantic can only convert all errors at once, and a million of them take seconds and a gigabyte. With more than
+    `MAX_CONVERTED` errors, only their number is reported.
     """
     if (count := error.error_count()) > MAX_CONVERTED:
         return RequestValidationError([{"type": "too_many_errors", "loc": ("body",), "msg": too_many_errors(count)}])
@@ -122,7 +135,7 @@ def request_error(error: ValidationError) -> RequestValidationError:
 
 
 def too_many_errors(count: int) -> str:
-    """Return the message that replaces the errors."""
+    """Return the message for more than `MAX_CONVERTED` validation errors."""
     return f"{count} values in the body are invalid: too many to list"
 
 
@@ -148,11 +161,11 @@ def read_handler(
         func: The author's function.
         app: The class of the chute.
         method: The HTTP method of the route.
-        schema: The model of the body, for a handler whose annotations name none.
-        names: Local names that the annotations may use.
+        schema: The model of the body, for a handler whose annotations contain no model.
+        names: The local names where the function is defined, which its annotations may use.
 
     Raises:
-        UnresolvedError: An annotation names something that doesn't exist, or not yet.
+        UnresolvedError: An annotation refers to a name that is not defined, or not defined yet.
     """
     names = names or {}
     try:
@@ -161,8 +174,8 @@ def read_handler(
     except NameError as error:  # Python 3.14 evaluates annotations on access
         raise UnresolvedError(f"an annotation cannot be resolved: {error}") from None
     parameters = [p for p in parameters[chute_first:] if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    resolved = {p.name: p.replace(annotation=_hint(func, p, names)) for p in parameters}
-    plain = [p for p in resolved.values() if not _is_for_fastapi(p)]
+    resolved = {p.name: p.replace(annotation=_resolve_hint(func, p, names)) for p in parameters}
+    plain = [p for p in resolved.values() if not _is_fastapi_parameter(p)]
     handler = Handler(
         func=func,
         takes_chute=chute_first,
@@ -171,23 +184,23 @@ def read_handler(
     )
     as_form = any(_is_form(p) for p in resolved.values())
     if method in BODYLESS:
-        resolved |= {p.name: _from_query(p, alone=len(plain) == 1, schema=schema) for p in plain}
+        resolved |= {p.name: _query_parameter(p, is_only=len(plain) == 1, schema=schema) for p in plain}
     elif as_form:
-        resolved |= {p.name: _marked(p, Form()) for p in plain}
+        resolved |= {p.name: _with_marker(p, Form()) for p in plain}
     elif len(plain) == 1 and (hint := _whole_body(plain[0], schema)) is not None:
         resolved[plain[0].name] = _take_whole_body(plain[0], hint, handler)
     else:
-        resolved |= {p.name: _marked(p, Body(embed=True)) for p in plain}
+        resolved |= {p.name: _with_marker(p, Body(embed=True)) for p in plain}
     # FastAPI calls by keyword, and the order of defaults doesn't matter for keyword-only parameters.
     signature = [p.replace(kind=p.KEYWORD_ONLY) for p in resolved.values()]
-    handler.response = next((p.name for p in signature if _is_response(p.annotation)), "")
-    if not handler.response:  # FastAPI fills only one such parameter
-        signature.append(inspect.Parameter(_RESPONSE, inspect.Parameter.KEYWORD_ONLY, annotation=Response))
+    handler.response_parameter = next((p.name for p in signature if _is_response(p.annotation)), "")
+    if not handler.response_parameter:  # FastAPI fills in only one such parameter
+        signature.append(inspect.Parameter(_ADDED_RESPONSE, inspect.Parameter.KEYWORD_ONLY, annotation=Response))
     handler.signature = inspect.Signature(signature)
     return handler
 
 
-def _hint(func: Callable[..., Any], parameter: inspect.Parameter, names: Mapping[str, Any]) -> Any:
+def _resolve_hint(func: Callable[..., Any], parameter: inspect.Parameter, names: Mapping[str, Any]) -> Any:
     if parameter.annotation is _EMPTY:
         return _EMPTY
     try:
@@ -196,12 +209,12 @@ def _hint(func: Callable[..., Any], parameter: inspect.Parameter, names: Mapping
         raise UnresolvedError(f"parameter {parameter.name!r}: {error}") from None
 
 
-def _is_for_fastapi(parameter: inspect.Parameter) -> bool:
-    """Return whether FastAPI itself knows where this parameter comes from."""
+def _is_fastapi_parameter(parameter: inspect.Parameter) -> bool:
+    """Return whether FastAPI gets the value without our help: from a marker such as `Header`, or from the type."""
     hint = parameter.annotation
-    if isinstance(parameter.default, _FASTAPI_MARKS):
+    if isinstance(parameter.default, _FASTAPI_MARKERS):
         return True
-    if get_origin(hint) is Annotated and any(isinstance(mark, _FASTAPI_MARKS) for mark in get_args(hint)[1:]):
+    if get_origin(hint) is Annotated and any(isinstance(each, _FASTAPI_MARKERS) for each in get_args(hint)[1:]):
         return True
     return any(isinstance(kind, type) and issubclass(kind, (*_FASTAPI_TYPES, UploadFile)) for kind in _members(hint))
 
@@ -211,9 +224,9 @@ def _is_response(hint: Any) -> bool:
 
 
 def _is_form(parameter: inspect.Parameter) -> bool:
-    marks = [parameter.default, *get_args(parameter.annotation)[1:]]
+    markers = [parameter.default, *get_args(parameter.annotation)[1:]]
     is_upload = any(isinstance(k, type) and issubclass(k, UploadFile) for k in _members(parameter.annotation))
-    return is_upload or any(isinstance(mark, params.Form) for mark in marks)
+    return is_upload or any(isinstance(marker, params.Form) for marker in markers)
 
 
 def _members(hint: Any) -> list[Any]:
@@ -226,7 +239,7 @@ def _members(hint: Any) -> list[Any]:
 
 
 def is_model(hint: Any) -> bool:
-    """Return whether a hint has named fields: a pydantic model, a dataclass, a TypedDict, or a union of them."""
+    """Return whether a hint is a pydantic model, a dataclass, a TypedDict, or a union of them."""
     if get_origin(hint) is list:
         return False
     kinds = [kind for kind in _members(hint) if kind is not type(None)]
@@ -243,7 +256,7 @@ def _is_dict(hint: Any) -> bool:
 
 
 def _whole_body(parameter: inspect.Parameter, schema: type[BaseModel] | None) -> Any:
-    """Return the type of the whole body if the only parameter takes it, else None."""
+    """Return the type of the body if the only parameter is the whole body, or None if it is one field of the body."""
     hint = parameter.annotation
     if hint is _EMPTY or hint is Any:
         return schema or Any
@@ -254,33 +267,36 @@ def _whole_body(parameter: inspect.Parameter, schema: type[BaseModel] | None) ->
 
 def _take_whole_body(parameter: inspect.Parameter, hint: Any, handler: Handler) -> inspect.Parameter:
     if parameter.default is not _EMPTY:
-        return _marked(parameter.replace(annotation=hint), Body())
+        return _with_marker(parameter.replace(annotation=hint), Body())
     if type(None) not in _members(hint):
         handler.body = WholeBody(parameter.name, TypeAdapter(hint))
     return parameter.replace(annotation=Annotated[hint, Body()], default=None)
 
 
-def _from_query(parameter: inspect.Parameter, *, alone: bool, schema: type[BaseModel] | None) -> inspect.Parameter:
+def _query_parameter(
+    parameter: inspect.Parameter, *, is_only: bool, schema: type[BaseModel] | None
+) -> inspect.Parameter:
     hint = parameter.annotation
-    if alone and (body := _whole_body(parameter, schema)) is not None:
+    if is_only and (body := _whole_body(parameter, schema)) is not None:
         if body is Any or _is_dict(body):
             depends = Depends(_query)
             return parameter.replace(annotation=Annotated[dict[str, Any], depends], default=_EMPTY)
         hint = body
-    return _marked(parameter.replace(annotation=hint), Query())
+    return _with_marker(parameter.replace(annotation=hint), Query())
 
 
 def _query(request: Request) -> dict[str, Any]:
     return dict(request.query_params)
 
 
-def _marked(parameter: inspect.Parameter, mark: Any) -> inspect.Parameter:
-    """Add FastAPI's mark of where a parameter comes from, and the constraints of a `Field(...)` default."""
+def _with_marker(parameter: inspect.Parameter, marker: Any) -> inspect.Parameter:
+    """Annotate a parameter with FastAPI's marker of its source, and with the constraints of a `Field(...)` default."""
     hint = Any if parameter.annotation is _EMPTY else parameter.annotation
     default = parameter.default
     extra: list[Any] = []
     if isinstance(default, FieldInfo):
         extra = list(default.metadata)
-        mark.title, mark.description, mark.default_factory = default.title, default.description, default.default_factory
+        marker.title, marker.description = default.title, default.description
+        marker.default_factory = default.default_factory
         default = _EMPTY if default.is_required() or default.default_factory else default.default
-    return parameter.replace(annotation=Annotated[hint, *extra, mark], default=default)
+    return parameter.replace(annotation=Annotated[hint, *extra, marker], default=default)
