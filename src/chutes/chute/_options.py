@@ -1,7 +1,7 @@
-"""Keyword arguments of Chute, Cord, Job and NodeSelector: other names, checks, and warnings.
+"""Keyword arguments of Chute, Cord, Job and NodeSelector: aliases, checks and warnings.
 
-Unknown arguments and arguments without effect never break a definition that works on the hosted
-platform: they warn.
+Unknown arguments and arguments without effect cause warnings, not errors. So a definition that was written for the
+hosted platform works unchanged.
 """
 
 import inspect
@@ -23,7 +23,7 @@ ALIASES = {
     "min_instances": "min_replicas",
     "scale_down_delay": "shutdown_after_seconds",
 }
-"""Other names of the chute's own arguments."""
+"""Aliases of Chute's arguments."""
 
 
 class FastAPIOptions(TypedDict, total=False):
@@ -71,7 +71,7 @@ class FastAPIOptions(TypedDict, total=False):
 
 
 class ChuteOptions(FastAPIOptions, total=False):
-    """The keyword arguments of a chute beside those that `Chute` names: FastAPI's, and other names."""
+    """The `**options` of `Chute`: FastAPI's keyword arguments, and aliases of Chute's own."""
 
     max_replicas: int
     min_instances: int
@@ -79,39 +79,45 @@ class ChuteOptions(FastAPIOptions, total=False):
 
 
 class NoEffect(NamedTuple):
-    """An argument that has no effect: its default, and what holds instead."""
+    """An argument that has no effect: its default, and the explanation in the warning."""
 
     default: object
-    instead: str
+    explanation: str
 
 
 NO_EFFECT = {
     # Chute
-    "allow_external_egress": NoEffect(default=False, instead="outgoing connections are never restricted"),
-    "encrypted_fs": NoEffect(default=False, instead="files are not encrypted"),
-    "lock_modules": NoEffect(default=None, instead="Python modules are not locked"),
-    "tee": NoEffect(default=False, instead="the chute does not run in a trusted execution environment"),
+    "allow_external_egress": NoEffect(default=False, explanation="outgoing connections are never restricted"),
+    "encrypted_fs": NoEffect(default=False, explanation="files are not encrypted"),
+    "lock_modules": NoEffect(default=None, explanation="Python modules are not locked"),
+    "tee": NoEffect(default=False, explanation="the chute does not run in a trusted execution environment"),
     # Cord
-    "provision_timeout": NoEffect(default=180, instead="no call waits for an instance to be provisioned"),
+    "provision_timeout": NoEffect(default=180, explanation="no call waits for an instance to be provisioned"),
     # Job
-    "ports": NoEffect(default=[], instead="a job may listen on any port of its machine, and none is published"),
-    "ssh": NoEffect(default=False, instead="no SSH server is started"),
-    "upload": NoEffect(default=True, instead="results always stay on this machine"),
+    "ports": NoEffect(default=[], explanation="a job may listen on any port of its machine, and none is published"),
+    "ssh": NoEffect(default=False, explanation="no SSH server is started"),
+    "upload": NoEffect(default=True, explanation="results always stay on this machine"),
     # NodeSelector
-    "max_hourly_price_per_gpu": NoEffect(default=None, instead="your own GPUs have no price"),
+    "max_hourly_price_per_gpu": NoEffect(default=None, explanation="your own GPUs have no price"),
 }
-"""Arguments for the hosted platform, which are kept as attributes and change nothing."""
+"""Arguments that only the hosted platform uses. They are stored as attributes."""
 
 
 def warn_without_effect(owner: str, /, **given: object) -> None:
-    """Warn of each argument in `NO_EFFECT` that has a value other than its default."""
+    """Warn about each argument in `NO_EFFECT` that has a value other than its default."""
     for name, value in given.items():
         if value != NO_EFFECT[name].default:
-            warn(f"{owner}: {name}={value!r} has no effect: {NO_EFFECT[name].instead}.")
+            warn(f"{owner}: {name}={value!r} has no effect: {NO_EFFECT[name].explanation}.")
 
 
-def take_aliases(given: dict[str, Any], settings: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Set the settings that are given under another name, and return the other arguments."""
+def apply_aliases(given: dict[str, Any], settings: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Set the settings that are given under an alias, and return the arguments that are no aliases.
+
+    Args:
+        given: Keyword arguments, which may contain aliases.
+        settings: The values of Chute's own arguments, which this function changes.
+        defaults: The defaults of these arguments.
+    """
     for alias, name in ALIASES.items():
         if alias not in given:
             continue
@@ -119,37 +125,37 @@ def take_aliases(given: dict[str, Any], settings: dict[str, Any], defaults: Mapp
         if settings[name] not in (value, defaults[name]):
             warn(f"Chute: {alias}={value!r} and {name}={settings[name]!r} mean the same; {value!r} is used.")
         settings[name] = value
-    # A queue is counted in requests. A part of one is a utilization, as the name means elsewhere.
-    queue = settings["scale_up_threshold"]
-    if queue is not None and 0 < queue < 1:
-        settings["scaling_threshold"], settings["scale_up_threshold"] = queue, None
+    # A number below 1 cannot count queued requests, so it is the utilization that some platforms give this name.
+    threshold = settings["scale_up_threshold"]
+    if threshold is not None and 0 < threshold < 1:
+        settings["scaling_threshold"], settings["scale_up_threshold"] = threshold, None
     return {name: value for name, value in given.items() if name not in ALIASES}
 
 
-def split(given: Mapping[str, Any], known: set[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return FastAPI's arguments and the unknown ones, which are warned of."""
+def split_options(given: Mapping[str, Any], known: set[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return FastAPI's arguments and the unknown arguments. Warn about the unknown ones."""
     options = {name: given[name] for name in given if name in FASTAPI_OPTIONS}
     unknown = {name: given[name] for name in given if name not in FASTAPI_OPTIONS}
     warn_unknown("Chute", unknown, known | ALIASES.keys() | FASTAPI_OPTIONS)
     return options, unknown
 
 
-def positive(name: str, value: int | None) -> int | None:
-    """Return a limit; raise ValueError unless it is None or a positive integer."""
+def check_positive(name: str, value: int | None) -> int | None:
+    """Return a limit. Raise ValueError unless it is None or a positive integer."""
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
         return value
     raise ValueError(f"{name} must be None or a positive integer; got {value!r}.")
 
 
 def check_parentheses(decorator: str, argument: object, arguments: str = "") -> None:
-    """Raise TypeError if a decorator was used without parentheses, so that its argument is the function."""
+    """Raise TypeError if a decorator is used without parentheses, which makes the function its argument."""
     if callable(argument):
         name = getattr(argument, "__name__", "function")
         raise TypeError(f"@chute.{decorator} needs parentheses. Write @chute.{decorator}({arguments}) above {name!r}.")
 
 
 def check_keywords_only(decorator: str, argument: object, arguments: str = "") -> None:
-    """Raise TypeError if a decorator that takes keyword arguments only was given a positional one."""
+    """Raise TypeError if a decorator gets a positional argument or is used without parentheses."""
     check_parentheses(decorator, argument, arguments)
     if argument is not None:
         raise TypeError(f"@chute.{decorator} takes keyword arguments only; got {argument!r}.")

@@ -1,4 +1,4 @@
-"""A chute: a FastAPI application whose routes are an author's decorated functions."""
+"""A chute: a FastAPI application whose routes are decorated functions."""
 
 import asyncio
 import inspect
@@ -35,7 +35,7 @@ __all__ = ["Chute", "ChutePack", "is_remote"]
 
 log = logging.getLogger(__name__)
 
-_SLUG_LENGTH = 58  # of the 63 characters of a host name's label; the rest is room for a suffix
+_SLUG_LENGTH = 58  # a label of a host name has at most 63 characters; the rest leaves room for a suffix
 
 
 class Chute(FastAPI):
@@ -50,34 +50,34 @@ class Chute(FastAPI):
         tagline: A summary in one line.
         readme: A description in Markdown.
         standard_template: The name of the template that made this chute.
-        revision: The commit of the model that is served. It is only kept as an attribute.
+        revision: The commit of the model. It is stored as an attribute and has no effect.
         node_selector: The GPUs that one replica needs; None runs anywhere.
         concurrency: The number of requests that run at once, and of threads for plain `def` handlers.
-        max_instances: The most replicas that a cluster runs. Other name: `max_replicas`.
-        shutdown_after_seconds: Seconds of low load before the cluster removes a replica. Other name:
-            `scale_down_delay`.
+        max_instances: The maximum number of replicas on a cluster. Alias: `max_replicas`.
+        shutdown_after_seconds: Seconds of low load before the cluster removes a replica. Alias: `scale_down_delay`.
         scaling_threshold: Utilization, from 0 to 1, above which the cluster adds a replica.
         passthrough_headers: Headers that passthrough cords send to their upstream.
-        min_replicas: The fewest replicas that a cluster runs. Other name: `min_instances`.
-        scale_up_threshold: Number of waiting requests above which the cluster adds a replica. A value between 0 and 1
-            is a `scaling_threshold`.
+        min_replicas: The minimum number of replicas on a cluster. Alias: `min_instances`.
+        scale_up_threshold: The number of queued requests for which the cluster adds one more replica. A value between
+            0 and 1 is a `scaling_threshold`.
         allow_external_egress: No effect. Outgoing connections are never restricted.
         encrypted_fs: No effect. Files are not encrypted.
         tee: No effect. The chute does not run in a trusted execution environment.
         lock_modules: No effect. Python modules are not locked.
-        options: FastAPI's keyword arguments. At run time, an unknown one is kept in `extra` with a warning.
+        options: FastAPI's keyword arguments. Unknown arguments are stored in `extra`, have no effect and cause a
+            ChutesWarning. Type checkers reject them.
 
     Attributes:
         uid (str): An identifier that depends only on `username` and `name`.
         slug (str): `username` and `name` as one label of a host name.
-        cords (list[Cord]): The cords that are served.
-        jobs (list[Job]): The jobs that can be run.
+        cords (list[Cord]): The registered cords.
+        jobs (list[Job]): The registered jobs.
         extra (dict[str, Any]): Unknown keyword arguments.
         executor (AuthorLoop): The event loop and the threads that run the author's code.
-        progress (Progress): What a startup hook is doing; `/ready` shows it while the chute loads.
-        info (dict[str, object]): Facts about the loaded model; `/ready` shows them once the chute serves.
-        failure (str | None): Why only a new process can recover, or None.
-        lifecycle_managed (bool): Whether the server runs the hooks, in place of the ASGI lifespan.
+        progress (Progress): The loading progress that startup hooks report. `/ready` shows it while the chute loads.
+        info (dict[str, object]): Values about the loaded model. `/ready` shows them once the chute is ready.
+        failure (str | None): The reason for a failure that requires a restart of the process, or None.
+        lifecycle_managed (bool): Whether the server runs the hooks, instead of the ASGI lifespan.
     """
 
     def __init__(
@@ -114,8 +114,8 @@ class Chute(FastAPI):
             "shutdown_after_seconds": shutdown_after_seconds,
         }
         parameters = inspect.signature(Chute.__init__).parameters
-        given = _options.take_aliases({**options}, scaling, {key: parameters[key].default for key in scaling})
-        fastapi_options, unknown = _options.split(given, parameters.keys() - {"self", "options"})
+        given = _options.apply_aliases({**options}, scaling, {key: parameters[key].default for key in scaling})
+        fastapi_options, unknown = _options.split_options(given, parameters.keys() - {"self", "options"})
         _options.warn_without_effect(
             "Chute",
             allow_external_egress=allow_external_egress,
@@ -152,14 +152,14 @@ class Chute(FastAPI):
         self._set_up()
 
     def _set_up(self) -> None:
-        """Create what the chute keeps besides its arguments."""
+        """Initialize the attributes that do not come from arguments."""
         self.progress = Progress()
         self.info: dict[str, object] = {}
         self.failure: str | None = None
         self.lifecycle_managed = False
         self.executor = AuthorLoop(self.concurrency, self._on_fatal)
         self.router.route_class = ChuteRoute
-        self.router.lifespan_context = self._with_hooks(self.router.lifespan_context)
+        self.router.lifespan_context = self._wrap_lifespan(self.router.lifespan_context)
         self._routes = Routes(self.router)
         self.cords: list[Cord] = self._routes.cords
         self._cords = self.cords
@@ -167,7 +167,7 @@ class Chute(FastAPI):
         self._jobs = self.jobs
         self._startup_hooks: list[Hook] = []
         self._shutdown_hooks: list[Hook] = []
-        self._on_fail: Callable[[str], object] = lambda reason: None
+        self._failure_callback: Callable[[str], object] = lambda reason: None
         self._initialized = False
 
     # Decorators
@@ -175,7 +175,7 @@ class Chute(FastAPI):
     def cord(self, func: None = None, /, **options: Unpack[CordOptions]) -> Cord:
         """Serve the decorated function over HTTP. The options are those of `Cord`.
 
-        The decorated name is still the function.
+        The decorator returns the function unchanged.
         """
         _options.check_keywords_only("cord", func, 'public_api_path="/..."')
         return Cord(self, **options)
@@ -183,7 +183,7 @@ class Chute(FastAPI):
     def job(self, func: None = None, /, **options: Unpack[JobOptions]) -> JobDecorator:
         """Run the decorated function in the background when a client starts it. The options are those of `Job`.
 
-        The decorated name becomes the `Job`; calling it calls the function.
+        The decorator returns a `Job`. Calling the job calls the function.
         """
         _options.check_keywords_only("job", func)
         return Job(self, **options)
@@ -194,17 +194,17 @@ class Chute(FastAPI):
         The function takes the chute or nothing. Functions of equal priority run in the order of definition.
         """
         _options.check_parentheses("on_startup", priority)
-        return self._collect(self._startup_hooks, priority)
+        return self._hook_decorator(self._startup_hooks, priority)
 
     def on_shutdown(self, priority: int = 50) -> Callable[[Function], Function]:
         """Run the decorated function after the last request. Lower priorities run first.
 
-        The function takes the chute or nothing. It runs even if another one fails.
+        The function takes the chute or nothing. It runs even if another shutdown hook fails.
         """
         _options.check_parentheses("on_shutdown", priority)
-        return self._collect(self._shutdown_hooks, priority)
+        return self._hook_decorator(self._shutdown_hooks, priority)
 
-    def _collect(self, hooks: list[Hook], priority: int) -> Callable[[Function], Function]:
+    def _hook_decorator(self, hooks: list[Hook], priority: int) -> Callable[[Function], Function]:
         def decorate(func: Function) -> Function:
             hooks.append((priority, make_hook(func, self)))
             return func
@@ -212,14 +212,14 @@ class Chute(FastAPI):
         return decorate
 
     def add_cord(self, cord: Cord) -> None:
-        """Serve a cord. It replaces, with a warning, a cord or route at the same path and method."""
-        # The local names where the handler is defined, because its annotations may use them.
-        frame = sys._getframe(2)  # noqa: SLF001 - there is no public way to them
+        """Register a cord. It replaces, with a warning, a cord or route at the same path and method."""
+        # Annotations may use local names of the function in which the handler is defined.
+        frame = sys._getframe(2)  # noqa: SLF001 - there is no public API for them
         self._routes.add(cord, {} if frame.f_locals is frame.f_globals else dict(frame.f_locals))
         self.openapi_schema = None
 
     def add_job(self, job: Job) -> None:
-        """Offer a job. It replaces, with a warning, a job of the same name."""
+        """Register a job. It replaces, with a warning, a job of the same name."""
         for other in [other for other in self.jobs if other.name == job.name]:
             warn(f"Job {job.name!r} replaces an earlier job of the same name.")
             self.jobs.remove(other)
@@ -252,24 +252,24 @@ class Chute(FastAPI):
             except Exception:
                 log.exception("A shutdown hook failed")
         await asyncio.to_thread(self.executor.stop)
-        if not self.lifecycle_managed:  # no process ends here: a test may use the chute again
+        if not self.lifecycle_managed:  # the process goes on, so a test, for example, may start the chute again
             self.executor.allow_restart()
 
     def fail(self, reason: str) -> None:
-        """Report, from any thread, a failure that only a new process can recover from; the server then exits."""
+        """Report a failure that requires a restart of the process. The server then exits. Thread-safe."""
         self.failure = reason
-        self._on_fail(reason)
+        self._failure_callback(reason)
 
     def _on_fatal(self, reason: str) -> None:
-        """Handle Fatal raised by the author's code, also in a stream or a job, which have no response left."""
-        if self._initialized and self.failure is None:  # otherwise loading failed, or the failure is known
+        """Handle a Fatal error of the author's code. In a stream or a job, no response can report it."""
+        if self._initialized and self.failure is None:  # otherwise loading failed, or the failure is already reported
             self.fail(reason)
 
-    def on_fail(self, callback: Callable[[str], object]) -> None:
-        """Set the function that `fail` calls with the reason."""
-        self._on_fail = callback
+    def set_failure_callback(self, callback: Callable[[str], object]) -> None:
+        """Set the function that `fail` calls with the reason. It replaces an earlier one."""
+        self._failure_callback = callback
 
-    def _with_hooks(self, inner: Callable[..., Any]) -> Callable[..., Any]:
+    def _wrap_lifespan(self, inner: Callable[..., Any]) -> Callable[..., Any]:
         @asynccontextmanager
         async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
             if self.lifecycle_managed:
@@ -298,8 +298,8 @@ class Chute(FastAPI):
         return super().openapi()
 
     def build_middleware_stack(self) -> ASGIApp:
-        """Build FastAPI's middleware stack, in which a ChutesError without another handler answers with its status."""
-        self.exception_handlers.setdefault(ChutesError, _answer)
+        """Build FastAPI's middleware stack, with a default handler that turns a ChutesError into its response."""
+        self.exception_handlers.setdefault(ChutesError, _error_response)
         return super().build_middleware_stack()
 
 
@@ -308,13 +308,13 @@ def _slug(username: str, name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:_SLUG_LENGTH].rstrip("-")
 
 
-async def _answer(_: Request, error: Exception) -> Response:
+async def _error_response(_: Request, error: Exception) -> Response:
     status, headers = (error.status, error.headers) if isinstance(error, ChutesError) else (500, {})
     return JSONResponse({"detail": str(error)}, status, dict(headers))
 
 
 class ChutePack(BaseModel):
-    """A chute, and what a template adds to it."""
+    """The result of a template: a chute, and in subclasses its handlers."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 

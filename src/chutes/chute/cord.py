@@ -130,8 +130,8 @@ class Cord:
         self.public_api_method = _normalize_method(public_api_method or ("POST" if passthrough else method))
         self.provision_timeout = provision_timeout
         self.sglang_passthrough = sglang_passthrough
-        self.max_body_bytes = _options.positive("Cord max_body_bytes", max_body_bytes)
-        self.max_json_values = _options.positive("Cord max_json_values", max_json_values)
+        self.max_body_bytes = _options.check_positive("Cord max_body_bytes", max_body_bytes)
+        self.max_json_values = _options.check_positive("Cord max_json_values", max_json_values)
         self.session_kwargs: dict[str, Any] = dict(session_kwargs)
         self._input_schema = _check_schema("input_schema", input_schema)
         self._minimal_input_schema = _check_schema("minimal_input_schema", minimal_input_schema)

@@ -123,8 +123,8 @@ class Job(Generic[Params, Result]):
         self.timeout = timeout
         self.upload = upload
         self.ssh = ssh
-        self.max_body_bytes = _options.positive("Job max_body_bytes", max_body_bytes)
-        self.max_json_values = _options.positive("Job max_json_values", max_json_values)
+        self.max_body_bytes = _options.check_positive("Job max_body_bytes", max_body_bytes)
+        self.max_json_values = _options.check_positive("Job max_json_values", max_json_values)
         self.name = ""
         self._func: Callable[Params, Result] | None = None
         self._idle_event = threading.Event()

@@ -70,7 +70,7 @@ class Lifecycle:
         loop = asyncio.get_running_loop()
         self.exit_code = loop.create_future()
         self._started_at = time.monotonic()
-        self.chute.on_fail(lambda reason: loop.call_soon_threadsafe(self._fatal, reason))
+        self.chute.set_failure_callback(lambda reason: loop.call_soon_threadsafe(self._fatal, reason))
         self._task = asyncio.create_task(self._run(), name="chute-lifecycle")
 
     async def _run(self) -> None:

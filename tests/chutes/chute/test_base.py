@@ -254,7 +254,7 @@ def test_a_chutes_error_answers_with_its_status(serve: Serve) -> None:
 def test_progress_and_failure_can_be_reported_from_any_thread() -> None:
     chute = make()
     reasons: list[str] = []
-    chute.on_fail(reasons.append)
+    chute.set_failure_callback(reasons.append)
     threading.Thread(target=chute.fail, args=["poisoned"]).start()
     threading.Thread(target=chute.progress.update, args=["reading", 1, 4, "GB"]).run()
     assert chute.progress.snapshot() == {"stage": "reading", "done": 1, "total": 4, "unit": "GB", "fraction": 0.25}
@@ -262,7 +262,7 @@ def test_progress_and_failure_can_be_reported_from_any_thread() -> None:
         pass
     assert (reasons, chute.failure) == (["poisoned"], "poisoned")
     later: list[str] = []
-    chute.on_fail(later.append)  # the new callback replaces the first
+    chute.set_failure_callback(later.append)  # the new callback replaces the first
     chute.fail("again")
     assert (reasons, later) == (["poisoned"], ["again"])
 
@@ -299,7 +299,7 @@ def test_an_invalid_path_says_what_is_valid(chute: Chute) -> None:
 
 def test_fatal_fails_the_load_or_later_the_chute_once(chute: Chute) -> None:
     reasons: list[str] = []
-    chute.on_fail(reasons.append)
+    chute.set_failure_callback(reasons.append)
     loading = True
 
     @chute.on_startup()

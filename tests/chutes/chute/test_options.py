@@ -56,7 +56,7 @@ def test_an_argument_without_effect_warns_once_at_the_authors_line(define: Defin
     with pytest.warns(ChutesWarning) as caught:
         define(**{name: value})
     (warning,) = caught
-    assert f"{name}={value!r} has no effect: {NO_EFFECT[name].instead}." in str(warning.message)
+    assert f"{name}={value!r} has no effect: {NO_EFFECT[name].explanation}." in str(warning.message)
     assert warning.filename == __file__
 
 
