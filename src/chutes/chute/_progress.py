@@ -5,7 +5,7 @@ from typing import Any
 
 
 class Progress:
-    """The current stage and how much of it is done. Thread-safe."""
+    """The current stage of loading, and the done part of it. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -15,12 +15,12 @@ class Progress:
         self._unit = ""
 
     def update(self, stage: str, done: float | None = None, total: float | None = None, unit: str = "") -> None:
-        """Set the stage, and `done` of `total` in `unit` where these are known."""
+        """Set the stage, and the done amount, the total amount and their unit if they are known."""
         with self._lock:
             self._stage, self._done, self._total, self._unit = stage, done, total, unit
 
     def snapshot(self) -> dict[str, Any]:
-        """Return `stage`, `done`, `total`, `unit`, and `fraction`: 0 to 1, or None if it is unknown."""
+        """Return a dict of `stage`, `done`, `total`, `unit` and `fraction` (0 to 1, or None if it is unknown)."""
         with self._lock:
             done, total = self._done, self._total
             fraction = min(1.0, max(0.0, done / total)) if done is not None and total else None

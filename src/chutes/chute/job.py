@@ -24,9 +24,9 @@ from chutes.exception import ChutesError
 
 log = logging.getLogger(__name__)
 
-_SHORTEST, _LONGEST = 30, 86_400  # seconds
+_MIN_TIMEOUT, _MAX_TIMEOUT = 30, 86_400  # seconds
 _SSH_PORT = 2202
-_FIRST_PORT = 8002
+_MIN_PORT = 8002
 _OUTPUT_DIR = "output_dir"
 
 # A bare `Job` in an annotation is a job with any function.
@@ -39,7 +39,7 @@ _cancel_event: ContextVar[threading.Event | None] = ContextVar("cancel_event", d
 
 
 class JobTimeout(TimeoutError):
-    """A job took longer than its own `timeout`. A TimeoutError of the author's code is another class."""
+    """A job ran longer than its `timeout`. The class distinguishes this from a TimeoutError of the author's code."""
 
 
 class Port(BaseModel):
@@ -52,8 +52,8 @@ class Port(BaseModel):
     @field_validator("port")
     @classmethod
     def _allowed(cls, port: int) -> int:
-        if port != _SSH_PORT and port < _FIRST_PORT:
-            raise ValueError(f"Port must be {_SSH_PORT}, or from {_FIRST_PORT} to 65535; got {port}.")
+        if port != _SSH_PORT and port < _MIN_PORT:
+            raise ValueError(f"Port must be {_SSH_PORT}, or from {_MIN_PORT} to 65535; got {port}.")
         return port
 
 
@@ -72,7 +72,7 @@ class JobDecorator(Protocol):
     """The decorator `@chute.job(...)`, which makes a `Job` with the function's signature."""
 
     def __call__(self, func: Callable[_Params, _Result], /) -> "Job[_Params, _Result]":
-        """Make the job."""
+        """Return the job of a function."""
 
 
 class JobOwner(Protocol):
@@ -81,11 +81,11 @@ class JobOwner(Protocol):
     executor: AuthorLoop
 
     def add_job(self, job: "Job") -> None:
-        """Offer a job."""
+        """Register a job."""
 
 
 class Job(Generic[Params, Result]):
-    """A function that runs in the background. `@chute.job(...)` creates one, and calling it calls the function.
+    """A function that runs in the background. `@chute.job(...)` creates one. Calling the job calls the function.
 
     Args:
         app: The chute.
@@ -93,9 +93,9 @@ class Job(Generic[Params, Result]):
         timeout: The time limit in seconds, from 30 to 86400; None for no limit.
         upload: No effect. Results always stay on this machine.
         ssh: No effect. No SSH server is started.
-        max_body_bytes: The largest accepted body in bytes, as for a cord.
-        max_json_values: The most values in a JSON body, as for a cord.
-        unknown: Unknown arguments, which are ignored with a warning. Type checkers reject them.
+        max_body_bytes: The maximum size of a body in bytes, as for a cord.
+        max_json_values: The maximum number of values in a JSON body, as for a cord.
+        unknown: Unknown arguments. They have no effect and cause a ChutesWarning. Type checkers reject them.
     """
 
     def __init__(
@@ -110,9 +110,10 @@ class Job(Generic[Params, Result]):
         max_json_values: int | None = None,
         **unknown: Never,
     ) -> None:
-        if timeout is not None and not (isinstance(timeout, int) and _SHORTEST <= timeout <= _LONGEST):
+        if timeout is not None and not (isinstance(timeout, int) and _MIN_TIMEOUT <= timeout <= _MAX_TIMEOUT):
             raise AssertionError(
-                f"Job timeout must be None or an integer from {_SHORTEST} to {_LONGEST} seconds; got {timeout!r}."
+                f"Job timeout must be None or an integer from {_MIN_TIMEOUT} to {_MAX_TIMEOUT} seconds; "
+                f"got {timeout!r}."
             )
         self._app = app
         self.ports = [*(ports or []), *([Port(name="ssh", port=_SSH_PORT, proto="tcp")] if ssh else [])]
@@ -132,10 +133,10 @@ class Job(Generic[Params, Result]):
         _options.warn_without_effect("Job", ports=ports or [], upload=upload, ssh=ssh)
 
     def __call__(self, *args: Params.args, **kwargs: Params.kwargs) -> Result:
-        """Call the author's function. The first call, with the function, is that of the decorator."""
+        """Call the author's function. As a decorator, register the function and return the job."""
         if self._func is not None:
             return self._func(*args, **kwargs)
-        func: Any = args[0]
+        func: Any = args[0]  # the first call is that of the decorator
         self._func = func
         self.name = func.__name__
         self.__doc__ = func.__doc__
@@ -146,12 +147,12 @@ class Job(Generic[Params, Result]):
     def func(self) -> Callable[Params, Result]:
         """The author's function."""
         if self._func is None:
-            raise TypeError("This job has no function yet. Write @chute.job(...) above one.")
+            raise TypeError("This job has no function. Write @chute.job(...) above a function.")
         return self._func
 
     @property
     def cancel_event(self) -> threading.Event:
-        """Set when the current run must end, because it was cancelled or its time is over."""
+        """An event that is set when the current run must end, because it was cancelled or timed out."""
         return _cancel_event.get() or self._idle_event
 
     def arguments(self, data: dict[str, Any]) -> dict[str, Any]:
@@ -161,10 +162,10 @@ class Job(Generic[Params, Result]):
         the data by name.
 
         Raises:
-            RequestValidationError: Values are missing, unknown, or of the wrong type; at most a hundred are listed.
+            RequestValidationError: Values are missing, unknown, or of the wrong type. It lists at most a hundred.
         """
         parameters = [p for p in self._parameters() if p.name != _OUTPUT_DIR]
-        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        takes_any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
         fields: dict[str, Any] = {}
         hint: Any = None
         for p in parameters:
@@ -176,25 +177,25 @@ class Job(Generic[Params, Result]):
                 if not data and parameters[0].default is not inspect.Parameter.empty:
                     return {}
                 return {next(iter(fields)): TypeAdapter(hint).validate_python(data)}
-            if not open_ended:  # pydantic reports every one of a million unknown names
+            if not takes_any_name:  # pydantic would report each of a million unknown names
                 unknown = islice((name for name in data if name not in fields), signature.MAX_ERRORS)
                 data = {name: data[name] for name in (*(name for name in fields if name in data), *unknown)}
-            named = cast("Any", TypedDict)(self.name, fields)
-            config = ConfigDict(extra="allow" if open_ended else "forbid", arbitrary_types_allowed=True)
-            named.__pydantic_config__ = config
-            return dict(TypeAdapter(named).validate_python(data))
+            model = cast("Any", TypedDict)(self.name, fields)
+            config = ConfigDict(extra="allow" if takes_any_name else "forbid", arbitrary_types_allowed=True)
+            model.__pydantic_config__ = config
+            return dict(TypeAdapter(model).validate_python(data))
         except ValidationError as error:
             raise signature.request_error(error) from None
 
     async def call(self, data: dict[str, Any], *, output_dir: str) -> Any:
         """Run the function once on the author's event loop, and return its result or raise its error.
 
-        When the time is over or the caller is cancelled, `cancel_event` is set and a coroutine is cancelled. The call
-        returns only after the function has ended.
+        After the timeout, or if the caller is cancelled, `cancel_event` is set and a coroutine is cancelled. This
+        method returns only after the function has ended.
 
         Args:
             data: The arguments, by name.
-            output_dir: The folder that the function gets if it has a parameter `output_dir`.
+            output_dir: The folder to pass to a function that has a parameter `output_dir`.
 
         Raises:
             JobTimeout: The function ran longer than `timeout` seconds.
@@ -205,23 +206,23 @@ class Job(Generic[Params, Result]):
         cancel = threading.Event()
         token = _cancel_event.set(cancel)
         args = [self._app] if self._takes_chute() else []
-        work = asyncio.ensure_future(self._app.executor.run(self.func, *args, **arguments))
+        task = asyncio.ensure_future(self._app.executor.run(self.func, *args, **arguments))
         _cancel_event.reset(token)
         try:
-            await asyncio.wait([work], timeout=self.timeout)
+            await asyncio.wait([task], timeout=self.timeout)
         finally:
-            if not work.done():
+            if not task.done():
                 cancel.set()
-                work.cancel()
-                await asyncio.wait([work])
+                task.cancel()
+                await asyncio.wait([task])
         if cancel.is_set():
             raise JobTimeout(f"Job {self.name!r} took longer than {self.timeout} seconds.")
-        return work.result()
+        return task.result()
 
     async def run(self, job_status_url: str | None = None, **job_data: Any) -> dict[str, Any]:
         """Run the function once, and return `{"status": "complete", "result"}` or `{"status": "error", "detail"}`.
 
-        Its `output_dir` is a temporary folder. The log names it if the function wrote into it.
+        The function's `output_dir` is a temporary folder. If the function writes into it, a log message names it.
 
         Raises:
             JobTimeout: The function ran longer than `timeout` seconds.

@@ -14,15 +14,15 @@ __all__ = ["NodeSelector", "gpu_id"]
 class NodeSelector(BaseModel):
     """The GPUs that a replica of a chute needs.
 
-    A GPU name in another usual spelling (`rtx4090`, `a100-80gb`) is replaced by the known name, with a warning. An
-    unknown name is kept with a warning, and selects nothing. An unknown argument is ignored with a warning.
+    A common spelling of a GPU name (`rtx4090`, `a100-80gb`) is replaced by the known name, with a warning. An unknown
+    name matches no GPU and causes a warning. An unknown argument has no effect and causes a warning.
 
     Args:
         gpu_count: The number of GPUs, from 1 to 8.
-        min_vram_gb_per_gpu: The least memory of each GPU in GB, as GPUs are sold.
+        min_vram_gb_per_gpu: The minimum memory of each GPU, in GB as advertised.
         max_hourly_price_per_gpu: No effect. Your own GPUs have no price.
-        include: Names of the GPU models that are allowed, as `h100` or `4090`; None allows all.
-        exclude: Names of the GPU models that are not allowed.
+        include: The allowed GPU models, such as `h100` or `4090`; None allows all.
+        exclude: The GPU models that are not allowed.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -47,21 +47,21 @@ class NodeSelector(BaseModel):
 
     @field_validator("min_vram_gb_per_gpu")
     @classmethod
-    def _whole(cls, value: float) -> float:
+    def _int_if_whole(cls, value: float) -> float:
         return int(value) if value == int(value) else value
 
     @field_validator("include", "exclude")
     @classmethod
-    def _known(cls, names: list[str] | None) -> list[str] | None:
-        return None if names is None else [_known_name(name) for name in names]
+    def _normalize_names(cls, names: list[str] | None) -> list[str] | None:
+        return None if names is None else [_normalize_name(name) for name in names]
 
     @property
     def supported_gpus(self) -> list[str]:
-        """The known GPU models that this selects."""
+        """The known GPU models that this selector accepts."""
         return [name for name, gpu in GPU_MODELS.items() if self.accepts(name, gpu.vram_gb)]
 
     def accepts(self, gpu: str | None, vram_gb: float) -> bool:
-        """Return whether a GPU is acceptable, given its model's name (None if it is unknown) and its memory in GB."""
+        """Return whether a GPU is accepted, given the name of its model (None if unknown) and its memory in GB."""
         if self.include is not None and not _is_one_of(gpu, self.include):
             return False
         if self.exclude is not None and _is_one_of(gpu, self.exclude):
@@ -70,11 +70,11 @@ class NodeSelector(BaseModel):
 
 
 def _is_one_of(gpu: str | None, names: list[str]) -> bool:
-    """Return whether a name is listed; `h100` also lists its form factors, `h100_sxm` and `h100_nvl`."""
+    """Return whether a name is in a list. `h100` also stands for its form factors, `h100_sxm` and `h100_nvl`."""
     return gpu is not None and (gpu in names or gpu.removesuffix("_sxm").removesuffix("_nvl") in names)
 
 
-def _known_name(name: str) -> str:
+def _normalize_name(name: str) -> str:
     known = nearest_gpu(name)
     if known is None:
         warn(f"NodeSelector: {name!r} is not a known GPU.{did_you_mean(name, GPU_MODELS)}")
