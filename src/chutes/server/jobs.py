@@ -24,7 +24,7 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.types import Receive, Scope, Send
 
 from chutes.chute import Chute, Job
-from chutes.chute._routing.route import CordRoute
+from chutes.chute._routing.route import BodyCheckRoute
 from chutes.chute.job import JobTimeout
 from chutes.exception import ChutesError, Draining
 from chutes.metrics import last_request_timestamp, request_duration, total_requests
@@ -308,7 +308,7 @@ class _OpenFileResponse(FileResponse):
 
 def router(jobs: JobManager, lifecycle: Lifecycle) -> APIRouter:
     """Return the routes under `/jobs`."""
-    routes = APIRouter(prefix=JOBS, tags=["jobs"], route_class=CordRoute)
+    routes = APIRouter(prefix=JOBS, tags=["jobs"], route_class=BodyCheckRoute)
 
     @routes.post("/{name}", status_code=202)
     async def submit(name: str, request: Request, data: Annotated[dict[str, Any] | None, Body()] = None) -> Response:

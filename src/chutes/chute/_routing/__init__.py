@@ -1,1 +1,1 @@
-"""The routes of a chute: its cords in FastAPI's router, and what the OpenAPI document says about them."""
+"""The routes of a chute: its cords in FastAPI's router, and their OpenAPI documentation."""

@@ -1,4 +1,4 @@
-"""OpenAPI documentation of a cord: summary, example request, type of the response."""
+"""OpenAPI documentation of a cord: its summary, an example request and the response type."""
 
 import inspect
 import types
@@ -25,7 +25,7 @@ _STREAM_ORIGINS = frozenset(typing.get_origin(kind) for kind in _STREAMS)
 
 
 def describe(cord: Cord) -> dict[str, Any]:
-    """Return keyword arguments for the route: `summary`, `responses` and `openapi_extra`."""
+    """Return keyword arguments for FastAPI's route: `summary`, `responses` and `openapi_extra`."""
     first_line = (inspect.getdoc(cord.func) or "").partition("\n")[0].strip()
     request = _request(cord)
     return {

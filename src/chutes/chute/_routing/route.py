@@ -1,4 +1,4 @@
-"""FastAPI's routes with bounded validation errors, and for cords with a check of the body's media type."""
+"""FastAPI routes with a bounded number of validation errors, and with a check of the body's media type."""
 
 import re
 from collections.abc import Callable, Coroutine
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fastapi.dependencies.models import Dependant
 
 PARSED_JSON = "chutes.json"
-"""The key of the ASGI scope under which the runtime leaves the JSON body that it has checked and parsed."""
+"""The key of the ASGI scope under which the runtime stores the JSON body that it has checked and parsed."""
 
 
 class ChuteRoute(APIRoute):
@@ -26,22 +26,22 @@ class ChuteRoute(APIRoute):
         super().__init__(*args, **kwargs)
         # Starlette's pattern ends with `$`, which also matches before a newline, as in `/draw%0A`.
         self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$") + r"\Z")
-        _bound_errors(self.dependant)
+        _bound_adapters(self.dependant)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return FastAPI's handler, which gets the body that the runtime has parsed."""
+        """Return FastAPI's handler, with the body that the runtime has parsed."""
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
             if PARSED_JSON in request.scope:
-                request._json = request.scope[PARSED_JSON]  # noqa: SLF001 - where Starlette keeps it
+                request._json = request.scope[PARSED_JSON]  # noqa: SLF001 - Starlette's cache of the parsed body
             return await handler(request)
 
         return handle
 
 
-class CordRoute(ChuteRoute):
-    """The route of a cord or of jobs: it answers 415 where FastAPI would ignore a body of another media type."""
+class BodyCheckRoute(ChuteRoute):
+    """A route of a cord or a job. It rejects a body of another media type with 415, where FastAPI would ignore it."""
 
     @property
     def body_kind(self) -> BodyKind | None:
@@ -63,8 +63,8 @@ class CordRoute(ChuteRoute):
         return handle
 
 
-class _BoundedErrors:
-    """A TypeAdapter that reports the number of errors instead of more than `MAX_CONVERTED` errors."""
+class _BoundedAdapter:
+    """A TypeAdapter that replaces more than `MAX_CONVERTED` errors by one error with their number."""
 
     def __init__(self, adapter: TypeAdapter[Any]) -> None:
         self._adapter = adapter
@@ -78,12 +78,12 @@ class _BoundedErrors:
         except ValidationError as error:
             if (count := error.error_count()) <= MAX_CONVERTED:
                 raise
-        kind = PydanticCustomError("too_many_errors", too_many_errors(count))
-        raise ValidationError.from_exception_data("body", [InitErrorDetails(type=kind, input=None)])
+        error_type = PydanticCustomError("too_many_errors", too_many_errors(count))
+        raise ValidationError.from_exception_data("body", [InitErrorDetails(type=error_type, input=None)])
 
 
-def _bound_errors(dependant: "Dependant") -> None:
+def _bound_adapters(dependant: "Dependant") -> None:
     for field in dependant.body_params:
-        field._type_adapter = _BoundedErrors(field._type_adapter)  # type: ignore[assignment]  # noqa: SLF001
+        field._type_adapter = _BoundedAdapter(field._type_adapter)  # type: ignore[assignment]  # noqa: SLF001
     for dependency in dependant.dependencies:
-        _bound_errors(dependency)
+        _bound_adapters(dependency)

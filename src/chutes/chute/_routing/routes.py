@@ -1,7 +1,7 @@
 """The cords of a chute, and their routes in FastAPI's router.
 
-A cord gets its route when its function is decorated. If the annotations name something that the module defines later,
-a placeholder keeps the route's position, and `resolve` replaces it.
+A cord gets its route when its function is decorated. If an annotation refers to a name that the module defines later, a
+placeholder keeps the route's position until `resolve` replaces it.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Route
 from chutes._warn import warn
 from chutes.chute._handler.signature import UnresolvedError
 from chutes.chute._routing.openapi import describe
-from chutes.chute._routing.route import CordRoute
+from chutes.chute._routing.route import BodyCheckRoute
 from chutes.chute.cord import Cord
 from chutes.exception import DuplicatePath
 
@@ -23,7 +23,7 @@ _Names = Mapping[str, Any]
 
 
 class Routes:
-    """The cords that are served, and their routes in a router."""
+    """The registered cords, and their routes in a router."""
 
     def __init__(self, router: APIRouter) -> None:
         self.cords: list[Cord] = []
@@ -32,31 +32,31 @@ class Routes:
         self._unresolved: list[tuple[Cord, _Names]] = []
 
     def add(self, cord: Cord, names: _Names) -> None:
-        """Serve a cord. It replaces, with a warning, a cord or route at the same path and method.
+        """Register a cord. It replaces, with a warning, a cord or route at the same path and method.
 
         Args:
             cord: The cord.
-            names: Local names that the handler's annotations may use.
+            names: The local names where the handler is defined, which its annotations may use.
 
         Raises:
             DuplicatePath: A cord with another public path has the same internal path.
             TypeError: FastAPI does not accept the handler.
         """
-        shared = self._make_room(cord)
+        shared_route = self._remove_conflicts(cord)
         self.cords.append(cord)
-        if shared is not None:
-            self._routes[id(cord)] = shared
+        if shared_route is not None:
+            self._routes[id(cord)] = shared_route
             return
         try:
             self._routes[id(cord)] = self._install(cord, names)
         except UnresolvedError:
-            placeholder = Route(cord.route_path, _unresolved, methods=list(cord.route_methods))
+            placeholder = Route(cord.route_path, _placeholder, methods=list(cord.route_methods))
             self._router.routes.append(placeholder)
             self._routes[id(cord)] = placeholder
             self._unresolved.append((cord, names))
 
     def resolve(self) -> None:
-        """Replace placeholders by routes. Raise TypeError if an annotation still can't be resolved."""
+        """Replace the placeholders by routes. Raise TypeError if an annotation still cannot be resolved."""
         while self._unresolved:
             cord, names = self._unresolved[0]
             try:
@@ -64,13 +64,16 @@ class Routes:
             except UnresolvedError as error:
                 raise TypeError(f"Cord {cord.name!r}: {error}. Define or import it in the handler's module.") from None
             self._router.routes.remove(route)
-            place = self._router.routes.index(self._routes[id(cord)])
-            self._router.routes[place] = route
+            position = self._router.routes.index(self._routes[id(cord)])
+            self._router.routes[position] = route
             self._routes[id(cord)] = route
             del self._unresolved[0]
 
-    def _make_room(self, cord: Cord) -> BaseRoute | None:
-        """Remove what a new cord replaces. Return the route that it shares with a cord that has the same upstream."""
+    def _remove_conflicts(self, cord: Cord) -> BaseRoute | None:
+        """Remove the cords and routes that a new cord replaces.
+
+        If a passthrough cord at the same path has the same upstream, remove nothing, and return the route to share.
+        """
         for other in list(self.cords):
             if other.route_path == cord.route_path and other.route_methods & cord.route_methods:
                 if other.passthrough and cord.passthrough and other.upstream == cord.upstream:
@@ -89,14 +92,14 @@ class Routes:
                 and route.path == cord.route_path
                 and cord.route_methods & (route.methods or set())
             ):
-                if isinstance(route, APIRoute):  # the others are FastAPI's own pages
+                if isinstance(route, APIRoute):  # other routes are FastAPI's documentation pages
                     warn(f"Cord {cord.name!r} replaces route {route.name!r} at {route.path}.")
                 self._router.routes.remove(route)
         return None
 
     def _remove(self, cord: Cord) -> None:
         self.cords.remove(cord)
-        self._unresolved = [(waiting, names) for waiting, names in self._unresolved if waiting is not cord]
+        self._unresolved = [(other, names) for other, names in self._unresolved if other is not cord]
         route = self._routes.pop(id(cord))
         if route in self._router.routes and route not in self._routes.values():
             self._router.routes.remove(route)
@@ -111,7 +114,7 @@ class Routes:
                 name=cord.name,
                 response_class=Response,
                 response_model=None,
-                route_class_override=CordRoute,
+                route_class_override=BodyCheckRoute,
                 **describe(cord),
             )
         except UnresolvedError:
@@ -119,10 +122,10 @@ class Routes:
         except Exception as error:
             raise TypeError(f"Cord {cord.name!r} cannot be served: {error}") from error
         route = self._router.routes[-1]
-        if isinstance(route, CordRoute):
+        if isinstance(route, BodyCheckRoute):
             cord.body_kind = route.body_kind
         return route
 
 
-async def _unresolved(_: object) -> Response:
+async def _placeholder(_: object) -> Response:
     raise AssertionError("A chute resolves its routes before it handles a request.")
