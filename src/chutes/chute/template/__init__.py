@@ -1,4 +1,4 @@
-"""Ready-made chutes around a model. Those for language models forward requests to another server."""
+"""Builders of chutes for a model. The chutes for language models forward requests to another server."""
 
 from chutes.chute.template.vllm import build_vllm_chute
 

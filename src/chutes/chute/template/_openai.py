@@ -1,4 +1,4 @@
-"""Chutes that forward OpenAI's routes to a server on this machine, which the author starts."""
+"""Helpers for chutes that forward the OpenAI API to a server on this machine, which the author starts."""
 
 import shlex
 from collections.abc import Callable, Coroutine, Iterable
@@ -15,13 +15,13 @@ Handler = Callable[[Chute], Coroutine[Any, Any, None]]
 
 
 class ServerChute(ChutePack):
-    """A chute in front of a server on this machine, and the command that starts the server."""
+    """A chute that forwards to a server on this machine, and the command that starts the server."""
 
     command: list[str]
 
 
 class LanguageModelChute(ServerChute):
-    """A chute in front of a language model's server, and its handlers."""
+    """A chute that forwards to a language model's server, and its handlers."""
 
     chat: Handler
     completion: Handler
@@ -31,10 +31,10 @@ class LanguageModelChute(ServerChute):
 
 
 class ServerOptions(TypedDict, total=False):
-    """The keyword arguments that the builders share.
+    """The keyword arguments that all builders take.
 
-    `revision`, the commit of the model, is required. `engine_args` are more arguments for the server, as in a shell.
-    The others are those of `Chute`; `concurrency` is 32 by default.
+    `revision`, the commit of the model, is required. `engine_args` are extra arguments for the server in shell
+    syntax. The others are those of `Chute`; `concurrency` is 32 by default.
     """
 
     tagline: str
@@ -57,26 +57,26 @@ def new_chute(
     image: str | Image,
     options: ServerOptions,
 ) -> Chute:
-    """Create the chute. Raise ValueError unless `revision` is given, and given once."""
+    """Create the chute. Raise ValueError if `revision` is missing, or is among the `engine_args`."""
     given: dict[str, Any] = {"concurrency": 32, **options}
     if not given.get("revision"):
-        raise ValueError(f"Argument revision= is required: give the commit of {model_name} to serve.")
+        raise ValueError(f"Argument revision= is required. Set it to the commit of {model_name} to serve.")
     if "--revision" in (given.pop("engine_args", None) or ""):
-        raise ValueError("Give the revision as revision=, not in engine_args.")
+        raise ValueError("Argument engine_args must not contain --revision. Use revision= instead.")
     return Chute(username, model_name, image, standard_template=standard_template, node_selector=node_selector, **given)
 
 
-def server_command(chute: Chute, words: Iterable[str], options: ServerOptions) -> list[str]:
-    """Return the command of the server with the author's arguments, and show it at `/ready` without them.
+def server_command(chute: Chute, base_command: Iterable[str], options: ServerOptions) -> list[str]:
+    """Return the command of the server: a base command, the address, and the author's `engine_args`.
 
-    An API key may be among the author's arguments.
+    `/ready` shows the command without the `engine_args`, because they may contain an API key.
     """
-    command = [*words, "--host", "127.0.0.1", "--port", str(PORT)]
+    command = [*base_command, "--host", "127.0.0.1", "--port", str(PORT)]
     chute.info["server"] = shlex.join(command)
     return [*command, *shlex.split(options.get("engine_args") or "")]
 
 
-def forward(
+def add_passthrough_cord(
     chute: Chute,
     name: str,
     path: str,
@@ -84,9 +84,19 @@ def forward(
     *,
     method: str = "POST",
     stream: bool = False,
-    patient: bool = False,
+    no_timeout: bool = False,
 ) -> Handler:
-    """Add a cord that forwards `path` to the server; `patient` waits for its answer without a timeout."""
+    """Add a passthrough cord, and return its handler.
+
+    Args:
+        chute: The chute.
+        name: The name of the cord and its handler.
+        path: The path at the chute and at the server.
+        summary: The handler's docstring, which becomes the summary in the OpenAPI document.
+        method: The HTTP method at the chute and at the server.
+        stream: Whether the response is documented as a stream.
+        no_timeout: Whether to wait for the server without a timeout.
+    """
 
     async def handler(self: Chute) -> None:
         raise AssertionError("The handler of a passthrough cord is never called.")
@@ -101,17 +111,19 @@ def forward(
         public_api_method=method,
         method=method,
         stream=stream,
-        sglang_passthrough=patient,
+        sglang_passthrough=no_timeout,
     )
     return cord(handler)
 
 
-def forward_models(chute: Chute, *, patient: bool = False) -> Handler:
-    """Add the cord that lists the models."""
-    return forward(chute, "get_models", "/v1/models", "List the models.", method="GET", patient=patient)
+def add_models_cord(chute: Chute, *, no_timeout: bool = False) -> Handler:
+    """Add the cord that lists the models, and return its handler."""
+    return add_passthrough_cord(
+        chute, "get_models", "/v1/models", "List the models.", method="GET", no_timeout=no_timeout
+    )
 
 
-def forward_language_model(chute: Chute, *, patient: bool = False) -> dict[str, Handler]:
+def add_language_model_cords(chute: Chute, *, no_timeout: bool = False) -> dict[str, Handler]:
     """Add the cords of a language model, and return their handlers by name."""
     routes = {
         "chat": ("/v1/chat/completions", "Answer a conversation."),
@@ -121,5 +133,7 @@ def forward_language_model(chute: Chute, *, patient: bool = False) -> dict[str, 
     for suffix in ("_stream", ""):
         for name, (path, summary) in routes.items():
             cord = name + suffix
-            handlers[cord] = forward(chute, cord, path, summary, stream=bool(suffix), patient=patient)
-    return {**handlers, "models": forward_models(chute, patient=patient)}
+            handlers[cord] = add_passthrough_cord(
+                chute, cord, path, summary, stream=bool(suffix), no_timeout=no_timeout
+            )
+    return {**handlers, "models": add_models_cord(chute, no_timeout=no_timeout)}

@@ -1,4 +1,4 @@
-"""A chute in front of a vLLM server for embeddings that the author starts."""
+"""A chute that forwards to a vLLM server for embeddings, which the author starts."""
 
 import json
 from typing import Any, Unpack
@@ -8,8 +8,8 @@ from chutes.chute.template._openai import (
     Handler,
     ServerChute,
     ServerOptions,
-    forward,
-    forward_models,
+    add_models_cord,
+    add_passthrough_cord,
     new_chute,
     server_command,
 )
@@ -18,7 +18,7 @@ from chutes.image.standard.vllm import VLLM
 
 
 class EmbeddingChutePack(ServerChute):
-    """A chute in front of a vLLM server for embeddings, and its handler."""
+    """A chute that forwards to a vLLM server for embeddings, and its handler."""
 
     embed: Handler
 
@@ -34,18 +34,18 @@ def build_embedding_chute(
     enable_chunked_processing: bool = True,
     **options: Unpack[ServerOptions],
 ) -> EmbeddingChutePack:
-    """Create a chute that forwards `/v1/embeddings` to port 10101. Start vLLM with the `command` that it returns.
+    """Create a chute that forwards `/v1/embeddings` to port 10101. Start vLLM with the `command` of the result.
 
     Args:
         username: The owner's name.
-        model_name: The model's repository, which also names the chute.
+        model_name: The model's repository, which is also the name of the chute.
         node_selector: The GPUs that one replica needs.
         image: The container image.
-        pooling_type: How token embeddings are pooled, as "CLS" or "MEAN"; "auto" is the model's own way.
-        max_embed_len: The longest text in tokens, where texts are processed in chunks.
+        pooling_type: The pooling of token embeddings, such as "CLS" or "MEAN"; "auto" is the model's default.
+        max_embed_len: The maximum length of a text in tokens, if texts are processed in chunks.
         enable_chunked_processing: Whether to split a text that is longer than the model's context into chunks.
-        options: `revision`, the commit of the model, is required. `engine_args` are more arguments for vLLM. The others
-            are those of `Chute`; `concurrency` is 32 by default.
+        options: `revision`, the commit of the model, is required. `engine_args` are extra arguments for vLLM. The
+            others are those of `Chute`; `concurrency` is 32 by default.
 
     Raises:
         ValueError: `revision` is missing, or is among the `engine_args`.
@@ -54,9 +54,9 @@ def build_embedding_chute(
     pooler: dict[str, Any] = {} if pooling_type == "auto" else {"pooling_type": pooling_type}
     if enable_chunked_processing:
         pooler |= {"enable_chunked_processing": True, "max_embed_len": max_embed_len}
-    words = ["vllm", "serve", model_name, "--revision", str(chute.revision), "--runner", "pooling"]
+    command = ["vllm", "serve", model_name, "--revision", str(chute.revision), "--runner", "pooling"]
     if pooler:
-        words += ["--pooler-config", json.dumps(pooler)]
-    forward_models(chute)
-    embed = forward(chute, "embed", "/v1/embeddings", "Embed texts.")
-    return EmbeddingChutePack(chute=chute, command=server_command(chute, words, options), embed=embed)
+        command += ["--pooler-config", json.dumps(pooler)]
+    add_models_cord(chute)
+    embed = add_passthrough_cord(chute, "embed", "/v1/embeddings", "Embed texts.")
+    return EmbeddingChutePack(chute=chute, command=server_command(chute, command, options), embed=embed)

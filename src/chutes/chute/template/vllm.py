@@ -1,4 +1,4 @@
-"""A chute in front of a vLLM server that the author starts."""
+"""A chute that forwards to a vLLM server, which the author starts."""
 
 from typing import Unpack
 
@@ -6,8 +6,8 @@ from chutes.chute.node_selector import NodeSelector
 from chutes.chute.template._openai import (
     LanguageModelChute,
     ServerOptions,
-    forward,
-    forward_language_model,
+    add_language_model_cords,
+    add_passthrough_cord,
     new_chute,
     server_command,
 )
@@ -16,7 +16,7 @@ from chutes.image.standard.vllm import VLLM
 
 
 class VLLMChute(LanguageModelChute):
-    """A chute in front of a vLLM server."""
+    """A chute that forwards to a vLLM server."""
 
 
 def build_vllm_chute(
@@ -26,21 +26,21 @@ def build_vllm_chute(
     image: str | Image = VLLM,
     **options: Unpack[ServerOptions],
 ) -> VLLMChute:
-    """Create a chute that forwards OpenAI's routes to port 10101. Start vLLM with the `command` that it returns.
+    """Create a chute that forwards the OpenAI API to port 10101. Start vLLM with the `command` of the result.
 
     Args:
         username: The owner's name.
-        model_name: The model's repository, which also names the chute.
+        model_name: The model's repository, which is also the name of the chute.
         node_selector: The GPUs that one replica needs.
         image: The container image.
-        options: `revision`, the commit of the model, is required. `engine_args` are more arguments for vLLM. The others
-            are those of `Chute`; `concurrency` is 32 by default.
+        options: `revision`, the commit of the model, is required. `engine_args` are extra arguments for vLLM. The
+            others are those of `Chute`; `concurrency` is 32 by default.
 
     Raises:
         ValueError: `revision` is missing, or is among the `engine_args`.
     """
     chute = new_chute("vllm", username, model_name, node_selector, image, options)
-    forward(chute, "tokenize", "/tokenize", "Turn text into tokens.")
-    forward(chute, "detokenize", "/detokenize", "Turn tokens into text.")
-    words = ["vllm", "serve", model_name, "--revision", str(chute.revision)]
-    return VLLMChute(chute=chute, command=server_command(chute, words, options), **forward_language_model(chute))
+    add_passthrough_cord(chute, "tokenize", "/tokenize", "Turn text into tokens.")
+    add_passthrough_cord(chute, "detokenize", "/detokenize", "Turn tokens into text.")
+    command = ["vllm", "serve", model_name, "--revision", str(chute.revision)]
+    return VLLMChute(chute=chute, command=server_command(chute, command, options), **add_language_model_cords(chute))

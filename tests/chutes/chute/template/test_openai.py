@@ -56,7 +56,7 @@ def test_streaming_and_plain_cords_share_one_route() -> None:
 def test_the_revision_is_required_once(builder: Callable[..., Any]) -> None:
     with pytest.raises(ValueError, match="revision="):
         build(builder, revision=None)
-    with pytest.raises(ValueError, match="not in engine_args"):
+    with pytest.raises(ValueError, match="must not contain --revision"):
         build(builder, engine_args="--revision abc")
 
 
