@@ -1,8 +1,8 @@
-"""Optional dependencies: which extra of this distribution installs a missing module."""
+"""Optional dependencies: the extra of this distribution that installs a missing module."""
 
 from importlib.util import find_spec
 
-_DISTRIBUTION = "chutes-selfhosted"
+DISTRIBUTION = "chutes-selfhosted"
 _MODULES = {
     "deploy": {"ray", "yaml"},
     "imagegen": {
@@ -26,16 +26,16 @@ def is_installed(module: str) -> bool:
 
 
 def install_hint(module: str) -> str:
-    """Return a sentence with the command that installs a module, or an empty string if no extra has the module."""
+    """Return a sentence with the command that installs a module, or an empty string if no extra contains it."""
     for extra, modules in _MODULES.items():
         if module.partition(".")[0] in modules:
-            return f"Install it with `pip install '{_DISTRIBUTION}[{extra}]'`."
+            return f"Install it with `pip install '{DISTRIBUTION}[{extra}]'`."
     return ""
 
 
 def import_hint(error: BaseException) -> str:
-    """Return ` ` and the install hint for a failed import, or an empty string for another error."""
-    if not isinstance(error, ModuleNotFoundError) or error.name is None or _DISTRIBUTION in str(error):
-        return ""
+    """Return a space and the install hint for a missing module, or an empty string for another error."""
+    if not isinstance(error, ModuleNotFoundError) or error.name is None or DISTRIBUTION in str(error):
+        return ""  # a message that names the distribution contains a hint already
     hint = install_hint(error.name)
     return f" {hint}" if hint else ""

@@ -1,13 +1,13 @@
-"""Untrusted text made safe to print: it can't move the cursor, add a line or change the reading order."""
+"""Escaping of untrusted text, so that it cannot move the cursor, add lines or change the reading order."""
 
 import unicodedata
 
 _ESCAPED = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format and surrogate characters, line breaks
-_JOINERS = "\u200c\u200d"  # format characters that words of many scripts and emoji need
+_JOINERS = "\u200c\u200d"  # format characters that many scripts and emoji need
 
 
 def printable(text: str) -> str:
-    r"""Return the text in one line, with control characters escaped as in Python: `\n`, `\x1b`, `\u202e`."""
+    r"""Return a text on one line, with control characters escaped as in Python: `\n`, `\x1b`, `\u202e`."""
     if text.isprintable():
         return text
     return "".join(_escaped(character) for character in text)

@@ -8,7 +8,8 @@ from importlib.metadata import distribution
 from importlib.util import find_spec
 from pathlib import Path
 
-DISTRIBUTION = "chutes-selfhosted"
+from chutes._extras import DISTRIBUTION
+
 PACKAGES = ("chutes", "imagegen")
 
 _WHEEL = "Wheel-Version: 1.0\nGenerator: chutes\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
