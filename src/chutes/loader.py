@@ -1,7 +1,7 @@
-"""Find and import the chute that a reference names.
+"""Find and import a chute by its reference.
 
 A reference is `module:name`, where the module may be dotted, or `path/to/file.py:name`. The name defaults to `chute`.
-Every failure is a LoadError with one line for the person who typed the reference.
+Every failure is a LoadError with a message of one line.
 """
 
 import importlib
@@ -20,7 +20,7 @@ from chutes.chute import Chute, ChutePack
 from chutes.exception import LoadError
 
 _DEFAULT_NAME = "chute"
-_NOT_THE_AUTHORS = (  # files that an exception passes through on its way to the author's own
+_SKIPPED_PREFIXES = (  # of the names of files in a traceback that are not the author's
     f"{Path(chutes.__file__).parent}{os.sep}",
     f"{sysconfig.get_path('stdlib')}{os.sep}",
     "<frozen",
@@ -28,11 +28,11 @@ _NOT_THE_AUTHORS = (  # files that an exception passes through on its way to the
 
 
 class Source(NamedTuple):
-    """What a reference names.
+    """A parsed reference.
 
     Attributes:
-        location: The part before the colon, as written.
-        root: The folder that imports start from.
+        location: The part before the colon, unchanged.
+        root: The folder to add to `sys.path`.
         module: The module's name, dotted if it is in a package.
         name: The chute's name in the module.
         file: The module's file if the reference is a path, else None.
@@ -46,12 +46,12 @@ class Source(NamedTuple):
 
     @property
     def entry(self) -> str:
-        """The reference `module:name`, which holds where `root` can be imported from."""
+        """The reference in the form `module:name`, which is valid if `root` is on `sys.path`."""
         return f"{self.module}:{self.name}"
 
 
-def parse(ref: str) -> Source:
-    """Parse a reference. The module or file need not exist."""
+def parse_reference(ref: str) -> Source:
+    """Parse a reference, without a check that the file or module exists."""
     location, _, name = ref.partition(":")
     if not (location.endswith(".py") or "/" in location or "\\" in location):
         return Source(location, Path.cwd().resolve(), location, name or _DEFAULT_NAME, None)
@@ -61,8 +61,8 @@ def parse(ref: str) -> Source:
 
 
 def locate(ref: str) -> Source:
-    """Parse a reference and check that its file or module exists, without importing it. Raise LoadError if not."""
-    source = parse(ref)
+    """Parse a reference, and check that the file or module exists without importing it. Raise LoadError if not."""
+    source = parse_reference(ref)
     if source.file is not None:
         if not source.file.is_file():
             raise LoadError(f"There is no file {source.location}.")
@@ -79,7 +79,7 @@ def locate(ref: str) -> Source:
 
 
 def load_chute(ref: str | Source) -> Chute:
-    """Import the chute that a reference names. Raise LoadError if that fails."""
+    """Import the chute of a reference. Raise LoadError if that fails."""
     source = locate(ref) if isinstance(ref, str) else ref
     module = _import_module(source) if source.file is None else _import_file(source, source.file)
     found = _look_up(module, source)
@@ -97,7 +97,7 @@ def _import_file(source: Source, file: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise LoadError(f"{source.location} is not a Python file: its name must end in .py.")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[source.module] = module  # pydantic and pickle look a class's module up by its name
+    sys.modules[source.module] = module  # pydantic and pickle look up a class's module by name
     try:
         spec.loader.exec_module(module)
     except BaseException as error:
@@ -130,7 +130,7 @@ def _make_importable(folder: Path) -> None:
 
 
 def _import_failed(source: Source, error: BaseException) -> LoadError:
-    """Return the error that says in one line what stopped the import, and where."""
+    """Return a LoadError with the message and the place of the error that stopped the import."""
     if isinstance(error, SyntaxError):
         where = f"{Path(error.filename or source.location).name}:{error.lineno}"
         return LoadError(f"{source.location} is not valid Python: {error.msg} ({where}).")
@@ -141,9 +141,9 @@ def _import_failed(source: Source, error: BaseException) -> LoadError:
 
 
 def raised_at(error: BaseException) -> str:
-    """Return the last line of the author's code in the traceback, as ` (file.py:3)`, or an empty string."""
+    """Return the last line of the author's code in a traceback, such as ` (file.py:3)`, or an empty string."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if "site-packages" not in frame.filename and not frame.filename.startswith(_NOT_THE_AUTHORS):
+        if "site-packages" not in frame.filename and not frame.filename.startswith(_SKIPPED_PREFIXES):
             return f" ({Path(frame.filename).name}:{frame.lineno})"
     return ""
 
@@ -153,7 +153,7 @@ def _look_up(module: ModuleType, source: Source) -> Any:
     for part in source.name.split("."):
         found = getattr(found, part, None)
         if found is None:
-            chutes_found = [key for key, value in vars(module).items() if isinstance(value, (Chute, ChutePack))]
-            hint = f" It has {', '.join(f'{source.location}:{name}' for name in chutes_found)}." if chutes_found else ""
+            names = [name for name, value in vars(module).items() if isinstance(value, (Chute, ChutePack))]
+            hint = f" It has {', '.join(f'{source.location}:{name}' for name in names)}." if names else ""
             raise LoadError(f"{source.location} has no chute named {source.name}.{hint}")
     return found

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from chutes.exception import LoadError
-from chutes.loader import load_chute, locate, parse
+from chutes.loader import load_chute, locate, parse_reference
 
 MODULE = """
 from chutes.chute import Chute, ChutePack
@@ -68,7 +68,7 @@ def test_a_reference_is_parsed(
     ref: str, root: str, module: str, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(folder / "home"))
-    source = parse(ref)
+    source = parse_reference(ref)
     assert (source.root, source.module, source.name) == (Path(root).expanduser().resolve(), module, name)
     assert source.file == (None if ref.startswith("a.b") else source.root / "b.py")
     assert source.entry == f"{module}:{name}"

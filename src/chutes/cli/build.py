@@ -66,9 +66,9 @@ def _author_files(ref: str, *, include_cwd: bool) -> "AuthorFiles":
     """Return the author's files. The chute must be loaded, because its imports tell which files it needs."""
     from chutes.cli import _build_context
     from chutes.deploy import package
-    from chutes.loader import parse
+    from chutes.loader import parse_reference
 
-    source = parse(ref)
+    source = parse_reference(ref)
     files = _build_context.all_files(source.root) if include_cwd else package.files_of(source)
     return _build_context.AuthorFiles(source.root, tuple(sorted(files)), source.entry)
 

@@ -43,11 +43,11 @@ def run(
     the chute failed while serving and must be restarted, 5 requests were aborted after the grace period.
     """
     if reload:
-        from chutes.loader import parse
+        from chutes.loader import parse_reference
 
         command = [argument for argument in sys.argv[1:] if argument != "--reload"]
         grace = load_settings(**_given(settings)).drain_grace
-        _run_and_reload([sys.executable, "-m", "chutes", *command], parse(ref).root, grace)
+        _run_and_reload([sys.executable, "-m", "chutes", *command], parse_reference(ref).root, grace)
         return
     if debug:
         settings["log_level"] = "debug"

@@ -11,7 +11,7 @@ from chutes.chute import Chute
 from chutes.deploy.package import Package
 from chutes.deploy.replica import Replica, ReplicaConfig
 from chutes.deploy.scaling import autoscaling
-from chutes.loader import parse
+from chutes.loader import parse_reference
 from chutes.server import Settings, cors
 from chutes.server.auth import key_store
 from chutes.server.settings import settings_from_environment
@@ -87,7 +87,7 @@ def spec_for(
         username=identity.username,
         uid=identity.uid,
         slug=identity.slug,
-        module=parse(package.entry).module,
+        module=parse_reference(package.entry).module,
         version=uuid4().hex[:8],
         package=package,
         environment=environment,

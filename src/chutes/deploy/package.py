@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chutes.exception import LoadError
-from chutes.loader import Source, parse
+from chutes.loader import Source, parse_reference
 
 MAX_BYTES = 16 * 1024 * 1024
 """The limit for packed files. The cluster keeps them in memory, so they must not include model weights."""
@@ -36,7 +36,7 @@ class Package:
 
 def pack(ref: str) -> Package:
     """Pack the files of a chute that this process has loaded. Raise LoadError if they are too large."""
-    source = parse(ref)
+    source = parse_reference(ref)
     root = source.root
     files = sorted(files_of(source))
     buffer = io.BytesIO()
