@@ -34,8 +34,7 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     option = typer.Option(
         f"--{name.replace('_', '-')}",
         metavar=metavar,
-        help=text,
-        show_default=_format(field.default),
+        help=text + _default(field.default),
         rich_help_panel="Settings",
     )
     return inspect.Parameter(
@@ -43,8 +42,8 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     )
 
 
-def _format(default: object) -> str | bool:
-    """Return a default as the help text shows it, or False to show none."""
+def _default(default: object) -> str:
+    """Return a default in the form of Typer, whose own `show_default` puts a text into parentheses."""
     if default is False or default == ():
-        return False
-    return f"{default:g}" if isinstance(default, float) else str(default)
+        return ""
+    return f" [default: {default:g}]" if isinstance(default, float) else f" [default: {default}]"
