@@ -1,6 +1,6 @@
-"""GPU models that a NodeSelector can name, and the GPUs of this machine as the NVIDIA driver reports them.
+"""The GPU models that a NodeSelector can name, and the GPUs of this machine as the NVIDIA driver reports them.
 
-Memory is counted as GPUs are advertised: one GB is 1024**3 bytes.
+As in advertised memory sizes, one GB is 1024**3 bytes.
 """
 
 import math
@@ -16,12 +16,17 @@ class GpuModel(NamedTuple):
     """A GPU model: its advertised memory in GB, and a pattern that matches the driver's device name."""
 
     vram_gb: int
-    device_name: str
+    device_pattern: str
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU of a machine: its name in `GPU_MODELS`, or the driver's name in lower case, and its memory in GB."""
+    """A GPU of a machine.
+
+    Attributes:
+        kind: The model's name in `GPU_MODELS`; for another model, the driver's device name in lower case.
+        vram_gb: Memory in GB.
+    """
 
     kind: str
     vram_gb: int
@@ -32,14 +37,14 @@ class Gpu:
 
 @dataclass(frozen=True)
 class GpuStatus:
-    """What NVML reports about one GPU.
+    """The state of one GPU as NVML reports it.
 
     Attributes:
-        index: The GPU's number on this machine.
+        index: The GPU's index on this machine.
         name: The driver's device name.
         memory_total: Memory in bytes.
-        memory_used: Memory in use, in bytes.
-        utilization: The share of time, 0 to 1, in which a kernel ran; None if it is not reported, as for a MIG slice.
+        memory_used: Used memory in bytes.
+        utilization: The fraction of time, 0 to 1, in which a kernel ran; None if it is unknown, as for a MIG slice.
     """
 
     index: int
@@ -50,11 +55,11 @@ class GpuStatus:
 
 
 REPORTED_SHARE = 0.93
-"""The least part of its advertised memory that a GPU reports. ECC takes up to 6.3 %."""
+"""The minimum fraction of its advertised memory that a GPU reports. ECC takes up to 6.3 %."""
 
 _BYTES_PER_GB = 1024**3
 
-# Order matters where a pattern would match another model's name: the first match wins.
+# The first match wins, so a model comes before another one whose pattern also matches its name.
 GPU_MODELS: dict[str, GpuModel] = {
     # GeForce
     "3060": GpuModel(12, r"RTX 3060(?! Ti)"),
@@ -99,22 +104,22 @@ GPU_MODELS: dict[str, GpuModel] = {
     "mi300x": GpuModel(192, r"MI300X"),
 }
 
-# Prefixes that people write before a model's name, and sizes that say no more than the name alone.
+# Prefixes that users write before a model's name, and the memory sizes that the bare name implies.
 _PREFIX = re.compile(r"^(nvidia|geforce|tesla|quadro|rtx|amd|instinct)[ _-]*")
 _DEFAULT_SIZE = {"a100": "80gb", "h100": "80gb", "v100": "16gb", "h200": "141gb"}
 
 
 def gpu_id(device_name: str) -> str | None:
-    """Return the model's name for the driver's device name (`NVIDIA H200` -> `h200`), or None."""
+    """Return the name of the model with a device name (`NVIDIA H200` -> `h200`), or None if it is unknown."""
     for name, model in GPU_MODELS.items():
-        if re.search(model.device_name, device_name):
+        if re.search(model.device_pattern, device_name):
             return name
     return None
 
 
-def nearest_gpu(written: str) -> str | None:
-    """Return the model's name for another spelling (`rtx4090` -> `4090`, `a100-80gb` -> `a100`), or None."""
-    name = written.strip().lower()
+def nearest_gpu(spelling: str) -> str | None:
+    """Return the model's name for a common spelling (`rtx4090` -> `4090`, `a100-80gb` -> `a100`), or None."""
+    name = spelling.strip().lower()
     if name in GPU_MODELS:
         return name
     while (shorter := _PREFIX.sub("", name)) != name:
@@ -128,14 +133,14 @@ def nearest_gpu(written: str) -> str | None:
 
 
 def installed_gpus() -> list[Gpu]:
-    """Return the GPUs of this machine; none without a driver."""
+    """Return the GPUs of this machine, or an empty list without a driver."""
     return [identify_gpu(status.name, status.memory_total) for status in query_gpus()]
 
 
 def identify_gpu(device_name: str, memory: int) -> Gpu:
     """Return the GPU with this device name and memory in bytes.
 
-    A known model has its advertised memory. A MIG slice of one has less, and keeps the memory that it reports.
+    The result has the advertised memory of its model. A MIG slice, which has less, has the memory that it reports.
     """
     kind = gpu_id(device_name)
     if kind is not None and memory >= REPORTED_SHARE * GPU_MODELS[kind].vram_gb * _BYTES_PER_GB:
@@ -145,7 +150,7 @@ def identify_gpu(device_name: str, memory: int) -> Gpu:
 
 
 def query_gpus() -> list[GpuStatus]:
-    """Ask the driver about each GPU of this machine; none without a driver."""
+    """Return the state of each GPU of this machine, or an empty list without a driver."""
     found: list[GpuStatus] = []
     try:
         pynvml.nvmlInit()
