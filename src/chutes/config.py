@@ -1,10 +1,10 @@
-"""The configuration file of the upstream tools: `~/.chutes/config.ini`.
+"""The configuration file of the hosted platform's tools: `~/.chutes/config.ini`.
 
     [auth]  username, user_id, hotkey_seed, hotkey_name, hotkey_ss58address
     [api]   base_url
 
-This package does not need it, but scripts written for upstream's SDK read it with these functions.
-`CHUTES_CONFIG_PATH` is the path of another file. `CHUTES_ALLOW_MISSING=true` allows the file or its keys to be missing.
+This package does not need the file, but scripts written for the hosted platform's SDK read it with these functions. Set
+`CHUTES_CONFIG_PATH` to use another file. Set `CHUTES_ALLOW_MISSING=true` if the file or its keys may be missing.
 """
 
 import os
@@ -20,7 +20,7 @@ ALLOW_MISSING = os.environ.get("CHUTES_ALLOW_MISSING", "false").lower() == "true
 
 @dataclass
 class AuthConfig:
-    """The account: section `[auth]`."""
+    """The account, from section `[auth]`."""
 
     username: str | None = None
     user_id: str | None = None
@@ -31,14 +31,14 @@ class AuthConfig:
 
 @dataclass
 class GenericConfig:
-    """The address of the API: section `[api]`."""
+    """The address of the API, from section `[api]`."""
 
     api_base_url: str = "http://127.0.0.1:8000"
 
 
 @dataclass
 class Config:
-    """The configuration file."""
+    """The contents of the configuration file."""
 
     auth: AuthConfig
     generic: GenericConfig
@@ -48,11 +48,11 @@ _config: Config | None = None
 
 
 def get_config() -> Config:
-    """Return the configuration, which is read once.
+    """Return the configuration. Read the file at the first call only.
 
     Raise NotConfigured if there is no file, and AuthenticationRequired if it has no complete account.
     """
-    global _config  # noqa: PLW0603 - read once
+    global _config  # noqa: PLW0603 - a cache
     if _config is None:
         _config = _read()
     return _config

@@ -6,7 +6,7 @@ An error of the first tree becomes an HTTP response. It has a status and a code,
     ├── BadRequest (400)                   ambiguous request: several hosts, several keys, a broken encoding
     ├── Unauthorized (401)                 missing or invalid API key
     ├── HostNotAllowed (403)               host name that does not belong to this server
-    ├── OriginNotAllowed (403)             request from a web page of another site
+    ├── OriginNotAllowed (403)             request from a web page of another origin
     ├── UploadTimeout (408)                request body that did not arrive in time
     ├── BodyTooLarge (413)                 request body over the size limit
     ├── BodyTooComplex (413)               request body that would take too long to parse
@@ -15,7 +15,7 @@ An error of the first tree becomes an HTTP response. It has a status and a code,
     ├── Fatal (503)                        failure that only a new process recovers from
     ├── Unavailable (503)                  temporary condition: try again later
     │   ├── NotReady                       the chute is loading
-    │   │   └── StillProvisioning          upstream's name for it
+    │   │   └── StillProvisioning          the hosted platform's name for it
     │   ├── Draining                       the process is shutting down
     │   └── QueueTimeout                   the request waited too long for a slot
     ├── UpstreamUnavailable (502)          no answer from the server behind a passthrough cord
@@ -31,7 +31,7 @@ An error of the second tree ends a command. The command prints `Error: ` and the
     ├── AuthenticationRequired             no account in the configuration file
     ├── LoadError                          chute that cannot be found or imported
     ├── InsecureSettings                   public address without a usable API key
-    ├── AddressUnavailable                 address that cannot be listened on
+    ├── AddressUnavailable                 address on which the server cannot listen
     ├── BuildContextError                  file that cannot be part of an image
     ├── NoCluster                          no cluster that can be reached
     ├── UnknownChute                       no deployed chute of that name
@@ -53,8 +53,9 @@ class ChutesWarning(UserWarning):
 class ChutesError(Exception):
     """An error that becomes an HTTP response.
 
-    The message is one line that the client reads: it must not contain paths or other internals. Without a message, the
-    `message` of the class is used. `headers` are added to the response.
+    Args:
+        message: One line for the client, without paths or other internals; by default the `message` of the class.
+        headers: Headers to add to the response.
     """
 
     status: ClassVar[int] = 500
@@ -92,7 +93,7 @@ class HostNotAllowed(ChutesError):
 
 
 class OriginNotAllowed(ChutesError):
-    """The request comes from a web page of another site."""
+    """The request comes from a web page of another origin."""
 
     status = 403
     code = "origin_not_allowed"
@@ -163,7 +164,7 @@ class NotReady(Unavailable):
 
 
 class StillProvisioning(NotReady, RuntimeError):
-    """Upstream's name for a chute that is still loading."""
+    """The hosted platform's name for NotReady."""
 
 
 class Draining(Unavailable):
@@ -205,9 +206,10 @@ class RequestTimeout(ChutesError):
 
 
 class CommandError(Exception):
-    """An error that ends a command, or a chute's import, with one line for the person at the terminal.
+    """An error that ends a command or the import of a chute.
 
-    Without a message, the `message` of the class is used.
+    Args:
+        message: One line for the user at the terminal; by default the `message` of the class.
     """
 
     exit_code: ClassVar[int] = 1
@@ -229,15 +231,15 @@ class DuplicatePath(CommandError, ValueError):
 
 
 class NotConfigured(CommandError, RuntimeError):
-    """A script asks for the configuration file, but there is none."""
+    """There is no configuration file for `get_config` to read."""
 
     message = "No configuration file found. Create ~/.chutes/config.ini, or set CHUTES_CONFIG_PATH."
 
 
 class AuthenticationRequired(CommandError, RuntimeError):
-    """A script asks for the account, but the configuration file has none."""
+    """The configuration file has no complete account for `get_config` to read."""
 
-    message = "The configuration file has no account. Add all five keys of its section [auth]."
+    message = "The configuration file has no complete account. Add all five keys of its section [auth]."
 
 
 class LoadError(CommandError):
@@ -251,7 +253,7 @@ class InsecureSettings(CommandError):
 
 
 class AddressUnavailable(CommandError):
-    """The server cannot listen on the address, for example because another process does."""
+    """The server cannot listen on the address, for example because another process uses it."""
 
 
 class BuildContextError(CommandError):
@@ -269,7 +271,7 @@ class UnknownChute(CommandError):
 
 
 class InvalidChuteName(CommandError):
-    """The chute cannot be deployed under this name, because it has no slug or another chute has it."""
+    """The chute cannot be deployed under this name, because the slug would be empty or belongs to another chute."""
 
 
 class Unschedulable(CommandError):
@@ -277,6 +279,6 @@ class Unschedulable(CommandError):
 
 
 class RolloutFailed(CommandError):
-    """The replicas of a new version did not start. The message is the one that a replica reported."""
+    """The replicas of a new version did not start. The message is the error that a replica reported."""
 
     exit_code = 3

@@ -1,9 +1,9 @@
-"""Prometheus metrics of calls, under the names of the hosted platform."""
+"""Prometheus metrics of cord and job calls, with the names that the hosted platform uses."""
 
 from prometheus_client import Counter, Gauge, Histogram
 
 SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1800)
-"""Histogram buckets from a cached response to a video. Those of prometheus_client end at ten seconds."""
+"""Histogram buckets, from a cached response to a generated video. prometheus_client's defaults end at ten seconds."""
 
 _CALL = ["chute_id", "function", "status"]
 

@@ -146,7 +146,7 @@ def _credentials(headers: dict[bytes, str]) -> Iterator[str]:
     if scheme.lower() == "bearer":
         yield rest
     elif scheme.lower() == "basic":
-        yield rest  # the upstream platform accepts `Basic <key>` without encoding
+        yield rest  # the hosted platform accepts `Basic <key>` without encoding
         try:
             user, _, password = base64.b64decode(rest, validate=True).decode().partition(":")
         except (binascii.Error, UnicodeDecodeError):

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from chutes.server.settings import PREFIX, Settings
 
 _MAX_EDITS = 2
-# Variables with our prefix that other programs read: the upstream SDK and CLI, the Compose file, this package's own.
+# Variables with our prefix that other programs read: the hosted platform's SDK and CLI, the Compose file, and this
+# package's own.
 _NOT_SETTINGS = frozenset(
     {
         "ALLOW_MISSING",

@@ -9,7 +9,7 @@ READY = "/ready"
 METRICS = "/metrics"
 JOBS = "/jobs"
 
-# The names of the upstream platform.
+# The names of the hosted platform.
 UPSTREAM_METRICS = "/_metrics"
 PING = "/_ping"
 CONN_STATS = "/_conn_stats"

@@ -1,4 +1,4 @@
-"""The server's own routes: `/health`, `/ready`, `/metrics`, jobs, and the upstream platform's `/_ping` and others.
+"""The server's own routes: `/health`, `/ready`, `/metrics`, jobs, and the hosted platform's `/_ping` and others.
 
 A route of the chute at one of these paths takes precedence. The chute's own `/health` and `/ready` run on the author's
 event loop, which a handler may block. If they do not answer within a second, the server answers instead.

@@ -1,5 +1,5 @@
-"""Helpers that authors' code imports.
+"""Helpers for authors' code.
 
-The `chutes.util.auth` and `chutes.util.hf` of the hosted platform's SDK are not here. They sign requests to the
-platform, and compare a cache with the platform's list.
+`chutes.util.auth` and `chutes.util.hf` of the hosted platform's SDK are missing, because they need the platform: they
+sign requests to it, and compare a model cache with its list.
 """

@@ -1,10 +1,10 @@
-"""Whether code runs where the chute is served, or only defines it."""
+"""A check of whether this process serves a chute or only defines it."""
 
 import os
 
 
 def is_remote() -> bool:
-    """Return whether this process serves a chute: `CHUTES_EXECUTION_CONTEXT` is `REMOTE`."""
+    """Return whether this process serves a chute: the runtime sets `CHUTES_EXECUTION_CONTEXT` to `REMOTE`."""
     return os.environ.get("CHUTES_EXECUTION_CONTEXT") == "REMOTE"
 
 

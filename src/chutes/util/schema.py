@@ -1,4 +1,4 @@
-"""JSON schemas of a cord's input and output, in the form of the hosted platform.
+"""JSON schemas of a cord's input and output, in the hosted platform's format.
 
 An input is wrapped as `{"properties": {<parameter>: {"$ref": "#/definitions/Model"}}, "definitions": {...}}`.
 """
@@ -27,7 +27,7 @@ class SchemaExtractor:
 
     @classmethod
     def extract_models(cls, func: Callable[..., Any]) -> list[type[BaseModel]] | None:
-        """Return the models that a function takes, or None if it takes anything that is not a model."""
+        """Return the models among a function's parameters, or None if a parameter is not a model."""
         hints = list(_parameters(func).values())
         return hints if all(isinstance(hint, type) and issubclass(hint, BaseModel) for hint in hints) else None
 

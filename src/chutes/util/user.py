@@ -1,4 +1,4 @@
-"""The rule for usernames."""
+"""Validation of usernames."""
 
 import re
 
@@ -6,7 +6,7 @@ _USERNAME = re.compile(r"[a-zA-Z0-9_]{3,15}")
 
 
 def validate_the_username(username: str) -> str:
-    """Return the name unchanged. Raise ValueError unless it has 3 to 15 letters, digits and underscores."""
+    """Return a username unchanged. Raise ValueError unless it has 3 to 15 letters, digits or underscores."""
     if not isinstance(username, str) or not _USERNAME.fullmatch(username):
         raise ValueError(f"Username must have 3 to 15 letters, digits or underscores; got {username!r}.")
     return username
