@@ -6,7 +6,7 @@ from fastapi import Response
 from fastapi.responses import JSONResponse
 
 from chutes.chute import Chute, NodeSelector
-from imagegen.http.answers import batch_response, image_response
+from imagegen.http.responses import batch_response, image_response
 from imagegen.http.schemas import (
     BatchGenerationInput,
     GenerationInput,

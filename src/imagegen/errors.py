@@ -14,7 +14,7 @@
         └── WeightsMissing
 
 A message is one sentence or two that a client may read; those of LoadError, raised at start-up, may name local paths.
-`imagegen.http.answers` maps each class to an HTTP status.
+`imagegen.http.responses` maps each class to an HTTP status.
 """
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 from benchmarks.harness.cluster import cluster_folder
-from imagegen.http.answers import _ERRORS
+from imagegen.http.responses import _ERRORS
 from imagegen.http.schemas import BatchGenerationInput, GenerationInput, Img2ImgInput, InpaintInput
 from imagegen.settings import Settings
 from tests.docs.page import DOCS, Reader, blocks_of, reader

@@ -12,7 +12,7 @@ HEAVY = ("torch", "diffusers", "transformers", "numpy", "PIL")
 
 LIGHT = f"""
 import sys
-import imagegen, imagegen.http.answers, imagegen.http.schemas, imagegen.http.service, imagegen.settings
+import imagegen, imagegen.http.responses, imagegen.http.schemas, imagegen.http.service, imagegen.settings
 print([name for name in {HEAVY} if name in sys.modules])
 """
 

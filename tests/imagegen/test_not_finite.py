@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY
 from imagegen import models
 from imagegen.engine import Engine
 from imagegen.errors import LoadError, NotFinite
-from imagegen.http.answers import error_response
+from imagegen.http.responses import error_response
 from imagegen.request import Request
 from imagegen.settings import Settings
 from tests.imagegen import tiny

@@ -17,7 +17,7 @@ SERVICE = """
 import torch
 from imagegen import Engine, Request, load
 from imagegen.errors import ImagegenError
-from imagegen.http.answers import error_response
+from imagegen.http.responses import error_response
 
 @chute.exception_handler(ImagegenError)
 async def answer(request, error):

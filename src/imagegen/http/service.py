@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 import imagegen
 from chutes.chute import Chute
 from imagegen.errors import ImagegenError
-from imagegen.http.answers import error_response
+from imagegen.http.responses import error_response
 from imagegen.settings import Settings
 
 if TYPE_CHECKING:

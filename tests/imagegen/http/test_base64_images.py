@@ -18,7 +18,7 @@ from PIL import ExifTags, Image
 
 from imagegen.errors import ImageTooLarge, InputError
 from imagegen.http import base64_images
-from imagegen.http.answers import error_response
+from imagegen.http.responses import error_response
 
 RED, BLUE = (220, 30, 30), (30, 30, 220)
 
@@ -193,7 +193,7 @@ def png(width: int, height: int, data: bytes, extra: bytes = b"") -> bytes:
 BOMBS = """
 import resource, sys
 from imagegen.http import base64_images
-from imagegen.http.answers import error_response
+from imagegen.http.responses import error_response
 from imagegen.errors import InputError
 
 base64_images.decode_image(sys.stdin.readline(), field="image_b64")  # warm up the decoders

@@ -12,7 +12,7 @@ from chutes.chute.base import Chute, ChutePack
 from chutes.chute.node_selector import NodeSelector
 from chutes.image import Image
 from chutes.image.standard.diffusion import DIFFUSION
-from imagegen.http.answers import image_response
+from imagegen.http.responses import image_response
 from imagegen.http.service import ImageChute, install
 
 # Without control characters, and short enough for the image file's metadata.

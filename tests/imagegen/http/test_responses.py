@@ -1,4 +1,4 @@
-"""Pictures and errors as HTTP answers."""
+"""Images and errors as HTTP responses."""
 
 import ast
 import asyncio
@@ -14,7 +14,7 @@ from PIL import Image
 
 import imagegen
 from imagegen import errors
-from imagegen.http import answers
+from imagegen.http import responses
 from imagegen.picture import Picture
 
 METADATA: dict[str, object] = {"prompt": "a cat", "seed": 5, "num_inference_steps": 10, "model": "Ünïcode-1"}
@@ -31,27 +31,27 @@ SMALLER = replace(PICTURE, metadata={**METADATA, "seed": 6}, drawn=(8, 8), fallb
 
 
 def test_headers_are_ascii_and_name_a_fallback_only_where_there_was_one() -> None:
-    assert answers.picture_headers(PICTURE) == HEADERS
-    assert answers.picture_headers(SMALLER)["X-Fallback"] == "out-of-memory"
+    assert responses.picture_headers(PICTURE) == HEADERS
+    assert responses.picture_headers(SMALLER)["X-Fallback"] == "out-of-memory"
 
 
 @pytest.mark.parametrize(("file_format", "ending"), [("jpeg", "jpg"), ("png", "png"), ("webp", "webp")])
-def test_a_picture_is_a_file_to_download(file_format: str, ending: str) -> None:
-    answer = asyncio.run(answers.image_response(PICTURE, file_format))
-    assert answer.body == PICTURE.encode(file_format)
-    assert answer.headers["content-type"] == f"image/{file_format}"
-    assert answer.headers["content-disposition"].endswith(f'.{ending}"')
-    assert HEADERS.items() <= {key: answer.headers.get(key) for key in HEADERS}.items()
+def test_an_image_is_a_file_to_download(file_format: str, ending: str) -> None:
+    response = asyncio.run(responses.image_response(PICTURE, file_format))
+    assert response.body == PICTURE.encode(file_format)
+    assert response.headers["content-type"] == f"image/{file_format}"
+    assert response.headers["content-disposition"].endswith(f'.{ending}"')
+    assert HEADERS.items() <= {key: response.headers.get(key) for key in HEADERS}.items()
 
 
 def test_a_batch_is_a_list_of_files_with_all_seeds_and_any_fallback() -> None:
-    answer = asyncio.run(answers.batch_response([PICTURE, SMALLER], "png"))
-    assert [base64.b64decode(each) for each in json.loads(answer.body)] == [
+    response = asyncio.run(responses.batch_response([PICTURE, SMALLER], "png"))
+    assert [base64.b64decode(each) for each in json.loads(response.body)] == [
         PICTURE.encode("png"),
         SMALLER.encode("png"),
     ]
-    assert (answer.headers["x-seed"], answer.headers["x-fallback"]) == ("5,6", "out-of-memory")
-    assert answer.headers["x-drawn-size"] == "8x8"
+    assert (response.headers["x-seed"], response.headers["x-fallback"]) == ("5,6", "out-of-memory")
+    assert response.headers["x-drawn-size"] == "8x8"
 
 
 LATER, NEVER, SILENT = ("5", None), (None, "false"), (None, None)
@@ -68,10 +68,10 @@ LATER, NEVER, SILENT = ("5", None), (None, "false"), (None, None)
         (errors.EngineFailed("Lost."), 503, "engine_failed", LATER),
     ],
 )
-def test_an_error_has_a_status_a_code_and_advice_on_retrying(error: Any, status: int, code: str, retry: Any) -> None:
-    answer = answers.error_response(error)
-    assert (answer.status_code, json.loads(answer.body)) == (status, {"detail": str(error), "code": code})
-    assert (answer.headers.get("retry-after"), answer.headers.get("x-should-retry")) == retry
+def test_an_error_has_a_status_a_code_and_retry_headers(error: Any, status: int, code: str, retry: Any) -> None:
+    response = responses.error_response(error)
+    assert (response.status_code, json.loads(response.body)) == (status, {"detail": str(error), "code": code})
+    assert (response.headers.get("retry-after"), response.headers.get("x-should-retry")) == retry
 
 
 @pytest.mark.parametrize(
@@ -79,9 +79,9 @@ def test_an_error_has_a_status_a_code_and_advice_on_retrying(error: Any, status:
     [(errors.InputError, 422, "value_error"), (errors.ImageTooLarge, 413, "image_too_large")],
 )
 def test_bad_input_names_its_field_as_validation_errors_do(kind: Any, status: int, code: str) -> None:
-    answer = answers.error_response(kind("image_b64 is empty.", field="image_b64"))
+    response = responses.error_response(kind("image_b64 is empty.", field="image_b64"))
     detail = [{"type": code, "loc": ["body", "image_b64"], "msg": "image_b64 is empty."}]
-    assert (answer.status_code, json.loads(answer.body)) == (status, {"detail": detail})
+    assert (response.status_code, json.loads(response.body)) == (status, {"detail": detail})
 
 
 def test_only_the_http_package_knows_statuses() -> None:

@@ -1,0 +1,85 @@
+"""HTTP responses: images as files with `X-` headers, and errors as a status, a code and retry headers."""
+
+import asyncio
+import base64
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from fastapi import Response
+from fastapi.responses import JSONResponse
+
+from imagegen import errors
+from imagegen.image_file import Format
+
+if TYPE_CHECKING:
+    from imagegen.picture import Picture
+
+_BATCH_QUALITY = 90  # of JPEG and WebP
+
+
+class _ErrorResponse(NamedTuple):
+    """The response to a class of errors; `headers` say whether and when a client should retry."""
+
+    status: int
+    code: str
+    headers: Mapping[str, str] = {}
+
+
+_RETRY_LATER = {"Retry-After": "5"}  # seconds
+_NO_RETRY = {"x-should-retry": "false"}  # OpenAI's clients retry every status above 499 otherwise
+
+# The response to an error is that of its class, or else of its nearest base class.
+_ERRORS: dict[type[errors.ImagegenError], _ErrorResponse] = {
+    errors.ImagegenError: _ErrorResponse(500, "generation_failed"),
+    errors.InputError: _ErrorResponse(422, "value_error"),
+    errors.ImageTooLarge: _ErrorResponse(413, "image_too_large"),
+    errors.Unsupported: _ErrorResponse(501, "unsupported", _NO_RETRY),
+    errors.NotFinite: _ErrorResponse(500, "generation_failed", _NO_RETRY),
+    errors.OutOfMemory: _ErrorResponse(503, "out_of_memory", _RETRY_LATER),
+    errors.EngineStopped: _ErrorResponse(503, "engine_stopped", _RETRY_LATER),
+    errors.EngineFailed: _ErrorResponse(503, "engine_failed", _RETRY_LATER),
+}
+
+
+def error_response(error: errors.ImagegenError) -> JSONResponse:
+    """Return the response to an error. An InputError has the form of FastAPI's validation errors."""
+    response = next(_ERRORS[base] for base in type(error).__mro__ if base in _ERRORS)
+    body: dict[str, object] = {"detail": str(error), "code": response.code}
+    if isinstance(error, errors.InputError):
+        body = {"detail": [{"type": response.code, "loc": ["body", error.field], "msg": str(error)}]}
+    return JSONResponse(body, response.status, dict(response.headers))
+
+
+async def image_response(picture: "Picture", file_format: Format = "jpeg") -> Response:
+    """Return an image as a file to download, described by its headers."""
+    content = await asyncio.to_thread(picture.encode, file_format)
+    name = f"{uuid.uuid4()}.{'jpg' if file_format == 'jpeg' else file_format}"
+    headers = {**picture_headers(picture), "Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(content, media_type=f"image/{file_format}", headers=headers)
+
+
+async def batch_response(pictures: Sequence["Picture"], file_format: Format = "jpeg") -> JSONResponse:
+    """Return images as a JSON list of base64 files.
+
+    `X-Seed` lists all seeds. The other headers describe the first image with a fallback, or else the first image.
+    """
+    files = [await asyncio.to_thread(picture.encode, file_format, quality=_BATCH_QUALITY) for picture in pictures]
+    described = next((picture for picture in pictures if picture.fallback), pictures[0])
+    headers = {**picture_headers(described), "X-Seed": ",".join(str(picture.seed) for picture in pictures)}
+    return JSONResponse([base64.b64encode(file).decode() for file in files], headers=headers)
+
+
+def picture_headers(picture: "Picture") -> dict[str, str]:
+    """Return the headers that describe an image: its seed, steps, model and the size that the model generated."""
+    headers = {
+        "X-Seed": str(picture.seed),
+        "X-Steps": str(picture.metadata["num_inference_steps"]),
+        "X-Model": str(picture.metadata["model"]).encode("ascii", "replace").decode(),
+        "X-Model-Origin": picture.origin,
+        "X-Precision": picture.precision,
+        "X-Drawn-Size": "{}x{}".format(*picture.drawn),
+    }
+    if picture.fallback:
+        headers["X-Fallback"] = picture.fallback
+    return headers
