@@ -35,7 +35,8 @@ class DirectiveType(StrEnum):
 class BaseDirective:
     """A Dockerfile instruction and its arguments.
 
-    Raise ValueError if the arguments contain a line break, which only RUN may have.
+    Raises:
+        ValueError: The arguments contain a line break, which only RUN may have.
     """
 
     args: str
@@ -43,12 +44,12 @@ class BaseDirective:
 
     @property
     def ignore(self) -> tuple[str, ...]:
-        """The rules of hadolint that are turned off for this directive, because they concern the author's choices."""
+        """The hadolint rules to disable for this directive, because the author decides what they check."""
         return ()
 
     def __post_init__(self) -> None:
         if "\n" in self.args and self.type is not DirectiveType.RUN:
-            raise ValueError(f"{self.type} must be on one line; got {self.args!r}.")
+            raise ValueError(f"{self.type} must not contain a line break; got {self.args!r}.")
 
     def __str__(self) -> str:
         return f"{self.type} {self.args}"
@@ -97,7 +98,7 @@ class APT(RUN):
 
     @property
     def ignore(self) -> tuple[str, ...]:
-        """The rule that asks for pinned versions, unless all versions are pinned."""
+        """The hadolint rule about unpinned versions, unless all versions are pinned."""
         return () if self._pinned else ("DL3008",)
 
 
@@ -111,7 +112,7 @@ class PIP(RUN):
 
     @property
     def ignore(self) -> tuple[str, ...]:
-        """The rule that asks for pinned versions, unless all versions are pinned."""
+        """The hadolint rule about unpinned versions, unless all versions are pinned."""
         return () if self._pinned else ("DL3013",)
 
 
@@ -185,7 +186,7 @@ class USER(BaseDirective):
 
     @property
     def ignore(self) -> tuple[str, ...]:
-        """The rule that asks for a numeric user, which is needless if the image itself creates the user."""
+        """The hadolint rule about user names, unless the user is a number. The image itself may create the user."""
         return () if re.fullmatch(r"\d+(:\d+)?", self.args) else ("DL3066",)
 
 
@@ -216,7 +217,7 @@ class ENTRYPOINT(BaseDirective):
 
 
 def quoted(value: str) -> str:
-    """Return a value, in double quotes if Docker would otherwise split it."""
+    """Return a value, in double quotes if Docker would split it without them."""
     return value if _PLAIN_VALUE.fullmatch(value) else _in_quotes(value)
 
 

@@ -72,7 +72,7 @@ def test_invalid_base_images_are_refused(reference: str) -> None:
         make().from_base(reference)
 
 
-def test_keyword_arguments_of_upstream() -> None:
+def test_keyword_arguments_of_the_hosted_platform() -> None:
     image = make(base_image="ubuntu:22.04", python_version="3.11", description="about it")
     assert str(image).startswith("FROM ubuntu:22.04\n")
     assert "Python-3.11." in str(image)
@@ -170,7 +170,7 @@ def test_invalid_arguments_are_refused(build: Callable[[Image], Image]) -> None:
     ids=["env", "workdir", "label"],
 )
 def test_a_value_cannot_add_a_line(build: Callable[[Image], Image]) -> None:
-    with pytest.raises(ValueError, match="must be on one line"):
+    with pytest.raises(ValueError, match="must not contain a line break"):
         build(make())
 
 
