@@ -1,4 +1,4 @@
-"""The container image that a chute runs in."""
+"""The builder of the container image in which a chute runs."""
 
 from chutes.image.base import Image
 

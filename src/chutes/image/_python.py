@@ -1,8 +1,7 @@
-"""Build directives that install a version of Python of the author's choice.
+"""Directives that build a chosen version of Python from source.
 
-Python is built from source, because that works for any version on any Debian or Ubuntu, includes pip, and yields an
-interpreter that pip may install packages into. The compilers stay in the image: pip needs them for packages without
-wheels, and Triton needs them at run time.
+A build from source works for any version on any Debian or Ubuntu, includes pip, and allows pip to install packages into
+it. The compilers stay in the image: pip needs them for packages without wheels, and Triton needs them at run time.
 """
 
 import re

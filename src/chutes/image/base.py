@@ -51,8 +51,8 @@ class Image:
         readme: A description in Markdown.
         base_image: Same as `from_base(base_image)`. The default is `parachutes/python:3.12`.
         python_version: Same as `with_python(python_version)`.
-        description: Another name of `readme`.
-        unknown: Any other keyword argument has no effect and causes a ChutesWarning.
+        description: Alias of `readme`.
+        unknown: Unknown arguments. They have no effect and cause a ChutesWarning. Type checkers reject them.
 
     Raises:
         ValueError: The name or the tag is invalid.
@@ -113,9 +113,9 @@ class Image:
         lines: list[str] = []
         previous: BaseDirective | None = None
         for directive in self._directives:
-            # Each `run_command` stays a layer of its own, which hadolint's DL3059 would merge.
-            separate = ("DL3059",) if isinstance(directive, RUN) and isinstance(previous, RUN) else ()
-            if ignore := (*directive.ignore, *separate):
+            # hadolint's DL3059 asks to merge consecutive RUN directives, but each `run_command` is a layer of its own.
+            consecutive_runs = isinstance(directive, RUN) and isinstance(previous, RUN)
+            if ignore := (*directive.ignore, *(("DL3059",) if consecutive_runs else ())):
                 lines.append(f"# hadolint ignore={','.join(ignore)}")
             lines.append(str(directive))
             previous = directive
@@ -129,7 +129,7 @@ class Image:
     # Base image
 
     def from_base(self, base_image: str) -> Self:
-        """Set the base image: emit `FROM base_image` as the first directive. The last call counts.
+        """Set the base image: emit `FROM base_image` as the first directive. The last call wins.
 
         Args:
             base_image: An image reference, such as `nvidia/cuda:12.4.1-runtime-ubuntu22.04`.
@@ -305,7 +305,7 @@ class Image:
         start_period: str | float | None = None,
         retries: int | None = None,
     ) -> Self:
-        """Set the command that checks whether the container is healthy: emit `HEALTHCHECK`. The last call counts.
+        """Set the command that checks whether the container is healthy: emit `HEALTHCHECK`. The last call wins.
 
         Args:
             command: A shell command, or the words of a command that runs without a shell.
@@ -325,7 +325,7 @@ class Image:
         )
 
     def with_entrypoint(self, *command: str | list[str]) -> Self:
-        """Set the command that the container runs: emit `ENTRYPOINT`. The last call counts.
+        """Set the command that the container runs: emit `ENTRYPOINT`. The last call wins.
 
         `chutes build` adds a `CMD` that serves the chute, and Docker appends it to the entrypoint. So the entrypoint
         must run its arguments.
@@ -356,7 +356,7 @@ class Image:
         check("label", key)
         return self._append(LABEL(key, str(value)))
 
-    # Upstream's other names of the same methods
+    # Aliases that code for the hosted platform uses
 
     run = run_command
     env = with_env

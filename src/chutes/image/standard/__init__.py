@@ -1,1 +1,1 @@
-"""Names of prebuilt images."""
+"""The names of prebuilt images."""
