@@ -1,7 +1,7 @@
-"""Decide whether a model fits: check the machine before anything is read, and choose where the weights are kept.
+"""Check that a machine's GPUs suffice for a model, and choose where its weights are kept.
 
-There are three plans: `resident` keeps everything on the GPU, `offload` one component at a time, and `stream` one layer
-at a time.
+There are three plans: `resident` keeps all weights on the GPU, `offload` one component at a time, and `stream` one
+layer at a time.
 """
 
 from collections.abc import Mapping
@@ -14,9 +14,13 @@ from imagegen.errors import NodeTooSmall
 
 Plan = Literal["resident", "offload", "stream"]
 
-_GB = 10**9
-_ACTIVATIONS = 6 * _GB  # beside the weights, at 2048x2048: attention, feed-forward and the VAE's last layers
-_REPORTED_SHARE = 0.92  # a GPU advertised with 24 GB reports 22 to 25.4, depending on its error correction
+_ACTIVATIONS = 6 * 10**9  # bytes beside the weights, at 2048x2048: attention, MLP and the VAE's last layers
+_BYTES_PER_GB = 1024**3  # as GPUs are advertised, and as a NodeSelector counts
+
+# The least part of its advertised memory that a GPU may report. CUDA subtracts ECC and the driver's own memory: a T4
+# with 16 GB reports 14.6, which is 91 %. `chutes._gpus` has a higher share, as NVML reports more, and as it has to tell
+# a whole GPU from a MIG slice. Here a low share is safer: it never refuses a machine that can run the model.
+_REPORTED_SHARE = 0.85
 
 
 @dataclass(frozen=True)
@@ -28,36 +32,36 @@ class Gpu:
 
 
 @dataclass(frozen=True)
-class Needs:
-    """The GPUs that a machine must have; the fields are those of a chute's `NodeSelector`."""
+class GpuRequirements:
+    """The GPUs that a machine must have. The fields are those of a chute's `NodeSelector`."""
 
     gpu_count: int = 1
     min_vram_gb_per_gpu: float = 0
 
 
 def gpus() -> list[Gpu]:
-    """Return the CUDA devices that this process may use."""
+    """Return the CUDA devices that this process may use; an empty list without a GPU."""
     if not torch.cuda.is_available():
         return []
     devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     return [Gpu(device.name, device.total_memory) for device in devices]
 
 
-def check(found: list[Gpu], needs: Needs) -> None:
-    """Raise NodeTooSmall unless enough of the GPUs have the memory that is needed."""
-    large_enough = [gpu for gpu in found if gpu.memory >= needs.min_vram_gb_per_gpu * _GB * _REPORTED_SHARE]
-    if len(large_enough) >= needs.gpu_count:
+def check(found: list[Gpu], required: GpuRequirements) -> None:
+    """Raise NodeTooSmall unless enough of the GPUs have the required memory."""
+    least = required.min_vram_gb_per_gpu * _BYTES_PER_GB * _REPORTED_SHARE
+    if sum(gpu.memory >= least for gpu in found) >= required.gpu_count:
         return
-    have = ", ".join(f"{gpu.name} ({gpu.memory / _GB:.0f} GB)" for gpu in found) or "none"
+    have = ", ".join(f"{gpu.name} ({gpu.memory / _BYTES_PER_GB:.0f} GB)" for gpu in found) or "none"
     hint = " Set IMAGEGEN_MEMORY=auto to run it on a smaller one, more slowly." if found else ""
     raise NodeTooSmall(
-        f"This chute needs {needs.gpu_count} GPU(s) with {needs.min_vram_gb_per_gpu:g} GB each; "
+        f"This chute needs {required.gpu_count} GPU(s) with {required.min_vram_gb_per_gpu:g} GB each; "
         f"this machine has: {have}.{hint}"
     )
 
 
-def choose(memory: int, weights: Mapping[str, int]) -> Plan:
-    """Return the first plan that fits weights (bytes by component) into a GPU of `memory` bytes."""
+def choose_plan(memory: int, weights: Mapping[str, int]) -> Plan:
+    """Return the fastest plan that fits into a GPU of `memory` bytes; `weights` are bytes by component."""
     if sum(weights.values()) + _ACTIVATIONS <= memory:
         return "resident"
     if max(weights.values()) + _ACTIVATIONS <= memory:
@@ -65,8 +69,8 @@ def choose(memory: int, weights: Mapping[str, int]) -> Plan:
     return "stream"
 
 
-def place(pipeline: Any, plan: Plan) -> None:
-    """Put a diffusers pipeline where the plan says. Unless it is `resident`, the VAE decodes in tiles too."""
+def apply_plan(pipeline: Any, plan: Plan) -> None:
+    """Move a diffusers pipeline to the GPU by a plan. Unless the plan is `resident`, the VAE also decodes in tiles."""
     if plan == "resident":
         pipeline.to("cuda")
         return

@@ -31,7 +31,7 @@ Progress = Callable[[str, float | None, float | None], None]
 """Called with the current stage, the bytes done and their total, where these are known."""
 
 _FLUX_IDS = "black-forest-labs/FLUX."
-_LARGE = 20e9  # bytes of weights; `needs` applies to models from this size on
+_LARGE = 20e9  # bytes of weights; `requirements` applies to models from this size on
 
 
 @dataclass
@@ -76,17 +76,21 @@ def load(
     source: str | None = None,
     *,
     settings: Settings | None = None,
-    needs: memory.Needs | None = None,
+    requirements: memory.GpuRequirements | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Model:
     """Load a model: a folder in diffusers' layout, a Hugging Face id in the cache, or `bundled`.
 
-    Without `source`, the settings name the model. `needs` is what the machine must have for a large model, unless a
-    memory plan is set. Nothing is downloaded. Raises LoadError, whose one line says what to do.
+    Nothing is downloaded. Raises LoadError, whose message is one line that says what to do.
+
+    - `source`: None means the model that `settings` name.
+    - `settings`: None means the environment's.
+    - `requirements`: GPUs that the machine must have for a large model; ignored if the settings choose a memory plan.
+    - `progress`: called while the model loads; see `Progress`.
     """
     settings = settings or Settings.read()
     gpus = memory.gpus()
-    found = _find(source or settings.model, gpus, None if settings.memory else needs)
+    found = _find(source or settings.model, gpus, None if settings.memory else requirements)
     plan = _choose_plan(gpus, found.weights, settings)
     fast = plan == "resident" and checkpoint.pipeline_class(found.folder) == "FluxPipeline" and flux.supported()
     if not fast:
@@ -102,18 +106,18 @@ def load(
     return model
 
 
-def _find(source: str | None, gpus: list[memory.Gpu], needs: memory.Needs | None) -> _Source:
+def _find(source: str | None, gpus: list[memory.Gpu], requirements: memory.GpuRequirements | None) -> _Source:
     """Find a model's files, and check the machine as soon as it is known that the model is large."""
     source = source or checkpoint.default_source(has_gpu=bool(gpus))
-    if needs and source.startswith(_FLUX_IDS):
-        memory.check(gpus, needs)
+    if requirements and source.startswith(_FLUX_IDS):
+        memory.check(gpus, requirements)
     folder, origin = checkpoint.find(source)
     description = checkpoint.read_description(folder)
     name = str(description.get("name") or (source if origin == "hub" else folder.name))
     components = checkpoint.components(folder, name=source if origin == "hub" else name)
     found = _Source(folder, origin, name, description, components)
-    if needs and sum(found.weights.values()) > _LARGE:
-        memory.check(gpus, needs)
+    if requirements and sum(found.weights.values()) > _LARGE:
+        memory.check(gpus, requirements)
     return found
 
 
@@ -127,7 +131,7 @@ def _choose_plan(gpus: list[memory.Gpu], weights: dict[str, int], settings: Sett
         return settings.memory  # type: ignore[return-value]  # narrowed by the line before
     if settings.precision != "bf16" and "transformer" in weights:
         weights = {**weights, "transformer": weights["transformer"] // 2}
-    return memory.choose(gpus[0].memory, weights)
+    return memory.choose_plan(gpus[0].memory, weights)
 
 
 def _read_fast(folder: Path, settings: Settings, progress: Progress) -> "tuple[Any, FastPath]":
@@ -178,7 +182,7 @@ def _read(found: _Source, settings: Settings, plan: memory.Plan | None, progress
     pipeline = kind.from_pretrained(found.folder, dtype=dtype, local_files_only=True, **components)
     if plan:
         progress("moving the weights to the GPU", None, None)
-        memory.place(pipeline, plan)
+        memory.apply_plan(pipeline, plan)
     return pipeline
 
 

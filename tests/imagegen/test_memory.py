@@ -6,7 +6,7 @@ import pytest
 
 from imagegen import memory
 from imagegen.errors import NodeTooSmall
-from imagegen.memory import Gpu, Needs
+from imagegen.memory import Gpu, GpuRequirements
 
 GIB = 1 << 30
 FLUX = {"transformer": 23_800_000_000, "text_encoder_2": 9_500_000_000, "text_encoder": 250_000_000, "vae": 170_000_000}
@@ -35,27 +35,27 @@ SDXL = {"unet": 5_140_000_000, "text_encoder": 250_000_000, "text_encoder_2": 1_
     ],
 )
 def test_plans(weights: Any, gib: float, plan: str) -> None:
-    assert memory.choose(int(gib * GIB), weights) == plan
+    assert memory.choose_plan(int(gib * GIB), weights) == plan
 
 
 @pytest.mark.parametrize(
-    ("sold_as", "gib"), [(80, 79.1), (48, 44.4), (40, 39.4), (24, 22.0), (24, 23.6), (16, 14.6), (141, 139.8)]
+    ("advertised", "gib"), [(80, 79.1), (48, 44.4), (40, 39.4), (24, 22.0), (24, 23.6), (16, 14.6), (141, 139.8)]
 )
-def test_a_gpu_reports_less_than_its_advertised_memory(sold_as: int, gib: float) -> None:
-    memory.check([Gpu("some", int(gib * GIB))], Needs(1, sold_as))
+def test_a_gpu_reports_less_than_its_advertised_memory(advertised: int, gib: float) -> None:
+    memory.check([Gpu("some", int(gib * GIB))], GpuRequirements(1, advertised))
 
 
 @pytest.mark.parametrize("found", [[], [Gpu("RTX 4090", 24 * GIB)]])
 def test_a_small_node_is_refused_with_a_list_of_its_gpus(found: list[Any]) -> None:
     with pytest.raises(NodeTooSmall, match=r"1 GPU.s. with 80 GB each") as error:
-        memory.check(found, Needs(1, 80))
-    assert ("RTX 4090 (26 GB)" if found else "none") in str(error.value)
+        memory.check(found, GpuRequirements(1, 80))
+    assert ("RTX 4090 (24 GB)" if found else "none") in str(error.value)
     assert ("IMAGEGEN_MEMORY=auto" in str(error.value)) == bool(found)
 
 
 def test_each_gpu_counts() -> None:
     pair = [Gpu("big", 80 * GIB), Gpu("small", 8 * GIB)]
-    memory.check(pair, Needs(1, 80))
+    memory.check(pair, GpuRequirements(1, 80))
     with pytest.raises(NodeTooSmall):
-        memory.check(pair, Needs(2, 80))
-    memory.check(pair, Needs(2, 8))
+        memory.check(pair, GpuRequirements(2, 80))
+    memory.check(pair, GpuRequirements(2, 8))

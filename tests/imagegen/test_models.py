@@ -8,7 +8,7 @@ import pytest
 
 from imagegen import checkpoint, memory, models
 from imagegen.errors import LoadError, NodeTooSmall, WeightsMissing
-from imagegen.memory import Gpu, Needs
+from imagegen.memory import Gpu, GpuRequirements
 from imagegen.settings import Settings
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", 79 << 30)
@@ -61,14 +61,14 @@ def test_the_tokenizer_limits_the_sequence_length(model: models.Model) -> None:
 
 def test_without_a_gpu_the_bundled_model(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch)
-    model = models.load(settings=Settings(), needs=Needs(1, 80))
+    model = models.load(settings=Settings(), requirements=GpuRequirements(1, 80))
     assert model.info["origin"] == "bundled"
 
 
 def test_with_a_gpu_flux_and_the_command_that_downloads_it(monkeypatch: pytest.MonkeyPatch, no_weights: Any) -> None:
     machine(monkeypatch, H100)
     with pytest.raises(WeightsMissing, match=r"chutes download black-forest-labs/FLUX\.1-dev"):
-        models.load(settings=Settings(), needs=Needs(1, 80))
+        models.load(settings=Settings(), requirements=GpuRequirements(1, 80))
 
 
 @pytest.mark.parametrize("gpus", [(), (Gpu("RTX 4090", 24 << 30),)])
@@ -77,7 +77,7 @@ def test_flux_on_a_small_node_is_refused_before_its_weights_are_searched(
 ) -> None:
     machine(monkeypatch, *gpus)
     with pytest.raises(NodeTooSmall, match="80 GB"):
-        models.load("black-forest-labs/FLUX.1-dev", settings=Settings(), needs=Needs(1, 80))
+        models.load("black-forest-labs/FLUX.1-dev", settings=Settings(), requirements=GpuRequirements(1, 80))
 
 
 def test_a_folder_as_large_as_flux_is_refused_before_it_is_read(
@@ -88,13 +88,13 @@ def test_a_folder_as_large_as_flux_is_refused_before_it_is_read(
     monkeypatch.setattr(checkpoint, "components", lambda folder, name: {"transformer": huge})
     monkeypatch.setattr(models, "_read", lambda *_: pytest.fail("read"))
     with pytest.raises(NodeTooSmall):
-        models.load(str(tiny_model), settings=Settings(), needs=Needs(1, 80))
+        models.load(str(tiny_model), settings=Settings(), requirements=GpuRequirements(1, 80))
 
 
 def test_a_chosen_memory_plan_skips_the_check(monkeypatch: pytest.MonkeyPatch, no_weights: Any) -> None:
     machine(monkeypatch, Gpu("RTX 4090", 24 << 30))
     with pytest.raises(WeightsMissing):  # the next check
-        models.load(settings=Settings(memory="auto"), needs=Needs(1, 80))
+        models.load(settings=Settings(memory="auto"), requirements=GpuRequirements(1, 80))
 
 
 def test_fp8_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:

@@ -16,7 +16,7 @@ from imagegen.settings import Settings
 
 if TYPE_CHECKING:
     from imagegen.engine import Engine
-    from imagegen.memory import Needs
+    from imagegen.memory import GpuRequirements
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,8 @@ async def start_engine(chute: Any, model: str | None = None) -> None:
     settings = Settings.read()
     load, engine_class = imagegen.load, imagegen.Engine
     progress = partial(chute.progress.update, unit="B")
-    loaded = await asyncio.to_thread(load, model, settings=settings, needs=_needs(chute), progress=progress)
+    required = _requirements(chute)
+    loaded = await asyncio.to_thread(load, model, settings=settings, requirements=required, progress=progress)
     chute.engine = engine_class(loaded, oom_fallback=settings.oom_fallback, on_failure=chute.fail)
     chute.engine.start()
     chute.progress.update("generating a first picture")
@@ -68,9 +69,9 @@ async def stop_engine(chute: Any) -> None:
         await asyncio.to_thread(chute.engine.stop)
 
 
-def _needs(chute: Any) -> "Needs | None":
-    """Return the GPUs that the chute's node selector requires, if it has one."""
-    from imagegen.memory import Needs
+def _requirements(chute: Any) -> "GpuRequirements | None":
+    """Return the GPUs that the chute's node selector requires; None if it has no selector."""
+    from imagegen.memory import GpuRequirements
 
     node = chute.node_selector
-    return Needs(node.gpu_count, node.min_vram_gb_per_gpu) if node else None
+    return GpuRequirements(node.gpu_count, node.min_vram_gb_per_gpu) if node else None

@@ -11,7 +11,7 @@ from chutes.chute.template.diffusion import build_diffusion_chute
 from chutes.exception import ChutesWarning
 from imagegen import engine, models
 from imagegen.errors import NotFinite, Unsupported
-from imagegen.memory import Needs
+from imagegen.memory import GpuRequirements
 from imagegen.picture import Picture
 from imagegen.request import Request
 from imagegen.settings import Settings
@@ -20,7 +20,9 @@ asked: list[Any] = []
 
 
 class Model:
-    def __init__(self, source: str, *, settings: Settings, needs: Needs, progress: Callable[..., None]) -> None:
+    def __init__(
+        self, source: str, *, settings: Settings, requirements: GpuRequirements, progress: Callable[..., None]
+    ) -> None:
         progress("reading", 1, 2)
         self.info = {"model": source, "origin": "hub"}
 
