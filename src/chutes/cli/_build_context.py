@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ADDED_FOLDER = "_chute"  # the folder of the context for the wheel and the author's files
 _MARK = "# Written by `chutes build`."
 _IMPORTS_IMAGEGEN = re.compile(r"^\s*(from|import)\s+(imagegen|chutes\.chute\.template\.diffusion)\b", re.MULTILINE)
-_HIDDEN = {".git", ".venv", "__pycache__", "node_modules", "venv"}
+_EXCLUDED_FOLDERS = {".git", ".venv", "__pycache__", "node_modules", "venv"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,9 @@ class AuthorFiles:
 def all_files(root: Path) -> list[Path]:
     """Return every file under a folder, except for virtual environments, caches and Git's own files."""
     return sorted(
-        path for path in root.rglob("*") if path.is_file() and not _HIDDEN.intersection(path.relative_to(root).parts)
+        path
+        for path in root.rglob("*")
+        if path.is_file() and not _EXCLUDED_FOLDERS.intersection(path.relative_to(root).parts)
     )
 
 

@@ -64,7 +64,7 @@ class AccessRulesCache:
     def _read(self, slug: str) -> AccessRules:
         spec = None
         try:
-            spec = registry.recall(slug) if slug else None
+            spec = registry.load_spec(slug) if slug else None
         except Exception:
             log.exception("Cannot read the settings of %s, so those of the proxy apply", slug)
         return AccessRules(self._app, spec)

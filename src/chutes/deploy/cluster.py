@@ -23,7 +23,7 @@ import httpx
 
 from chutes._gpus import Gpu
 from chutes.deploy import placement
-from chutes.deploy.package import own_folder
+from chutes.deploy.package import user_folder
 from chutes.exception import NoCluster
 from chutes.server import Settings
 from chutes.server.hosts import is_loopback
@@ -183,7 +183,7 @@ def start_local() -> str:
     Raise NoCluster, with the last line of its output, if it does not start.
     """
     enable_token_auth(create=True)
-    folder = own_folder()
+    folder = user_folder()
     output = folder / "cluster.log"
     command = [sys.executable, "-m", "chutes", "node", "start", "--head", "--local"]
     with output.open("wb") as file:

@@ -22,7 +22,7 @@ from chutes.loader import Source, parse_reference
 MAX_BYTES = 16 * 1024 * 1024
 """The limit for packed files. The cluster keeps them in memory, so they must not include model weights."""
 
-_HIDDEN = {".git", ".venv", "__pycache__", "node_modules", "site-packages", "venv"}
+_EXCLUDED_FOLDERS = {".git", ".venv", "__pycache__", "node_modules", "site-packages", "venv"}
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,17 @@ def pack(ref: str) -> Package:
 
 def files_of(source: Source) -> set[Path]:
     """Return a loaded chute's module, and the modules of its folder that it imports now or in a hook later."""
-    return _imported(source.root) | _named_in_imports(source.root, source.module)
+    return _imported_files(source.root) | _files_of_imports(source.root, source.module)
 
 
-def _imported(root: Path) -> set[Path]:
+def _imported_files(root: Path) -> set[Path]:
     """Return the files of a folder that this process has imported, which include the chute's module."""
     modules = (module for name, module in list(sys.modules.items()) if name != "__main__")
     paths = (getattr(module, "__file__", None) for module in modules)
     return {path for path in (Path(each).resolve() for each in paths if each) if _is_authors(path, root)}
 
 
-def _named_in_imports(root: Path, module: str) -> set[Path]:
+def _files_of_imports(root: Path, module: str) -> set[Path]:
     """Return the files that import statements name, because imports inside of hooks have not run yet."""
     found: set[Path] = set()
     names = [module]
@@ -109,10 +109,10 @@ def _is_authors(path: Path, root: Path) -> bool:
         return False  # torch has modules whose `__file__` is not a path
     inside = path.relative_to(root).parts
     ours = Path(__file__).resolve().parents[2]  # in a checkout, src: each node has this package installed
-    return not _HIDDEN.intersection(inside) and not path.is_relative_to(ours)
+    return not _EXCLUDED_FOLDERS.intersection(inside) and not path.is_relative_to(ours)
 
 
-def own_folder() -> Path:
+def user_folder() -> Path:
     """Return the temporary folder that this user's chutes share. Raise LoadError if other users can access it."""
     folder = Path(tempfile.gettempdir()) / f"chutes-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -125,10 +125,10 @@ def own_folder() -> Path:
 def unpack(content: bytes) -> Path:
     """Extract packed files into a folder of their own, add the folder to `sys.path`, and return it.
 
-    Replicas with the same files on one machine share the folder. Raise LoadError as `own_folder` does.
+    Replicas with the same files on one machine share the folder. Raise LoadError as `user_folder` does.
     """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        folder = own_folder() / hashlib.sha256(content).hexdigest()[:16]
+        folder = user_folder() / hashlib.sha256(content).hexdigest()[:16]
         if not all((folder / name).is_file() for name in archive.namelist()):  # a cleanup of /tmp may have removed some
             fresh = Path(tempfile.mkdtemp(dir=folder.parent))
             archive.extractall(fresh)

@@ -36,7 +36,7 @@ from chutes.server.origin import OriginPolicy, Violation, deny
 from chutes.server.paths import METRICS, PROBES
 
 _PROXY_HEALTH_PATH = "/-/healthz"  # Ray's own route
-_ERROR = 400
+_MIN_ERROR_STATUS = 400
 _CLIENT_DISCONNECTED = 499
 _RETRY_AFTER = "5"  # seconds
 _UNCOUNTED = PROBES | {METRICS}
@@ -170,17 +170,17 @@ class ProxyMiddleware:
         """Forward a request to Ray, and count it."""
         slug = _slug(scope)
         started = self._traffic.begin(slug)
-        exchange = _Exchange(scope, body, receive, send)
+        proxied = _ProxiedRequest(scope, body, receive, send)
         try:
-            await self._app(scope, exchange.receive, exchange.send)
-            await exchange.finish()
+            await self._app(scope, proxied.receive, proxied.send)
+            await proxied.finish()
         finally:
             self._traffic.end(slug)
-            if exchange.reached_chute and f"/{scope['path'].rpartition('/')[2]}" not in _UNCOUNTED:
-                self._traffic.record(slug, started, exchange.status)
+            if proxied.reached_chute and f"/{scope['path'].rpartition('/')[2]}" not in _UNCOUNTED:
+                self._traffic.record(slug, started, proxied.status)
 
 
-class _Exchange:
+class _ProxiedRequest:
     """One request and its response, in which errors of Ray itself are replaced by errors of our own.
 
     `status` is 499 if the client disconnected before the response. `reached_chute` is false if no chute is deployed at
@@ -210,7 +210,7 @@ class _Exchange:
         """Pass a message of the response on, or hold it back if the response is an error of Ray itself."""
         if message["type"] == "http.response.start":
             headers = message.get("headers", ())
-            if message["status"] >= _ERROR and not any(name == REPLICA_HEADER for name, _ in headers):
+            if message["status"] >= _MIN_ERROR_STATUS and not any(name == REPLICA_HEADER for name, _ in headers):
                 retry_after = [value.decode() for name, value in headers if name.lower() == b"retry-after"]
                 self._ray_error = (message["status"], {"Retry-After": retry_after[0]} if retry_after else {})
                 return

@@ -18,7 +18,7 @@ _REPLICA_TIMEOUT = 5.0  # seconds for all replicas to report
 
 @dataclass(frozen=True)
 class DeployedChute:
-    """A chute in the cluster: its slug, the Spec that we stored, and the details that Ray Serve reports.
+    """A chute in the cluster: its slug, the stored Spec, and the details that Ray Serve reports.
 
     An application that was not deployed by `chutes deploy` has no Spec.
     """
@@ -69,7 +69,7 @@ def _lower(value: object) -> str:
 
 def list_chutes() -> list[DeployedChute]:
     """Return all chutes in the cluster, sorted by name."""
-    found = [DeployedChute(slug, recall(slug), details) for slug, details in serve_details().items()]
+    found = [DeployedChute(slug, load_spec(slug), details) for slug, details in serve_details().items()]
     return sorted(found, key=lambda chute: chute.name.lower())
 
 
@@ -104,10 +104,10 @@ def serve_details() -> dict[str, Any]:
     return dict(client.get_serve_details().get("applications", {})) if client is not None else {}
 
 
-def ask_replicas(chute: DeployedChute) -> dict[str, dict[str, Any]]:
-    """Return what each running replica reports about itself, by replica id.
+def collect_reports(chute: DeployedChute) -> dict[str, dict[str, Any]]:
+    """Return the report of each running replica, by replica id.
 
-    Replicas that do not answer in time are left out. See `Replica.record_routing_stats` for the keys.
+    Replicas that do not answer in time are missing. See `Replica.record_routing_stats` for the keys of a report.
     """
     import ray
 
@@ -130,14 +130,14 @@ def ask_replicas(chute: DeployedChute) -> dict[str, dict[str, Any]]:
     return reports
 
 
-def remember(spec: Spec) -> None:
-    """Store the Spec of a chute in the cluster."""
+def save_spec(spec: Spec) -> None:
+    """Store the Spec of a chute in the cluster's key-value store."""
     from ray.experimental import internal_kv
 
     internal_kv._internal_kv_put(spec.slug, to_json(spec), overwrite=True, namespace=_NAMESPACE)  # noqa: SLF001
 
 
-def recall(slug: str) -> Spec | None:
+def load_spec(slug: str) -> Spec | None:
     """Return the stored Spec of a chute, or None."""
     from ray.experimental import internal_kv
 
@@ -145,7 +145,7 @@ def recall(slug: str) -> Spec | None:
     return from_json(stored) if stored else None
 
 
-def forget(slug: str) -> None:
+def delete_spec(slug: str) -> None:
     """Delete the stored Spec of a chute."""
     from ray.experimental import internal_kv
 

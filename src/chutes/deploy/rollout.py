@@ -44,10 +44,10 @@ def roll_out(spec: Spec, report: ProgressCallback) -> None:
         previous = None  # its own rollout failed or was interrupted, so there is nothing to restore
     start(spec)
     if previous is None:
-        registry.remember(spec)  # a first version needs its name in the registry even while it loads
+        registry.save_spec(spec)  # a first version needs its name in the registry even while it loads
     failure = _wait_until_ready(spec, {replica["replica_id"] for replica in current.replicas}, report)
     if failure is None:
-        registry.remember(replace(spec, served=True))
+        registry.save_spec(replace(spec, served=True))
         return
     if previous is None:
         delete(spec.slug)
@@ -62,7 +62,7 @@ def start_without_waiting(spec: Spec, report: ProgressCallback) -> None:
     _previous_version(spec)
     start(spec)
     report("started, not waiting", None)
-    registry.remember(spec)
+    registry.save_spec(spec)
 
 
 def _previous_version(spec: Spec) -> Spec | None:
@@ -74,7 +74,7 @@ def _previous_version(spec: Spec) -> Spec | None:
         raise InvalidChuteName(
             "The chute has no URL, because its username and name have no letter or digit. Choose a name with --name."
         )
-    previous = registry.recall(spec.slug) if spec.slug in registry.serve_details() else None
+    previous = registry.load_spec(spec.slug) if spec.slug in registry.serve_details() else None
     if previous is not None and previous.uid != spec.uid:
         raise InvalidChuteName(
             f"Another chute, {previous.name}, is already deployed at /{spec.slug}. Choose another name with --name."
@@ -142,11 +142,11 @@ def delete(slug: str, report: ProgressCallback = lambda phase, fraction: None) -
     import ray
     from ray import serve
 
-    spec = registry.recall(slug)
+    spec = registry.load_spec(slug)
     deadline = time.monotonic() + (spec.drain_grace if spec else 0) + _SETTLE_TIMEOUT
     starting = [replica["actor_name"] for replica in _look_up(slug).replicas if replica["state"] == "starting"]
     serve.delete(slug, _blocking=False)
-    registry.forget(slug)
+    registry.delete_spec(slug)
     for name in starting:  # Ray Serve would wait for their grace period too, though they have no requests
         with contextlib.suppress(ValueError):
             ray.kill(ray.get_actor(name, namespace="serve"))
@@ -162,4 +162,4 @@ def scale(spec: Spec, replicas: int) -> None:
     fixed = {**spec.autoscaling, "min_replicas": replicas, "max_replicas": replicas, "initial_replicas": replicas}
     scaled = replace(spec, autoscaling=fixed)
     start(scaled)
-    registry.remember(scaled)
+    registry.save_spec(scaled)

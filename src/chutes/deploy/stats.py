@@ -10,7 +10,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from chutes.deploy.cluster import PROXY_HEADERS, STATS_PATH, loopback_url
-from chutes.deploy.registry import DeployedChute, ask_replicas
+from chutes.deploy.registry import DeployedChute, collect_reports
 
 _NO_TRAFFIC = {
     "in_flight": 0,
@@ -36,7 +36,7 @@ def traffic(slug: str, http: tuple[str, int]) -> dict[str, Any]:
 
 def status(chute: DeployedChute, http: tuple[str, int]) -> dict[str, Any]:
     """Return the replicas of a chute with their states, its queue, and its recent requests."""
-    reports = ask_replicas(chute)
+    reports = collect_reports(chute)
     recent = traffic(chute.slug, http)
     running = sum(each["running"] for each in reports.values())
     return {
@@ -71,7 +71,7 @@ def _replica_status(replica: Mapping[str, Any], report: Mapping[str, Any]) -> di
 
 def metrics(chute: DeployedChute, http: tuple[str, int]) -> dict[str, Any]:
     """Return the queue and latencies of a chute, and the GPUs, images and steps of each replica."""
-    reports = ask_replicas(chute)
+    reports = collect_reports(chute)
     recent = traffic(chute.slug, http)
     running = sum(each["running"] for each in reports.values())
     return {
@@ -123,7 +123,7 @@ def prometheus(chute: DeployedChute) -> str:
     """Return the metrics of all replicas as Prometheus text, with the replica's id as a label."""
     families: dict[str, list[str]] = {}
     headers: dict[str, list[str]] = {}
-    for replica, report in ask_replicas(chute).items():
+    for replica, report in collect_reports(chute).items():
         for family in text_string_to_metric_families(report["metrics"]):
             # The parser strips `_total` from a counter's name, but the text format requires it.
             name = f"{family.name}_total" if family.type == "counter" else family.name

@@ -9,7 +9,7 @@ WINDOW = 300.0
 """Seconds for which finished requests are remembered."""
 
 _MAX_REMEMBERED = 10_000  # of each chute
-_ERROR = 400
+_MIN_ERROR_STATUS = 400
 
 
 class FinishedRequest(NamedTuple):
@@ -55,7 +55,7 @@ class Traffic:
 
 def summary(requests: list[FinishedRequest], seconds: float) -> dict[str, Any]:
     """Summarize the requests of a period. Latencies are those of successful responses, in seconds."""
-    durations = sorted(each.duration for each in requests if each.status < _ERROR)
+    durations = sorted(each.duration for each in requests if each.status < _MIN_ERROR_STATUS)
     points = statistics.quantiles(durations, n=100, method="inclusive") if len(durations) > 1 else durations * 99
     return {
         "requests": len(requests),

@@ -259,7 +259,7 @@ def deploy(
         chute, Package("m:chute", (), b""), environment=environment, ray_options={}, no_auth=no_auth
     )
     kept = application.from_json(application.to_json(spec))
-    monkeypatch.setattr("chutes.deploy.registry.recall", lambda slug: kept if slug == "slug" else None)
+    monkeypatch.setattr("chutes.deploy.registry.load_spec", lambda slug: kept if slug == "slug" else None)
 
 
 def client(serve: Serve | None = None, server: str = "localhost") -> TestClient:

@@ -31,7 +31,7 @@ def test_another_chute_with_the_same_slug_is_not_replaced(
     monkeypatch: pytest.MonkeyPatch, deploy: Callable[..., None]
 ) -> None:
     deployed = make_spec(name="Foo.bar")
-    monkeypatch.setattr(registry, "recall", {deployed.slug: deployed}.get)
+    monkeypatch.setattr(registry, "load_spec", {deployed.slug: deployed}.get)
     monkeypatch.setattr(registry, "serve_details", lambda: {deployed.slug: {"status": "RUNNING"}})
     monkeypatch.setattr(rollout, "start", lambda _: pytest.fail("the other chute was replaced"))
     with pytest.raises(rollout.InvalidChuteName, match=r"Foo\.bar, is already deployed at /myuser-foo-bar\."):
@@ -40,7 +40,7 @@ def test_another_chute_with_the_same_slug_is_not_replaced(
 
 @pytest.mark.parametrize("deploy", [rollout.roll_out, rollout.start_without_waiting])
 def test_a_chute_without_a_slug_is_refused(monkeypatch: pytest.MonkeyPatch, deploy: Callable[..., None]) -> None:
-    monkeypatch.setattr(registry, "recall", lambda _: pytest.fail("the registry was read"))
+    monkeypatch.setattr(registry, "load_spec", lambda _: pytest.fail("the registry was read"))
     with pytest.raises(rollout.InvalidChuteName, match="Choose a name with --name"):
         deploy(replace(make_spec(), slug=""), lambda *_: None)
 
@@ -60,9 +60,9 @@ def test_a_failed_version_is_replaced_by_the_last_one_that_served(
 ) -> None:
     old, new = replace(make_spec(), served=served), make_spec()
     actions = []
-    monkeypatch.setattr(registry, "recall", {old.slug: old}.get)
+    monkeypatch.setattr(registry, "load_spec", {old.slug: old}.get)
     monkeypatch.setattr(registry, "serve_details", lambda: {old.slug: {"status": status}} if status else {})
-    monkeypatch.setattr(registry, "remember", lambda _: None)
+    monkeypatch.setattr(registry, "save_spec", lambda _: None)
     monkeypatch.setattr(rollout, "start", lambda spec: actions.append("new" if spec is new else "old"))
     monkeypatch.setattr(rollout, "delete", lambda _: actions.append("deleted"))
     monkeypatch.setattr(rollout, "_wait_until_ready", lambda *_: "it does not load")

@@ -52,7 +52,7 @@ CHUTE = DeployedChute(
 
 @pytest.fixture(autouse=True)
 def answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stats, "ask_replicas", lambda chute: {"a": REPORT})
+    monkeypatch.setattr(stats, "collect_reports", lambda chute: {"a": REPORT})
     monkeypatch.setattr(
         stats, "traffic", lambda slug, http: {**stats._NO_TRAFFIC, "in_flight": 4, "latency_seconds": {"p50": 1.0}}
     )
@@ -85,7 +85,7 @@ def test_prometheus_text_has_the_series_of_all_replicas() -> None:
 
 def test_without_a_proxy_the_traffic_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(stats, "ask_replicas", lambda chute: {})
+    monkeypatch.setattr(stats, "collect_reports", lambda chute: {})
     result = stats.status(CHUTE, ("127.0.0.1", 9))
     assert {result[name] for name in ("queued", "requests", "errors", "left", "per_minute")} == {None}
     assert "does not answer" in shown(tables.status(result))
