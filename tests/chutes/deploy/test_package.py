@@ -1,6 +1,7 @@
 import os
 import sys
 import zipfile
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
@@ -24,10 +25,9 @@ async def load(self):
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
     (tmp_path / "packed.py").write_text(CHUTE.format(imports="from eager import WORD\n"))
     (tmp_path / "eager.py").write_text("WORD = 1\n")
     (tmp_path / "unused.py").write_text("raise RuntimeError\n")
@@ -36,7 +36,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (inside / "deep.py").write_text("from . import sibling\nimport json, no_such_module\n")
     (inside / "sibling.py").write_text("from .cousin import value\n")
     (inside / "cousin.py").write_text("value = 2\n")
-    return tmp_path
+    yield tmp_path
+    for name in ("packed", "eager"):
+        sys.modules.pop(name, None)
 
 
 @pytest.mark.parametrize("ref", ["packed", "packed:chute", "packed.py", "./packed.py:chute"])
@@ -55,10 +57,11 @@ def test_the_same_files_give_the_same_package(folder: Path) -> None:
     assert package.pack("packed") == first
 
 
-def test_a_module_without_a_file_is_left_out(folder: Path) -> None:
+def test_a_module_without_a_file_is_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load_chute("packed")
-    sys.modules["_ops"] = ModuleType("_ops")
-    sys.modules["_ops"].__file__ = "_ops.py"  # as torch's
+    ops = ModuleType("_ops")
+    ops.__file__ = "_ops.py"  # as torch's
+    monkeypatch.setitem(sys.modules, "_ops", ops)
     assert "_ops.py" not in package.pack("packed").files
 
 

@@ -1,4 +1,6 @@
 import asyncio
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +37,16 @@ async def work(self):
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(replica, "_replica_id", lambda: "r1")
     monkeypatch.setattr(replica, "log_to_file", lambda *_: None)
     monkeypatch.setenv("CHUTES_KEYS_FILE", str(tmp_path / "keys.json"))
     monkeypatch.setenv("CHUTES_EXECUTION_CONTEXT", "REMOTE")
+    yield
+    sys.modules.pop("replicated", None)
 
 
 def packed(load: str) -> Package:
