@@ -180,7 +180,14 @@ class CordMiddleware:
                 return message
 
             receive = receive_again
-        await self._others(scope, receive, send)
+        try:
+            await self._others(scope, receive, send)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # The route raised it itself, so the client still waits for an answer.
+            raise RuntimeError("The author's code raised CancelledError.") from error
 
     async def _read(
         self, target: Cord | Job | None, scope: Scope, upload: Upload, headers: BodyHeaders, *, compressed: bool

@@ -366,6 +366,17 @@ async def test_a_request_cancelled_from_outside_releases_its_slot(chute: Chute) 
         assert (await Call(app, "/echo").send(b"{}").end()).status == 200
 
 
+async def test_a_native_route_that_raises_cancelled_error_is_a_500(chute: Chute) -> None:
+    @chute.get("/cancelled")
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    async with running(chute) as app:
+        call = await Call(app, "/cancelled", method="GET").send().end()
+        assert (call.status, call.json()["code"]) == (500, "internal_error")
+        assert "x-request-id" in call.headers
+
+
 async def test_a_websocket_bypasses_admission(chute: Chute) -> None:
     async with running(chute) as app:
         sent: list[str] = []
