@@ -15,6 +15,7 @@ from typing import Any
 from chutes.deploy import logs, registry
 from chutes.deploy.application import Spec, build
 from chutes.exception import InvalidChuteName, RolloutFailed
+from chutes.server.lifecycle import log as lifecycle_log
 
 ProgressCallback = Callable[[str, float | None], None]
 """A function that is called with the current phase, and with its progress from 0 to 1 or None."""
@@ -101,7 +102,7 @@ def _wait_until_ready(spec: Spec, old_replicas: set[str], report: ProgressCallba
         new = [replica for replica in chute.replicas if replica["replica_id"] not in old_replicas]
         starting = {replica["replica_id"]: replica for replica in new if replica["state"] == "starting"}
         for line in reader.read():
-            if line.replica in starting and "progress" in line.fields:
+            if line.replica in starting and line.logger == lifecycle_log.name and "progress" in line.fields:
                 progress = line.fields["progress"]
         if starting and progress is not None:
             report(f"loading: {progress['stage']}", progress.get("fraction"))

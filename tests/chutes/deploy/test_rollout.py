@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from chutes.deploy import registry, rollout
+from chutes.deploy import logs, registry, rollout
 from chutes.deploy.registry import DeployedChute
 from tests.chutes.deploy.specs import make_spec
 
@@ -70,3 +70,26 @@ def test_a_failed_version_is_replaced_by_the_last_one_that_served(
     with pytest.raises(rollout.RolloutFailed, match="it does not load"):
         rollout.roll_out(new, lambda *_: None)
     assert actions == expected
+
+
+def test_progress_is_read_from_the_lifecycle_and_not_from_the_authors_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = make_spec()
+    replica = {"replica_id": "a", "state": "STARTING", "pid": 1}
+    starting = {"status": "DEPLOYING", "deployments": {"chute": {"replicas": [replica]}}}
+    details = iter([starting, starting, {"status": "RUNNING"}])
+    lines = iter(
+        [
+            [logs.Line("1", "a", "info", "author", "half", {"progress": "50%"})],
+            [
+                logs.Line(
+                    "2", "a", "info", "chutes.server.lifecycle", "", {"progress": {"stage": "vae", "fraction": 0.5}}
+                )
+            ],
+        ]
+    )
+    monkeypatch.setattr(registry, "serve_details", lambda: {spec.slug: next(details)})
+    monkeypatch.setattr(logs.Reader, "read", lambda _: next(lines))
+    monkeypatch.setattr(rollout, "_POLL_INTERVAL", 0)
+    reports: list[tuple[str, float | None]] = []
+    assert rollout._wait_until_ready(spec, set(), lambda *report: reports.append(report)) is None
+    assert reports == [("starting", None), ("loading: vae", 0.5), ("ready", 1.0)]
