@@ -41,6 +41,8 @@ def read_files(slug: str, offsets: dict[str, int]) -> dict[str, tuple[int, str]]
             file.seek(start)
             text = file.read(_CHUNK_SIZE)
         whole = text.rfind(b"\n") + 1
+        if not whole and len(text) == _CHUNK_SIZE:
+            whole = len(text)  # part of one longer line, which would otherwise hide all that follow
         new[replica] = (start + whole, text[:whole].decode("utf-8", "replace"))
     return new
 
@@ -91,6 +93,8 @@ def _parse(replica: str, text: str) -> Line | None:
     try:
         record = json.loads(text)
     except ValueError:
+        return None
+    if not isinstance(record, dict):
         return None
     rest = {key: value for key, value in record.items() if key not in _OWN_FIELDS}
     return Line(

@@ -51,3 +51,11 @@ def test_a_rotated_file_is_read_from_its_start(folder: Path) -> None:
 def test_lines_of_another_chute_are_not_read(folder: Path) -> None:
     (folder / "chutes_slug-two_a.jsonl").write_text('{"message": "no"}\n')
     assert logs.Reader("slug").read() == []
+
+
+def test_a_line_longer_than_a_chunk_is_skipped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_CHUNK_SIZE", 500)
+    (folder / "chutes_slug_a.jsonl").write_text('{"message": "' + "x" * 1200 + '"}\n123\n')
+    write(folder, "a", 5)
+    reader = logs.Reader("slug")
+    assert [line.message for _ in range(4) for line in reader.read()] == ["a5"]
