@@ -116,7 +116,7 @@ def user_folder() -> Path:
     """Return the temporary folder that this user's chutes share. Raise LoadError if other users can access it."""
     folder = Path(tempfile.gettempdir()) / f"chutes-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.stat()
+    found = folder.lstat()  # a link that another user made could lead to any folder of this user
     if found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise LoadError(f"Other users can access {folder}. Remove it and run the command again.")
     return folder

@@ -87,3 +87,12 @@ def test_unpacked_files_can_be_imported(folder: Path, monkeypatch: pytest.Monkey
     where.parent.chmod(0o777)
     with pytest.raises(LoadError, match="Other users can access"):
         package.unpack(packed.content)
+
+
+def test_a_link_in_place_of_the_users_folder_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    (tmp_path / f"chutes-{os.getuid()}").symlink_to(private)
+    with pytest.raises(LoadError, match="Other users can access"):
+        package.own_folder()
