@@ -92,6 +92,7 @@ class ProxyMiddleware:
                 await app(scope, receive, send)
                 return
             scope = {**scope, "path": "/-/", "raw_path": b"/-/"}  # hide Ray's own routes from other clients: a 404
+        scope = _without_by_host(scope)
         if (slug := _host_label(scope)) and slug in await self._deployed_slugs():
             scope = _route_by_host(scope, slug)
         scope = _with_request_id(scope)
@@ -276,14 +277,19 @@ def _host_label(scope: Scope) -> str | None:
 
 def _route_by_host(scope: Scope, slug: str) -> Scope:
     """Prefix the path with the slug in the host name."""
-    headers = [(name, value) for name, value in scope["headers"] if name != BY_HOST_HEADER]
     raw_path = scope.get("raw_path")
     return {
         **scope,
         "path": f"/{slug}{scope['path']}",
         "raw_path": raw_path and f"/{slug}".encode() + raw_path,
-        "headers": [*headers, (BY_HOST_HEADER, b"1")],
+        "headers": [*scope["headers"], (BY_HOST_HEADER, b"1")],
     }
+
+
+def _without_by_host(scope: Scope) -> Scope:
+    """Remove the proxy's own mark from a client's request: it would make the replica leave the slug out of its URLs."""
+    headers = [(name, value) for name, value in scope["headers"] if name != BY_HOST_HEADER]
+    return scope if len(headers) == len(scope["headers"]) else {**scope, "headers": headers}
 
 
 def _with_request_id(scope: Scope) -> Scope:

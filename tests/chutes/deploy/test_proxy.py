@@ -121,6 +121,14 @@ def test_a_host_name_selects_a_deployed_chute(monkeypatch: pytest.MonkeyPatch, h
     assert ((BY_HOST_HEADER, b"1") in scope["headers"]) == (path != "/draw")
 
 
+def test_a_client_cannot_claim_that_its_host_name_selected_the_chute() -> None:
+    serve = Serve(deployed=("/slug",))
+    ask(serve, "/slug/draw", **{BY_HOST_HEADER.decode(): "1"})
+    ask(serve, "/draw", host="slug.localhost", **{BY_HOST_HEADER.decode(): "0"})
+    marks = [[value for name, value in scope["headers"] if name == BY_HOST_HEADER] for scope in serve.scopes]
+    assert marks == [[], [b"1"]]
+
+
 def test_a_response_has_one_request_id() -> None:
     serve = Serve(200, [(b"x-request-id", b"abc"), (b"X-Request-ID", b"abc")])
     answer = ask(serve, **{"x-request-id": "abc"})
