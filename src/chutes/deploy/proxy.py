@@ -141,7 +141,7 @@ class ProxyMiddleware:
         return self._slugs
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] == "GET" and (probe := await probes.answer(scope["path"])) is not None:
+        if scope["method"] in {"GET", "HEAD"} and (probe := await probes.answer(scope["path"])) is not None:
             await probe(scope, receive, send)
             return
         headers = body_headers(scope["headers"])

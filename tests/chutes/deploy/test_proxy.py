@@ -7,6 +7,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
@@ -119,6 +120,17 @@ def test_a_host_name_selects_a_deployed_chute(monkeypatch: pytest.MonkeyPatch, h
     [scope] = serve.scopes
     assert scope["path"] == path
     assert ((BY_HOST_HEADER, b"1") in scope["headers"]) == (path != "/draw")
+
+
+@pytest.mark.parametrize(("method", "forwarded"), [("GET", False), ("HEAD", False), ("POST", True)])
+def test_the_proxy_answers_probes(monkeypatch: pytest.MonkeyPatch, method: str, forwarded: bool) -> None:
+    async def answer(path: str) -> Response:
+        return Response("probe")
+
+    monkeypatch.setattr(probes, "answer", answer)
+    serve = Serve()
+    client(serve).request(method, "/slug/ready")
+    assert bool(serve.scopes) == forwarded
 
 
 def test_a_client_cannot_claim_that_its_host_name_selected_the_chute() -> None:
