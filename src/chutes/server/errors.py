@@ -46,6 +46,10 @@ _CODES = {
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
+def _has_openai_form(path: str) -> bool:
+    return path == "/v1" or path.startswith("/v1/")
+
+
 def error_response(
     path: str,
     status: int,
@@ -59,7 +63,7 @@ def error_response(
     if status in {204, 304} or status < 200:
         return Response(status_code=status, headers=dict(headers or {}))
     body: dict[str, Any] = {"detail": detail}
-    if path == "/v1" or path.startswith("/v1/"):
+    if _has_openai_form(path):
         message = detail if isinstance(detail, str) else json.dumps(json_safe(detail))
         kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
         body = {"error": {"message": message, "type": kind, "code": code or _CODES.get(status), "param": param}}
@@ -84,7 +88,7 @@ def internal_error(path: str) -> Response:
 def from_validation(path: str, errors: Sequence[Any]) -> Response:
     """Return a 422 that lists at most a hundred invalid fields and shortens long values."""
     fields = [_field(error) for error in errors[:_MAX_FIELDS]]
-    if not path.startswith("/v1/"):
+    if not _has_openai_form(path):
         return error_response(path, 422, fields)
     first = fields[0] if fields else {"loc": [], "msg": "Invalid request."}
     where = first["loc"][1:]

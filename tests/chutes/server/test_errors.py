@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 
 from chutes.exception import QueueFull
 from chutes.server import errors
+from chutes.server.errors import from_validation
 from chutes.server.logs import request_id
 
 
@@ -163,6 +164,11 @@ def test_a_malformed_form_is_400(client: TestClient) -> None:
 def test_a_text_field_in_place_of_a_file_is_422(client: TestClient) -> None:
     (field,) = client.post("/upload", data={"file": "x"}).json()["detail"]
     assert field == {"type": "value_error", "loc": ["body", "file"], "msg": "Input should be a file"}
+
+
+def test_v1_itself_names_an_invalid_field_as_paths_below_it_do() -> None:
+    invalid = [{"type": "missing", "loc": ("body", "prompt"), "msg": "Field required"}]
+    assert from_validation("/v1", invalid).body == from_validation("/v1/x", invalid).body
 
 
 def test_under_v1_a_position_in_invalid_json_is_not_a_parameter(client: TestClient) -> None:
