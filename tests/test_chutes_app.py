@@ -256,7 +256,7 @@ def test_a_fallback_of_any_picture_in_a_batch_is_marked(
     client: Any, chute: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = [asyncio.run(chute.engine.generate(Request(prompt))) for prompt in ("a cat", "an owl")]
-    pictures = iter([drawn[0], dataclasses.replace(drawn[1], fallback="out-of-memory", drawn=(128, 128))])
+    pictures = iter([drawn[0], dataclasses.replace(drawn[1], fallback="out-of-memory", generated_size=(128, 128))])
 
     async def generate(request: Any) -> Any:
         return next(pictures)

@@ -73,7 +73,7 @@ class Engine:
     - `oom_fallback`: when memory runs out, generate once more at half the size with half the steps.
     - `on_failure`: called once, from any thread, with the reason why only a new process can help: the GPU is lost, it
       hangs, or its memory stays full.
-    - `hang_after`, `patience`: seconds; see `Watchdog`.
+    - `hang_after`, `cancel_timeout`: seconds; see `Watchdog`.
     """
 
     def __init__(
@@ -83,19 +83,19 @@ class Engine:
         oom_fallback: bool = True,
         on_failure: Callable[[str], object] = lambda reason: None,
         hang_after: float = 60,
-        patience: float = 120,
+        cancel_timeout: float = 120,
     ) -> None:
         self.model = model
         self.failure: str | None = None
         self._oom_fallback = oom_fallback
         self._on_failure = on_failure
-        self._patience = patience
+        self._cancel_timeout = cancel_timeout
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="imagegen-engine", daemon=True)
         self._watchdog = Watchdog(
             self._fail,
             hang_after=hang_after,
-            patience=patience,
+            cancel_timeout=cancel_timeout,
             exempt=lambda: model.fast_path is not None and model.fast_path.capturing,
         )
         self._out_of_memory = 0  # requests in a row
@@ -113,7 +113,7 @@ class Engine:
             self._stopping.set()
             self._jobs.put(None)
         if self._thread.is_alive():
-            self._thread.join(self._patience)
+            self._thread.join(self._cancel_timeout)
         self._watchdog.stop()
 
     async def warm_up(self) -> None:
@@ -145,7 +145,7 @@ class Engine:
         return Picture(
             image,
             metadata=_metadata(prepared, image.size, done.steps, self.model.name),
-            drawn=done.canvas.size,
+            generated_size=done.canvas.size,
             origin=str(self.model.info["origin"]),
             precision=str(self.model.info["precision"]),
             fallback=done.fallback,

@@ -1,4 +1,4 @@
-"""A finished picture: its pixels, and everything needed to generate it again."""
+"""The result of a request: an image, and the metadata to generate it again."""
 
 from dataclasses import dataclass
 
@@ -10,27 +10,31 @@ from imagegen.image_file import Format, encode_image
 
 @dataclass(frozen=True)
 class Picture:
-    """An RGB image of exactly the requested size.
+    """A generated image with its metadata.
 
-    - `metadata`: the request, with the seed, the steps and the model that were used. It goes into the image file.
-    - `drawn`: the width and height at which the model generated the picture, before scaling.
+    - `image`: RGB, of exactly the requested size.
+    - `metadata`: the request, with the seed, the steps and the model that were used. `encode` writes it into the file.
+    - `generated_size`: width and height in pixels that the model generated, before cropping and scaling.
     - `origin`: where the weights came from: `bundled`, `folder` or `hub`.
     - `precision`: the model's arithmetic, such as `bf16`.
-    - `fallback`: why the picture has fewer steps and less detail than requested, such as `out-of-memory`; else None.
+    - `fallback`: why the image has fewer steps and less detail than requested, such as `out-of-memory`; else None.
     """
 
     image: Image.Image
     metadata: dict[str, object]
-    drawn: Size
+    generated_size: Size
     origin: str
     precision: str
     fallback: str | None = None
 
     @property
     def seed(self) -> int:
-        """The seed that, with the same request, generates this picture again."""
+        """The seed that, with the same request, generates this image again."""
         return int(str(self.metadata["seed"]))
 
     def encode(self, file_format: Format = "jpeg", *, quality: int = 85) -> bytes:
-        """Return the picture as a file with its metadata inside. Slow: keep it off the event loop."""
+        """Encode the image as a file with its metadata. Slow: keep it off the event loop.
+
+        `quality`, 1 to 100, applies to JPEG and WebP.
+        """
         return encode_image(self.image, file_format, self.metadata, quality=quality)

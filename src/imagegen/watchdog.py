@@ -1,4 +1,4 @@
-"""A watchdog for GPU work. It reports work that takes many times as long as the same kind of work usually does."""
+"""A watchdog for GPU work: it reports work that takes many times as long as the same kind of work usually does."""
 
 import statistics
 import threading
@@ -22,11 +22,12 @@ class _Work:
 
 
 class Watchdog:
-    """Watches the work of one thread and calls `on_hang` once, with the reason, if a piece of work hangs.
+    """A watchdog of one thread that calls `on_hang` once, with the reason, if a piece of work hangs.
 
-    Work hangs if it takes 20 times the median duration of its kind, and at least `hang_after` seconds. This limit
-    applies neither to the first work of a kind nor to work of kind None. Work whose `abandoned` is set, because its
-    caller is gone, must end within `patience` seconds. Time while `exempt` returns True counts towards `patience` only.
+    - `hang_after`: seconds. Work hangs if it takes at least this long, and 20 times the median duration of its kind.
+      The limit applies neither to the first work of a kind nor to work of kind None.
+    - `cancel_timeout`: seconds in which work must end once its `abandoned` is set, because its caller has gone.
+    - `exempt`: time while this returns True does not count towards `hang_after`.
 
     Time is counted in short sleeps at their nominal length, so a stopped process or a suspended machine has not hung.
     """
@@ -36,14 +37,14 @@ class Watchdog:
         on_hang: Callable[[str], object],
         *,
         hang_after: float,
-        patience: float,
+        cancel_timeout: float,
         exempt: Callable[[], bool] = lambda: False,
     ) -> None:
         self._on_hang = on_hang
         self._hang_after = hang_after
-        self._patience = patience
+        self._cancel_timeout = cancel_timeout
         self._exempt = exempt
-        self._tick = min(hang_after, patience, 60) / _TICKS
+        self._tick = min(hang_after, cancel_timeout, 60) / _TICKS
         self._usual: dict[Hashable, tuple[float, ...]] = {}  # the kind used last is the last
         self._work: _Work | None = None
         self._stopped = threading.Event()
@@ -92,7 +93,7 @@ class Watchdog:
 
     def _overdue(self, work: _Work, waited: float, ignored: float) -> str | None:
         """Return why this work counts as hung, or None if it does not."""
-        if ignored >= self._patience:
+        if ignored >= self._cancel_timeout:
             return f"The GPU has not responded for {ignored:.0f} s after its request was cancelled"
         durations = self._usual.get(work.kind)
         if waited < self._hang_after or not durations:

@@ -67,7 +67,7 @@ def fault(monkeypatch: pytest.MonkeyPatch, engine: Engine, error: Exception, *, 
 def test_a_picture_and_its_metadata(engine: Engine) -> None:
     picture = asyncio.run(engine.generate(ask(seed=7, width=200, height=333)))
     assert (picture.image.mode, picture.image.size) == ("RGB", (200, 333))
-    assert (picture.seed, picture.origin, picture.precision, picture.drawn) == (7, "folder", "fp32", (80, 128))
+    assert (picture.seed, picture.origin, picture.precision, picture.generated_size) == (7, "folder", "fp32", (80, 128))
     assert (picture.metadata["num_inference_steps"], picture.metadata["model"]) == (4, "tiny-random")
     assert picture.metadata["prompt"] == "a red apple"
     assert (picture.metadata["width"], picture.metadata["height"]) == (200, 333)

@@ -36,7 +36,7 @@ def test_out_of_memory_is_retried_at_half_the_size(
         picture = asyncio.run(engine.generate(ask(steps=10)))
     assert picture.image.size == whole.image.size
     assert (picture.fallback, picture.metadata["num_inference_steps"]) == ("out-of-memory", 5)
-    assert (whole.drawn, picture.drawn) == ((128, 128), (64, 64))
+    assert (whole.generated_size, picture.generated_size) == ((128, 128), (64, 64))
     assert asyncio.run(engine.generate(ask(steps=10))).encode() == whole.encode()
 
 
@@ -176,7 +176,7 @@ def test_a_lost_gpu_is_reported_once_and_every_later_request_fails(
 
 def test_a_cancelled_request_that_does_not_end_is_a_hang(start: Callable[..., Engine]) -> None:
     reasons: list[str] = []
-    engine = start(on_failure=reasons.append, patience=0.5)
+    engine = start(on_failure=reasons.append, cancel_timeout=0.5)
     gate = Gate()
 
     async def run() -> None:

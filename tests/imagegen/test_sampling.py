@@ -57,7 +57,7 @@ def test_any_size_is_generated_at_the_next_multiple_and_cropped(
 ) -> None:
     request = Request("a cat", width=size[0], height=size[1], steps=1)
     picture = asyncio.run(any_size.generate(request))
-    assert (picture.image.size, picture.drawn) == (size, drawn)
+    assert (picture.image.size, picture.generated_size) == (size, drawn)
 
 
 def test_the_pixels_are_those_of_diffusers(any_size: Any) -> None:
@@ -167,7 +167,7 @@ def test_sdxl_has_every_task_and_its_own_size(tmp_path: Path) -> None:
     try:
         request = Request("a cat", width=512, height=256, steps=2, negative_prompt="blue")
         picture = asyncio.run(engine.generate(request))
-        assert (picture.image.size, picture.drawn) == ((512, 256), (192, 96))
+        assert (picture.image.size, picture.generated_size) == ((512, 256), (192, 96))
         assert asyncio.run(engine.generate(img2img(strength=0.1, steps=2))).image.size == (200, 150)
         picture = asyncio.run(engine.generate(inpaint(Image.new("L", (200, 150)))))
         assert picture.image.tobytes() == photo().tobytes()

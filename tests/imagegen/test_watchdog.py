@@ -22,7 +22,7 @@ def watch() -> Iterator[Watch]:
 
     def watch(**options: object) -> tuple[Watchdog, list[str]]:
         reasons: list[str] = []
-        watchdog = Watchdog(reasons.append, **{"hang_after": 0.3, "patience": 60.0, **options})
+        watchdog = Watchdog(reasons.append, **{"hang_after": 0.3, "cancel_timeout": 60.0, **options})
         watchdog.start()
         started.append(watchdog)
         return watchdog, reasons
@@ -102,7 +102,7 @@ def test_exempt_time_does_not_count(watch: Watch) -> None:
 
 @pytest.mark.parametrize("kind", ["first of its kind", None])
 def test_abandoned_work_of_any_kind_has_to_end(watch: Watch, kind: str | None) -> None:
-    watchdog, reasons = watch(patience=0.3, exempt=lambda: True)
+    watchdog, reasons = watch(cancel_timeout=0.3, exempt=lambda: True)
     abandoned = threading.Event()
     watchdog.begin(kind, abandoned)
     time.sleep(0.6)
@@ -113,7 +113,7 @@ def test_abandoned_work_of_any_kind_has_to_end(watch: Watch, kind: str | None) -
 
 
 def test_old_kinds_are_forgotten() -> None:
-    watchdog = Watchdog(lambda reason: None, hang_after=60, patience=60)
+    watchdog = Watchdog(lambda reason: None, hang_after=60, cancel_timeout=60)
     for kind in range(2_000):
         watchdog.begin(kind, threading.Event())
     assert len(watchdog._usual) <= 512
@@ -126,7 +126,7 @@ STOPPED = """
 import sys, threading
 from imagegen.watchdog import Watchdog
 from benchmarks.harness.waiting import wait_for
-watchdog = Watchdog(lambda reason: print(reason, flush=True), hang_after=3, patience=60)
+watchdog = Watchdog(lambda reason: print(reason, flush=True), hang_after=3, cancel_timeout=60)
 watchdog.start()
 watchdog.begin("step", threading.Event())
 watchdog.begin("step", threading.Event())

@@ -78,7 +78,7 @@ def picture_headers(picture: "Picture") -> dict[str, str]:
         "X-Model": str(picture.metadata["model"]).encode("ascii", "replace").decode(),
         "X-Model-Origin": picture.origin,
         "X-Precision": picture.precision,
-        "X-Drawn-Size": "{}x{}".format(*picture.drawn),
+        "X-Drawn-Size": "{}x{}".format(*picture.generated_size),
     }
     if picture.fallback:
         headers["X-Fallback"] = picture.fallback

@@ -27,7 +27,7 @@ HEADERS = {
     "X-Precision": "bf16",
     "X-Drawn-Size": "16x16",
 }
-SMALLER = replace(PICTURE, metadata={**METADATA, "seed": 6}, drawn=(8, 8), fallback="out-of-memory")
+SMALLER = replace(PICTURE, metadata={**METADATA, "seed": 6}, generated_size=(8, 8), fallback="out-of-memory")
 
 
 def test_headers_are_ascii_and_name_a_fallback_only_where_there_was_one() -> None:
