@@ -1,4 +1,4 @@
-"""Generate pictures with diffusion models.
+"""Generate images with diffusion models.
 
     model = imagegen.load("bundled")
     engine = imagegen.Engine(model)
@@ -7,9 +7,9 @@
     picture.image.save("apple.png")
     engine.stop()
 
-`load` finds a model and reads it, `Engine` owns the GPU and generates one picture at a time, `Request` says what to
-generate, and `Picture` is the result. `imagegen.errors` holds the errors; `imagegen.http` serves all of this from a
-chute. Names are imported when they are first used, so `import imagegen` is fast and needs none of the extra's packages.
+`load` loads a model. An `Engine` owns the GPU and generates one image at a time. A `Request` says what to generate, and
+a `Picture` is the result: the image and its metadata. `imagegen.errors` holds the errors; `imagegen.http` serves images
+from a chute. Names are imported on first use, so `import imagegen` is fast and needs none of the extra's packages.
 """
 
 from importlib import import_module

@@ -1,7 +1,8 @@
-"""Sizes: from the requested size to the one that the model generates, and back.
+"""Fit requested image sizes to the sizes that a model generates, and crop generated images to the requested size.
 
-A model generates multiples of its patch size, and some models only near one size. So a picture is generated on a
-canvas: the smallest size that the model accepts whose middle, scaled, is the requested picture.
+A model generates multiples of its patch size, and some models only work near one size. So the model generates a canvas:
+the requested image, scaled to suit the model and padded to a multiple of the patch size. The padding is cropped off
+again and the rest is scaled to the requested size.
 """
 
 import math
@@ -12,14 +13,16 @@ from PIL import Image, ImageOps
 
 Size = tuple[int, int]  # (width, height), as in Pillow
 
-SMALLEST, LARGEST = 128, 2048  # sides of a requested picture, in pixels
+SMALLEST, LARGEST = 128, 2048  # sides of a requested image, in pixels
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes that a model generates: multiples of `multiple`.
+    """The sizes that a model generates.
 
-    With `side`, only pictures whose longest side has that many pixels; with `area`, only of about that many pixels.
+    - `multiple`: each side is a multiple of this many pixels.
+    - `side`: length of the longest side in pixels; None if the model generates any.
+    - `area`: approximate number of pixels of the image; None if the model generates any.
     """
 
     multiple: int
@@ -32,20 +35,25 @@ class Sizes:
             return self.side / max(width, height)
         if self.area:
             return math.sqrt(self.area / (width * height))
-        # Input images may be smaller than SMALLEST; a model of any size generates those larger.
+        # Input images may be smaller than SMALLEST, which is too little for any model.
         return max(1.0, min(SMALLEST / min(width, height), LARGEST / max(width, height)))
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """The size that the model generates (`size`), its middle that is kept (`inner`), and the size of the result."""
+    """A generated image's sizes, each (width, height) in pixels.
+
+    - `size`: the size that the model generates.
+    - `inner`: the part in the centre that is kept.
+    - `result`: the requested size, to which that part is scaled.
+    """
 
     size: Size
     inner: Size
     result: Size
 
     def pad(self, image: Image.Image) -> Image.Image:
-        """Scale an image of the result's size to `inner` and repeat its edges outwards up to `size`."""
+        """Scale an input image from `result` to `inner` and pad it to `size` by repeating its edges."""
         pixels = np.asarray(_resize(image, self.inner))
         left, top = self._offset
         right = self.size[0] - self.inner[0] - left
@@ -54,7 +62,7 @@ class Canvas:
         return Image.fromarray(np.pad(pixels, pad, mode="edge"))
 
     def crop(self, image: Image.Image) -> Image.Image:
-        """Cut the middle out of a generated image and scale it to the result's size."""
+        """Crop a generated image to `inner` and scale it to `result`."""
         left, top = self._offset
         return _resize(image.crop((left, top, left + self.inner[0], top + self.inner[1])), self.result)
 
@@ -64,7 +72,7 @@ class Canvas:
 
 
 def fit_canvas(result: Size, sizes: Sizes, *, shrink: float = 1.0) -> Canvas:
-    """Return the canvas for a result of this size, its sides `shrink` times as long as the model would have them."""
+    """Return the canvas for a result of this size; `shrink` scales the canvas's sides, to save memory."""
     scale = sizes.scale(*result) * shrink
     inner = max(1, round(result[0] * scale)), max(1, round(result[1] * scale))
     width, height = (math.ceil(side / sizes.multiple) * sizes.multiple for side in inner)
@@ -72,7 +80,7 @@ def fit_canvas(result: Size, sizes: Sizes, *, shrink: float = 1.0) -> Canvas:
 
 
 def size_like(image: Size, width: int | None, height: int | None) -> Size:
-    """Return the requested size: the image's own if no side is given, in the image's proportions if one side is."""
+    """Return the requested size: the image's own without width and height, or with one of them in its proportions."""
     if width is None and height is None:
         return image
     if width is None:
@@ -83,12 +91,12 @@ def size_like(image: Size, width: int | None, height: int | None) -> Size:
 
 
 def cover(image: Image.Image, size: Size) -> Image.Image:
-    """Scale an image until it covers `size`, then crop what is too much, equally on both sides."""
+    """Scale an image until it covers `size`, then crop the excess equally on both sides."""
     return image if image.size == size else ImageOps.fit(image, size, Image.Resampling.LANCZOS)
 
 
 def dilate_mask(mask: Image.Image, cell: int) -> Image.Image:
-    """Grow a mask to the model's grid of latents, `cell` pixels each: a cell with any white in it becomes white."""
+    """Dilate a mask to the grid of latents: a cell of `cell` x `cell` pixels with any white in it becomes white."""
     cells = mask.resize((mask.width // cell, mask.height // cell), Image.Resampling.BOX, reducing_gap=None)
     return cells.point(lambda value: 255 if value else 0).resize(mask.size, Image.Resampling.NEAREST)
 

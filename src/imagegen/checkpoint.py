@@ -1,4 +1,4 @@
-"""A model's folder in diffusers' layout: find it, check that it is complete, and count its parameters.
+"""Find a model's folder in diffusers' layout, check that it is complete, and count its parameters.
 
 Nothing is downloaded, and only the headers of the weight files are read.
 """
@@ -18,23 +18,27 @@ Origin = Literal["bundled", "folder", "hub"]
 
 
 class Component(NamedTuple):
-    """An entry of `model_index.json` that has weights: the class that loads it, and its size."""
+    """A component of a pipeline with weights: its entry in `model_index.json`, and its size."""
 
     library: str
-    kind: str
+    """The module that the class is imported from, such as `diffusers`."""
+    class_name: str
     parameters: int
+    """Number of parameters."""
     variant: str | None
+    """The variant of the weight files, such as `fp16`; None for the plain files."""
 
 
 def default_source(*, has_gpu: bool) -> str:
-    """Return the model that is loaded if none is configured."""
+    """Return the source of the default model: FLUX.1-dev with a GPU, else the bundled one."""
     return FLUX_DEV if has_gpu else str(BUNDLED)
 
 
 def find(source: str) -> tuple[Path, Origin]:
     """Return the folder of a model, and where it came from.
 
-    `source` is a folder, `bundled`, or a Hugging Face id that is in this machine's cache. Raises LoadError.
+    `source` is a folder, `bundled`, or a Hugging Face id in this machine's cache. Raises LoadError if it is none of
+    these, and WeightsMissing if the weights are not in the cache.
     """
     folder = BUNDLED if source == "bundled" else Path(source).expanduser()
     if (folder / "model_index.json").is_file():
@@ -64,7 +68,7 @@ def _missing(name: str, state: str) -> WeightsMissing:
 
 
 def pipeline_class(folder: Path) -> str:
-    """Return the name of the diffusers class that loads a folder."""
+    """Return the name of the diffusers pipeline class that loads a folder."""
     return str(json.loads((folder / "model_index.json").read_text())["_class_name"])
 
 
@@ -90,13 +94,13 @@ def components(folder: Path, *, name: str) -> dict[str, Component]:
 
 
 def weight_files(folder: Path) -> tuple[list[Path], str | None]:
-    """Return the safetensors files of a component, by its index if it has one, and their variant."""
-    for variant, mark in ((None, ""), ("fp16", ".fp16"), ("bf16", ".bf16")):
-        for index in folder.glob(f"*.safetensors.index{mark}.json"):
+    """Return the safetensors files of a component, sharded or not, and their variant; no files if there are none."""
+    for variant, suffix in ((None, ""), ("fp16", ".fp16"), ("bf16", ".bf16")):
+        for index in folder.glob(f"*.safetensors.index{suffix}.json"):
             shards = json.loads(index.read_text())["weight_map"].values()
             return [folder / shard for shard in sorted(set(shards))], variant
         for base in ("model", "diffusion_pytorch_model"):
-            if (file := folder / f"{base}{mark}.safetensors").is_file():
+            if (file := folder / f"{base}{suffix}.safetensors").is_file():
                 return [file], variant
     return [], None
 
@@ -116,7 +120,8 @@ def _shapes(file: Path) -> Iterator[list[int]]:
 def read_description(folder: Path) -> dict[str, object]:
     """Return the contents of `imagegen.json` beside `model_index.json`, or an empty dict.
 
-    `name` is the model's name. `native_size` is the longest side, in pixels, of the only size it generates well.
+    Key `name` is the model's name. Key `native_size` is the longest side, in pixels, of the images that the model
+    generates.
     """
     file = folder / "imagegen.json"
     return dict(json.loads(file.read_text())) if file.is_file() else {}

@@ -1,4 +1,4 @@
-"""Classify a GPU's errors. Running out of memory can be retried; most others leave the process unusable."""
+"""Classify a GPU's errors: out of memory can be retried, but most others leave the process unusable."""
 
 import gc
 
@@ -16,14 +16,14 @@ _CONTEXT_LOST = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether memory ran out, by any of the messages of torch and the CUDA libraries."""
+    """Return whether an error of PyTorch or a CUDA library means that memory ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(mark in str(error) for mark in _OUT_OF_MEMORY)
 
 
 def is_fatal(error: BaseException) -> bool:
-    """Return whether the CUDA context is lost: every later call fails too, until the process ends."""
+    """Return whether an error means that the CUDA context is lost, so that every later call in this process fails."""
     if is_out_of_memory(error):
         return False
     if isinstance(error, torch.AcceleratorError):
@@ -32,7 +32,7 @@ def is_fatal(error: BaseException) -> bool:
 
 
 def free_memory() -> None:
-    """Return unused memory to the GPU. Call it when nothing refers to a failed run's tensors any more."""
+    """Return PyTorch's cached memory to the GPU. Drop all references to a failed run's tensors first."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,11 +1,11 @@
-"""Everything that can go wrong in `imagegen`.
+"""The errors of `imagegen`.
 
     ImagegenError
     ├── InputError                a field of the request cannot be used; `field` is its name
     │   └── ImageTooLarge
     ├── Unsupported               the loaded model cannot do this task
     ├── NotFinite                 the model produced NaN or infinite values
-    ├── OutOfMemory               the picture does not fit into the GPU's memory; a later one may
+    ├── OutOfMemory               the image does not fit into the GPU's memory; a later one may
     ├── EngineStopped             the engine is stopping or was never started
     ├── EngineFailed              the GPU is lost; only a new process can use it again
     └── LoadError                 the model cannot be loaded
@@ -13,13 +13,13 @@
         ├── NodeTooSmall
         └── WeightsMissing
 
-A message is one sentence or two that a client may read; those of LoadError, raised at start-up, may name local paths.
+A client may read the messages. Only those of LoadError, which is raised at startup, may name local paths.
 `imagegen.http.responses` maps each class to an HTTP status.
 """
 
 
 class ImagegenError(Exception):
-    """Generating a picture failed; `str()` is one line."""
+    """Base class of the errors of `imagegen`. Its message is one line."""
 
 
 class InputError(ImagegenError):
@@ -31,7 +31,7 @@ class InputError(ImagegenError):
 
 
 class ImageTooLarge(InputError):
-    """An input image has too many pixels. Found in its header, before anything was decoded."""
+    """An input image has too many pixels. Its header says so; nothing is decoded."""
 
 
 class Unsupported(ImagegenError):
@@ -39,11 +39,11 @@ class Unsupported(ImagegenError):
 
 
 class NotFinite(ImagegenError):
-    """The decoded picture holds NaN or infinite values: overflow, damaged weights or a faulty GPU."""
+    """The decoded image holds NaN or infinite values: overflow, damaged weights or a faulty GPU."""
 
 
 class OutOfMemory(ImagegenError):
-    """The picture does not fit into the GPU's memory, not even at half the size where that was tried."""
+    """The image does not fit into the GPU's memory, nor at half the size if `oom_fallback` is on."""
 
 
 class EngineStopped(ImagegenError):

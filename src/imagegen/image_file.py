@@ -1,7 +1,6 @@
-"""Image files that carry the request which made them.
+"""Encode images as files with the request in their metadata, and read that metadata back.
 
-PNG holds the metadata as text chunks; JPEG and WebP hold it as JSON in EXIF's UserComment. `read_metadata` reads all
-three formats.
+PNG files hold the metadata as text chunks; JPEG and WebP files hold it as JSON in EXIF's UserComment.
 """
 
 import json
@@ -13,14 +12,14 @@ if TYPE_CHECKING:
 
 Format = Literal["jpeg", "png", "webp"]
 
-_UTF16 = b"UNICODE\0"  # EXIF's mark for a comment in UTF-16
+_UTF16 = b"UNICODE\0"  # EXIF's prefix of a comment in UTF-16
 _PNG_KEY = "request"
 
 
 def encode_image(
     image: "Image.Image", file_format: Format, metadata: dict[str, object] | None = None, *, quality: int = 85
 ) -> bytes:
-    """Return an RGB image as a file with `metadata` inside. The same arguments give the same bytes.
+    """Encode an RGB image as a file that contains `metadata`. The same arguments give the same bytes.
 
     `quality` applies to JPEG and WebP. PNG uses compression level 1: higher levels take several times as long and save
     a few percent.
@@ -32,7 +31,7 @@ def encode_image(
     buffer = BytesIO()
     if file_format == "png":
         text = PngInfo()
-        for key, value in metadata.items():  # one chunk per value, for people
+        for key, value in metadata.items():  # one chunk per value, for image viewers
             text.add_itxt(key, str(value))
         text.add_itxt(_PNG_KEY, json.dumps(metadata, ensure_ascii=False))  # all values with their types
         image.save(buffer, "PNG", compress_level=1, pnginfo=text)
@@ -46,7 +45,7 @@ def encode_image(
 
 
 def read_metadata(data: bytes) -> dict[str, object]:
-    """Return the metadata of a JPEG, PNG or WebP file that `encode_image` wrote; of any other file, an empty dict."""
+    """Return the metadata of a JPEG, PNG or WebP file that `encode_image` wrote; an empty dict for other files."""
     from PIL import ExifTags, Image
 
     with Image.open(BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:

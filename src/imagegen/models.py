@@ -175,7 +175,7 @@ def _read(found: _Source, settings: Settings, plan: memory.Plan | None, progress
     components = {}
     for name, part in found.components.items():
         progress(f"reading {name}", done, total)
-        load_class = getattr(importlib.import_module(part.library), part.kind)
+        load_class = getattr(importlib.import_module(part.library), part.class_name)
         components[name] = load_class.from_pretrained(found.folder / name, dtype=dtype, variant=part.variant)
         done += part.parameters * dtype.itemsize
     progress("assembling the pipeline", done, total)

@@ -1,4 +1,4 @@
-"""A request for one picture, as the engine takes it."""
+"""A request for one image."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,20 +15,21 @@ _MAX_SEED = 2**32 - 1
 
 @dataclass(frozen=True)
 class Request:
-    """A picture to generate. Raises ValueError if the fields contradict each other or are out of range.
+    """An image to generate. Raises ValueError if the fields contradict each other or are out of range.
 
-    A prompt alone is text to image. An image makes it image to image, and a mask makes that inpainting.
+    A prompt alone is text to image; with an image it is image to image, and with a mask too it is inpainting.
 
-    - `negative_prompt`: what the picture must not show; blank counts as None.
-    - `true_cfg_scale`: guidance scale of the negative prompt. None: 2. Models other than FLUX ignore it.
-    - `width`, `height`: of the result, in pixels, 128 to 2048. None: the image's size, or 1024x1024 without an image;
-      one of them alone keeps the proportions.
+    - `negative_prompt`: what the image must not show; blank counts as None.
+    - `true_cfg_scale`: guidance scale of the negative prompt. None means 2. Only FLUX uses it.
+    - `width`, `height`: of the result, in pixels, 128 to 2048. None means the image's size, or 1024x1024 without an
+      image. If only one is given, the other follows from the proportions.
     - `steps`: denoising steps. With an image only `strength` of them run, the last ones.
     - `guidance`: guidance scale of the prompt.
-    - `seed`: 0 to 4294967295. None: the engine chooses one at random, see `Picture.seed`.
+    - `seed`: 0 to 4294967295. None means a random one; see `Picture.seed`.
     - `image`: RGB image to start from. Scaled and cropped to the result's size.
     - `mask`: greyscale image (mode L) of the image's size. White is repainted, black stays as it is.
-    - `strength`: share of the steps that run, above 0 and at most 1: how far the result may differ from the image.
+    - `strength`: share of the steps that run, above 0 and at most 1. A higher one lets the result differ more from the
+      image.
     """
 
     prompt: str

@@ -66,7 +66,7 @@ def test_the_bundled_model(bundled: Path) -> None:
 def test_components_and_their_parameters(tiny_model: Path) -> None:
     parts = checkpoint.components(tiny_model, name="tiny")
     assert set(parts) == {"transformer", "text_encoder", "text_encoder_2", "vae"}
-    assert parts["transformer"].kind == "FluxTransformer2DModel"
+    assert parts["transformer"].class_name == "FluxTransformer2DModel"
     sizes = {part: sum(f.stat().st_size for f in (tiny_model / part).glob("*.safetensors")) for part in parts}
     for part, each in parts.items():
         assert 0.7 < 4 * each.parameters / sizes[part] <= 1

@@ -13,7 +13,7 @@ from chutes.deploy import stats
 from chutes.deploy.registry import DeployedChute
 
 TEXT = """\
-# HELP imagegen_images_total Pictures finished.
+# HELP imagegen_images_total Finished images.
 # TYPE imagegen_images_total counter
 imagegen_images_total{task="generate"} 6.0
 imagegen_images_total{task="inpaint"} 2.0
