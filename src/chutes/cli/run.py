@@ -16,7 +16,7 @@ from chutes.cli._setting_options import with_setting_options
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
-_SHUTDOWN_HOOKS = 20  # seconds that the shutdown hooks get after the grace period
+_SHUTDOWN_MARGIN = 5  # seconds to abort requests and to close the process, besides the time for the shutdown hooks
 _DEV_QUEUE_SIZE = 10_000  # large enough that a developer never sees 429
 
 
@@ -44,10 +44,11 @@ def run(
     """
     if reload:
         from chutes.loader import parse_reference
+        from chutes.server.lifecycle import SHUTDOWN_TIMEOUT
 
         command = [argument for argument in sys.argv[1:] if argument != "--reload"]
-        grace = load_settings(**_given(settings)).drain_grace
-        _run_and_reload([sys.executable, "-m", "chutes", *command], parse_reference(ref).root, grace)
+        stop_timeout = load_settings(**_given(settings)).drain_grace + SHUTDOWN_TIMEOUT + _SHUTDOWN_MARGIN
+        _run_and_reload([sys.executable, "-m", "chutes", *command], parse_reference(ref).root, stop_timeout)
         return
     if debug:
         settings["log_level"] = "debug"
@@ -71,10 +72,10 @@ def _given(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value is not None}
 
 
-def _run_and_reload(command: list[str], folder: Path, grace: float) -> None:
+def _run_and_reload(command: list[str], folder: Path, stop_timeout: float) -> None:
     """Run a server, and restart it after each change of a Python file, until Ctrl-C or SIGTERM.
 
-    Each server gets its grace period, in seconds, to finish its requests.
+    A server that has not stopped within `stop_timeout` seconds is killed.
     """
     from watchfiles import PythonFilter, watch
 
@@ -97,18 +98,18 @@ def _run_and_reload(command: list[str], folder: Path, grace: float) -> None:
     with contextlib.suppress(KeyboardInterrupt):
         try:
             for _ in watch(folder, watch_filter=PythonFilter(), raise_interrupt=False):
-                _stop(process, grace, signal.SIGTERM)
+                _stop(process, stop_timeout, signal.SIGTERM)
                 process = subprocess.Popen(command)  # noqa: S603 - as above
         finally:
-            _stop(process, grace, last_signal)
+            _stop(process, stop_timeout, last_signal)
 
 
-def _stop(process: subprocess.Popen[bytes], grace: float, by: signal.Signals) -> None:
-    """Let a server drain, and kill it after the grace period or when this process is asked to stop."""
+def _stop(process: subprocess.Popen[bytes], timeout: float, number: signal.Signals) -> None:
+    """Send a server a signal, and kill it after the timeout or when this process gets a signal itself."""
     if process.poll() is None:
-        process.send_signal(by)
+        process.send_signal(number)
     try:
-        process.wait(grace + _SHUTDOWN_HOOKS)
+        process.wait(timeout)
     except subprocess.TimeoutExpired:
         pass
     finally:

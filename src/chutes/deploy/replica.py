@@ -145,7 +145,7 @@ class ReplicaApp:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(idle(), _ABORT_TIMEOUT)
         await runtime.jobs.close()
-        await runtime.lifecycle.close(within=runtime.settings.drain_grace)
+        await runtime.lifecycle.close()
         await send({"type": "lifespan.shutdown.complete"})
 
 

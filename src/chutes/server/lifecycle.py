@@ -19,7 +19,7 @@ from chutes.server.admission import Admission
 
 log = logging.getLogger(__name__)
 
-_SHUTDOWN_TIMEOUT = 15.0  # seconds for all shutdown hooks
+SHUTDOWN_TIMEOUT = 15.0  # seconds for all shutdown hooks
 _CANCEL_TIMEOUT = 2.0  # seconds for cancelled code to end; code that blocks is abandoned
 _PROGRESS_INTERVAL = 1.0  # seconds between log lines about the progress of loading
 _RETRY_AFTER = 5  # seconds; models take tens of seconds to load
@@ -141,7 +141,7 @@ class Lifecycle:
             self.state = State.DRAINING
         self._admission.close()
 
-    async def close(self, within: float = _SHUTDOWN_TIMEOUT) -> None:
+    async def close(self, within: float = SHUTDOWN_TIMEOUT) -> None:
         """Run the shutdown hooks, or cancel loading, for at most `within` seconds.
 
         Code that does not end in time is abandoned: the process must end without waiting for it.

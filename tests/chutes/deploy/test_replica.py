@@ -23,6 +23,7 @@ async def load(self):
 
 @chute.on_shutdown()
 async def leave(self):
+    await asyncio.sleep({leave})
     open("left", "w").close()
 
 @chute.cord(public_api_path="/say")
@@ -49,8 +50,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sys.modules.pop("replicated", None)
 
 
-def packed(load: str) -> Package:
-    Path("replicated.py").write_text(SOURCE.format(load=load))
+def packed(load: str, leave: float = 0) -> Package:
+    Path("replicated.py").write_text(SOURCE.format(load=load, leave=leave))
     load_chute("replicated")
     return pack("replicated")
 
@@ -124,6 +125,19 @@ def test_a_replica_finishes_its_jobs() -> None:
     assert status == 202
     assert location.startswith(b"/slug/jobs/")
     assert Path("worked").exists()
+    assert Path("left").exists()
+
+
+def test_a_short_grace_period_does_not_limit_the_shutdown_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHUTES_DRAIN_GRACE", "0.05")
+
+    async def live() -> None:
+        _, app = await build(packed("self.word = ''", leave=0.3))
+        over = asyncio.Event()
+        over.set()
+        await lifespan(app, over)
+
+    asyncio.run(live())
     assert Path("left").exists()
 
 
