@@ -1,7 +1,7 @@
 """The smallest chute: a startup hook that sets up state, and a route with plain parameters.
 
-Run: chutes run examples/hello.py
-Ask: curl localhost:8000/greet -H 'Content-Type: application/json' -d '{"name": "you"}'
+Run:  chutes run examples/hello.py
+Call: curl localhost:8000/greet -H 'Content-Type: application/json' -d '{"name": "you"}'
 """
 
 from typing import Any

@@ -1,10 +1,10 @@
-"""The image service of upstream's documentation in one file: FLUX.1-dev with batches, image to image and inpainting.
+"""The image service of the hosted platform's documentation in one file: FLUX.1-dev with /batch, /img2img and /inpaint.
 
-It differs from the documentation in four points. `max_length` replaces the deprecated `max_items`. Image to image and
-inpainting use FLUX's own pipelines on the components that are already loaded. The image is built, not pulled. The model
-is read from where `chutes download` puts it.
+It differs from that documentation in four points. `max_length` replaces the deprecated `max_items`. Image to image and
+inpainting use FLUX's own pipelines on the components that are already loaded. The container image is built, not
+pulled. The model is read from the Hugging Face cache, into which `chutes download` writes it.
 
-`chutes_app.py` offers the same routes for production: it does not block, can be cancelled, and checks its input.
+`chutes_app.py` serves the same routes for production: it does not block, can be cancelled, and validates its input.
 
 On an 80 GB GPU: chutes download black-forest-labs/FLUX.1-dev && chutes run examples/my_image_gen.py
 """
@@ -37,12 +37,11 @@ chute = Chute(
     name="FLUX.1-dev-generator",
     readme=readme,
     image=image,
-    # This model is quite large, so we'll require GPUs with at least 48GB VRAM to run it.
     node_selector=NodeSelector(
         gpu_count=1,
-        min_vram_gb_per_gpu=80,  # 80GB for optimal performance
+        min_vram_gb_per_gpu=80,  # the weights alone take 34 GB
     ),
-    # Limit one request at a time.
+    # One request runs at a time; others wait in a queue.
     concurrency=1,
 )
 

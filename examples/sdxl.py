@@ -1,7 +1,7 @@
-"""Stable Diffusion XL on one page: plain parameters as the request, a dict as the answer.
+"""Stable Diffusion XL in one file: plain parameters as the request, a dict as the response.
 
-This is the example of upstream's documentation without `enable_memory_efficient_attention()`. No pipeline of diffusers
-has that method, and PyTorch's attention is memory-efficient by itself.
+This is the example of the hosted platform's documentation without `enable_memory_efficient_attention()`. No pipeline
+of diffusers has that method, and PyTorch's attention is memory-efficient by itself.
 
 On a 24 GB GPU: chutes download stabilityai/stable-diffusion-xl-base-1.0 && chutes run examples/sdxl.py
 """

@@ -1,7 +1,7 @@
-"""A picture with its progress: one JSON line per step, then the picture in base64.
+"""A stream with the progress of an image: one JSON line per step, then the image in base64.
 
-Run: chutes run examples/streaming.py
-Ask: curl -N localhost:8000/draw -H 'Content-Type: application/json' -d '{"prompt": "a red apple"}'
+Run:  chutes run examples/streaming.py
+Call: curl -N localhost:8000/draw -H 'Content-Type: application/json' -d '{"prompt": "a red apple"}'
 """
 
 import asyncio
@@ -13,12 +13,12 @@ from imagegen.http.schemas import GenerationInput
 from imagegen.http.service import ImageChute, install
 
 chute = Chute(username="myuser", name="streaming", image="chutes-selfhosted:latest", concurrency=1)
-install(chute)  # loads the model that IMAGEGEN_MODEL names as `self.engine`
+install(chute)  # loads the model as `self.engine`; IMAGEGEN_MODEL chooses it
 
 
 @chute.cord(public_api_path="/draw", stream=True)
 async def draw(self: ImageChute, params: GenerationInput) -> AsyncIterator[dict[str, object]]:
-    """Generate a picture and report each step. If the client disconnects, generation stops within one step."""
+    """Generate an image and report each step. If the client disconnects, generation stops within one step."""
     loop = asyncio.get_running_loop()
     steps: asyncio.Queue[tuple[int, int] | None] = asyncio.Queue()
 
