@@ -53,10 +53,11 @@ def check(found: list[Gpu], required: GpuRequirements) -> None:
     if sum(gpu.memory >= least for gpu in found) >= required.gpu_count:
         return
     have = ", ".join(f"{gpu.name} ({gpu.memory / _BYTES_PER_GB:.0f} GB)" for gpu in found) or "none"
-    hint = " Set IMAGEGEN_MEMORY=auto to run it on a smaller one, more slowly." if found else ""
+    smaller = "Set IMAGEGEN_MEMORY=auto to use a smaller GPU, more slowly."
+    hint = smaller if found else "Set IMAGEGEN_MODEL=bundled to use the model that needs no GPU."
     raise NodeTooSmall(
         f"This chute needs {required.gpu_count} GPU(s) with {required.min_vram_gb_per_gpu:g} GB each; "
-        f"this machine has: {have}.{hint}"
+        f"this machine has: {have}. {hint}"
     )
 
 

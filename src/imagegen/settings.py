@@ -31,19 +31,19 @@ class Settings(BaseSettings):
 
     precision: Literal["bf16", "fp8", "fp8+attention"] = "bf16"
     """Arithmetic of FLUX.1's transformer on a GPU. `fp8` halves the memory of its weights and is faster, but changes
-    pictures slightly; it needs an Ada or Hopper GPU. `fp8+attention` computes attention in fp8 as well; it needs a
+    images slightly; it needs an Ada or Hopper GPU. `fp8+attention` computes attention in fp8 as well; it needs a
     Hopper GPU and the package `fa3-fwd`."""
 
     memory: Literal["auto", "resident", "offload", "stream"] | None = None
     """Where the weights are kept. `resident`: on the GPU. `offload`: in main memory, with one component at a time on
     the GPU. `stream`: in main memory, with one layer at a time on the GPU. `auto`: the first of these that fits. Unset:
-    as `auto`, but a large model is refused on a GPU smaller than the chute's `node_selector` asks for."""
+    as `auto`, but a large model does not load on a GPU smaller than the chute's `node_selector` requires."""
 
     max_sequence_length: int = Field(default=256, ge=1, le=512)
     """Number of tokens to which FLUX's T5 encoder pads or cuts each prompt."""
 
     oom_fallback: bool = True
-    """When the GPU's memory runs out, generate the picture again at half the size with half the steps."""
+    """When the GPU's memory runs out, generate the image again at half the size with half the steps."""
 
     @classmethod
     def read(cls) -> "Settings":

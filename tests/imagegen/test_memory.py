@@ -51,6 +51,7 @@ def test_a_small_node_is_refused_with_a_list_of_its_gpus(found: list[Any]) -> No
         memory.check(found, GpuRequirements(1, 80))
     assert ("RTX 4090 (24 GB)" if found else "none") in str(error.value)
     assert ("IMAGEGEN_MEMORY=auto" in str(error.value)) == bool(found)
+    assert ("IMAGEGEN_MODEL=bundled" in str(error.value)) == (not found)
 
 
 def test_each_gpu_counts() -> None:
