@@ -263,7 +263,7 @@ class BuildContextError(CommandError):
 class NoCluster(CommandError):
     """No cluster answers at the address, or none is running on this machine."""
 
-    message = "No cluster is running here. Start one with `chutes deploy`."
+    message = "No cluster is running on this machine. Start one with `chutes deploy`."
 
 
 class UnknownChute(CommandError):

@@ -154,6 +154,7 @@ def _look_up(module: ModuleType, source: Source) -> Any:
         found = getattr(found, part, None)
         if found is None:
             names = [name for name, value in vars(module).items() if isinstance(value, (Chute, ChutePack))]
-            hint = f" It has {', '.join(f'{source.location}:{name}' for name in names)}." if names else ""
-            raise LoadError(f"{source.location} has no chute named {source.name}.{hint}")
+            chutes = ", ".join(f"{source.location}:{name}" for name in names)
+            hint = f"It has {chutes}." if names else "It defines no chute."
+            raise LoadError(f"{source.location} has no chute named {source.name}. {hint}")
     return found

@@ -41,4 +41,4 @@ def test_an_invalid_setting_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
 def test_commands_require_a_cluster(command: str) -> None:
     done = run.invoke(app, ["chutes", command, "some-chute"])
     assert done.exit_code == 1
-    assert done.stderr == "Error: No cluster is running here. Start one with `chutes deploy`.\n"
+    assert done.stderr == "Error: No cluster is running on this machine. Start one with `chutes deploy`.\n"
