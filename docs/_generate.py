@@ -27,9 +27,9 @@ _BOUNDS = {Ge: ("from", "ge"), Gt: ("above", "gt"), Le: ("to", "le"), Lt: ("belo
 SETTINGS = """# Settings
 
 {note}
-Set an environment variable, or pass the flag of `chutes run` where there is one. A flag wins over the
-variable. An empty variable counts as unset. A value that does not fit ends the command with an error that
-names the setting. A variable whose name is close to a setting's name is ignored with a warning.
+Set an environment variable, or pass the option of `chutes run` where there is one. An option takes precedence
+over the variable. An empty variable counts as unset. An invalid value ends the command with an error that
+names the setting. A variable whose name is similar to a setting's name is ignored with a warning.
 
 ## The server
 
@@ -61,10 +61,11 @@ COMMANDS = """# Command line
 
 {note}
 `chutes COMMAND --help` prints the same text. Results go to standard output, everything else to standard
-error. A command that fails prints one line, `Error: ...`, and exits with 1; a wrong option exits with 2.
+error. A command that fails prints one line, `Error: ...`, and exits with 1. An unknown command or option, or an
+option of the wrong type, exits with 2.
 
-A chute is named by a reference: `module:name`, a dotted module, or a file such as `hello.py`. The name
-defaults to `chute`.
+A reference names a chute: a file such as `hello.py` or a module such as `hello` or `package.hello`, with an
+optional name of the object, as in `hello:chute`. The default name is `chute`.
 
 {commands}
 """
@@ -88,7 +89,7 @@ def command_line_page() -> str:
 
 def _settings_table(settings: type[BaseSettings], flags: set[str]) -> str:
     prefix = settings.model_config["env_prefix"]
-    lines = [_row("Variable, flag" if flags else "Variable", "Default", "Values", "Description")]
+    lines = [_row("Variable, option" if flags else "Variable", "Default", "Values", "Description")]
     lines.append(_row("---", "---", "---", "---"))
     for name, field in settings.model_fields.items():
         flag = f"--{name.replace('_', '-')}"
