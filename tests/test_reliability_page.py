@@ -33,7 +33,7 @@ def test_the_input_table_shows_missed_targets() -> None:
     }
     table = page.inputs_table(result)
     assert r"| a\|b | 200 | 1.00 | 300 | +1 | **slow** |" in table
-    assert "1 inputs, 0 within every target, 1 not." in table
+    assert "1 inputs: 0 met every target, 1 missed one." in table
 
 
 def test_inputs_for_the_cluster_use_the_host_name_of_its_chute() -> None:

@@ -22,7 +22,7 @@ class Row:
     """An input, with the outcomes that are accepted for it."""
 
     section: str
-    """The section of the threat model, such as `A1`; `-` for honest controls."""
+    """The section of the threat model, such as `A1`; `-` for valid control requests."""
     name: str
     build: Callable[[], Iterable[Part]]
     """Build the bytes, before the measurement starts."""
@@ -61,7 +61,7 @@ def crowd(count: int) -> Attack:
 
 
 def held(count: int, then: bytes) -> Attack:
-    """Send the row on `count` connections without reading answers, and report the honest request `then`."""
+    """Send the row on `count` connections without reading answers, and report the valid request `then`."""
 
     async def attack(server: Server, row: Row, parts: Iterable[Part]) -> list[Reply]:
         sent = list(parts)

@@ -59,14 +59,14 @@ def rows() -> list[Row]:
     """Return the rows to send."""
     upload = held(17, post("/generate", prompt(MIB), host=OWN_HOST))
     return [
-        _find("-", "an honest request"),
+        _find("-", "a valid request"),
         _find("A1", "the same, 64 KB", name=r"NaN, then an unclosed string of `\"`, 64 KB"),
         _find("A5", "100 MB of 12-byte headers", limit=60),
         _find("A5", "one header of 100 MB", limit=60),
         _find("A5", "a request line of 20 KB"),
         # nginx closes these connections without an answer.
         _find("A7", "200 connections that send a header byte a second", expects=CLOSED | {408}, limit=30),
-        _find("A7", "an honest upload beside 17 half-sent bodies", attack=upload),
+        _find("A7", "a valid upload beside 17 half-sent bodies", attack=upload),
         _find("B1", "two Hosts"),
         _find("C1", "`Upgrade: h2c` with a body"),
         _find("C1", "`Upgrade: websocket` on a POST with a body", limit=10),

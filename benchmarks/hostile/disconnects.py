@@ -22,7 +22,7 @@ STAGES = {
     "headers": "within the headers",
     "body": "within the body",
     "waiting": "while queued or running",
-    "picture": "while a picture was sent",
+    "picture": "while an image was sent",
     "stream": "while a stream was sent",
 }
 AT_ONCE = 6
@@ -120,7 +120,7 @@ def run(count: int, seed: int) -> dict[str, Any]:
         idle, last = server.is_idle(), reference(server)
     figures = {
         "disconnects": left.total(),
-        **{f"left {STAGES[stage]}": left[stage] for stage in STAGES},
+        **{f"disconnected {STAGES[stage]}": left[stage] for stage in STAGES},
         "seen by the server: queued": int(queued),
         "seen by the server: running": int(running),
         "seconds": round(took, 1),
@@ -133,7 +133,7 @@ def run(count: int, seed: int) -> dict[str, Any]:
     }
     targets = {
         "nothing runs or waits": idle,
-        "some left the queue, and some a handler that ran": queued > 0 and running > 0,
+        "some clients disconnect in the queue, others while their handler runs": queued > 0 and running > 0,
         "no more threads than before": after.threads <= before.threads,
         "no more descriptors than before": after.descriptors <= before.descriptors,
         f"memory within {MEMORY_MARGIN // MIB} MiB of before": after.memory - before.memory <= MEMORY_MARGIN,

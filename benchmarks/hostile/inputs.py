@@ -52,7 +52,7 @@ def measure(row: Row) -> dict[str, Any]:
 
 
 def _recovers(server: Server) -> bool:
-    """Return whether an honest request succeeds within ten seconds and the server becomes idle."""
+    """Return whether a valid request succeeds within ten seconds and the server becomes idle."""
     reply = asyncio.run(exchange(server.port, [_HONEST], limit=10))
     return reply.status == 200 and wait_for(server.is_idle, 10)
 
@@ -91,7 +91,7 @@ def find_missed(
     if growth > GROWTH:
         missed.append(f"memory grew by {growth / MIB:,.0f} MiB")
     if not recovers:
-        missed.append("no honest request succeeded afterwards" if not row.ends else "the server did not end")
+        missed.append("no valid request succeeded afterwards" if not row.ends else "the server did not end")
     return missed
 
 

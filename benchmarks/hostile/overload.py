@@ -138,9 +138,9 @@ def run(seconds: float) -> dict[str, Any]:
         "accepted, p99 ms": _percentile(accepted, 99),
         "accepted, worst ms": round(max(accepted, default=0) * 1000, 1),
         "service time, mean ms": round(service * 1000, 1),
-        "bound of the queue, ms": round(bound * 1000, 1),
+        "queue bound, ms": round(bound * 1000, 1),
         "worst /health, ms": probe.figures["/health"]["worst_ms"],
-        "generator late at worst, ms": round(load.late_ms, 1),
+        "largest delay of the load generator, ms": round(load.late_ms, 1),
     }
     return report(
         "Overload",
@@ -150,7 +150,7 @@ def run(seconds: float) -> dict[str, Any]:
             f"rejected: p99 within {REJECTED_MS} ms": figures["rejected, p99 ms"] <= REJECTED_MS,
             "accepted: p99 within 1.25 of (queue + 1) x service time": figures["accepted, p99 ms"]
             <= MARGIN * bound * 1000,
-            "the slot is never idle: 0.9 of the capacity is served": len(accepted) >= 0.9 * seconds / service,
+            "at least 0.9 of the capacity is served": len(accepted) >= 0.9 * seconds / service,
             "nothing runs or waits afterwards": idle,
         },
     )

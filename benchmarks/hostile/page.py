@@ -25,7 +25,7 @@ HEADINGS = {
     "B4": "Keys",
     "C1": "Upgrade offers",
     "C2": "Content-Encoding",
-    "C3": "Answers that cannot be sent",
+    "C3": "Responses that cannot be sent",
     "C4": "Control characters and invalid HTTP",
     "C5": "Half-closed connections",
 }
@@ -46,13 +46,13 @@ def inputs_table(result: dict[str, Any]) -> str:
     """Render a table for each section: the input, the answer, and the effect on probes and memory."""
     rows = result["rows"]
     missed = sum(bool(row["missed"]) for row in rows)
-    lines = [_when(result), "", f"{len(rows)} inputs, {len(rows) - missed} within every target, {missed} not."]
+    lines = [_when(result), "", f"{len(rows)} inputs: {len(rows) - missed} met every target, {missed} missed one."]
     for section in dict.fromkeys(sorted((row["section"] for row in rows), key=list(HEADINGS).index)):
         lines += [
             "",
             f"### {HEADINGS[section]}",
             "",
-            "| input | answer | time, s | worst `/health`, ms | memory, MiB | |",
+            "| input | response | time, s | worst `/health`, ms | memory, MiB | |",
         ]
         lines += ["| --- | --- | ---: | ---: | ---: | --- |"]
         lines += [_input_row(row) for row in rows if row["section"] == section]

@@ -82,17 +82,17 @@ ROWS = [
     ),
     Row(
         "A7",
-        "one connection that sends a header byte a second after an answer",
+        "one connection that sends a header byte a second after a response",
         trickle(get("/health") + b"GET /health HTTP/1.1\r\na: ", b"x", 1.0),
         OK | TIMEOUT,
         answers=2,
         limit=60,
     ),
     Row("A7", "a body of 1 MB at a byte a second", trickle(announced(MIB) + b"{", b" ", 1.0), TIMEOUT, limit=60),
-    Row("A7", "a body of which half has come", lambda: [announced(100 * KIB) + b" " * 50 * KIB], TIMEOUT, limit=60),
+    Row("A7", "a half-sent body", lambda: [announced(100 * KIB) + b" " * 50 * KIB], TIMEOUT, limit=60),
     Row(
         "A7",
-        "an honest upload beside 17 half-sent bodies",
+        "a valid upload beside 17 half-sent bodies",
         lambda: [announced(200 * KIB) + b" " * 100 * KIB],
         OK,
         limit=60,
@@ -100,7 +100,7 @@ ROWS = [
     ),
     Row(
         "A7",
-        "8 bodies of 64 MiB, each but for its end",
+        "8 bodies of 64 MiB, each without its last KiB",
         lambda: [announced(LIMIT), b" " * (LIMIT - KIB)],
         TIMEOUT | {429},
         limit=150,
@@ -108,7 +108,7 @@ ROWS = [
     ),
     Row(
         "A7",
-        "an honest request behind a stream that nobody reads",
+        "a valid request behind a stream that nobody reads",
         lambda: [post("/stream", b"")],
         OK,
         limit=60,
@@ -116,7 +116,7 @@ ROWS = [
     ),
     Row(
         "A7",
-        "an honest request behind an answer of 32 MiB that nobody reads",
+        "a valid request behind a response of 32 MiB that nobody reads",
         lambda: [post("/large", b"")],
         OK,
         limit=60,

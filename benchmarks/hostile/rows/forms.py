@@ -28,7 +28,7 @@ def escaped(size: int) -> str:
 
 
 ROWS = [
-    Row("A3", "multipart: an honest file", multipart(lambda: [part(FILE, b"x" * MIB)]), OK, contains=b'"size":1048576'),
+    Row("A3", "multipart: a valid file", multipart(lambda: [part(FILE, b"x" * MIB)]), OK, contains=b'"size":1048576'),
     Row(
         "A3",
         "multipart: 100 000 fields",
@@ -91,7 +91,7 @@ ROWS = [
     Row("A3", "cookies: 48 KB of backslashes in quotes", lambda: [get("/cookies", escaped(48 * KIB))], OK | REFUSED),
     Row(
         "A3",
-        "cookies: the same to `/health`, before any key",
+        "cookies: the same to `/health`, without a key",
         lambda: [get("/health", escaped(48 * KIB))],
         OK | REFUSED,
     ),

@@ -148,5 +148,11 @@ ROWS = [
         BAD | {413},
     ),
     # C5: half a connection.
-    Row("C5", "a client that closes its half", raw(post("/wait", b'{"seconds": 1}')), CLOSED | OK, half_close=True),
+    Row(
+        "C5",
+        "a client that closes its sending side",
+        raw(post("/wait", b'{"seconds": 1}')),
+        CLOSED | OK,
+        half_close=True,
+    ),
 ]

@@ -33,7 +33,7 @@ ROWS = [
         REFUSED,
         contains=b"chutes_cors_origins",
     ),
-    Row("B1", "a foreign Origin begins a job", sent("/jobs/work", f"Origin: {EVIL}"), REFUSED),
+    Row("B1", "a foreign Origin starts a job", sent("/jobs/work", f"Origin: {EVIL}"), REFUSED),
     Row("B1", "a foreign Origin lists jobs", asked("/jobs", f"Origin: {EVIL}"), REFUSED),
     Row("B1", "`Origin: null`", sent("/generate", "Origin: null"), REFUSED),
     Row(
@@ -79,7 +79,7 @@ ROWS = [
     # B2: CORS.
     Row(
         "B2",
-        "an allowed origin reads a refusal",
+        "an allowed origin reads an error",
         lambda: [
             head("POST", "/generate", f"Origin: {APP}", "Content-Type: application/json", f"Content-Length: {10**12}")
         ],
