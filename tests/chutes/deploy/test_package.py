@@ -95,4 +95,4 @@ def test_a_link_in_place_of_the_users_folder_is_refused(monkeypatch: pytest.Monk
     private.mkdir(mode=0o700)
     (tmp_path / f"chutes-{os.getuid()}").symlink_to(private)
     with pytest.raises(LoadError, match="Other users can access"):
-        package.own_folder()
+        package.user_folder()
