@@ -1,4 +1,4 @@
-"""A chute as a Ray Serve application: the chute's settings, translated to Ray Serve's options."""
+"""A chute as a Ray Serve application, with its settings as Ray Serve's options."""
 
 import json
 import os
@@ -26,7 +26,7 @@ DEPLOYMENT = "chute"
 _RETRY_AFTER = 5  # seconds, the same as while a chute loads
 _SHUTDOWN_MARGIN = 5  # seconds to abort requests and to close the process, besides the time for the shutdown hooks
 _MACHINE_SETTINGS = {"CHUTES_HOST", "CHUTES_PORT", "CHUTES_EXECUTION_CONTEXT", "CHUTES_KEYS_FILE"}
-"""Settings that hold for this machine, so replicas do not get them."""
+"""Settings that apply to this machine only, so replicas do not get them."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,14 @@ def spec_for(
 ) -> Spec:
     """Return the Spec of a new version of a chute.
 
-    `name` deploys it under another name, `environment` adds variables to the replicas. For the others see `Spec`.
+    Args:
+        chute: The chute.
+        package: Its files.
+        name: The name to deploy it under; by default the chute's name.
+        environment: Environment variables of the replicas besides the settings of this process.
+        ray_options: Ray's resource options for one replica.
+        surge: Whether a new replica can load beside the old one.
+        no_auth: Whether to disable API-key authentication.
     """
     environment = {**runtime_environment(), **(environment or {})}
     settings = Settings(**settings_from_environment(environment))
@@ -115,7 +122,7 @@ def spec_for(
 
 
 def runtime_environment() -> dict[str, str]:
-    """Return the runtime's settings in this process's environment that replicas get too."""
+    """Return the settings in this process's environment that replicas get too."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -124,7 +131,7 @@ def runtime_environment() -> dict[str, str]:
 
 
 def options(spec: Spec) -> dict[str, Any]:
-    """Return those of Ray Serve's deployment options that a Kubernetes manifest holds as well."""
+    """Return the Ray Serve deployment options that a Kubernetes manifest can also contain."""
     return {
         "max_ongoing_requests": spec.concurrency,
         "max_queued_requests": spec.queue_size if spec.queue_size > 0 else 1,
@@ -140,7 +147,7 @@ def options(spec: Spec) -> dict[str, Any]:
 def build(spec: Spec) -> "Application":
     """Return the application for `serve.run`.
 
-    Each replica loads the chute from its files, so nothing of the chute is pickled.
+    Each replica loads the chute from its files, so no object of the author is pickled.
     """
     from ray import serve
 

@@ -52,13 +52,13 @@ HEAD_ENVIRONMENT = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "2"}
 another node, which is impossible without the head node."""
 
 LOOPBACK_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""The environment of a local cluster and its clients. Ray then uses 127.0.0.1 for all ports, which keeps others out."""
+"""The environment of a local cluster and its clients. With it, Ray listens on 127.0.0.1 only."""
 
 STATS_PATH = "/-/chutes"
-"""The path at which the proxy of each node shows its traffic."""
+"""The path at which a node's proxy returns its request statistics."""
 
 PROXY_HEADERS = {"Host": "localhost"}
-"""Headers for requests to the proxy's own routes, which it serves under its own host name only."""
+"""Headers for requests to the proxy's own routes, which it serves only under this host name."""
 
 _OBJECT_STORE = 200_000_000  # bytes; request and response bodies pass through it
 _CONNECT_TIMEOUT = 3.0  # seconds
@@ -92,7 +92,7 @@ def node_command(
 
 
 def enable_token_auth(*, create: bool = False) -> None:
-    """Have Ray require the token in ~/.ray/auth_token, and send it to the cluster.
+    """Enable Ray's token authentication, with the token in ~/.ray/auth_token.
 
     `create` writes a new token if there is none. Token settings in the environment take precedence.
     """
@@ -110,14 +110,14 @@ def enable_token_auth(*, create: bool = False) -> None:
 
 
 def explicit_address(address: str | None = None) -> str | None:
-    """Return the address that the user chose, with an option or with RAY_ADDRESS; or None."""
+    """Return the address from the option or from RAY_ADDRESS, or None."""
     return address or os.environ.get("RAY_ADDRESS")
 
 
 def find(address: str | None = None) -> str | None:
     """Return the address of a running cluster, or None.
 
-    An explicit address is checked alone. Without one, the cluster that was last started on this machine is checked.
+    Without an explicit address, the cluster that was last started on this machine is checked.
     """
     candidate = explicit_address(address)
     if candidate is None:
@@ -204,9 +204,10 @@ def start_local() -> str:
 
 @contextlib.contextmanager
 def connected(address: str | None = None, *, start: bool = False) -> Iterator[bool]:
-    """Connect to a cluster inside a `with` block, and yield whether the cluster had to be started for it.
+    """Connect to a cluster inside a `with` block, and yield whether this call started the cluster.
 
-    `start` starts a cluster on this machine if none is running and no address was chosen. Raise NoCluster otherwise.
+    If no cluster is running and no address is given, `start` starts one on this machine. Raise NoCluster if there is
+    no cluster to connect to.
     """
     found = find(address)
     started = False

@@ -1,7 +1,7 @@
 """The author's files that replicas need: the chute's module, and the modules of its folder that it imports.
 
-They are part of the deployment itself. A replica on a node that joins later gets them from there, even if the machine
-that deployed the chute is gone.
+They are part of the deployment. So a replica on a node that joins later gets them too, even if the machine that
+deployed the chute is gone.
 """
 
 import ast
@@ -27,7 +27,13 @@ _EXCLUDED_FOLDERS = {".git", ".venv", "__pycache__", "node_modules", "site-packa
 
 @dataclass(frozen=True)
 class Package:
-    """The author's files as a zip archive, their names, and the reference to the chute in them, `module:name`."""
+    """The author's files as a zip archive.
+
+    Attributes:
+        entry: The reference to the chute in the archive, `module:name`.
+        files: The paths in the archive.
+        content: The archive.
+    """
 
     entry: str
     files: tuple[str, ...]
@@ -54,7 +60,7 @@ def pack(ref: str) -> Package:
 
 
 def files_of(source: Source) -> set[Path]:
-    """Return a loaded chute's module, and the modules of its folder that it imports now or in a hook later."""
+    """Return the files of a loaded chute: its module, and the modules of its folder that it imports now or later."""
     return _imported_files(source.root) | _files_of_imports(source.root, source.module)
 
 
@@ -66,7 +72,7 @@ def _imported_files(root: Path) -> set[Path]:
 
 
 def _files_of_imports(root: Path, module: str) -> set[Path]:
-    """Return the files that import statements name, because imports inside of hooks have not run yet."""
+    """Return the files that import statements name. Imports inside of functions may not have run yet."""
     found: set[Path] = set()
     names = [module]
     while names:
@@ -108,12 +114,12 @@ def _is_authors(path: Path, root: Path) -> bool:
     if not path.is_file():
         return False  # torch has modules whose `__file__` is not a path
     inside = path.relative_to(root).parts
-    ours = Path(__file__).resolve().parents[2]  # in a checkout, src: each node has this package installed
-    return not _EXCLUDED_FOLDERS.intersection(inside) and not path.is_relative_to(ours)
+    this_package = Path(__file__).resolve().parents[2]  # every node has it installed; in a checkout, this is src
+    return not _EXCLUDED_FOLDERS.intersection(inside) and not path.is_relative_to(this_package)
 
 
 def user_folder() -> Path:
-    """Return the temporary folder that this user's chutes share. Raise LoadError if other users can access it."""
+    """Return the temporary folder for all chutes of this user. Raise LoadError if other users can access it."""
     folder = Path(tempfile.gettempdir()) / f"chutes-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()  # a link that another user made could lead to any folder of this user

@@ -1,4 +1,4 @@
-"""Placement of replicas: the label with which a node reports its GPUs, and the nodes that a NodeSelector accepts.
+"""Placement of replicas: the label that describes a node's GPUs, and the nodes that a NodeSelector accepts.
 
 A node's label names the kind and memory of its GPUs, such as `h100_sxm-80`. A node with different GPUs names each kind,
 such as `3090-24.4090-24`. Ray assigns any of a node's GPUs to a replica, so a selector must accept all of them.
@@ -69,7 +69,7 @@ def _parse_label(value: str) -> tuple[Gpu, ...]:
 
 
 def accepts(selector: NodeSelector, node: Node) -> bool:
-    """Return whether a node has the GPUs that a replica needs, whether or not they are free."""
+    """Return whether a node has the GPUs that a replica needs, free or not."""
     return node.count >= selector.gpu_count and bool(node.gpus) and all(_fits(selector, gpu) for gpu in node.gpus)
 
 
@@ -80,8 +80,8 @@ def _fits(selector: NodeSelector, gpu: Gpu) -> bool:
 def place(selector: NodeSelector | None, known: Sequence[Node]) -> dict[str, Any]:
     """Return Ray's resource options for one replica.
 
-    In a cluster without any GPU the selector is ignored, as `chutes run` ignores it on a machine without one. Raise
-    Unschedulable if the cluster has GPUs but no node fits.
+    A cluster without GPUs ignores the selector, and so does `chutes run`. Raise Unschedulable if the cluster has GPUs
+    but no node fits.
     """
     if selector is None or not any(node.count for node in known):
         return {"num_cpus": 0}
@@ -90,7 +90,7 @@ def place(selector: NodeSelector | None, known: Sequence[Node]) -> dict[str, Any
         raise Unschedulable(
             f"No node can run this chute. It needs {describe(selector)}; the cluster has {_inventory(known)}."
         )
-    # A node with another accepted kind of GPU may join later, so the known kinds are included too.
+    # A node with another accepted GPU model may join later, so the labels of all accepted models are included.
     accepted = {label(node.gpus) for node in fitting}
     accepted |= {f"{name}-{GPU_MODELS[name].vram_gb}" for name in selector.supported_gpus}
     return {

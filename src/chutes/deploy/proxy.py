@@ -182,7 +182,7 @@ class ProxyMiddleware:
 
 
 class _ProxiedRequest:
-    """One request and its response, in which errors of Ray itself are replaced by errors of our own.
+    """One request and its response. Errors of Ray itself are replaced by errors of this package.
 
     `status` is 499 if the client disconnected before the response. `reached_chute` is false if no chute is deployed at
     the path.

@@ -1,7 +1,7 @@
 """A replica: the chute's ASGI application, the same as under `chutes run`, in a process that Ray Serve manages.
 
 The replica loads the chute in its own process from the packed files. Ray Serve sends it requests only after the startup
-hooks have finished. A replica whose hooks raise never gets any.
+hooks have finished. A replica whose startup hooks raise gets no requests.
 """
 
 import asyncio
@@ -24,17 +24,25 @@ from chutes.server.runtime_routes import chute_probes
 log = logging.getLogger(__name__)
 
 REPLICA_HEADER = b"x-chutes-replica"
-"""The header that marks the responses of replicas. Ray's own responses lack it."""
+"""The header of a replica's responses, which distinguishes them from Ray's own responses."""
 
 BY_HOST_HEADER = b"x-chutes-by-host"
-"""The header with which the proxy marks requests whose host name, and not their path, names the chute."""
+"""The header that the proxy adds to a request that names the chute in its host name instead of its path."""
 
 _ABORT_TIMEOUT = 2.0  # seconds for running requests to respond after a fatal error or an abort
 
 
 @dataclass(frozen=True)
 class ReplicaConfig:
-    """What a replica needs to load its chute: the packed files, the reference in them, environment and settings."""
+    """The data from which a replica loads its chute.
+
+    Attributes:
+        slug: The chute's slug.
+        entry: The reference to the chute in the packed files, `module:name`.
+        content: The packed files.
+        environment: Environment variables to set.
+        settings: Server settings, which win over the environment.
+    """
 
     slug: str
     entry: str
@@ -48,7 +56,7 @@ class LoadFailed(Exception):
 
 
 class Replica:
-    """The actor that Ray Serve creates for each replica, checks, and stops."""
+    """A Ray actor that loads a chute. Ray Serve creates, checks and stops one for each replica."""
 
     def __init__(self, config: ReplicaConfig) -> None:
         os.environ.update(config.environment)
@@ -90,8 +98,8 @@ class Replica:
     async def record_routing_stats(self) -> dict[str, Any]:
         """Return the state, load, GPUs and metrics of this replica.
 
-        Ray Serve intends this method for its router. It is the only method whose return value Ray Serve passes on
-        unchanged to any caller of the actor.
+        Ray Serve calls this method for its router. It is used for the report, because Ray Serve returns the result of
+        no other method unchanged to any caller of the actor.
         """
         chute, admission = self.runtime.chute, self.runtime.admission
         text = await asyncio.to_thread(metrics.exposition)
@@ -115,7 +123,7 @@ class ReplicaApp:
         self._id = replica_id.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, with the path that it would have without a cluster."""
+        """Serve one request. Its path becomes the one that it would have under `chutes run`."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
@@ -128,14 +136,14 @@ class ReplicaApp:
         await self._runtime(_without_root(scope), receive, send_with_header)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
-        """Run from the end of loading, when Ray Serve starts the lifespan, until the requests are drained."""
+        """Watch the loaded chute until Ray Serve ends the lifespan, then drain its requests and jobs and close it."""
         runtime = self._runtime
         await receive()
         watch = asyncio.create_task(_exit_with_chute(runtime))
         await send({"type": "lifespan.startup.complete"})
         await receive()
         watch.cancel()
-        # Ray Serve has waited for the requests, but it does not know of jobs.
+        # Ray Serve has waited for the requests, but not for the jobs.
         runtime.lifecycle.drain()
         idle = runtime.admission.wait_idle
         try:

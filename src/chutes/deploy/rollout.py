@@ -18,11 +18,11 @@ from chutes.exception import InvalidChuteName, RolloutFailed
 from chutes.server.lifecycle import log as lifecycle_log
 
 ProgressCallback = Callable[[str, float | None], None]
-"""A function that is called with the current phase, and with its progress from 0 to 1 or None."""
+"""A function that takes the current phase, and its progress from 0 to 1 or None."""
 
 _POLL_INTERVAL = 0.2  # seconds
 _SETTLE_TIMEOUT = 60.0  # for a restored version to run, and for a deleted one to disappear after its grace period
-_PLACEMENT_DELAY = 5.0  # before a report that no node has room
+_PLACEMENT_TIMEOUT = 5.0  # for a replica to be placed, before a report that no node has room
 _FAILED = {"deploy_failed", "unhealthy"}
 
 
@@ -42,7 +42,7 @@ def roll_out(spec: Spec, report: ProgressCallback) -> None:
     previous = _previous_version(spec)
     current = _look_up(spec.slug)
     if previous is not None and not previous.served and current.status != "running":
-        previous = None  # its own rollout failed or was interrupted, so there is nothing to restore
+        previous = None  # its rollout failed or was interrupted, so there is nothing to restore
     start(spec)
     if previous is None:
         registry.save_spec(spec)  # a first version needs its name in the registry even while it loads
@@ -59,7 +59,7 @@ def roll_out(spec: Spec, report: ProgressCallback) -> None:
 
 
 def start_without_waiting(spec: Spec, report: ProgressCallback) -> None:
-    """Deploy a version without waiting for it. A failure shows in its status only."""
+    """Deploy a version without waiting for it. Only its status shows a failure."""
     _previous_version(spec)
     start(spec)
     report("started, not waiting", None)
@@ -73,7 +73,7 @@ def _previous_version(spec: Spec) -> Spec | None:
     """
     if not spec.slug:
         raise InvalidChuteName(
-            "The chute has no URL, because its username and name have no letter or digit. Choose a name with --name."
+            "The chute has no URL, because its username and name contain no letter or digit. Choose a name with --name."
         )
     previous = registry.load_spec(spec.slug) if spec.slug in registry.serve_details() else None
     if previous is not None and previous.uid != spec.uid:
@@ -88,10 +88,10 @@ def _look_up(slug: str) -> registry.DeployedChute:
 
 
 def _wait_until_ready(spec: Spec, old_replicas: set[str], report: ProgressCallback) -> str | None:
-    """Report progress until the version is ready, and return None; or return the reason why it failed."""
+    """Report progress until the version is ready or has failed. Return None, or the reason for the failure."""
     reader = logs.Reader(spec.slug)
     progress: dict[str, Any] | None = None
-    placed_by = time.monotonic() + _PLACEMENT_DELAY
+    placement_deadline = time.monotonic() + _PLACEMENT_TIMEOUT
     while True:
         chute = _look_up(spec.slug)
         if chute.status == "running":
@@ -110,7 +110,7 @@ def _wait_until_ready(spec: Spec, old_replicas: set[str], report: ProgressCallba
             report("starting", None)
         elif any(replica["state"] == "running" for replica in new):
             report("draining the previous version", None)
-        elif time.monotonic() > placed_by and (gpus := spec.ray_options.get("num_gpus")):
+        elif time.monotonic() > placement_deadline and (gpus := spec.ray_options.get("num_gpus")):
             report(f"waiting for a node with {gpus} free GPU{'s' if gpus > 1 else ''}", None)
         else:
             report("placing", None)
@@ -148,7 +148,7 @@ def delete(slug: str, report: ProgressCallback = lambda phase, fraction: None) -
     starting = [replica["actor_name"] for replica in _look_up(slug).replicas if replica["state"] == "starting"]
     serve.delete(slug, _blocking=False)
     registry.delete_spec(slug)
-    for name in starting:  # Ray Serve would wait for their grace period too, though they have no requests
+    for name in starting:  # Ray Serve would wait for their grace period, although they have no requests
         with contextlib.suppress(ValueError):
             ray.kill(ray.get_actor(name, namespace="serve"))
     while slug in registry.serve_details():

@@ -15,9 +15,12 @@ _LOOK_BACK_PERIOD = 4.0  # seconds over which the load is averaged
 class QueuePolicy:
     """A policy that adds a replica for every `threshold` queued requests, and removes replicas that are not needed.
 
-    A replica is removed only if the remaining ones would be no busier than `utilization` (0 to 1) with the requests in
-    flight. So a load that needs two replicas keeps two, however short the queue is. `concurrency` is the number of
-    requests that a replica runs at once.
+    A load that needs two replicas keeps two, even if the queue is empty.
+
+    Args:
+        threshold: The number of queued requests per additional replica.
+        utilization: The maximum utilization, from 0 to 1, of the replicas that remain when one is removed.
+        concurrency: The number of requests that a replica runs at once.
     """
 
     def __init__(self, threshold: float, utilization: float, concurrency: int) -> None:
