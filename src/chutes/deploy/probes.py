@@ -5,6 +5,7 @@ for the state of the replicas, and one running replica for its report. A chute's
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
@@ -30,8 +31,7 @@ async def answer(path: str) -> Response | None:
 
 
 async def _probe(slug: str, probe: str) -> Response | None:
-    controller = await _actor(_CONTROLLER)
-    details = await controller.get_serve_instance_details.remote()
+    details = await _query_once(_CONTROLLER, lambda controller: controller.get_serve_instance_details.remote())
     application = details["applications"].get(slug)
     if application is None:
         return None
@@ -42,8 +42,7 @@ async def _probe(slug: str, probe: str) -> Response | None:
         if probe == READY:
             return _not_ready("failed" if failed else "loading")
         return JSONResponse({"status": "failed" if failed else "ok"}, 503 if failed else 200)
-    replica = await _actor(running[0]["actor_name"])
-    report = await replica.record_routing_stats.remote()
+    report = await _query_once(running[0]["actor_name"], lambda replica: replica.record_routing_stats.remote())
     if probe in report["own_probes"]:
         return None
     if probe == HEALTH:
@@ -53,6 +52,24 @@ async def _probe(slug: str, probe: str) -> Response | None:
 
 def _not_ready(status: str) -> Response:
     return JSONResponse({"status": status}, 503, {"Retry-After": "1"})
+
+
+_queries: dict[str, asyncio.Task[Any]] = {}
+"""The query of each actor that is under way."""
+
+
+async def _query_once(name: str, method: Callable[[Any], Awaitable[Any]]) -> Any:
+    """Query an actor, or wait for the query that is under way: a flood of probes must not keep the actor busy."""
+    task = _queries.get(name)
+    if task is None:
+        task = _queries[name] = asyncio.create_task(_query(name, method))
+        task.add_done_callback(lambda _: _queries.pop(name))
+    return await asyncio.shield(task)
+
+
+async def _query(name: str, method: Callable[[Any], Awaitable[Any]]) -> Any:
+    async with asyncio.timeout(_TIMEOUT):  # the request that began the query may have given up
+        return await method(await _actor(name))
 
 
 async def _actor(name: str) -> Any:

@@ -79,3 +79,31 @@ def test_a_chutes_own_probe_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_probes_while_the_controller_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ask(monkeypatch, "/slug/ready", broken=True) == (503, {"status": "unknown"})
     assert ask(monkeypatch, "/slug/health", broken=True) == (200, {"status": "ok"})
+
+
+def test_concurrent_probes_share_their_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    queried = []
+
+    class Slow(Remote):
+        async def remote(self) -> Any:
+            queried.append(self)
+            await asyncio.sleep(0.01)
+            return await super().remote()
+
+    async def actor(name: str) -> Actor:
+        made = Actor()
+        deployments = {"chute": {"replicas": [{"state": "RUNNING", "actor_name": "r"}]}}
+        applications = {"slug": {"status": "RUNNING", "deployments": deployments}}
+        vars(made)["get_serve_instance_details"] = Slow({"applications": applications})
+        vars(made)["record_routing_stats"] = Slow({"own_probes": [], "info": {}})
+        return made
+
+    async def flood() -> list[int]:
+        paths = [f"/{slug}/ready" for slug in ("slug", "slug", *map(str, range(50)))]
+        return [answer.status_code for answer in await asyncio.gather(*map(probes.answer, paths)) if answer]
+
+    monkeypatch.setattr(probes, "_actor", actor)
+    assert asyncio.run(flood()) == [200, 200]
+    assert len(queried) == 2
+    assert asyncio.run(flood()) == [200, 200]  # later probes query again
+    assert len(queried) == 4
