@@ -39,8 +39,8 @@ class AccessRules:
         self._policy = OriginPolicy(settings, cors.explicit_origins(author_cors))
         self._cord_paths = tuple(cord["path"] for cord in spec.cords) if spec else ()
 
-    def tolerates(self, scope: Scope, violation: Violation) -> bool:
-        """Return whether a request may pass although the proxy's own policy refuses it."""
+    def is_exempt(self, scope: Scope, violation: Violation) -> bool:
+        """Return whether a request is exempt from the proxy's own policy, which it violates."""
         if self._auth.required or self._policy.find_violation(scope) is None:
             return True
         return violation.opens_page(scope["path"], self._cord_paths)

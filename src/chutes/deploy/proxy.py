@@ -97,7 +97,7 @@ class ProxyMiddleware:
             scope = _route_by_host(scope, slug)
         scope = _with_request_id(scope)
         violation = self._policy.find_violation(scope)
-        if violation is not None and (violation.always or not await self._tolerates(scope, violation)):
+        if violation is not None and (violation.always or not await self._is_exempt(scope, violation)):
             violation.error.headers = _request_id_header(scope)
             await deny(violation.error, _chute_path(scope), scope, receive, send)
         elif scope["type"] == "websocket":
@@ -107,8 +107,8 @@ class ProxyMiddleware:
         else:
             await self._serve(scope, receive, send)
 
-    async def _tolerates(self, scope: Scope, violation: Violation) -> bool:
-        """Return whether a request may pass despite its origin: on a public address, or to a chute with API keys."""
+    async def _is_exempt(self, scope: Scope, violation: Violation) -> bool:
+        """Return whether a request is exempt: it is on a public address, or its chute has API keys or allows it."""
         if self._listening_host is None:
             with contextlib.suppress(Exception):
                 labels = await asyncio.to_thread(cluster.head_labels)
@@ -116,7 +116,7 @@ class ProxyMiddleware:
         host = self._listening_host or (scope.get("server") or ("",))[0]
         if not is_loopback(host.strip("[]")):
             return True
-        return (await self._rules.find(await self._deployed_slug(scope))).tolerates(scope, violation)
+        return (await self._rules.find(await self._deployed_slug(scope))).is_exempt(scope, violation)
 
     async def _deployed_slug(self, scope: Scope) -> str:
         """Return the slug of the chute at the request's path, or an empty string if there is none."""

@@ -111,19 +111,19 @@ class OriginPolicy:
 
 
 class OriginMiddleware:
-    """Rejects requests that violate the policy, unless `tolerates` returns True for the violation."""
+    """ASGI middleware that rejects requests that violate the policy, unless `is_exempt` returns True."""
 
     def __init__(
-        self, app: ASGIApp, policy: OriginPolicy, tolerates: Callable[[Scope, Violation], Awaitable[bool]]
+        self, app: ASGIApp, policy: OriginPolicy, is_exempt: Callable[[Scope, Violation], Awaitable[bool]]
     ) -> None:
         self._app = app
         self._policy = policy
-        self._tolerates = tolerates
+        self._is_exempt = is_exempt
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on a request, or answer 400 or 403."""
         violation = self._policy.find_violation(scope)
-        if violation is not None and (violation.always or not await self._tolerates(scope, violation)):
+        if violation is not None and (violation.always or not await self._is_exempt(scope, violation)):
             await deny(violation.error, scope["path"], scope, receive, send)
         else:
             await self._app(scope, receive, send)

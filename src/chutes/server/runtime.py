@@ -40,11 +40,11 @@ class Runtime:
         self._auth = AuthMiddleware(self._cords, settings)
         author_cors = cors.take_middleware(chute)
         policy = OriginPolicy(settings, cors.explicit_origins(author_cors))
-        inner = OriginMiddleware(self._auth, policy, self._tolerates) if guarded else self._auth
+        inner = OriginMiddleware(self._auth, policy, self._is_exempt) if guarded else self._auth
         self._app = cors.wrap(AccessLogMiddleware(inner), author_cors or cors.from_origins(settings.cors_origins))
 
-    async def _tolerates(self, scope: Scope, violation: Violation) -> bool:
-        """Return whether to accept a request despite its origin: a key is required, or a link opens a page."""
+    async def _is_exempt(self, scope: Scope, violation: Violation) -> bool:
+        """Return whether a request is exempt from the origin policy: a key is required, or a link opens a page."""
         if not self.settings.is_loopback or self._auth.required:
             return True
         return violation.opens_page(scope["path"], (cord.route_path for cord in self.chute.cords))

@@ -196,9 +196,9 @@ async def socket(websocket: WebSocket) -> None:
     await websocket.close()
 
 
-def client(*, tolerates: bool = False) -> TestClient:
+def client(*, is_exempt: bool = False) -> TestClient:
     async def decide(scope: Scope, violation: Violation) -> bool:
-        return tolerates
+        return is_exempt
 
     app = Starlette(routes=[Route("/x", hello, methods=["GET", "POST"]), WebSocketRoute("/ws", socket)])
     return TestClient(OriginMiddleware(app, policy(), decide), base_url="http://localhost:8000")
@@ -222,7 +222,7 @@ def test_requests_and_websockets_of_foreign_pages_are_rejected() -> None:
 
 
 def test_if_a_key_is_required_only_an_ambiguous_host_is_rejected() -> None:
-    http = client(tolerates=True)
+    http = client(is_exempt=True)
     assert http.post("/x", headers={"Origin": EVIL, "Host": "evil.example"}).text == "hello"
     assert http.get("/x", headers=[("Host", "localhost"), ("Host", "localhost")]).status_code == 400
 
