@@ -32,12 +32,12 @@ from chutes.server.access_log import REQUEST_ID_PATTERN
 from chutes.server.body import ClientDisconnected, Upload, Uploads, read_body, respond_and_drain
 from chutes.server.errors import error_response, from_chutes_error
 from chutes.server.hosts import is_loopback
+from chutes.server.in_flight import CLIENT_CLOSED_REQUEST
 from chutes.server.origin import OriginPolicy, Violation, deny
 from chutes.server.paths import METRICS, PROBES
 
 _PROXY_HEALTH_PATH = "/-/healthz"  # Ray's own route
 _MIN_ERROR_STATUS = 400
-_CLIENT_DISCONNECTED = 499
 _RETRY_AFTER = "5"  # seconds
 _UNCOUNTED = PROBES | {METRICS}
 _LABEL = re.compile(r"[a-z0-9][a-z0-9-]*")
@@ -82,7 +82,10 @@ class ProxyMiddleware:
         self._traffic = Traffic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Check the origin of a request, and forward it to its chute."""
+        """Check the origin of a request, and forward it to its chute.
+
+        Ray's own routes, below `/-/`, are for machines of the cluster only, except for its health check.
+        """
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
@@ -108,7 +111,10 @@ class ProxyMiddleware:
             await self._serve(scope, receive, send)
 
     async def _is_exempt(self, scope: Scope, violation: Violation) -> bool:
-        """Return whether a request is exempt: it is on a public address, or its chute has API keys or allows it."""
+        """Return whether a request is exempt from the origin policy.
+
+        It is if the proxy listens on a public address, or if the access rules of its chute exempt it.
+        """
         if self._listening_host is None:
             with contextlib.suppress(Exception):
                 labels = await asyncio.to_thread(cluster.head_labels)
@@ -184,8 +190,8 @@ class ProxyMiddleware:
 class _ProxiedRequest:
     """One request and its response. Errors of Ray itself are replaced by errors of this package.
 
-    `status` is 499 if the client disconnected before the response. `reached_chute` is false if no chute is deployed at
-    the path.
+    - `status`: the status of the response; 499 if the client disconnected before it.
+    - `reached_chute`: whether a chute is deployed at the path.
     """
 
     def __init__(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
@@ -196,11 +202,11 @@ class _ProxiedRequest:
         self._started = False
         self._disconnected = False
         self._ray_error: tuple[int, dict[str, str]] | None = None  # status and headers
-        self.status = _CLIENT_DISCONNECTED
+        self.status = CLIENT_CLOSED_REQUEST
         self.reached_chute = False
 
     async def receive(self) -> Message:
-        """Return the body, which the proxy has read already, and then the client's further messages."""
+        """Return the body, which the proxy has already read; after that, receive from the client."""
         if self._unread:
             return self._unread.pop()
         message = await self._receive()
@@ -208,7 +214,7 @@ class _ProxiedRequest:
         return message
 
     async def send(self, message: Message) -> None:
-        """Pass a message of the response on, or hold it back if the response is an error of Ray itself."""
+        """Pass on a message of the response, unless the response is an error of Ray itself."""
         if message["type"] == "http.response.start":
             headers = message.get("headers", ())
             if message["status"] >= _MIN_ERROR_STATUS and not any(name == REPLICA_HEADER for name, _ in headers):
@@ -260,7 +266,7 @@ async def _is_from_node(scope: Scope) -> bool:
 
 
 def _chute_path(scope: Scope) -> str:
-    """Return the path without the slug, which decides about the format of an error."""
+    """Return the path without the slug. The format of an error depends on it."""
     return "/" + "/".join(scope["path"].split("/")[2:])
 
 
@@ -294,8 +300,8 @@ def _without_by_host(scope: Scope) -> Scope:
 
 def _with_request_id(scope: Scope) -> Scope:
     """Keep the client's request id if it is valid, or else add a new one. The replica logs the same id."""
-    given = [value for name, value in scope["headers"] if name == _REQUEST_ID]
-    if len(given) == 1 and REQUEST_ID_PATTERN.fullmatch(given[0]):
+    client_ids = [value for name, value in scope["headers"] if name == _REQUEST_ID]
+    if len(client_ids) == 1 and REQUEST_ID_PATTERN.fullmatch(client_ids[0]):
         return scope
     headers = [(name, value) for name, value in scope["headers"] if name != _REQUEST_ID]
     return {**scope, "headers": [*headers, (_REQUEST_ID, uuid4().hex.encode())]}

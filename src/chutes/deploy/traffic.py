@@ -5,6 +5,8 @@ import time
 from collections import Counter, defaultdict, deque
 from typing import Any, NamedTuple
 
+from chutes.server.in_flight import CLIENT_CLOSED_REQUEST
+
 WINDOW = 300.0
 """Seconds for which finished requests are remembered."""
 
@@ -62,6 +64,6 @@ def summary(requests: list[FinishedRequest], seconds: float) -> dict[str, Any]:
         "per_minute": round(len(requests) * 60 / max(seconds, 1.0), 2),
         "errors": sum(each.status >= 500 for each in requests),
         "rejected": sum(each.status == 429 for each in requests),
-        "left": sum(each.status == 499 for each in requests),
+        "left": sum(each.status == CLIENT_CLOSED_REQUEST for each in requests),
         "latency_seconds": {f"p{at}": round(points[at - 1], 3) for at in (50, 95, 99)} if points else {},
     }
