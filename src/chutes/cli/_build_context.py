@@ -22,12 +22,17 @@ _EXCLUDED_FOLDERS = {".git", ".venv", "__pycache__", "node_modules", "venv"}
 
 @dataclass(frozen=True)
 class AuthorFiles:
-    """The folder that the author's imports start from, and the files of it that go into the image."""
+    """The author's files that go into the image.
+
+    Attributes:
+        root: The folder that imports start from.
+        files: The files, all inside of `root`.
+        entry: The chute's reference inside the image, `module:name`.
+    """
 
     root: Path
     files: tuple[Path, ...]
     entry: str
-    """The chute's reference inside the image, `module:name`."""
 
     @property
     def uses_imagegen(self) -> bool:
@@ -70,7 +75,7 @@ def dockerfile(image: str, author: AuthorFiles) -> str:
 
 
 def write(folder: Path, image: "Image", author: AuthorFiles) -> None:
-    """Write the whole context into a folder, in place of one that an earlier build wrote.
+    """Write the build context into a folder. Replace a context of an earlier build.
 
     Sources of the image's ADD and COPY directives are relative to the current folder, as when the image was defined.
     Raise BuildContextError if a source is missing, or if the folder holds files that no build wrote.
@@ -92,7 +97,7 @@ def write(folder: Path, image: "Image", author: AuthorFiles) -> None:
 
 
 def _copy_source(source: str, root: Path, folder: Path) -> None:
-    """Copy what an ADD or COPY directive names to the same relative path in the context."""
+    """Copy the source of an ADD or COPY directive to the same relative path in the context."""
     relative = source.removeprefix("./").lstrip("/")
     if ".." in Path(relative).parts:
         raise BuildContextError(f"{source} is outside of {root}. An image can only add files from inside that folder.")
@@ -106,7 +111,7 @@ def _copy_source(source: str, root: Path, folder: Path) -> None:
 
 def _copy_files(files: Iterable[Path], root: Path, into: Path, context: Path) -> None:
     for file in files:
-        if not file.is_relative_to(context.resolve()):  # the context may be a subfolder of what is copied
+        if not file.is_relative_to(context.resolve()):  # the context may be inside of the copied folder
             target = into / file.relative_to(root)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(file, target)

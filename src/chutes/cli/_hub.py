@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: which files of a repository a loader reads, and what its errors mean to a user."""
+"""The Hugging Face Hub: the files of a repository that a loader reads, and the hub's errors in plain words."""
 
 import re
 from collections.abc import Collection, Iterable
@@ -52,7 +52,7 @@ def components(model_index: dict[str, object]) -> list[str]:
 
 
 def explain(error: Exception, repo: str) -> str:
-    """Return what went wrong and what to do about it."""
+    """Return a message that states the problem and the remedy."""
     hub = constants.ENDPOINT
     match error:
         case GatedRepoError():

@@ -81,13 +81,13 @@ def metrics(current: dict[str, Any]) -> Group:
     """Return the output of `chutes metrics`: the requests, and a row for each GPU of each replica."""
     table = Table("replica", "GPU", "busy", "memory", "images", "images/s", "steps/s", box=None)
     for replica, each in current["replicas"].items():
-        cards = each["gpus"] or [{}]
-        for card in cards:
-            used, total = card.get("memory_used_bytes"), card.get("memory_total_bytes")
+        gpus = each["gpus"] or [{}]
+        for gpu in gpus:
+            used, total = gpu.get("memory_used_bytes"), gpu.get("memory_total_bytes")
             table.add_row(
                 plain(replica),
-                plain(card.get("name", "none")),
-                f"{card['utilization']:.0%}" if "utilization" in card else "",
+                plain(gpu.get("name", "none")),
+                f"{gpu['utilization']:.0%}" if "utilization" in gpu else "",
                 f"{used / 1e9:.1f} of {total / 1e9:.1f} GB" if used is not None and total else "",
                 str(each["images"]),
                 f"{each['images_per_second']:g}",

@@ -63,7 +63,7 @@ def build(
 
 
 def _author_files(ref: str, *, include_cwd: bool) -> "AuthorFiles":
-    """Return the author's files. The chute must be loaded, because its imports tell which files it needs."""
+    """Return the author's files. The chute must be loaded, because its imports determine the files."""
     from chutes.cli import _build_context
     from chutes.deploy import package
     from chutes.loader import parse_reference

@@ -27,16 +27,16 @@ _FOLLOW_INTERVAL = 0.5
 
 
 @dataclass(frozen=True)
-class _Cluster:
-    """A connected cluster: the address of its HTTP proxy, and the labels of its head node."""
+class _Connection:
+    """A connection to a cluster: the address of its HTTP proxy, and the labels of its head node."""
 
     http: tuple[str, int]
     labels: dict[str, str]
 
 
 @contextmanager
-def _connect(address: str | None) -> Iterator[_Cluster]:
-    """Connect to the cluster. An error of the cluster or the caller ends the command in one line."""
+def _connect(address: str | None) -> Iterator[_Connection]:
+    """Connect to the cluster. An error of the connection or of the `with` block ends the command in one line."""
     require("ray")
     from chutes.deploy import cluster
     from chutes.exception import CommandError
@@ -44,7 +44,7 @@ def _connect(address: str | None) -> Iterator[_Cluster]:
     load_settings()  # Ray Serve may be started with these settings, so reject an invalid one here
     try:
         with cluster.connected(address):
-            yield _Cluster(cluster.serve_http(), cluster.head_labels())
+            yield _Connection(cluster.serve_http(), cluster.head_labels())
     except CommandError as error:
         fail(error)
 
@@ -61,7 +61,7 @@ def list_chutes(*, address: ClusterAddress = None, as_json: AsJson = False) -> N
         else:
             note("No cluster is running on this machine. Start one with `chutes deploy`.")
         return
-    with _connect(address) as connected:
+    with _connect(address) as connection:
         rows = [
             {
                 "name": chute.name,
@@ -69,7 +69,7 @@ def list_chutes(*, address: ClusterAddress = None, as_json: AsJson = False) -> N
                 "slug": chute.slug,
                 "status": chute.status,
                 "replicas": sum(replica["state"] == "running" for replica in chute.replicas),
-                "url": cluster.url(chute.slug, connected.http),
+                "url": cluster.url(chute.slug, connection.http),
             }
             for chute in registry.list_chutes()
         ]
@@ -87,23 +87,23 @@ def get(name: DeployedName, *, address: ClusterAddress = None, as_json: AsJson =
     """Show the configuration, version, URL, cords and replicas of a chute."""
     from chutes.deploy import registry
 
-    with _connect(address) as connected:
-        description = _describe(registry.find(name), connected)
+    with _connect(address) as connection:
+        description = _describe(registry.find(name), connection)
     if as_json:
         _print_json(description)
         return
     Console().print(tables.description(description))
 
 
-def _describe(chute: "DeployedChute", connected: _Cluster) -> dict[str, Any]:
+def _describe(chute: "DeployedChute", connection: _Connection) -> dict[str, Any]:
     from chutes.deploy import cluster
 
     spec = chute.spec
     description: dict[str, Any] = {
         "name": chute.name,
         "status": chute.status,
-        "url": cluster.url(chute.slug, connected.http),
-        "host": f"http://{chute.slug}.localhost:{connected.http[1]}",
+        "url": cluster.url(chute.slug, connection.http),
+        "host": f"http://{chute.slug}.localhost:{connection.http[1]}",
     }
     if spec is not None:
         scaling = spec.autoscaling
@@ -147,13 +147,13 @@ def status(
     """
     from chutes.deploy import registry, stats
 
-    with _connect(address) as connected:
-        current = stats.status(registry.find(name), connected.http)
+    with _connect(address) as connection:
+        current = stats.status(registry.find(name), connection.http)
         while as_json and watch:
             typer.echo(json.dumps(current, default=str))
             sys.stdout.flush()
             time.sleep(_WATCH_INTERVAL)
-            current = stats.status(registry.find(name), connected.http)
+            current = stats.status(registry.find(name), connection.http)
         if as_json:
             _print_json(current)
             return
@@ -163,7 +163,7 @@ def status(
         with Live(tables.status(current), refresh_per_second=4) as live:
             while True:
                 time.sleep(_WATCH_INTERVAL)
-                live.update(tables.status(stats.status(registry.find(name), connected.http)))
+                live.update(tables.status(stats.status(registry.find(name), connection.http)))
 
 
 @app.command()
@@ -179,12 +179,12 @@ def metrics(
     """Show the GPUs, queue, latencies, and images and steps per second of a chute."""
     from chutes.deploy import registry, stats
 
-    with _connect(address) as connected:
+    with _connect(address) as connection:
         chute = registry.find(name)
         if prometheus:
             typer.echo(stats.prometheus(chute), nl=False)
             return
-        current = stats.metrics(chute, connected.http)
+        current = stats.metrics(chute, connection.http)
     if as_json:
         _print_json(current)
         return
@@ -233,13 +233,13 @@ def delete(name: DeployedName, *, address: ClusterAddress = None) -> None:
     from chutes.cli._deploy_progress import DeployProgress
     from chutes.deploy import cluster, registry, rollout
 
-    with _connect(address) as connected:
+    with _connect(address) as connection:
         chute = registry.find(name)
         with DeployProgress() as progress:
             rollout.delete(chute.slug, progress.report)
         is_last = not registry.list_chutes()
     note(f"Deleted {chute.name}.")
-    if is_last and cluster.stop_local(connected.labels):
+    if is_last and cluster.stop_local(connection.labels):
         note("No chute is left, so the cluster on this machine was stopped.")
 
 

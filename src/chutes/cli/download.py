@@ -44,7 +44,7 @@ def download(
             folder = _find_in_cache(repo)
         except (ValueError, LocalEntryNotFoundError):
             fail(reason)
-        note("The hub did not answer, but the cache holds every file of the model.")
+        note("The hub is unavailable, but the cache holds every file of the model.")
     typer.echo(folder)
 
 

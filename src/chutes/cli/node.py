@@ -99,7 +99,7 @@ def _check_ip(option: str, value: str) -> None:
     try:
         ipaddress.ip_address(value)
     except ValueError:
-        fail(f"{option} is {value!r}, which is not an IP address")
+        fail(f"{option} is {value!r}, but must be an IP address such as 10.0.0.5")
 
 
 def _check_port(host: str, port: int) -> None:
@@ -113,10 +113,10 @@ def _check_port(host: str, port: int) -> None:
 
 
 def _run(command: list[str], environment: dict[str, str], *, process_group: int | None) -> NoReturn:
-    """Run the node's command until it exits, or until a signal stops it gracefully with exit code 0.
+    """Run the node's command until it exits. A signal stops it gracefully, with exit code 0.
 
-    A `process_group` of 0 is a new one. In it, Ctrl-C on the terminal reaches this process alone, which then stops Ray
-    gracefully. In the group of this process, Ctrl-C would kill Ray's processes.
+    A `process_group` of 0 gives the command a process group of its own. Then Ctrl-C on the terminal signals only this
+    process, which stops Ray gracefully. Otherwise Ctrl-C would kill Ray's processes.
     """
     process: subprocess.Popen[bytes] | None = None
     stopped = False
