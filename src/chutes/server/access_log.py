@@ -1,4 +1,4 @@
-"""The middleware around all others except CORS: request ids, unhandled exceptions and the access log."""
+"""The outermost middleware except for CORS: request ids, the access log, and unhandled exceptions."""
 
 import logging
 import re
@@ -28,9 +28,10 @@ LOG_CONTEXT = "chutes.log_context"
 
 
 class AccessLogMiddleware:
-    """Gives each request an id, answers unhandled exceptions with 500, and logs one line for each request.
+    """ASGI middleware for request ids, the access log, and 500 responses to unhandled exceptions.
 
-    The request id is the client's `X-Request-ID`, if that is short and plain, or a random one.
+    The request id is the client's `X-Request-ID` if that has at most 128 letters, digits and `._:+/=-`. Otherwise it
+    is random.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -57,7 +57,7 @@ def check_exposure(settings: Settings) -> None:
 
 
 class AuthMiddleware:
-    """Answers 401 to requests without a valid API key."""
+    """ASGI middleware that answers 401 to requests without a valid API key."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""The middleware that runs the requests of cords: body, queue, handler, timeout, cancellation, metrics.
+"""The middleware that runs requests of cords: it reads the body, queues, calls the handler and enforces its time limit.
 
 Each handler runs in a task of its own, which owns the slot. When the client disconnects or the time limit is reached,
 the task is cancelled and the request ends at once. The slot is released later, when the task has ended: a thread that
@@ -54,7 +54,7 @@ _WATCH_AFTER = 0.05  # seconds; most handlers end before it pays to watch for a 
 
 
 class CordMiddleware:
-    """Sends requests of cords through admission to the chute, and all other requests to `others`.
+    """ASGI middleware that admits requests of cords to the chute, and passes all other requests to `others`.
 
     The limits on request bodies apply to both.
     """

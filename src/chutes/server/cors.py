@@ -20,7 +20,10 @@ _EXPOSED = {b"content-disposition", b"location", b"retry-after"}  # and all that
 
 
 def take_middleware(chute: Chute) -> Middleware | None:
-    """Remove the author's CORSMiddleware from the chute, where errors of the runtime bypass it, and return it."""
+    """Remove the author's CORSMiddleware from the chute and return it; None if there is none.
+
+    Inside the chute it would miss the errors of the server.
+    """
     for index, each in enumerate(chute.user_middleware):
         cls: Any = each.cls
         if cls is CORSPlaceholder:
@@ -82,13 +85,13 @@ def wrap(app: ASGIApp, middleware: Middleware | None) -> ASGIApp:
 
 
 class ExposeHeadersMiddleware:
-    """Lets pages read the headers of a response, such as `Retry-After` and `X-Seed`."""
+    """ASGI middleware that lets pages read the headers of a response, such as `Retry-After` and `X-Seed`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Add the response's own headers to `Access-Control-Expose-Headers`."""
+        """Add the names of the response's headers to `Access-Control-Expose-Headers`."""
 
         async def send_exposed(message: Message) -> None:
             if message["type"] == "http.response.start":

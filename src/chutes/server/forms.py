@@ -1,4 +1,4 @@
-"""Limits on forms, checked before Starlette parses them in one go on the server's event loop."""
+"""Limits on forms, checked before Starlette parses a form in one step on the server's event loop."""
 
 import asyncio
 import re
@@ -10,13 +10,13 @@ FORMS = frozenset({MULTIPART, URL_ENCODED})
 
 _SLICE = 1 << 20  # bytes scanned before other requests get a turn
 _MAX_LINE = 8 * 1024  # bytes; longer than the parser accepts for a header of a part
-_MAX_MARKS = 200_000  # `&` and `%` of a URL-encoded form
+_MAX_SEPARATORS = 200_000  # `&` and `%` of a URL-encoded form
 _MAX_PARAMETERS = 10_000  # of all Content-Disposition headers of a multipart form
 _DISPOSITION = re.compile(rb"^content-disposition:[^\n]*", re.IGNORECASE | re.MULTILINE)
 
 
 class FormScan:
-    """Counts what makes a form slow to parse, in one piece of its body after the other."""
+    """A counter of the parts that make a form slow to parse. It reads the body piece by piece."""
 
     def __init__(self, media_type: str) -> None:
         self._is_multipart = media_type == MULTIPART
@@ -31,8 +31,8 @@ class FormScan:
             self._count += sum(found[0].count(b";") for found in _DISPOSITION.finditer(lines + newline))
         else:
             self._count += piece.count(b"%") + piece.count(b"&")
-        if self._count > (_MAX_PARAMETERS if self._is_multipart else _MAX_MARKS):
-            what = f"{_MAX_PARAMETERS} parameters" if self._is_multipart else f"{_MAX_MARKS} fields and escapes"
+        if self._count > (_MAX_PARAMETERS if self._is_multipart else _MAX_SEPARATORS):
+            what = f"{_MAX_PARAMETERS} parameters" if self._is_multipart else f"{_MAX_SEPARATORS} fields and escapes"
             raise BodyTooComplex(f"The form has more than {what}.", headers={"Connection": "close"})
 
 

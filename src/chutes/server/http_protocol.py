@@ -47,28 +47,28 @@ _REJECTIONS = {  # status: code and message
 
 
 class _RejectedError(Exception):
-    """Raised in a callback of the parser to stop it. The argument is the status."""
+    """The request is rejected with the status in the argument. A callback raises it to stop the parser."""
 
 
-class _InvalidRequests:
-    """Logs invalid requests, at most one every ten seconds, with the number of suppressed ones."""
+class _InvalidRequestLog:
+    """A log of invalid requests with at most one line every ten seconds, which counts the suppressed ones."""
 
     def __init__(self) -> None:
-        self._next = 0.0
+        self._next_line_at = 0.0
         self._suppressed = 0
 
-    def log(self, status: int, client: Any) -> None:
+    def write(self, status: int, client: tuple[str, int] | None) -> None:
         now = time.monotonic()
-        if now < self._next:
+        if now < self._next_line_at:
             self._suppressed += 1
             return
         peer = f"{client[0]}:{client[1]}" if client else "an unknown peer"
         others = f" ({self._suppressed} more since the previous message)" if self._suppressed else ""
         log.warning("Rejected a request from %s%s: %s", peer, others, _REJECTIONS[status][1], extra={"status": status})
-        self._next, self._suppressed = now + _LOG_INTERVAL, 0
+        self._next_line_at, self._suppressed = now + _LOG_INTERVAL, 0
 
 
-_invalid_requests = _InvalidRequests()
+_invalid_request_log = _InvalidRequestLog()
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -220,7 +220,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _reject(self, status: int) -> None:
         """Answer a request with an error, and close the connection."""
         self._rejected = True
-        _invalid_requests.log(status, self.client)
+        _invalid_request_log.write(status, self.client)
         if self._in_body and self.pipeline:  # the rejected request waits for earlier ones
             self.pipeline.popleft()
             self._in_body = False

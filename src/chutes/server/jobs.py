@@ -126,7 +126,7 @@ def _iso(when: datetime | None) -> str | None:
 
 
 class JobManager:
-    """Runs the jobs of one chute, and keeps the last `kept` that have ended.
+    """The jobs of one chute. The last `kept` that have ended are kept.
 
     `max_result_bytes` is the largest size of a result as JSON.
     """
@@ -156,7 +156,7 @@ class JobManager:
         return record
 
     def submit(self, name: str, data: dict[str, Any], upload: Upload | None = None) -> JobRecord:
-        """Start a job as soon as a slot is free. `upload` is held until the job ends.
+        """Queue a job, and start it as soon as a slot is free. The bytes of `upload` count until the job ends.
 
         Raise HTTPException (404), RequestValidationError (422), QueueFull, Draining or OSError.
         """

@@ -35,7 +35,7 @@ class ExitCode(IntEnum):
 
 
 class State(StrEnum):
-    """The state of a chute."""
+    """One of the four states of a chute."""
 
     LOADING = "loading"
     READY = "ready"
@@ -44,12 +44,12 @@ class State(StrEnum):
 
 
 class Lifecycle:
-    """Runs the startup and shutdown hooks of one chute, and tracks its state.
+    """The startup hooks, state and shutdown hooks of one chute.
 
     - `ready`: an event that is set after the startup hooks.
     - `exit_code`: a future that resolves when the process must end.
-    - `failure`: why the chute has failed, in one line for the log.
-    - `abandoned`: whether the author's code still ran when `close` gave up.
+    - `failure`: the reason why the chute has failed, in one line for the log.
+    - `abandoned`: whether the author's code was still running at the time limit of `close`.
     """
 
     def __init__(self, chute: Chute, admission: Admission) -> None:

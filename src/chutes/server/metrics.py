@@ -40,7 +40,7 @@ def exposition() -> bytes:
 
 
 class _GpuCollector(Collector):
-    """Collects memory and utilization of each GPU from NVML. Without a driver there are no series."""
+    """A collector of the memory and utilization of each GPU, from NVML. Without a driver there are no series."""
 
     def describe(self) -> Iterable[Any]:
         return []  # so that registration does not collect

@@ -29,7 +29,7 @@ _POLICY_VIOLATION = 1008  # close code of a WebSocket (RFC 6455, section 7.4.1)
 
 @dataclass(frozen=True)
 class Violation:
-    """Why a request is rejected.
+    """The reason why a request is rejected.
 
     - `error`: the error for the client.
     - `always`: the request is rejected even if an API key is required.

@@ -80,7 +80,7 @@ def router(chute: Chute, lifecycle: Lifecycle, admission: Admission) -> APIRoute
 
 
 class RuntimeRoutes:
-    """Sends requests to the server's own routes, or to the chute if it has a route at the same path."""
+    """ASGI application that serves the server's own routes, and passes the chute's routes on to the chute."""
 
     def __init__(self, service: FastAPI, chute: Chute, lifecycle: Lifecycle) -> None:
         self._service = service
@@ -95,7 +95,7 @@ class RuntimeRoutes:
         self._own_probes = (PROBES | {METRICS}) - gets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send one request to the server's or the chute's routes."""
+        """Serve one request."""
         path = scope.get("path", "")
         is_get = scope.get("method") in {"GET", "HEAD"}
         if is_get and path in self._chute_probes:

@@ -57,7 +57,7 @@ async def parse_json(body: bytes, max_values: int, max_text_bytes: int) -> Any:
 
 
 class _Scan:
-    """Checks and decodes a body slice by slice."""
+    """A scanner that checks and decodes a body slice by slice."""
 
     def __init__(self, max_values: int, max_text_bytes: int) -> None:
         self._max_values = max_values
