@@ -129,7 +129,7 @@ class CordMiddleware:
             upload.release()
             del scope[UPLOAD]  # breaks a reference cycle: the upload holds the connection, which holds the scope
             if request is not None:
-                request.close()
+                request.stop_watching()
 
     def _max_body_bytes(self, target: Cord | Job | None) -> int:
         limit = self._settings.max_body_bytes

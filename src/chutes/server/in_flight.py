@@ -1,4 +1,4 @@
-"""A cord's request from the end of its body to its end.
+"""A request of a cord, from the arrival of its body until it ends.
 
 The handler receives and sends through this object. The request ends with whichever comes first: the handler returns,
 the client disconnects, the time limit is reached, or the process stops. What the handler sends later is discarded.
@@ -51,11 +51,11 @@ class InFlightRequest:
             self.response_started = True
             self.status = message["status"]
         elif not message.get("more_body", False):
-            self.close()  # the response is complete, so the client may disconnect
+            self.stop_watching()  # the response is complete, so the client may disconnect
         await self._send(message)
 
     def watch(self) -> None:
-        """Begin to watch for a disconnect. From now on only the watcher reads from the connection."""
+        """Begin to watch for a disconnect. From then on only the watcher receives from the server."""
         if self._watcher is None and not self._response_complete:
             self._watcher = asyncio.ensure_future(self._wait_for_disconnect())
 
@@ -65,13 +65,13 @@ class InFlightRequest:
         self.end(CLIENT_CLOSED_REQUEST)
 
     def end(self, status: int = 0) -> None:
-        """End the request: because the handler has returned, or with a status because the request is aborted."""
+        """End the request, unless it has ended. A status other than 0 aborts it, and says why."""
         if not self.done.done():
             self.abort_status = status
             self.done.set_result(None)
 
-    def close(self) -> None:
-        """Stop watching for a disconnect."""
+    def stop_watching(self) -> None:
+        """Stop watching for a disconnect, for good."""
         self._response_complete = True
         if self._watcher is not None:
             self._watcher.cancel()

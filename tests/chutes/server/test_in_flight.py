@@ -48,7 +48,7 @@ async def test_the_connection_has_one_reader() -> None:
     request.watch()
     await asyncio.sleep(0)
     assert wire.watched == 1
-    request.close()
+    request.stop_watching()
 
 
 async def test_messages_after_the_end_are_discarded() -> None:
