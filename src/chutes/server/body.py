@@ -1,4 +1,4 @@
-"""Request bodies within limits of size, time, and of the memory that all of them take together."""
+"""Receive request bodies within limits on their size, on their duration, and on the memory of all bodies together."""
 
 import asyncio
 import zlib
@@ -24,7 +24,7 @@ class ClientDisconnected(Exception):
 
 
 class Uploads:
-    """The bodies that are being received or that wait in the queue.
+    """The limits on request bodies, and the memory that the bodies of all requests take before a handler has them.
 
     - `max_body_bytes`: the limit for one body; all bodies together may take 3.75 times as much.
     - `timeout`: seconds that a client may take to send one.
@@ -36,22 +36,20 @@ class Uploads:
         self.timeout = timeout
         self.min_rate = min_rate
         self.held = 0
-        self.open: set[Upload] = set()
+        self.incomplete: set[Upload] = set()
         self.closed: ChutesError | None = None
 
     def close(self, error: ChutesError) -> None:
         """Raise this error in every upload that is not complete, now and from now on."""
         self.closed = error
-        for upload in list(self.open):
+        for upload in list(self.incomplete):
             upload.abort(error)
 
 
 class Upload:
     """The body of one request. Call `release` when its bytes are no longer in memory.
 
-    - `has_body`: whether the request has a body.
-    - `length`: its Content-Length, or 0.
-    - `limit`: its largest size in bytes.
+    `length` is the Content-Length or 0, and `limit` is the largest size, both in bytes.
     """
 
     def __init__(self, uploads: Uploads, receive: Receive, *, has_body: bool, length: int, limit: int) -> None:
@@ -61,12 +59,12 @@ class Upload:
         self.complete = False
         self._received = 0
         self._held = 0
-        self._kept = False
+        self._transferred = False
         self._waited = 0.0
         self._error: ChutesError | None = None
         self._task: asyncio.Task[object] | None = None  # waits in `receive`
         if has_body:  # a handler may never receive the end of a body that does not exist
-            uploads.open.add(self)
+            uploads.incomplete.add(self)
             self._error = uploads.closed
         if length > limit:
             self._error = _too_large(limit)
@@ -103,7 +101,7 @@ class Upload:
         self.hold(size)
         if not message.get("more_body", False):
             self.complete = True
-            self._uploads.open.discard(self)
+            self._uploads.incomplete.discard(self)
         return message
 
     def _expire(self, slow: bool) -> None:
@@ -130,20 +128,23 @@ class Upload:
         if self._task is not None:
             self._task.cancel()
 
-    def keep(self) -> Callable[[], None]:
-        """Make `release` do nothing, and return the function that releases the bytes instead."""
-        self._kept = True
+    def transfer(self) -> Callable[[], None]:
+        """Return the function that releases the bytes from now on, and make `release` do nothing.
+
+        The caller keeps the body after the request has ended.
+        """
+        self._transferred = True
         return self._release
 
     def release(self) -> None:
-        """Declare that the body's bytes are no longer in memory. Do nothing after `keep`."""
-        if not self._kept:
+        """Stop counting the body's bytes, which are no longer in memory. Do nothing after `transfer`."""
+        if not self._transferred:
             self._release()
 
     def _release(self) -> None:
         self._uploads.held -= self._held
         self._held = 0
-        self._uploads.open.discard(self)
+        self._uploads.incomplete.discard(self)
 
 
 def _too_large(limit: int) -> BodyTooLarge:

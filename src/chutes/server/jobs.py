@@ -176,7 +176,7 @@ class JobManager:
         # Not a `finally` inside the task: a task that is cancelled before its first step never reaches it.
         task.add_done_callback(lambda task: self._ended(record, waiter, task))
         if upload is not None:
-            release = upload.keep()
+            release = upload.transfer()
             task.add_done_callback(lambda _: release())
         record.task = task
         self._delete_oldest()

@@ -145,12 +145,12 @@ async def test_abort_ends_the_uploads_that_are_incomplete() -> None:
     assert await read_body(without.receive) == b""
 
 
-async def test_a_kept_body_counts_until_it_is_released() -> None:
+async def test_a_transferred_body_counts_until_it_is_released() -> None:
     shared = uploads(max_body_bytes=100)
     upload = Upload(shared, coming(b"x" * 100), has_body=True, length=100, limit=100)
     await read_body(upload.receive)
     upload.hold(50)
-    release = upload.keep()
+    release = upload.transfer()
     upload.release()
     assert shared.held == 150
     release()
