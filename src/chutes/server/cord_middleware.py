@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 # A cord that answers GET at these paths is a probe: it is never queued and never rejected.
 _UNQUEUED = {(method, path) for method in ("GET", "HEAD") for path in PROBES | {METRICS}}
-_WATCH_AFTER = 0.05  # seconds; most handlers end before it pays to watch for a disconnect
+_WATCH_AFTER = 0.05  # seconds; max_values handlers end before it pays to watch for a disconnect
 
 
 class CordMiddleware:
@@ -104,9 +104,9 @@ class CordMiddleware:
         request: InFlightRequest | None = None
         try:
             if cord is None:
-                await self._pass_on(target, scope, headers, upload, send)
+                await self._forward(target, scope, headers, upload, send)
             else:
-                send = self._with_load(send)
+                send = self._with_load_headers(send)
                 request = await self._accept(cord, scope, headers, upload, send)
                 await self._wait_for_slot(scope, request)
                 upload.release()
@@ -115,9 +115,9 @@ class CordMiddleware:
             upload.release()
             error = error.with_traceback(None)  # its frames hold the received part of the body
             if request is None and not upload.complete:
-                await respond_and_drain(self._answer(error, scope), scope, receive, send)
+                await respond_and_drain(self._error_response(error, scope), scope, receive, send)
             elif request is None or not request.response_started:
-                await self._answer(error, scope)(scope, receive, send)
+                await self._error_response(error, scope)(scope, receive, send)
             elif isinstance(error, ChutesError):  # the connection closes in mid-response
                 scope[LOG_CONTEXT]["status"] = error.status
         except ClientDisconnected:
@@ -138,7 +138,7 @@ class CordMiddleware:
     async def _accept(
         self, cord: Cord, scope: Scope, headers: BodyHeaders, upload: Upload, send: Send
     ) -> InFlightRequest:
-        """Check a request of a cord and read its body."""
+        """Check a request of a cord, and read its body. Raise ChutesError, InvalidJson or ClientDisconnected."""
         self._lifecycle.check()
         if cord.passthrough:
             self._admission.check()
@@ -149,10 +149,10 @@ class CordMiddleware:
         body = await self._read(cord, scope, upload, headers, compressed=compressed)
         return InFlightRequest(upload.receive, send, body)
 
-    async def _pass_on(
+    async def _forward(
         self, target: Cord | Job | None, scope: Scope, headers: BodyHeaders, upload: Upload, send: Send
     ) -> None:
-        """Send a request to the runtime's own routes or to the author's native ones.
+        """Forward a request to the server's own routes or to the author's native ones.
 
         JSON and URL-encoded forms are read and checked first. Multipart forms, which may be large, are checked while
         the route reads them.
@@ -198,17 +198,18 @@ class CordMiddleware:
             async with self._one_gunzip:
                 body = await asyncio.to_thread(gunzip, body, self._max_body_bytes(target))
                 upload.hold(len(body))
-            others = [pair for pair in scope["headers"] if pair[0] not in {b"content-encoding", b"content-length"}]
+            replaced = {b"content-encoding", b"content-length"}
+            others = [(name, value) for name, value in scope["headers"] if name not in replaced]
             scope["headers"] = [*others, (b"content-length", b"%d" % len(body))]
         if body and not headers.is_json:
             await check_form(body, headers.media_type)
         elif body:
             upload.hold(len(body))  # the parsed value takes about as much memory again
-            most = (target.max_json_values if target is not None else None) or self._settings.max_json_values
-            scope[PARSED_JSON] = await parse_json(body, most, self._settings.max_body_bytes * 3 // 2)
+            max_values = (target.max_json_values if target is not None else None) or self._settings.max_json_values
+            scope[PARSED_JSON] = await parse_json(body, max_values, self._settings.max_body_bytes * 3 // 2)
         return body
 
-    def _answer(self, error: ChutesError | InvalidJson, scope: Scope) -> Response:
+    def _error_response(self, error: ChutesError | InvalidJson, scope: Scope) -> Response:
         if isinstance(error, InvalidJson):
             return from_validation(scope["path"], [error.error])
         metrics.rejections.labels(self._chute_id, error.code).inc()
@@ -248,7 +249,7 @@ class CordMiddleware:
         task = loop.create_task(self._chute(scope, request.receive, request.send))
         self._running[task] = request
         # Not a `finally` inside the task: a task that is cancelled before its first step never reaches it.
-        task.add_done_callback(partial(self._ended, cord.name, request))
+        task.add_done_callback(partial(self._finish, cord.name, request))
         watch = loop.call_later(_WATCH_AFTER, request.watch)
         deadline = loop.call_later(self._settings.request_timeout, request.end, RequestTimeout.status)
         try:
@@ -273,10 +274,13 @@ class CordMiddleware:
 
     @property
     def _cancel_status(self) -> int:
-        """The status of a request that the server cancels: while draining, or (Ray Serve) when its client leaves."""
+        """Status of a request that the ASGI server cancels.
+
+        uvicorn does so while draining, and Ray Serve when the client disconnects.
+        """
         return Draining.status if self._lifecycle.state is State.DRAINING else CLIENT_CLOSED_REQUEST
 
-    def _ended(self, function: str, request: InFlightRequest, task: asyncio.Task[None]) -> None:
+    def _finish(self, function: str, request: InFlightRequest, task: asyncio.Task[None]) -> None:
         """Release the slot of a handler that has ended, and update the metrics."""
         del self._running[task]
         self._admission.release(request.started_at)
@@ -304,10 +308,10 @@ class CordMiddleware:
         for request in self._running.values():
             request.end(Draining.status)
 
-    def _with_load(self, send: Send) -> Send:
-        """Add the headers that report how busy the chute is."""
+    def _with_load_headers(self, send: Send) -> Send:
+        """Add headers with the number of used and available slots to the response."""
 
-        async def send_with_load(message: Message) -> None:
+        async def send_with_load_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 slots, used = self._admission.concurrency, self._admission.running
                 message["headers"] = [
@@ -318,7 +322,7 @@ class CordMiddleware:
                 ]
             await send(message)
 
-        return send_with_load
+        return send_with_load_headers
 
 
 def _route_path(scope: Scope, own_root: str) -> str:

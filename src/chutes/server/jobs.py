@@ -174,7 +174,7 @@ class JobManager:
         self._records[record.id] = record
         task = asyncio.create_task(self._run(record, waiter, data), name=f"job-{record.id}")
         # Not a `finally` inside the task: a task that is cancelled before its first step never reaches it.
-        task.add_done_callback(lambda task: self._ended(record, waiter, task))
+        task.add_done_callback(lambda task: self._finish(record, waiter, task))
         if upload is not None:
             release = upload.transfer()
             task.add_done_callback(lambda _: release())
@@ -193,7 +193,7 @@ class JobManager:
         finally:
             await _finish_despite_cancellation(asyncio.to_thread(record.save_outcome, result, self._max_result_bytes))
 
-    def _ended(self, record: JobRecord, waiter: "asyncio.Future[None]", task: "asyncio.Task[None]") -> None:
+    def _finish(self, record: JobRecord, waiter: "asyncio.Future[None]", task: "asyncio.Task[None]") -> None:
         """Release the slot of a job that has ended, and record its state."""
         self._admission.withdraw(waiter)
         record.task = None  # its exception holds the local variables of the job's functions

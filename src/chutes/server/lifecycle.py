@@ -70,7 +70,7 @@ class Lifecycle:
         loop = asyncio.get_running_loop()
         self.exit_code = loop.create_future()
         self._started_at = time.monotonic()
-        self.chute.set_failure_callback(lambda reason: loop.call_soon_threadsafe(self._fatal, reason))
+        self.chute.set_failure_callback(lambda reason: loop.call_soon_threadsafe(self._on_fatal, reason))
         self._task = asyncio.create_task(self._run(), name="chute-lifecycle")
 
     async def _run(self) -> None:
@@ -97,25 +97,25 @@ class Lifecycle:
             self.failure = describe_error(error)
             log.error("Startup failed: %s", self.failure)  # noqa: TRY400 - one line; the traceback is logged at level debug
             log.debug("Startup failed", exc_info=True)
-            self._end(ExitCode.LOAD_FAILED)
+            self._fail(ExitCode.LOAD_FAILED)
 
     async def _log_progress(self) -> None:
         """Log the progress of loading whenever it has changed."""
         logged: dict[str, Any] = {}
         while True:
             await asyncio.sleep(_PROGRESS_INTERVAL)
-            now = self.chute.progress.snapshot()
-            if now["stage"] and now != logged:
-                share = "" if now["fraction"] is None else f", {now['fraction']:.0%}"
-                log.info("Loading: %s%s", now["stage"], share, extra={"progress": now})
-                logged = now
+            current = self.chute.progress.snapshot()
+            if current["stage"] and current != logged:
+                percent = "" if current["fraction"] is None else f", {current['fraction']:.0%}"
+                log.info("Loading: %s%s", current["stage"], percent, extra={"progress": current})
+                logged = current
 
-    def _fatal(self, reason: str) -> None:
+    def _on_fatal(self, reason: str) -> None:
         self.failure = reason
         log.error("Fatal error: %s", reason)
-        self._end(ExitCode.FATAL)
+        self._fail(ExitCode.FATAL)
 
-    def _end(self, code: ExitCode) -> None:
+    def _fail(self, code: ExitCode) -> None:
         self.state = State.FAILED
         self._admission.close()
         if self.exit_code is not None and not self.exit_code.done():
