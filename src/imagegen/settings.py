@@ -17,7 +17,7 @@ _MAX_EDITS = 2
 
 
 class Settings(BaseSettings):
-    """Which model is loaded, and how.
+    """The model to load, and how to load it.
 
     Each field is an environment variable, such as `IMAGEGEN_MODEL`. Its docstring is its description in the
     documentation. An empty variable counts as unset.
@@ -40,14 +40,14 @@ class Settings(BaseSettings):
     as `auto`, but a large model does not load on a GPU smaller than the chute's `node_selector` requires."""
 
     max_sequence_length: int = Field(default=256, ge=1, le=512)
-    """Number of tokens to which FLUX's T5 encoder pads or cuts each prompt."""
+    """Number of tokens to which FLUX's T5 encoder pads or truncates each prompt."""
 
     oom_fallback: bool = True
     """When the GPU's memory runs out, generate the image again at half the size with half the steps."""
 
     @classmethod
     def read(cls) -> "Settings":
-        """Read the environment. Raises LoadError if a value is invalid, and logs a warning of each misspelt name."""
+        """Read the environment and log a warning for each misspelt name. Raises LoadError if a value is invalid."""
         for warning in misspelt_settings(os.environ):
             log.warning("%s", warning)
         try:
@@ -72,7 +72,7 @@ def misspelt_settings(environment: Mapping[str, str]) -> Iterator[str]:
 
 
 def _edits(one: str, other: str) -> int:
-    """Return the Levenshtein distance: how many characters to insert, delete or replace."""
+    """Return the Levenshtein distance: the number of characters to insert, delete or replace."""
     row = list(range(len(other) + 1))
     for i, a in enumerate(one, 1):
         diagonal, row[0] = row[0], i
