@@ -89,7 +89,7 @@ def test_without_a_gpu_the_bundled_model_is_used_and_reported(
     assert chute.info["origin"] == picture.origin == "bundled"
     assert "small bundled model" in caplog.text
     assert stages[0].startswith("importing")  # takes longest with a small model
-    assert chute.progress.snapshot()["stage"] == stages[-1] == "generating a first picture"
+    assert chute.progress.snapshot()["stage"] == stages[-1] == "generating a warm-up image"
 
 
 def test_the_request_of_the_documentation(client: Any) -> None:

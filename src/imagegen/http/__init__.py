@@ -1,1 +1,1 @@
-"""The HTTP edge of `imagegen`: request bodies, base64 images, and answers. Only this package knows status codes."""
+"""HTTP for `imagegen`: request bodies, base64 images and responses. Only this package knows status codes."""

@@ -1,7 +1,7 @@
 """Decode the base64 images of request bodies: JPEG, PNG or WebP, at most 2048x2048 pixels.
 
-The size is read from the file's header and refused there when it is too large, so that a small file which unpacks to
-gigabytes costs neither time nor memory.
+The size in a file's header is checked before the pixels are decoded, so a decompression bomb costs neither time nor
+memory.
 """
 
 import base64
@@ -22,7 +22,7 @@ _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _WHITE_SPACE = b" \t\r\n\f\v"
 _WHITE = (255, 255, 255, 255)
 _BLACK = (0, 0, 0, 255)
-_FORMATS = ("JPEG", "PNG", "WEBP")  # no other decoder sees untrusted data
+_FORMATS = ("JPEG", "PNG", "WEBP")  # Pillow's other decoders must not see untrusted data
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MAX_CHUNKS = 10_000  # of a PNG; cameras and editors write tens to hundreds
 _MAX_EXIF = 64 * 1024  # bytes, as much as fits into a JPEG
@@ -32,7 +32,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def decode_base64(text: str, *, field: str) -> bytes:
-    """Decode base64 with or without a data URL, white space and padding, in either alphabet. Raises InputError."""
+    """Decode standard or URL-safe base64, with or without a data URL, white space and padding. Raises InputError."""
     if prefix := _DATA_URL.match(text[:256]):
         text = text[prefix.end() :]
     try:
@@ -46,10 +46,10 @@ def decode_base64(text: str, *, field: str) -> bytes:
 
 
 def decode_image(text: str, *, field: str) -> Image.Image:
-    """Decode base64 to an RGB image, upright by its EXIF orientation, on white where it is transparent.
+    """Decode base64 to an RGB image, with its EXIF orientation applied and transparent pixels composited on white.
 
-    Of an animation only the first frame counts. Raises ImageTooLarge above 2048 pixels a side, and InputError below 16
-    pixels or if the file is no image. Both name `field`.
+    Only the first frame of an animation is used. Raises ImageTooLarge if a side has more than 2048 pixels. Raises
+    InputError if a side has fewer than 16 pixels or the file is not an image. Both name `field`.
     """
     image = _flatten(_open(decode_base64(text, field=field), field), _WHITE).convert("RGB")
     if min(image.size) < MIN_SIDE:
@@ -59,13 +59,16 @@ def decode_image(text: str, *, field: str) -> Image.Image:
 
 
 def decode_mask(text: str, *, size: tuple[int, int], field: str) -> Image.Image:
-    """Decode base64 to a greyscale mask (mode L) of `size` (width, height); transparent pixels become black."""
+    """Decode base64 to a greyscale mask (mode L), resized to `size` (width, height). Transparent pixels become black.
+
+    Raises ImageTooLarge or InputError, which name `field`.
+    """
     mask = _flatten(_open(decode_base64(text, field=field), field), _BLACK).convert("L")
     return mask if mask.size == size else mask.resize(size, Image.Resampling.BILINEAR)
 
 
 def _has_many_chunks(data: bytes) -> bool:
-    """Return whether a PNG consists of so many chunks that Pillow would take seconds to skip them."""
+    """Return whether the file is a PNG with so many chunks that Pillow would take seconds to skip them."""
     at, count = len(_PNG), 0
     while data.startswith(_PNG) and at + 8 <= len(data) and count <= _MAX_CHUNKS:
         at, count = at + 12 + int.from_bytes(data[at : at + 4]), count + 1
@@ -73,7 +76,7 @@ def _has_many_chunks(data: bytes) -> bool:
 
 
 def _open(data: bytes, field: str) -> Image.Image:
-    """Decode a JPEG, PNG or WebP whose header says at most 2048x2048 pixels, and turn it upright."""
+    """Decode a JPEG, PNG or WebP of at most 2048x2048 pixels, and apply its EXIF orientation."""
     if _has_many_chunks(data):
         raise InputError(f"{field} is a PNG of more than {_MAX_CHUNKS} chunks.", field=field)
     limit = f"{MAX_SIDE}x{MAX_SIDE}"
@@ -92,18 +95,18 @@ def _open(data: bytes, field: str) -> Image.Image:
             raise ImageTooLarge(message, field=field)
         try:
             image.load()
-        except Exception:  # noqa: BLE001 - so do broken pixels in its decoders
+        except Exception:  # noqa: BLE001 - corrupt pixels make Pillow's decoders raise all kinds of errors, too
             raise InputError(f"{field} is a truncated or damaged image.", field=field) from None
         if len(image.info.get("exif", b"")) > _MAX_EXIF:
             return image.copy()
         try:
             return ImageOps.exif_transpose(image)
-        except Exception:  # noqa: BLE001 - broken EXIF does not spoil the pixels
+        except Exception:  # noqa: BLE001 - the pixels are usable without the EXIF data
             return image.copy()
 
 
 def _flatten(image: Image.Image, background: tuple[int, int, int, int]) -> Image.Image:
-    """Composite a transparent image on a colour and scale 16-bit greyscale to 8 bits; other modes pass."""
+    """Composite a transparent image on a colour, and scale 16-bit greyscale to 8 bits."""
     if image.mode.startswith("I"):  # Pillow would clip 16 bits, not scale them
         wide, clear = np.asarray(image).astype(np.uint32), image.info.get("transparency")
         image = Image.fromarray((wide >> 8).astype(np.uint8))

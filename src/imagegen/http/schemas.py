@@ -1,4 +1,4 @@
-"""The bodies of the image routes, with their defaults and bounds; `to_request` turns each into engine requests."""
+"""The request bodies of the image routes, with their defaults and bounds; `to_request` converts one for the engine."""
 
 import secrets
 import unicodedata
@@ -11,7 +11,7 @@ from imagegen.image_file import Format
 if TYPE_CHECKING:
     from imagegen.request import Request
 
-MAX_PROMPT = 5_000  # characters: twice what the largest text encoder (512 tokens) reads, and it fits into EXIF
+MAX_PROMPT = 5_000  # characters: about twice what the largest text encoder (512 tokens) reads, and it fits into EXIF
 
 
 def _printable(text: str) -> str:
@@ -36,12 +36,12 @@ Guidance = Annotated[float, Field(ge=1.0, le=20.0)]
 
 
 class Options(BaseModel):
-    """Optional fields of every route."""
+    """Optional fields of all routes."""
 
-    negative_prompt: Text | None = Field(default=None, description="What should not be in the picture.")
+    negative_prompt: Text | None = Field(default=None, description="What the image must not show.")
     true_cfg_scale: Guidance | None = Field(
         default=None,
-        description="How strongly the negative prompt pushes (FLUX; a second forward pass per step). "
+        description="Guidance scale of the negative prompt (FLUX only; it takes a second forward pass per step). "
         "Default: 2 with a negative prompt, else off.",
     )
 
@@ -69,7 +69,7 @@ class MinifiedGenerationInput(BaseModel):
 
 
 class BatchGenerationInput(Options):
-    """Up to four prompts at once (`POST /batch`); picture i has the seed `seed + i`."""
+    """Up to four prompts at once (`POST /batch`); image i has the seed `seed + i`."""
 
     prompts: list[Prompt] = Field(min_length=1, max_length=4)
     width: int = Field(default=1024, ge=512, le=2048)
@@ -80,13 +80,13 @@ class BatchGenerationInput(Options):
     format: Format = "jpeg"
 
     def to_requests(self) -> "list[Request]":
-        """Return one request for each prompt, so that each picture is the one of its prompt and seed alone."""
+        """Return one request for each prompt: each image is the same as for its prompt and seed alone."""
         first = secrets.randbelow(2**32) if self.seed is None else self.seed
         return [_request(self, prompt=prompt, seed=(first + i) % 2**32) for i, prompt in enumerate(self.prompts)]
 
 
 class Img2ImgInput(Options):
-    """Image to image (`POST /img2img`); the answer has the input's size unless another is given."""
+    """Image to image (`POST /img2img`); the result has the input's size unless another is given."""
 
     prompt: Prompt
     image_b64: str = Field(min_length=1, description="Base64, with or without a data URL: JPEG, PNG or WebP.")
@@ -109,11 +109,11 @@ class Img2ImgInput(Options):
 
 
 class InpaintInput(Options):
-    """Repaint part of an image (`POST /inpaint`); the answer has the input's size."""
+    """Repaint part of an image (`POST /inpaint`); the result has the input's size."""
 
     prompt: Prompt
     image_b64: str = Field(min_length=1, description="Base64, with or without a data URL: JPEG, PNG or WebP.")
-    mask_b64: str = Field(min_length=1, description="White is repainted, black stays; resized to the image.")
+    mask_b64: str = Field(min_length=1, description="White is repainted, black is kept; resized to the image.")
     strength: Strength = 0.75
     guidance_scale: Guidance = 7.5
     num_inference_steps: int = Field(default=28, ge=1, le=50)
@@ -132,8 +132,8 @@ class InpaintInput(Options):
 
 
 def _request(body: BaseModel, **fields: Any) -> "Request":
-    """Return a request with the body's fields, under the engine's names, and those given."""
-    from imagegen.request import Request  # needs Pillow, which `chutes build` does without
+    """Return a request from a body's fields, renamed as in `Request`, and from further `fields`."""
+    from imagegen.request import Request  # imports Pillow, which may be missing where `chutes build` runs
 
     values = body.model_dump(exclude={"prompts", "image_b64", "mask_b64", "format"})
     values |= {"steps": values.pop("num_inference_steps"), "guidance": values.pop("guidance_scale")}

@@ -1,4 +1,4 @@
-"""Give a chute an image engine: `install(chute)` adds its start, its end and its error answers."""
+"""Attach an image engine to a chute: startup hook, shutdown hook and exception handler."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class ImageChute(Protocol):
-    """A chute after `install`, as the type of a cord's `self`."""
+    """A chute with an engine: the type of `self` in cords after `install`."""
 
     engine: "Engine"
 
@@ -30,9 +30,10 @@ class ImageChute(Protocol):
 def install(chute: Chute, model: str | None = None) -> None:
     """Load a model when the chute starts, and serve it as `chute.engine`.
 
-    `model` is a pipeline folder, a hub id or `bundled`; None means the one that IMAGEGEN_MODEL names, or the default.
-    The other IMAGEGEN_* settings apply as well. A large model is refused if the machine is smaller than the chute's
-    `node_selector`, unless IMAGEGEN_MEMORY is set. Errors of `imagegen` become HTTP answers.
+    `model` is a folder in diffusers' layout, a Hugging Face id or `bundled`. None means the value of IMAGEGEN_MODEL, or
+    else the default model. The other IMAGEGEN_* settings apply as well. A large model is refused if the machine
+    has less than the chute's `node_selector` requires, unless IMAGEGEN_MEMORY is set. Errors of `imagegen` become HTTP
+    responses.
     """
 
     @chute.on_startup()
@@ -42,12 +43,12 @@ def install(chute: Chute, model: str | None = None) -> None:
     chute.on_shutdown()(stop_engine)
 
     @chute.exception_handler(ImagegenError)
-    async def answer(request: Request, error: ImagegenError) -> JSONResponse:
+    async def respond(request: Request, error: ImagegenError) -> JSONResponse:
         return error_response(error)
 
 
 async def start_engine(chute: Any, model: str | None = None) -> None:
-    """Load a model into `chute.engine` and generate a first picture, so that the first request is fast."""
+    """Load a model, start `chute.engine`, and generate a warm-up image, so that the first request is fast."""
     chute.progress.update("importing torch and diffusers")
     settings = Settings.read()
     load, engine_class = imagegen.load, imagegen.Engine
@@ -56,11 +57,11 @@ async def start_engine(chute: Any, model: str | None = None) -> None:
     loaded = await asyncio.to_thread(load, model, settings=settings, requirements=required, progress=progress)
     chute.engine = engine_class(loaded, oom_fallback=settings.oom_fallback, on_failure=chute.fail)
     chute.engine.start()
-    chute.progress.update("generating a first picture")
+    chute.progress.update("generating a warm-up image")
     await chute.engine.warm_up()
     chute.info.update(loaded.info)
     if loaded.info["origin"] == "bundled":
-        log.warning("Pictures come from the small bundled model. Set IMAGEGEN_MODEL to use another one")
+        log.warning("Images come from the small bundled model. Set IMAGEGEN_MODEL to use another one")
 
 
 async def stop_engine(chute: Any) -> None:
