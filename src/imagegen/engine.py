@@ -1,7 +1,7 @@
-"""The engine: one thread that owns the GPU and generates one picture at a time, first come, first served.
+"""The engine: one thread that owns the GPU and generates one image at a time, in the order of the requests.
 
-`Engine.generate` may be awaited on any event loop. Cancelling it stops the thread within one denoising step. Images are
-scaled and composited on other threads.
+`Engine.generate` may be awaited on any event loop. Cancelling it stops the generation within one denoising step.
+Images are scaled and composited on other threads.
 """
 
 import asyncio
@@ -40,15 +40,16 @@ log = logging.getLogger(__name__)
 
 _WARM_UP = Request("warm-up", steps=2, seed=0)
 _MAX_OUT_OF_MEMORY = 3  # requests in a row, before the caches are freed
+_GPU_FAILED = "The GPU has failed; the service is about to restart."
 _SOFTWARE = f"chutes-selfhosted {version('chutes-selfhosted')}"
 
 
 class _CancelledError(Exception):
-    """The caller no longer awaits the picture."""
+    """The caller no longer awaits the image."""
 
 
 class _Sample(NamedTuple):
-    """The thread's result: the image at the canvas's size, and how it was made."""
+    """The thread's result: the image at the canvas's size, and the number of steps it took."""
 
     image: Image.Image
     canvas: Canvas
@@ -68,12 +69,13 @@ class _Job:
 
 
 class Engine:
-    """Generates pictures with a model that nothing else uses meanwhile.
+    """A queue of requests and the thread that runs them. While it runs, nothing else may use the model.
 
     - `oom_fallback`: when memory runs out, generate once more at half the size with half the steps.
-    - `on_failure`: called once, from any thread, with the reason why only a new process can help: the GPU is lost, it
-      hangs, or its memory stays full.
-    - `hang_after`, `cancel_timeout`: seconds; see `Watchdog`.
+    - `on_failure`: called once, from any thread, with the reason of a failure that only a new process recovers from:
+      the GPU is lost, it hangs, or its memory stays full.
+    - `hang_after`: seconds after which unusually long work counts as hung; see `Watchdog`.
+    - `cancel_timeout`: seconds in which a cancelled request must end, and in which `stop` waits for the thread.
     """
 
     def __init__(
@@ -100,7 +102,7 @@ class Engine:
         )
         self._out_of_memory = 0  # requests in a row
         self._stopping = threading.Event()
-        self._lock = threading.Lock()  # held to queue a job, so that none is queued after the end
+        self._lock = threading.Lock()  # held while a job is queued, so that none is queued after `stop`
 
     def start(self) -> None:
         """Start the thread and its watchdog."""
@@ -108,7 +110,7 @@ class Engine:
         self._watchdog.start()
 
     def stop(self) -> None:
-        """Stop within one step. Requests that are queued or running raise `EngineStopped`."""
+        """Stop within one step. Requests that are queued or running raise EngineStopped."""
         with self._lock:
             self._stopping.set()
             self._jobs.put(None)
@@ -117,7 +119,7 @@ class Engine:
         self._watchdog.stop()
 
     async def warm_up(self) -> None:
-        """Generate a picture, so that the first request is fast. Raises LoadError if the model cannot generate it."""
+        """Generate an image, so that the first request is fast. Raises LoadError if the model cannot generate it."""
         try:
             await self._submit(_Job(_WARM_UP, warm_up=True))
         except NotFinite as error:
@@ -127,10 +129,10 @@ class Engine:
                 "Check its weights, or choose another IMAGEGEN_PRECISION."
             ) from error
         except ImagegenError as error:
-            raise LoadError(f"{self.model.name} cannot generate its warm-up picture: {error}") from error
+            raise LoadError(f"{self.model.name} cannot generate its warm-up image: {error}") from error
 
     async def generate(self, request: Request, *, on_step: AfterStep | None = None) -> Picture:
-        """Return the picture of a request.
+        """Generate the image of a request. `on_step` is called after each step, on the engine's thread.
 
         Raises Unsupported, OutOfMemory, NotFinite, EngineStopped, EngineFailed, or ImagegenError for anything else.
         """
@@ -139,20 +141,20 @@ class Engine:
         prepared = replace(request, seed=secrets.randbelow(2**32) if request.seed is None else request.seed)
         if request.image:
             prepared = await asyncio.to_thread(_fit_images, prepared)
-        done = await self._submit(_Job(prepared, on_step))
-        image = await asyncio.to_thread(finish, done.image, done.canvas, prepared)
+        sampled = await self._submit(_Job(prepared, on_step))
+        image = await asyncio.to_thread(finish, sampled.image, sampled.canvas, prepared)
         metrics.images.labels(request.task).inc()
         return Picture(
             image,
-            metadata=_metadata(prepared, image.size, done.steps, self.model.name),
-            generated_size=done.canvas.size,
+            metadata=_metadata(prepared, image.size, sampled.steps, self.model.name),
+            generated_size=sampled.canvas.size,
             origin=str(self.model.info["origin"]),
             precision=str(self.model.info["precision"]),
-            fallback=done.fallback,
+            fallback=sampled.fallback,
         )
 
     async def _submit(self, job: _Job) -> _Sample:
-        """Queue a job and await it. Cancelling takes it out of the queue or stops it."""
+        """Queue a job and await it. Cancelling removes it from the queue or stops it."""
         with self._lock:
             self._check()
             metrics.queue.inc()
@@ -168,9 +170,9 @@ class Engine:
             raise
 
     def _check(self) -> None:
-        """Raise EngineFailed or EngineStopped if the engine cannot generate pictures."""
+        """Raise EngineFailed or EngineStopped if the engine cannot generate images."""
         if self.failure:
-            raise EngineFailed("The GPU has failed; the service is about to restart.")
+            raise EngineFailed(_GPU_FAILED)
         if self._stopping.is_set() or not self._thread.is_alive():
             raise EngineStopped("The engine is not running: the service is starting or stopping.")
 
@@ -189,7 +191,7 @@ class Engine:
                 if job.result.set_running_or_notify_cancel():
                     metrics.queue.dec()
                     self._run_job(job)
-                del job  # otherwise its images would live until the next one
+                del job  # otherwise its images stay in memory until the next job
                 if self._out_of_memory >= _MAX_OUT_OF_MEMORY:
                     self._recover()
 
@@ -206,7 +208,7 @@ class Engine:
             metrics.busy_seconds.inc(time.perf_counter() - began)
 
     def _recover(self) -> None:
-        """Free all caches and generate the warm-up picture; if that fails, so has the engine."""
+        """Free all caches and generate the warm-up image; if that fails, report an engine failure."""
         self._out_of_memory = 0
         log.warning("Out of memory %d times in a row: freeing the caches", _MAX_OUT_OF_MEMORY)
         job = _Job(_WARM_UP, warm_up=True)
@@ -220,13 +222,13 @@ class Engine:
             self._run_job(job)
         failure = job.result.exception()
         if failure is None:
-            log.info("Generated the warm-up picture after freeing the caches")
+            log.info("Generated the warm-up image after freeing the caches")
         elif not isinstance(failure, EngineStopped):
-            self._fail(f"Out of memory {_MAX_OUT_OF_MEMORY} times in a row, and the warm-up picture failed: {failure}")
+            self._fail(f"Out of memory {_MAX_OUT_OF_MEMORY} times in a row, and the warm-up image failed: {failure}")
 
     def _client_error(self, error: Exception, job: _Job) -> Exception:
-        """Return the error that a client may see in place of one that a pipeline raised; log the latter."""
-        if isinstance(error, NotFinite) and not job.warm_up:  # the caller of `warm_up` reports its own
+        """Log an error of a pipeline, and return the one that the client sees instead."""
+        if isinstance(error, NotFinite) and not job.warm_up:  # `warm_up` reports its own errors
             metrics.errors.inc()
             name, precision = self.model.name, self.model.info.get("precision")
             log.error("%s (%s in %s, %s, seed %d)", error, name, precision, job.request.task, job.request.seed)
@@ -236,25 +238,25 @@ class Engine:
         log.error("Generation failed", exc_info=error)
         if is_fatal(error):
             self._fail(f"{type(error).__name__} on the GPU")
-            return EngineFailed("The GPU has failed; the service is about to restart.")
+            return EngineFailed(_GPU_FAILED)
         return ImagegenError("Generation failed.")
 
     def _sample(self, job: _Job) -> _Sample:
-        """Sample a job's picture; if memory runs out, once more at half the size with half the steps."""
+        """Sample a job's image; if memory runs out, sample once more at half the size with half the steps."""
         self._check()
         steps = job.request.steps
-        done = self._attempt(job, steps=steps)
-        if done is None and self._oom_fallback:
+        sampled = self._attempt(job, steps=steps)
+        if sampled is None and self._oom_fallback:
             log.warning("Out of memory: trying again at half the size with half the steps")
-            done = self._attempt(job, steps=max(1, steps // 2), shrink=0.5, fallback="out-of-memory")
-        if done is None:
+            sampled = self._attempt(job, steps=max(1, steps // 2), shrink=0.5, fallback="out-of-memory")
+        if sampled is None:
             self._out_of_memory += 1
-            raise OutOfMemory("The picture does not fit into the GPU's memory. Request a smaller one.")
+            raise OutOfMemory("The image does not fit into the GPU's memory. Request a smaller one.")
         self._out_of_memory = 0
-        return done
+        return sampled
 
     def _attempt(self, job: _Job, *, steps: int, shrink: float = 1.0, fallback: str | None = None) -> _Sample | None:
-        """Sample a job's picture once. Return None if memory ran out, with everything freed that the attempt held."""
+        """Sample a job's image once. If memory runs out, free the attempt's memory and return None."""
         canvas = fit_canvas(job.request.size, self.model.sizes, shrink=shrink)
 
         def after_step(done: int, total: int) -> None:
@@ -275,15 +277,16 @@ class Engine:
             if not is_out_of_memory(error):
                 raise
             metrics.out_of_memory.inc()
-        # Only here, after the exception is gone, are the tensors gone that its traceback held.
+        # Not in the handler: until it ends, the exception's traceback keeps the tensors alive.
         free_memory()
         return None
 
     def _begin(self, job: _Job, canvas: Canvas, phase: str) -> None:
-        """Tell the watchdog which work begins; work of the same kind takes equally long."""
+        """Tell the watchdog which kind of work begins; all work of one kind takes equally long."""
         guided = bool(job.request.negative_prompt)  # a second forward pass per step
-        moving = self.model.plan in {"offload", "stream"}  # moving weights takes as long as other work allows
-        self._watchdog.begin(None if moving else (job.request.task, canvas.size, guided, phase), job.cancelled)
+        # Copying weights to the GPU takes an unpredictable time, as other processes use the same memory and bus.
+        offloaded = self.model.plan in {"offload", "stream"}
+        self._watchdog.begin(None if offloaded else (job.request.task, canvas.size, guided, phase), job.cancelled)
 
 
 def _fit_images(request: Request) -> Request:
@@ -294,9 +297,9 @@ def _fit_images(request: Request) -> Request:
 
 
 def _metadata(request: Request, size: tuple[int, int], steps: int, model: str) -> dict[str, object]:
-    """Return the metadata of a picture's file: its request as it was carried out.
+    """Return the metadata of an image file: the request with the values that were used.
 
-    The order of the values is part of the file's bytes, so it stays the same from release to release.
+    The order of the values determines the file's bytes, so it must stay the same.
     """
     values: dict[str, object | None] = {
         "negative_prompt": request.negative_prompt,

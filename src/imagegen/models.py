@@ -1,4 +1,4 @@
-"""Load a model: find it, check that the machine can hold it, read it, and assemble its pipelines.
+"""Load a model: find its files, check that the machine can hold it, read the weights, and build its pipelines.
 
 Any text-to-image pipeline of diffusers works. Text to image, image to image and inpainting share one set of components.
 Only this module chooses between `imagegen.flux` and diffusers' own modules.
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Progress = Callable[[str, float | None, float | None], None]
-"""Called with the current stage, the bytes done and their total, where these are known."""
+"""Called with the name of the current stage, the bytes read, and their total; None where they are unknown."""
 
 _FLUX_IDS = "black-forest-labs/FLUX."
-_LARGE = 20e9  # bytes of weights; `requirements` applies to models from this size on
+_LARGE = 20e9  # bytes of weights above which `requirements` apply
 
 
 @dataclass
 class Model:
-    """Pipelines that share their components, and what the engine must know to use them.
+    """A loaded model: pipelines that share their components, and how to use them.
 
     - `text2image`, `img2img`, `inpaint`: diffusers pipelines; None where diffusers has none for this model.
     - `sizes`: the sizes that the model generates.
-    - `max_sequence_length`: tokens of the prompt that its text encoder reads.
+    - `max_sequence_length`: number of tokens to which the text encoder pads or truncates a prompt.
     - `plan`: where the weights are kept; None on a machine without a GPU.
-    - `info`: what `/ready` reports: model, origin, device, precision, memory plan, native size, and more.
-    - `fast_path`: the hooks of `imagegen.flux`; None where diffusers' own modules run.
+    - `info`: values that `/ready` reports: model, origin, device, precision, memory plan, native size, and more.
+    - `fast_path`: the hooks of `imagegen.flux`; None if diffusers' own modules run.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Model:
 
 
 class _Source(NamedTuple):
-    """A model that was found on this machine: its folder, and what the folder says about it."""
+    """A model's files on this machine, and their description."""
 
     folder: Path
     origin: checkpoint.Origin
@@ -94,7 +94,7 @@ def load(
     plan = _choose_plan(gpus, found.weights, settings)
     fast = plan == "resident" and checkpoint.pipeline_class(found.folder) == "FluxPipeline" and flux.supported()
     if not fast:
-        _silence_libraries()  # imports transformers, which is not part of the time it takes to load
+        _silence_libraries()  # imports transformers, whose time does not count as loading
     began = time.perf_counter()
     if fast:
         pipeline, fast_path = _read_fast(found.folder, settings, progress)
@@ -107,7 +107,7 @@ def load(
 
 
 def _find(source: str | None, gpus: list[memory.Gpu], requirements: memory.GpuRequirements | None) -> _Source:
-    """Find a model's files, and check the machine as soon as it is known that the model is large."""
+    """Find a model's files. For a large model, check the machine as early as its size is known."""
     source = source or checkpoint.default_source(has_gpu=bool(gpus))
     if requirements and source.startswith(_FLUX_IDS):
         memory.check(gpus, requirements)
@@ -122,7 +122,7 @@ def _find(source: str | None, gpus: list[memory.Gpu], requirements: memory.GpuRe
 
 
 def _choose_plan(gpus: list[memory.Gpu], weights: dict[str, int], settings: Settings) -> memory.Plan | None:
-    """Return where the weights will be kept; None on a machine without a GPU."""
+    """Return the memory plan; None on a machine without a GPU."""
     if not gpus:
         if settings.precision != "bf16":
             raise LoadError(f"IMAGEGEN_PRECISION={settings.precision} needs a GPU, and this machine has none.")
@@ -135,7 +135,7 @@ def _choose_plan(gpus: list[memory.Gpu], weights: dict[str, int], settings: Sett
 
 
 def _read_fast(folder: Path, settings: Settings, progress: Progress) -> "tuple[Any, FastPath]":
-    """Read FLUX.1 into `imagegen.flux`: its transformer while the libraries for the rest are being imported."""
+    """Read FLUX.1 into `imagegen.flux`. Its transformer is read while the libraries for the rest are imported."""
     from imagegen.flux import pipeline as fast
 
     with _switch_threads_often(), ThreadPoolExecutor(1, "imagegen-reading") as thread:
@@ -144,13 +144,13 @@ def _read_fast(folder: Path, settings: Settings, progress: Progress) -> "tuple[A
         _silence_libraries()
         import diffusers
 
-        kind = diffusers.FluxPipeline
-        return fast.load(kind, folder, precision=precision, progress=progress, transformer=transformer)
+        pipeline_class = diffusers.FluxPipeline
+        return fast.load(pipeline_class, folder, precision=precision, progress=progress, transformer=transformer)
 
 
 @contextmanager
 def _switch_threads_often() -> Iterator[None]:
-    """Let waiting threads run sooner than after Python's 5 ms: reading weights waits for Python thousands of times."""
+    """Shorten Python's switch interval of 5 ms: threads that read weights take the GIL thousands of times."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-4)
     try:
@@ -160,12 +160,12 @@ def _switch_threads_often() -> Iterator[None]:
 
 
 def _read(found: _Source, settings: Settings, plan: memory.Plan | None, progress: Progress) -> Any:
-    """Read a pipeline with diffusers, component by component, and move it to where the plan says."""
+    """Load a pipeline with diffusers, component by component, and apply the memory plan."""
     import diffusers
 
-    kind = getattr(diffusers, checkpoint.pipeline_class(found.folder), None)
-    if kind is None:
-        raise LoadError(f"{found.name} needs a pipeline class that the installed diffusers does not have. Upgrade it.")
+    pipeline_class = getattr(diffusers, checkpoint.pipeline_class(found.folder), None)
+    if pipeline_class is None:
+        raise LoadError(f"{found.name} needs a pipeline class that this diffusers does not have. Upgrade diffusers.")
     if settings.precision != "bf16":
         raise LoadError(
             f"IMAGEGEN_PRECISION={settings.precision} works only for FLUX.1 on a recent GPU that holds all its weights."
@@ -179,7 +179,7 @@ def _read(found: _Source, settings: Settings, plan: memory.Plan | None, progress
         components[name] = load_class.from_pretrained(found.folder / name, dtype=dtype, variant=part.variant)
         done += part.parameters * dtype.itemsize
     progress("assembling the pipeline", done, total)
-    pipeline = kind.from_pretrained(found.folder, dtype=dtype, local_files_only=True, **components)
+    pipeline = pipeline_class.from_pretrained(found.folder, dtype=dtype, local_files_only=True, **components)
     if plan:
         progress("moving the weights to the GPU", None, None)
         memory.apply_plan(pipeline, plan)
@@ -194,7 +194,7 @@ def _assemble(
     settings: Settings,
     plan: memory.Plan | None,
 ) -> Model:
-    """Make the pipelines for the other tasks from the components of the one that was read."""
+    """Build the pipelines for the other tasks from the components of the loaded one."""
     pipeline.set_progress_bar_config(disable=True)
     length = settings.max_sequence_length
     if tokenizer := getattr(pipeline, "tokenizer_2", None) or getattr(pipeline, "tokenizer", None):
@@ -213,19 +213,23 @@ def _assemble(
 
 
 def _sibling(pipeline: Any, ending: str) -> Any | None:
-    """Return the pipeline for another task, found by diffusers' naming; None if it has none for this model."""
+    """Return the pipeline for another task, by diffusers' naming scheme; None if diffusers has none for this model."""
     import diffusers
 
-    kind = getattr(diffusers, type(pipeline).__name__.replace("Pipeline", ending), None)
-    if kind is None:
+    pipeline_class = getattr(diffusers, type(pipeline).__name__.replace("Pipeline", ending), None)
+    if pipeline_class is None:
         return None
-    sibling = kind(**pipeline.components)
+    sibling = pipeline_class(**pipeline.components)
     sibling.set_progress_bar_config(disable=True)
     return sibling
 
 
 def _sizes(pipeline: Any, description: dict[str, object]) -> Sizes:
-    """Return the sizes that a model generates: any for FLUX.1, one area for others, one side if it says so."""
+    """Return the sizes that a model generates.
+
+    The longest side is fixed if the description has a `native_size`. Otherwise FLUX generates any size, and other
+    models generate about the area of their default size.
+    """
     multiple = 2 * pipeline.vae_scale_factor  # two latent pixels make one patch
     if native := description.get("native_size"):
         return Sizes(multiple, side=int(str(native)))
@@ -236,7 +240,7 @@ def _sizes(pipeline: Any, description: dict[str, object]) -> Sizes:
 
 
 def _info(model: Model, found: _Source, gpus: list[memory.Gpu], seconds: float) -> dict[str, object]:
-    """Return what `/ready` reports of the model."""
+    """Return the values that `/ready` reports about the model."""
     return {
         "model": model.name,
         "origin": found.origin,
@@ -251,11 +255,11 @@ def _info(model: Model, found: _Source, gpus: list[memory.Gpu], seconds: float) 
 
 
 def _silence_libraries() -> None:
-    """Turn off the libraries' progress bars and advice: `progress` reports instead."""
+    """Turn off the libraries' progress bars and hints: `progress` reports instead."""
     import transformers.utils.logging
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    transformers.utils.logging.set_verbosity_error()  # before the import of diffusers makes it advise
+    transformers.utils.logging.set_verbosity_error()  # before diffusers is imported, which makes it print hints
     transformers.utils.logging.disable_progress_bar()
     disable_progress_bars()
     import diffusers.utils.logging

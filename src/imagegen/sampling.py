@@ -1,4 +1,4 @@
-"""Run one diffusers pipeline for one request, on the engine's thread."""
+"""Run a diffusers pipeline for one request, on the engine's thread."""
 
 import inspect
 import math
@@ -18,19 +18,19 @@ from imagegen.request import Request
 AfterStep = Callable[[int, int], None]
 """Called on the engine's thread after each step, with the number of finished steps and their total."""
 
-_TRUE_CFG_SCALE = 2.0  # beside FLUX's distilled guidance; high values of both burn the picture
+_TRUE_CFG_SCALE = 2.0  # in addition to FLUX's distilled guidance; high values of both oversaturate the image
 
 
 def sample(model: Model, request: Request, canvas: Canvas, *, steps: int, after_step: AfterStep) -> Image.Image:
-    """Return the model's picture at the canvas's size; an exception from `after_step` ends the run.
+    """Generate the image of a request at the canvas's size.
 
-    The request has a seed, and its images have its size. `steps` replaces its number of steps. The noise comes from a
-    generator on the CPU, so that a seed means the same on every device. Raises NotFinite if the decoded picture holds
-    NaN or infinite values.
+    The request must have a seed, and its images must have its size. `steps` replaces the request's number of steps. An
+    exception from `after_step` ends the run. The noise comes from a generator on the CPU, so that a seed gives the same
+    noise on every device. Raises NotFinite if the decoded image holds NaN or infinite values.
     """
     pipeline = getattr(model, request.task)
     if model.plan == "offload":
-        pipeline.enable_model_cpu_offload()  # the hooks belong to the pipeline that used the components last
+        pipeline.enable_model_cpu_offload()  # the pipelines share components; the hooks must be this one's
     accepted = inspect.signature(pipeline.__call__).parameters
     arguments = {key: value for key, value in _arguments(model, request, canvas, steps).items() if key in accepted}
     step_end = _StepEnd(model, canvas, after_step)
@@ -38,17 +38,17 @@ def sample(model: Model, request: Request, canvas: Canvas, *, steps: int, after_
         with _observe_decoder(pipeline) as extremes:
             images = pipeline(**arguments, callback_on_step_end=step_end, output_type="pt").images
     finally:
-        pipeline.maybe_free_model_hooks()  # an exception skips the pipeline's own call
+        pipeline.maybe_free_model_hooks()  # the pipeline itself does not after an exception
     finite = torch.stack(extremes or [*torch.aminmax(images[0])]).isfinite().all()
     image = _to_pil(images[0])
-    if not finite:  # read only here, where the GPU has finished anyway
+    if not finite:  # waits for the GPU, so only after the copy, which waits too
         width, height = canvas.size
         raise NotFinite(f"The model produced NaN or infinite values at {width}x{height} with {steps} steps.")
     return image
 
 
 class _StepEnd:
-    """A pipeline's `callback_on_step_end`: paces the CPU and reports the step."""
+    """A pipeline's `callback_on_step_end`: it keeps the CPU at most one step ahead, and reports the step."""
 
     def __init__(self, model: Model, canvas: Canvas, after_step: AfterStep) -> None:
         self._on_gpu = model.plan is not None
@@ -64,7 +64,7 @@ class _StepEnd:
         return {}
 
     def _wait_for_previous_step(self) -> None:
-        """Let the CPU queue one step ahead of the GPU, not more, so that a cancelled picture stops within one step."""
+        """Let the CPU queue at most one step ahead of the GPU, so that a cancelled request stops within one step."""
         event = torch.cuda.Event(blocking=True)
         event.record()
         self._queued.append(event)
@@ -74,7 +74,7 @@ class _StepEnd:
 
 
 class _ObservedProcessor:
-    """A pipeline's image processor that keeps the least and the greatest decoded value; NaN if any value is NaN."""
+    """A pipeline's image processor that records the minimum and maximum of the decoded image; NaN if it holds NaN."""
 
     def __init__(self, processor: Any, extremes: list[Tensor]) -> None:
         self._processor = processor
@@ -90,7 +90,7 @@ class _ObservedProcessor:
 
 @contextmanager
 def _observe_decoder(pipeline: Any) -> Iterator[list[Tensor]]:
-    """Collect the extremes of what the pipeline's VAE decodes. Postprocessing would clamp infinite values."""
+    """Record the extremes of the images that the VAE decodes, before postprocessing clamps infinite values."""
     extremes: list[Tensor] = []
     processor = getattr(pipeline, "image_processor", None)
     if processor is None:
@@ -104,7 +104,7 @@ def _observe_decoder(pipeline: Any) -> Iterator[list[Tensor]]:
 
 
 def _arguments(model: Model, request: Request, canvas: Canvas, steps: int) -> dict[str, Any]:
-    """Return the arguments of a request for any pipeline; each pipeline accepts some of them."""
+    """Return the arguments of a request for all pipelines; each pipeline accepts some of them."""
     if request.seed is None:
         raise ValueError("Request has no seed; the engine chooses one.")
     negative = request.negative_prompt if (request.negative_prompt or "").strip() else None
@@ -120,7 +120,7 @@ def _arguments(model: Model, request: Request, canvas: Canvas, steps: int) -> di
         "generator": torch.Generator("cpu").manual_seed(request.seed),
     }
     if request.image:
-        # A pipeline runs the last `strength` of the steps: at least one must be left.
+        # A pipeline runs the last `strength` of the steps, which must be at least one.
         arguments["num_inference_steps"] = max(steps, math.ceil(1 / request.strength))
         arguments["strength"] = request.strength
         arguments["image"] = canvas.pad(request.image)
@@ -130,12 +130,12 @@ def _arguments(model: Model, request: Request, canvas: Canvas, steps: int) -> di
 
 
 def _to_pil(image: Tensor) -> Image.Image:
-    """Convert (3, H, W) in 0..1, of any dtype and device, to RGB; on the device, so that only bytes are copied."""
+    """Convert (3, H, W) in 0..1, of any dtype, to RGB on its device, so that only bytes are copied."""
     pixels = image.float().mul(255).round().clamp(0, 255).to(torch.uint8)
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
 def finish(image: Image.Image, canvas: Canvas, request: Request) -> Image.Image:
-    """Bring a sampled image to the requested size and restore, bit for bit, the pixels that the mask keeps."""
+    """Crop and scale a sampled image to the requested size, and restore the pixels under a black mask bit for bit."""
     image = canvas.crop(image)
     return Image.composite(image, request.image, request.mask) if request.image and request.mask else image

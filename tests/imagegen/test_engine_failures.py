@@ -84,7 +84,7 @@ def test_three_times_out_of_memory_frees_the_caches_before_the_next_request(
     steps = count("steps_total")
     assert attempts(engine, 4) == [OutOfMemory] * 3 + [Picture]
     assert path.freed == 1
-    assert count("steps_total") == steps + 2 + 1  # two of the warm-up picture, one of the fourth request
+    assert count("steps_total") == steps + 2 + 1  # two of the warm-up image, one of the fourth request
     assert not reasons
     assert attempts(engine, 2) == [Picture] * 2
 
@@ -97,7 +97,7 @@ def test_memory_that_stays_full_is_a_failure(start: Callable[..., Engine], monke
     assert attempts(engine, 5) == [OutOfMemory] * 3 + [EngineFailed] * 2
     assert path.freed == 1
     assert len(reasons) == 1
-    assert "Out of memory 3 times in a row, and the warm-up picture failed" in reasons[0]
+    assert "Out of memory 3 times in a row, and the warm-up image failed" in reasons[0]
 
 
 def test_only_failures_in_a_row_free_the_caches(start: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:

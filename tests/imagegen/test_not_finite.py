@@ -155,5 +155,5 @@ def test_the_warm_up_reports_why_it_failed(start: Start, tiny_model: Path, monke
         raise ValueError("shapes differ")
 
     monkeypatch.setattr(engine.model.text2image.transformer, "forward", failing)
-    with pytest.raises(LoadError, match=r"^tiny-random cannot generate its warm-up picture: Generation failed\.$"):
+    with pytest.raises(LoadError, match=r"^tiny-random cannot generate its warm-up image: Generation failed\.$"):
         asyncio.run(engine.warm_up())
