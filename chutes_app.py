@@ -1,4 +1,4 @@
-"""FLUX as a service: `/generate`, `/batch`, `/img2img`, `/inpaint`. Run it with: chutes run chutes_app:chute."""
+"""The FLUX image service: `/generate`, `/batch`, `/img2img`, `/inpaint`. Run it with: chutes run chutes_app:chute."""
 
 import asyncio
 
@@ -46,7 +46,7 @@ async def generate(self: ImageChute, params: GenerationInput) -> Response:
 
 @chute.cord(public_api_path="/batch", method="POST", input_schema=BatchGenerationInput, max_body_bytes=MIB)
 async def generate_batch(self: ImageChute, params: BatchGenerationInput) -> JSONResponse:
-    """Generate an image for each of up to four prompts: a list of base64 files."""
+    """Generate an image for each of up to four prompts, and return a list of base64 files."""
     pictures = [await self.engine.generate(request) for request in params.to_requests()]
     return await batch_response(pictures, params.format)
 

@@ -13,7 +13,7 @@ chute = Chute(username="myuser", name="hello", image="python:3.12-slim", concurr
 
 @chute.on_startup()
 async def prepare(self: Any) -> None:
-    """Create what all requests share: models, pools, locks."""
+    """Create the state that all requests share, such as a model or a connection pool."""
     self.greeted = 0
 
 

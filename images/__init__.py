@@ -1,4 +1,4 @@
-"""Container images for chutes, one module each, on a common base: CUDA's runtime, Python and `imagegen`'s packages."""
+"""Container images for image services, one module each, on a common base: CUDA, Python and the required packages."""
 
 from chutes.image import Image
 
@@ -19,7 +19,7 @@ REQUIREMENTS = [
 
 
 def cuda_image(name: str, tag: str, readme: str) -> Image:
-    """Return an image in which user 10001 owns the Python environment, with the tested versions of all requirements."""
+    """Return a container image with the tested versions of all requirements, in an environment that user 10001 owns."""
     return (
         Image(username="myuser", name=name, tag=tag, readme=readme)
         .from_base("nvidia/cuda:13.0.2-runtime-ubuntu24.04")
