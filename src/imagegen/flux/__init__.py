@@ -1,6 +1,6 @@
-"""A faster FLUX.1 for GPUs from Ampere on, tuned for Hopper: it draws the same images as diffusers' modules.
+"""A faster FLUX.1 for GPUs from Ampere on, tuned for Hopper. It generates the same images as diffusers' modules.
 
-* `pipeline`: load the modules into diffusers' pipelines, which run unchanged
+* `pipeline`: loading the modules into diffusers' pipelines, which run unchanged
 * `model`, `blocks`, `modulation`: the transformer
 * `linear`, `cublas`: linear layers in bf16 or fp8, and their matmuls
 * `attention`: the choice of attention kernel

@@ -1,6 +1,6 @@
 """Attention by FlashAttention-3 (arXiv 2407.08608) where its package is installed, else by cuDNN through PyTorch.
 
-Both read q, k and v as strided views of one (B, S, 3, H, Dh) buffer, so no kernel splits it.
+Both read q, k and v as strided views of one (B, S, 3, H, Dh) buffer, so no kernel has to copy them.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """FLUX's two kinds of transformer block, over one `Workspace` of buffers.
 
 The blocks are those of black-forest-labs/flux, model.py: a `DoubleBlock` has separate weights for text and image,
-which attend jointly; a `SingleBlock` has one set of weights for both and runs attention beside the MLP.
+which attend jointly; a `SingleBlock` has one set of weights for both and runs attention and MLP in parallel.
 
-In model.py a layer computes x + gate * f(norm(x) * (1 + scale) + shift). Here the gated sum and the norm of the next
-layer are one kernel: a layer starts with `Workspace.norm`, which first adds the output of the layer before. An fp8
-matmul adds its gated output itself.
+In model.py a layer computes x + gate * f(norm(x) * (1 + scale) + shift). Here one kernel fuses the gated sum with the
+norm of the next layer: a layer starts with `Workspace.norm`, which first adds the previous layer's gated output. With
+fp8 weights, the matmul's epilogue adds the gated output instead.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Workspace:
     x: Tensor
     """(B, S, D) bf16, the residual stream."""
     y: Tensor
-    """(B, S, D) bf16, the output of the last layer before its gate."""
+    """(B, S, D) bf16, the output of the previous layer, to which its gate is not yet applied."""
     normed: Tensor | Quantized
     """(B, S, D), LayerNorm(x) * (1 + scale) + shift, which the next matmuls read: bf16 or fp8."""
     cos: Tensor
@@ -85,9 +85,9 @@ class Workspace:
         )
 
     def norm(self, modulation: LayerModulation, out: Tensor | Quantized | None = None) -> None:
-        """Add the output of the layer before to x, then write the modulated LayerNorm of x to `normed` or `out`.
+        """Compute x += gate * y for the previous layer, then write the modulated LayerNorm of x to `normed` or `out`.
 
-        In bf16 that output is in y, before its gate; in fp8 `gated_add` has added it already.
+        In fp8 only the LayerNorm is left to compute, because `gated_add` has updated x already.
         """
         gate_residual_norm(
             self.x,
@@ -99,16 +99,19 @@ class Workspace:
             self.text_length,
         )
 
-    def gated_add(self, layer: Linear, given: Tensor | Quantized, rows: Rows, gate: int) -> None:
-        """Compute x += gate * layer(given): in fp8 within the matmul, in bf16 by way of y within the next `norm`."""
-        if isinstance(given, Quantized) and self.gates is not None:
+    def gated_add(self, layer: Linear, inputs: Tensor | Quantized, rows: Rows, gate: int) -> None:
+        """Compute x += gate * layer(inputs): in fp8 at once, in bf16 with the next `norm`, which reads it from y.
+
+        `gate` is the index of the layer's gate in `FoldedGates`.
+        """
+        if isinstance(inputs, Quantized) and self.gates is not None:
             item, _ = rows
-            layer.gated_add(given, self.x[rows], self.gates.scales[gate][item], self.gates.biases[gate][item])
+            layer.gated_add(inputs, self.x[rows], self.gates.scales[gate][item], self.gates.biases[gate][item])
         else:
-            layer.store(given, self.y[rows])
+            layer.store(inputs, self.y[rows])
 
     def empty(self, width: int) -> Tensor:
-        """Allocate a buffer of as many rows as x: (B, S, width) in bf16."""
+        """Allocate an uninitialized buffer with a row for each row of x: (B, S, width) in bf16."""
         return self.x.new_empty(*self.x.shape[:2], width)
 
 
@@ -157,7 +160,7 @@ class DoubleBlock(nn.Module):
         self.image = Stream(width, dim, fp8=fp8, device=device)
 
     def forward(self, ws: Workspace) -> None:
-        """Update the residual stream, but for the gated output of the MLP in bf16, which the next norm adds."""
+        """Update `ws.x` by attention and MLP. In bf16 the MLP's output stays in `ws.y` until the next norm adds it."""
         self._attention(ws, self.attention_modulation)
         self._mlp(ws, self.mlp_modulation)
 
@@ -189,13 +192,13 @@ class DoubleBlock(nn.Module):
             ws.gated_add(stream.down, _take(activated, rows), rows, gate)
 
     def _streams(self, ws: Workspace, modulation: LayerModulation) -> list[tuple[Stream, Rows, int]]:
-        """Return each stream's weights, rows and gate for every item; the image first, as its matmuls are longer."""
+        """Return each stream's weights, rows and gate for every item; the image first, as its matmuls take longer."""
         images = [(self.image, rows, modulation.image_gate) for rows in ws.image_rows]
         return images + [(self.text, rows, modulation.text_gate) for rows in ws.text_rows]
 
 
 class SingleBlock(SelfAttention):
-    """Attention and an MLP side by side on the same rows, then one projection of both (arXiv 2302.05442)."""
+    """Attention and an MLP in parallel on the same rows, then one projection of both (arXiv 2302.05442)."""
 
     def __init__(
         self, width: int, dim: int, modulation: LayerModulation, *, fp8: bool, device: torch.device | str
@@ -206,7 +209,7 @@ class SingleBlock(SelfAttention):
         self.out = Linear(5 * width, width, fp8=fp8, device=device)
 
     def forward(self, ws: Workspace) -> None:
-        """Update the residual stream, but for the gated output in bf16, which the next norm adds."""
+        """Update `ws.x`. In bf16 the block's output stays in `ws.y` until the next norm adds it."""
         batch, length, width = ws.x.shape
         joined: Tensor | Quantized  # [attention | GELU(MLP)], (B, S, 5 D)
 
@@ -227,7 +230,7 @@ class SingleBlock(SelfAttention):
 def _attend(
     ws: Workspace, qkv: Tensor, text: SelfAttention, image: SelfAttention, text_length: int, out: Tensor | None = None
 ) -> Tensor:
-    """Normalize and rotate q and k, then attend over all rows: (B, S, 3 D) -> (B, S, D), into `out` where given."""
+    """Normalize and rotate q and k, then attend over all rows: (B, S, 3 D) -> (B, S, D), into `out` if given."""
     heads = qkv.view(*qkv.shape[:2], 3, -1, text.dim)
     rotated = norm_rope(heads, ws.cos, ws.sin, text.norms, image.norms, text_length, fp8=ws.fp8_attention)
     return attention(rotated, out)

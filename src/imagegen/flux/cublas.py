@@ -69,8 +69,8 @@ class Tiles(NamedTuple):
 # Numbers of the tiles of 128 outputs, by their height in rows.
 _TILES = {128: 20, 136: 405, 144: 406, 152: 407, 160: 29, 168: 408, 176: 409, 184: 410, 192: 32, 200: 411, 208: 412}
 _TILES |= {216: 413, 224: 414}
-_MANY_ROWS = 2048  # in bf16 the heuristic's first choice is the best for fewer
-_ROWS = range(128, 2048 + 1, 16)  # for which kernels are loaded ahead: with more, a step outlasts the loading
+_MIN_TUNED_ROWS = 2048  # for fewer rows in bf16, the heuristic's first choice is the best
+_PRELOADED_ROWS = range(128, 2048 + 1, 16)  # with more, a step takes longer than the loading
 
 
 def matmul(
@@ -119,12 +119,12 @@ def load_kernels(device: int) -> None:
     cuBLASLt loads a kernel at its first use, in 4 ms, and each number of rows may use another kernel. Otherwise the
     first image of a size would wait for up to ten of them.
     """
-    kinds = {shape._replace(rows=0) for shape, at in plans if at == device and shape.rows >= _ROWS.start}
+    kinds = {shape._replace(rows=0) for shape, at in plans if at == device and shape.rows >= _PRELOADED_ROWS.start}
     strides = [stride for kind in kinds for stride in (kind.x_stride, kind.y_stride)]
-    size = max([_ROWS.stop * max(strides, default=0), *(kind.out * kind.inner for kind in kinds)])
+    size = max([_PRELOADED_ROWS.stop * max(strides, default=0), *(kind.out * kind.inner for kind in kinds)])
     x, y = torch.empty(2, size, dtype=torch.bfloat16, device=torch.device("cuda", device))
     for kind in kinds:
-        for rows in _ROWS:
+        for rows in _PRELOADED_ROWS:
             each = plan(kind._replace(rows=rows), device)
             each.run(x, x, x, y, (x, x) if kind.fp8 else None)
 
@@ -209,7 +209,7 @@ class Plan:
 
 
 def tiles_for(shape: Shape, sm_count: int) -> Tiles | None:
-    """Return the tiles of the least cost, or None where the heuristic's first choice is as good.
+    """Return the fastest tiles, or None where the heuristic's first choice is as good.
 
     Each multiprocessor (SM) computes one tile at a time, so a matmul takes whole rounds of tiles ("wave quantization").
     The heuristic considers rounds too. But in bf16 it prefers tiles that are slower at the GPU's power limit, and in
@@ -223,7 +223,7 @@ def tiles_for(shape: Shape, sm_count: int) -> Tiles | None:
     if shape.fp8:
         # Two warp groups share a tall tile, so none computes while the other scales and stores its results.
         costs = {height: cost(height, 8 if height <= 136 else 8 + 65536 / shape.inner) for height in _TILES}
-    elif shape.out in {3 * shape.inner, 4 * shape.inner} and shape.rows >= _MANY_ROWS:
+    elif shape.out in {3 * shape.inner, 4 * shape.inner} and shape.rows >= _MIN_TUNED_ROWS:
         costs = {height: cost(height) for height in (160, 152, 144, 136, 128)}
     else:
         return None

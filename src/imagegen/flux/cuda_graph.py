@@ -33,11 +33,11 @@ class _Captured(NamedTuple):
 
 
 class CudaGraphCache:
-    """Calls a function of tensors and captures its kernel launches, then replays them for tensors of the same shapes.
+    """A cache of one function's kernel launches: captured at the first call of a shape, replayed at the next ones.
 
     The function takes tensors, returns a tuple of tensors, works on the GPU only, and depends on nothing else that
-    changes. It may call `flush`, where the GPU may start with what is captured so far. Without a GPU the cache just
-    calls the function. Graphs are kept for the 16 shapes used last.
+    changes. It may call `flush` between its layers. Without a GPU the cache just calls the function. Graphs are kept
+    for the 16 shapes used last.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class CudaGraphCache:
                 self.captured.pop(next(iter(self.captured)))
             with suppress(torch.OutOfMemoryError):
                 captured = self._capture(run, inputs)
-        if captured is None:  # the exception is gone here, with the tensors that its traceback held
+        if captured is None:  # not in the handler, where the exception's traceback keeps tensors alive
             self.clear()  # the graphs' memory may be what `run` lacks
             return run(*inputs)
         self.captured[shapes] = captured
@@ -81,9 +81,9 @@ class CudaGraphCache:
         self.captured.clear()
 
     def flush(self) -> None:
-        """End the graph being captured at every 16th call, replay it, and begin the next one.
+        """At every 16th call, end the graph being captured, replay it, and begin the next one.
 
-        Capturing takes longer than running: without this the GPU would wait for the end of the capture.
+        Capturing takes longer than running. The GPU runs the captured graphs instead of waiting for the last one.
         """
         self._flushes += 1
         if self._open and self._flushes % _FLUSHES == 0:

@@ -35,7 +35,7 @@ class Linear(nn.Module):
             self.scale = _frozen(out, 1, dtype=torch.float32, device=device)
 
     def write(self, part: str, start: int, values: Tensor) -> None:
-        """Copy `values` to the rows of the `weight` or `bias` from `start` on, quantized in an fp8 layer."""
+        """Copy `values` to the rows of `weight` or `bias` from `start` on; quantize the weight of an fp8 layer."""
         rows = slice(start, start + values.shape[0])
         if part == "weight" and self.fp8:
             self.weight.data[rows], self.scale.data[rows] = quantize_weight(values.to(self.scale.device))
@@ -44,8 +44,8 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor | Quantized, *, gelu: bool = False) -> Tensor:
         """Return y (M, out) in bf16 for rows x (M, in); `gelu` as in `store`."""
-        given = x.values if isinstance(x, Quantized) else x
-        return self.store(x, given.new_empty(given.shape[0], self.weight.shape[0], dtype=torch.bfloat16), gelu=gelu)
+        values = x.values if isinstance(x, Quantized) else x
+        return self.store(x, values.new_empty(values.shape[0], self.weight.shape[0], dtype=torch.bfloat16), gelu=gelu)
 
     def store(self, x: Tensor | Quantized, out: Tensor, *, gelu: bool = False) -> Tensor:
         """Write y to `out` (M, out) in bf16 for rows x (M, in), and return it.
@@ -56,13 +56,13 @@ class Linear(nn.Module):
             return self._fp8_matmul(x, out, self.scale, self.bias, add=False)
         if x.is_cuda:
             return cublas.matmul(x, self.weight, self.bias, out, gelu=gelu)
-        y = F.linear(x.float(), self.weight.float(), self.bias.float())  # rounds once, as the GPU does
+        y = F.linear(x.float(), self.weight.float(), self.bias.float())  # y is rounded once, as on the GPU
         return out.copy_(F.gelu(y, approximate="tanh") if gelu else y)
 
     def gated_add(self, x: Quantized, residual: Tensor, scale: Tensor, bias: Tensor) -> None:
-        """Compute residual += gate * y for rows x (M, in), with `residual` (M, out) in bf16, in fp8 only.
+        """Compute residual += gate * y for rows x (M, in) and `residual` (M, out) in bf16. Only for fp8 layers.
 
-        `scale` and `bias` (out,) are the layer's own times the gate (`modulation.FoldedGates`).
+        `scale` (out,) and `bias` (out,) are those of the layer times the gate (`modulation.FoldedGates`).
         """
         self._fp8_matmul(x, residual, scale, bias, add=True)
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
-_IMAGES = 4  # whose constants are kept: a prompt, its negative prompt, and the pair before
+_IMAGES = 4  # images whose constants are kept: those of two requests with a negative prompt each
 
 
 class FluxConfig(Protocol):
@@ -146,7 +146,7 @@ class FluxTransformer(nn.Module):
         self._scheduler = scheduler
 
     def cache_context(self, name: str) -> AbstractContextManager[None]:
-        """Do nothing: pipelines name their guided and unguided calls here, but `_Constants` tells them apart."""
+        """Do nothing. Pipelines name guided and unguided calls here for diffusers' own caches."""
         return nullcontext()
 
     def free_caches(self) -> None:
@@ -193,8 +193,8 @@ class FluxTransformer(nn.Module):
         )
         step = (constants.times - timestep[:1]).abs().argmin(dim=0, keepdim=True)
         table = constants.modulation.index_select(0, step)[0]
-        given = hidden_states.to(self.dtype), constants.text, constants.cos, constants.sin, table
-        (out,) = self.graphs(self._denoise, *given)
+        inputs = hidden_states.to(self.dtype), constants.text, constants.cos, constants.sin, table
+        (out,) = self.graphs(self._denoise, *inputs)
         if not return_dict:
             return (out,)
         # Imported only here, so that weights can be read while another thread imports diffusers.
@@ -246,9 +246,9 @@ class FluxTransformer(nn.Module):
         for constants in self._constants:
             if all(a is b for a, b in zip(constants.key, key, strict=True)):
                 return constants
-        # The same chain of roundings as the pipeline's own.
+        # Rounds in the same steps as the pipeline does.
         scheduled = None if times is None else times.to(timestep.device, timestep.dtype) / 1000
-        known = scheduled is not None and bool((scheduled == timestep[0]).any())  # waits for the GPU, once per image
+        known = scheduled is not None and bool((scheduled == timestep[0]).any())  # a GPU sync, once per image
         if scheduled is None or not known:
             scheduled, key = timestep[:1].clone(), (None,) * len(key)  # not one of the scheduler's steps: never reused
         cos, sin = _rotary(torch.cat([_flat(txt_ids), _flat(img_ids)]), self.config.axes_dims_rope)

@@ -1,4 +1,4 @@
-"""FLUX's modulation vectors (adaLN-Zero, arXiv 2212.09748) as one table, and where each layer's vectors are in it.
+"""The layout of FLUX's modulation vectors (adaLN-Zero, arXiv 2212.09748) in one table.
 
 In black-forest-labs' model.py each block maps the conditioning vector `vec` to shift, scale and gate vectors with a
 `Modulation` layer of its own. `vec` depends on the timestep, the guidance and the pooled prompt, but not on the
@@ -11,7 +11,7 @@ A step's row of the table holds these vectors of D values:
                            text attention    shift, scale, gate   (txt_mod1)
                            text MLP          shift, scale, gate   (txt_mod2)
     single block 0, 1, …   attention and MLP shift, scale, gate   (mod)
-    final layer                              scale, shift
+    final layer                              scale, shift          (adaLN_modulation, which has shift first)
 """
 
 from __future__ import annotations
@@ -32,24 +32,27 @@ if TYPE_CHECKING:
 
 
 class LayerModulation(NamedTuple):
-    """What one layer (attention, MLP, or a single block's both) reads of the modulation table.
+    """The modulation of one layer: an attention, an MLP, or a whole single block.
 
-    The norm at the layer's start also applies the gate of the layer before it. `text_norm` and `image_norm` say where
-    the three vectors of that norm are. `text_gate` and `image_gate` are the layer's own indices in `FoldedGates`.
+    A layer starts with a norm, which also applies the gate of the previous layer (`blocks.Workspace.norm`).
     """
 
     text_norm: VectorOffsets
+    """Where the norm of the text rows reads the previous layer's gate and this layer's scale and shift."""
     image_norm: VectorOffsets
+    """Likewise for the image rows."""
     text_gate: int
+    """Index of this layer's own gate for the text rows in `FoldedGates`."""
     image_gate: int
+    """Likewise for the image rows."""
     first: bool
-    """Whether no layer comes before, so that the norm has nothing to add."""
+    """Whether this is the first layer: there is no previous gate to apply."""
 
 
 class ModulationLayout(NamedTuple):
     """The order of the vectors in a row of the modulation table.
 
-    Vectors come in triples (shift, scale, gate). A triple's index is that of the layer whose vectors it holds.
+    Vectors come in triples (shift, scale, gate), one for each stream of each layer.
     """
 
     double_blocks: int
@@ -75,7 +78,7 @@ class ModulationLayout(NamedTuple):
         return 4 * block + 2
 
     def single_triple(self, block: int) -> int:
-        """Index of a single block's triple; the first index after the last block is that of the final layer."""
+        """Index of a single block's triple."""
         return 4 * self.double_blocks + block
 
     def offset(self, triple: int) -> int:
@@ -84,23 +87,23 @@ class ModulationLayout(NamedTuple):
 
     def layers(self) -> list[LayerModulation]:
         """Return the modulation of all layers in the order of the forward pass; the last one is the final layer's."""
-        order: list[tuple[int, int] | None] = [None]  # triples of (text, image); None at both ends
+        order: list[tuple[int, int] | None] = [None]  # indices of (text, image) triples; None before the first layer
         for block in range(self.double_blocks):
             text, image = self.text_triple(block), self.image_triple(block)
             order += [(text, image), (text + 1, image + 1)]
         order += [(self.single_triple(block),) * 2 for block in range(self.single_blocks)]
-        return [self._layer(before, layer) for before, layer in pairwise([*order, None])]
+        return [self._layer(previous, layer) for previous, layer in pairwise([*order, None])]  # None: the final layer
 
-    def _layer(self, before: tuple[int, int] | None, layer: tuple[int, int] | None) -> LayerModulation:
+    def _layer(self, previous: tuple[int, int] | None, layer: tuple[int, int] | None) -> LayerModulation:
         text, image = (
             VectorOffsets(
-                gate=0 if before is None else self.offset(before[stream]) + 2 * self.width,
+                gate=0 if previous is None else self.offset(previous[stream]) + 2 * self.width,
                 scale=self.offset(self.triples) if layer is None else self.offset(layer[stream]) + self.width,
                 shift=self.offset(self.triples) + self.width if layer is None else self.offset(layer[stream]),
             )
             for stream in (0, 1)
         )
-        return LayerModulation(text, image, *(layer or (0, 0)), first=before is None)
+        return LayerModulation(text, image, *(layer or (0, 0)), first=previous is None)
 
 
 class FoldedGates(NamedTuple):

@@ -1,4 +1,4 @@
-"""Putting the fast path into diffusers' FLUX pipelines: one in memory, or one read from a folder."""
+"""Put the fast path into a FLUX pipeline of diffusers: one in memory, or one loaded from a folder."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ log = logging.getLogger(__name__)
 PRECISIONS = ("bf16", "fp8", "fp8+attention")
 
 _FP8_CAPABILITY = (8, 9)  # the first compute capability with fp8 matmuls
-_WARM_ROWS = (1024, 4096)  # patches of 512x512 and 1024x1024 pixels
+_WARM_UP_ROWS = (1024, 4096)  # patches of 512x512 and 1024x1024 pixels
 
 # Defaults of diffusers' `FluxTransformer2DModel`, for settings that a config.json omits.
 DEFAULTS = {"out_channels": None, "guidance_embeds": False, "axes_dims_rope": (16, 56, 56)}
 
 
 class LoadedModule(NamedTuple):
-    """A module read from disk, the number of bytes, and the seconds it took."""
+    """A module read from disk, its size in bytes, and the duration in seconds."""
 
     module: nn.Module
     size: int
@@ -54,7 +54,7 @@ class LoadedModule(NamedTuple):
 
 
 class FastPath(NamedTuple):
-    """What an engine uses of the fast path beyond diffusers' interface of a pipeline."""
+    """The parts of the fast path that an engine uses in addition to the pipeline."""
 
     transformer: FluxTransformer
     graph_caches: list[CudaGraphCache]
@@ -62,7 +62,7 @@ class FastPath(NamedTuple):
     decoder_warmup: DecoderWarmup | None
     """None if the VAE is diffusers' own."""
     info: dict[str, str]
-    """What runs: transformer, precision, attention kernel."""
+    """Values for `/ready`: transformer, precision, attention kernel."""
 
     @property
     def capturing(self) -> bool:
@@ -102,8 +102,8 @@ def read_transformer(
 ) -> LoadedModule:
     """Read the transformer from a folder in diffusers' layout, while another thread may import diffusers.
 
-    On a GPU, steps of 512x512 and 1024x1024 pixels are captured ahead, with prompts of `text` tokens: pipelines pad
-    every prompt to that length.
+    On a GPU, steps of 512x512 and 1024x1024 pixels are captured in advance for prompts of `text` tokens, the length to
+    which pipelines pad every prompt.
     """
     config: Any = SimpleNamespace(**DEFAULTS | json.loads((folder / "transformer" / "config.json").read_text()))
     began = time.perf_counter()
@@ -111,14 +111,14 @@ def read_transformer(
     loaded = _fill(model, weight_map(model), folder / "transformer", progress, device, began)
     progress("compiling kernels", None, None)
     if device == "cuda":
-        for rows in _WARM_ROWS:
-            warm(model, rows, text)
+        for rows in _WARM_UP_ROWS:
+            warm_up(model, rows, text)
         load_kernels(torch.cuda.current_device())
     return loaded
 
 
-def warm(model: FluxTransformer, rows: int, text: int = 512) -> None:
-    """Run one step with so many rows of image and text, so that its kernels are compiled, loaded and captured."""
+def warm_up(model: FluxTransformer, rows: int, text: int = 512) -> None:
+    """Run one step with `rows` image patches and `text` tokens, to compile, load and capture its kernels."""
     config = model.config
 
     def zeros(*shape: int) -> Tensor:
@@ -137,7 +137,7 @@ def warm(model: FluxTransformer, rows: int, text: int = 512) -> None:
 
 
 def load(
-    kind: type[DiffusionPipeline],
+    pipeline_class: type[DiffusionPipeline],
     folder: Path,
     *,
     precision: str = "bf16",
@@ -145,10 +145,10 @@ def load(
     device: str = "cuda",
     transformer: Future[LoadedModule] | None = None,
 ) -> tuple[DiffusionPipeline, FastPath]:
-    """Load a pipeline of class `kind` from a folder in diffusers' layout, its large parts as fast as the disk allows.
+    """Load a pipeline of class `pipeline_class` from a folder in diffusers' layout, as fast as the disk allows.
 
-    `transformer` is the result of a `read_transformer` in another thread. `progress` takes what is going on, the bytes
-    read, and their total. On a CPU, Triton's interpreter must run the kernels; it is meant for tests.
+    `transformer` is the result of a `read_transformer` in another thread. `progress` is called with the current stage,
+    the bytes read, and their total. A CPU is only for tests: Triton's interpreter must run the kernels.
     """
     from transformers import T5Config, T5EncoderModel
 
@@ -162,8 +162,8 @@ def load(
         image = read_transformer(folder, precision=precision, progress=progress, device=device)
     else:
         image = transformer.result()
-    progress("putting the pipeline together", None, None)
-    pipeline = kind.from_pretrained(
+    progress("assembling the pipeline", None, None)
+    pipeline = pipeline_class.from_pretrained(
         folder,
         transformer=None,
         text_encoder_2=t5,
@@ -218,7 +218,7 @@ def _transformer(config: FluxConfig, precision: str, device: str) -> FluxTransfo
 
 
 def _finish(pipeline: DiffusionPipeline, precision: str) -> FastPath:
-    """Connect the transformer with the scheduler, replace the other parts, and find out which attention kernel runs."""
+    """Connect the transformer to the scheduler, replace the other modules, and find out which attention kernel runs."""
     model: FluxTransformer = pipeline.transformer
     model.bind_scheduler(pipeline.scheduler)
     decoder_warmup = to_channels_last(pipeline.vae)

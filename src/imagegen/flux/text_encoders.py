@@ -1,4 +1,4 @@
-"""FLUX's text encoders, CLIP and T5: replayed as CUDA graphs, T5 with fused attention and, if asked for, fp8 weights.
+"""FLUX's text encoders, CLIP and T5: replayed as CUDA graphs, T5 with fused attention and optional fp8 weights.
 
 Fp8 halves the 9.5 GB of T5's weights. Activations stay in bf16: T5's have outliers, next to which e4m3's three bits of
 mantissa would lose the other values.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, T5EncoderModel
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-_PIPELINE_OPTIONS = {"output_hidden_states": False}  # with which diffusers' FLUX pipelines call their text encoders
+_PIPELINE_OPTIONS = {"output_hidden_states": False}  # as in the calls of diffusers' FLUX pipelines
 
 
 class Fp8WeightLinear(nn.Module):
@@ -52,7 +52,7 @@ class Fp8WeightLinear(nn.Module):
 
 
 def use_fp8_weights(t5: T5EncoderModel, device: str) -> dict[str, Callable[[Tensor], object]]:
-    """Replace the linear layers of T5's blocks; map the name of each one's weight to a function that writes it."""
+    """Replace the linear layers of T5's blocks by fp8 ones. Return a function for each weight's name that writes it."""
     writers: dict[str, Callable[[Tensor], object]] = {}
     for name, module in [*t5.encoder.named_modules()]:
         for child, layer in [*module.named_children()]:

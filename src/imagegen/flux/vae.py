@@ -48,9 +48,9 @@ def to_channels_last(vae: AutoencoderKL) -> DecoderWarmup | None:
 
 
 class DecoderWarmup:
-    """Prepares libraries to decode images of a new size, while the CPU waits for the denoising steps anyway.
+    """A warm-up of the decoder for a new image size, in parts that run while the CPU waits for denoising steps.
 
-    cuDNN plans each kind of convolution, in 4 ms each. cuBLAS loads kernels for the attention, in 20 ms.
+    cuDNN plans each kind of convolution, in 4 ms each. cuBLAS loads the kernels of the attention, in 20 ms.
     """
 
     def __init__(self, decoder: Decoder) -> None:
@@ -58,7 +58,7 @@ class DecoderWarmup:
         self._sizes: set[tuple[int, int]] = set()
 
     def __call__(self, width: int, height: int) -> Iterator[None]:
-        """Run each kind of convolution for an image of these pixels once, and the attention, one per iteration.
+        """Run each kind of convolution, and the attention, for an image of width x height pixels: one per iteration.
 
         The inputs are zeros. For a size that was prepared before, the iterator is empty.
         """

@@ -1,4 +1,4 @@
-"""Copying diffusers' FLUX weights into our transformer, from a `state_dict` or from safetensors files.
+"""Copy diffusers' FLUX weights into a `FluxTransformer`, from a `state_dict` or from safetensors files.
 
 Diffusers has separate layers for q, k and v, and for each block's modulation. Here they are row ranges of larger
 layers; `weight_map` says which. `stream` reads the files in parallel, as fast as the disk allows.
@@ -99,7 +99,7 @@ def copy_state(model: FluxTransformer, state: Mapping[str, Tensor]) -> None:
 
 
 def parameter_map(module: nn.Module) -> dict[str, Write]:
-    """Map the name of each of a module's parameters to a function that writes it; tied ones under all their names."""
+    """Map the name of each parameter of a module to a function that writes it; tied parameters have several names."""
     parameters = module.named_parameters(remove_duplicate=False)
     return {name: value.data.copy_ for name, value in parameters}
 
@@ -147,7 +147,7 @@ def stream(
 ) -> int:
     """Read safetensors files onto a device with many parallel reads; return the number of bytes.
 
-    Each tensor goes to its writer as soon as it is on the device, so memory holds only the tensors in flight twice.
+    Each tensor is passed to its writer as soon as it is on the device, so only tensors in flight are in memory twice.
     Reads for a GPU go through pinned buffers. `progress` takes the bytes read and their total.
 
     Raises ValueError if the files' names are not those of `writers`, and EOFError if a file is truncated.

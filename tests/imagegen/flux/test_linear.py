@@ -81,7 +81,7 @@ def test_fp8_linear_on_hopper_and_as_on_other_gpus(
 @pytest.mark.parametrize("fp8", [False, True])
 def test_kernels_are_loaded_for_other_numbers_of_rows(fp8: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cublas, "plans", {})
-    monkeypatch.setattr(cublas, "_ROWS", range(32, 97, 32))
+    monkeypatch.setattr(cublas, "_PRELOADED_ROWS", range(32, 97, 32))
     layer = Linear(192, 64, fp8=fp8, device=DEVICE)
     layer.write("weight", 0, torch.randn(64, 192))
     layer.write("bias", 0, torch.randn(64))
