@@ -29,9 +29,6 @@ from chutes.chute.job import Job, JobDecorator, JobOptions
 from chutes.chute.node_selector import NodeSelector
 from chutes.exception import ChutesError
 from chutes.image import Image
-from chutes.util.context import is_remote
-
-__all__ = ["Chute", "ChutePack", "is_remote"]
 
 log = logging.getLogger(__name__)
 

@@ -4,11 +4,9 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from chutes._gpus import GPU_MODELS, REPORTED_SHARE, gpu_id, nearest_gpu
+from chutes._gpus import GPU_MODELS, REPORTED_SHARE, nearest_gpu
 from chutes._warn import did_you_mean, warn, warn_unknown
 from chutes.chute._options import warn_without_effect
-
-__all__ = ["NodeSelector", "gpu_id"]
 
 
 class NodeSelector(BaseModel):
