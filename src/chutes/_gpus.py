@@ -97,7 +97,7 @@ GPU_MODELS: dict[str, GpuModel] = {
     "h100": GpuModel(80, r"H100"),
     "h800": GpuModel(80, r"H800"),
     "h20": GpuModel(96, r"\bH20\b"),
-    "h200": GpuModel(141, r"H200"),
+    "h200": GpuModel(141, r"\bH200"),
     "b200": GpuModel(180, r"\bB200"),
     "gb200": GpuModel(186, r"GB200"),
     "b300": GpuModel(288, r"\bB300"),

@@ -28,6 +28,7 @@ def test_a_gpu_has_its_advertised_memory(name: str, mib: int, gpu: Gpu) -> None:
         ("NVIDIA H100 80GB HBM3", "h100_sxm"),
         ("NVIDIA H100 NVL", "h100_nvl"),
         ("NVIDIA H200", "h200"),
+        ("NVIDIA GH200 480GB", None),
         ("NVIDIA B200", "b200"),
         ("NVIDIA GB200", "gb200"),
         ("NVIDIA A100-SXM4-80GB", "a100_sxm"),
