@@ -1,6 +1,6 @@
 """Forward a request to a server on this machine, and stream its response back."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import httpx
 from starlette.requests import Request
@@ -11,7 +11,7 @@ from chutes.exception import UpstreamTimeout, UpstreamUnavailable
 
 _CONNECT_TIMEOUT = 5.0  # seconds
 
-# Headers of one connection (RFC 9110, section 7.6.1).
+# Headers of one connection, besides those that its `Connection` header names (RFC 9110, section 7.6.1).
 _HOP_BY_HOP = frozenset(
     {
         "connection",
@@ -80,10 +80,11 @@ def _outgoing(request: Request, headers: Mapping[str, str]) -> list[tuple[bytes,
     return [*_without(request.headers.raw, dropped), *replacements]
 
 
-def _without(
-    headers: Iterable[tuple[bytes, bytes]], dropped: frozenset[str] | set[str]
-) -> Iterable[tuple[bytes, bytes]]:
-    return ((name.lower(), value) for name, value in headers if name.lower().decode("latin-1") not in dropped)
+def _without(headers: Sequence[tuple[bytes, bytes]], dropped: frozenset[str]) -> list[tuple[bytes, bytes]]:
+    """Return headers in lower case, except for dropped ones and those that the `Connection` header names."""
+    named = (value.decode("latin-1").lower().split(",") for name, value in headers if name.lower() == b"connection")
+    dropped = dropped.union(*([token.strip() for token in tokens] for tokens in named))
+    return [(name.lower(), value) for name, value in headers if name.lower().decode("latin-1") not in dropped]
 
 
 def _has_body(request: Request) -> bool:
@@ -98,7 +99,7 @@ class _Relay(StreamingResponse):
 
     def __init__(self, client: httpx.AsyncClient, upstream: httpx.Response) -> None:
         super().__init__(upstream.aiter_raw(), upstream.status_code)
-        self.raw_headers = list(_without(upstream.headers.raw, _DROPPED_FROM_RESPONSE))
+        self.raw_headers = _without(upstream.headers.raw, _DROPPED_FROM_RESPONSE)
         self._client = client
         self._upstream = upstream
 

@@ -58,6 +58,14 @@ def test_request_and_response_are_forwarded(client: TestClient) -> None:
     assert not {"x-api-key", "cookie"} & seen["headers"].keys()
 
 
+def test_headers_of_one_connection_are_not_forwarded(client: TestClient) -> None:
+    response = client.post("/v1/echo", headers={"connection": "keep-alive, X-Hop", "x-hop": "1", "x-end": "2"})
+    seen = response.json()["headers"]
+    assert "x-hop" not in seen
+    assert seen["x-end"] == "2"
+    assert "x-upstream-hop" not in response.headers
+
+
 @pytest.mark.parametrize("query", ["", "?a=1"])
 def test_the_request_target_is_forwarded_unchanged(serve: Serve, query: str) -> None:
     chute = Chute("myuser", "proxy", "img")

@@ -19,7 +19,8 @@ async def echo(request: Request) -> Response:
     body = (await request.body()).decode()
     seen = {"method": request.method, "query": request.url.query, "headers": dict(request.headers), "body": body}
     status = int(request.query_params.get("status", "200"))
-    return JSONResponse(seen, status, headers={"x-upstream": "yes", "x-request-id": "upstream's"})
+    headers = {"x-upstream": "yes", "x-request-id": "upstream's"}
+    return JSONResponse(seen, status, headers={**headers, "connection": "x-upstream-hop", "x-upstream-hop": "1"})
 
 
 async def stream(request: Request) -> Response:
