@@ -27,6 +27,7 @@ from starlette.responses import Response
 from typing_extensions import is_typeddict
 
 BODYLESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE"})
+"""The HTTP methods whose requests have no body."""
 
 _FASTAPI_TYPES = (HTTPConnection, Response, BackgroundTasks, SecurityScopes)
 _FASTAPI_MARKERS = (params.Param, params.Body, params.Depends)

@@ -10,6 +10,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 from starlette.responses import Response
 
 from chutes.chute._handler.responses import JSON, is_json
+from chutes.chute._handler.signature import BODYLESS
 from chutes.chute._handler.stream import BINARY, JSON_LINES
 from chutes.chute.cord import Cord
 
@@ -38,7 +39,7 @@ def describe(cord: Cord) -> dict[str, Any]:
 def _request(cord: Cord) -> dict[str, Any]:
     if cord.passthrough:
         schema = cord.input_model.model_json_schema() if cord.input_model else {}
-        has_body = cord.public_api_method not in {"GET", "HEAD"}
+        has_body = cord.public_api_method not in BODYLESS
         return {"content": {JSON: {"schema": schema}}} if has_body else {}
     if cord.handler is None or cord.handler.body is None:
         return {}
