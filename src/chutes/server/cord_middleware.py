@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 # A cord that answers GET at these paths is a probe: it is never queued and never rejected.
 _UNQUEUED = {(method, path) for method in ("GET", "HEAD") for path in PROBES | {METRICS}}
-_WATCH_AFTER = 0.05  # seconds; max_values handlers end before it pays to watch for a disconnect
+_WATCH_AFTER = 0.05  # seconds; most handlers end before it pays to watch for a disconnect
 
 
 class CordMiddleware:

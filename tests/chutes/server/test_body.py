@@ -111,7 +111,7 @@ async def test_all_bodies_together_are_bounded_until_they_are_released() -> None
     assert await read_body(Upload(shared, coming(b"y" * 100), has_body=True, length=0, limit=100).receive) == b"y" * 100
     for upload in held:
         upload.release()
-    assert len(shared.open) == 0
+    assert len(shared.incomplete) == 0
 
 
 async def test_many_small_incomplete_bodies_are_accepted() -> None:
