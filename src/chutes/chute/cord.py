@@ -140,7 +140,7 @@ class Cord:
         self.name = ""
         self._func: Callable[..., Any] | None = None
         self.return_hint: Any = None
-        self.handler: signature.Handler | None = None
+        self.adapter: signature.HandlerAdapter | None = None
         self.body_kind: BodyKind | None = None  # set when the cord gets its route
         warn_unknown("Cord", session_kwargs, CordOptions.__annotations__)
         _options.warn_without_effect("Cord", provision_timeout=provision_timeout)
@@ -252,20 +252,20 @@ class Cord:
 
     def _endpoint(self, names: Mapping[str, Any] | None) -> Callable[..., Any]:
         chute, loop, func = self._app, self._app.executor, self.func
-        handler = signature.read_handler(func, type(chute), self.public_api_method, self.input_model, names)
-        self.handler = handler
+        adapter = signature.adapt_handler(func, type(chute), self.public_api_method, self.input_model, names)
+        self.adapter = adapter
         is_generator = inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func)
-        body = handler.body
+        body = adapter.body
 
         async def endpoint(**values: Any) -> Response:
             if body is not None and values[body.name] is None:
                 values[body.name] = _empty_body(body.adapter)
-            given = handler.take_response(values)
+            given = adapter.take_response(values)
             background = [value for value in values.values() if isinstance(value, BackgroundTasks)]
             for name, value in values.items():
                 if isinstance(value, Request):
                     values[name] = await AuthorRequest.of(value)
-            args, kwargs = handler.arguments(chute, values)
+            args, kwargs = adapter.arguments(chute, values)
             result = func(*args, **kwargs) if is_generator else await loop.run(func, *args, **kwargs)
             for tasks in background:
                 tasks.tasks = [BackgroundTask(loop.run, t.func, *t.args, **t.kwargs) for t in tasks.tasks]
@@ -275,7 +275,7 @@ class Cord:
                 response.raw_headers = [*response.raw_headers, *given.raw_headers]
             return response
 
-        endpoint.__signature__ = handler.signature  # type: ignore[attr-defined]  # FastAPI reads it with inspect.signature()
+        endpoint.__signature__ = adapter.signature  # type: ignore[attr-defined]  # FastAPI reads it with inspect.signature()
         return endpoint
 
 

@@ -63,8 +63,8 @@ class WholeBody:
 
 
 @dataclasses.dataclass
-class Handler:
-    """An author's function, the signature that FastAPI sees, and how to call the function.
+class HandlerAdapter:
+    """An author's function with the signature that FastAPI sees, and the conversion of FastAPI's values to arguments.
 
     Attributes:
         func: The author's function.
@@ -149,14 +149,14 @@ def return_hint(func: Callable[..., Any], names: Mapping[str, Any]) -> Any:
         return None
 
 
-def read_handler(
+def adapt_handler(
     func: Callable[..., Any],
     app: type,
     method: str,
     schema: type[BaseModel] | None = None,
     names: Mapping[str, Any] | None = None,
-) -> Handler:
-    """Derive the signature that FastAPI sees.
+) -> HandlerAdapter:
+    """Return the adapter of an author's function, with the signature that FastAPI sees.
 
     Args:
         func: The author's function.
@@ -177,7 +177,7 @@ def read_handler(
     parameters = [p for p in parameters[chute_first:] if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     resolved = {p.name: p.replace(annotation=_resolve_hint(func, p, names)) for p in parameters}
     plain = [p for p in resolved.values() if not _is_fastapi_parameter(p)]
-    handler = Handler(
+    adapter = HandlerAdapter(
         func=func,
         takes_chute=chute_first,
         signature=inspect.Signature(),
@@ -189,16 +189,16 @@ def read_handler(
     elif as_form:
         resolved |= {p.name: _with_marker(p, Form()) for p in plain}
     elif len(plain) == 1 and (hint := _whole_body(plain[0], schema)) is not None:
-        resolved[plain[0].name] = _take_whole_body(plain[0], hint, handler)
+        resolved[plain[0].name] = _take_whole_body(plain[0], hint, adapter)
     else:
         resolved |= {p.name: _with_marker(p, Body(embed=True)) for p in plain}
     # FastAPI calls by keyword, and the order of defaults doesn't matter for keyword-only parameters.
     signature = [p.replace(kind=p.KEYWORD_ONLY) for p in resolved.values()]
-    handler.response_parameter = next((p.name for p in signature if _is_response(p.annotation)), "")
-    if not handler.response_parameter:  # FastAPI fills in only one such parameter
+    adapter.response_parameter = next((p.name for p in signature if _is_response(p.annotation)), "")
+    if not adapter.response_parameter:  # FastAPI fills in only one such parameter
         signature.append(inspect.Parameter(_ADDED_RESPONSE, inspect.Parameter.KEYWORD_ONLY, annotation=Response))
-    handler.signature = inspect.Signature(signature)
-    return handler
+    adapter.signature = inspect.Signature(signature)
+    return adapter
 
 
 def _resolve_hint(func: Callable[..., Any], parameter: inspect.Parameter, names: Mapping[str, Any]) -> Any:
@@ -266,11 +266,11 @@ def _whole_body(parameter: inspect.Parameter, schema: type[BaseModel] | None) ->
     return hint if is_model(hint) else None
 
 
-def _take_whole_body(parameter: inspect.Parameter, hint: Any, handler: Handler) -> inspect.Parameter:
+def _take_whole_body(parameter: inspect.Parameter, hint: Any, adapter: HandlerAdapter) -> inspect.Parameter:
     if parameter.default is not _EMPTY:
         return _with_marker(parameter.replace(annotation=hint), Body())
     if type(None) not in _members(hint):
-        handler.body = WholeBody(parameter.name, TypeAdapter(hint))
+        adapter.body = WholeBody(parameter.name, TypeAdapter(hint))
     return parameter.replace(annotation=Annotated[hint, Body()], default=None)
 
 

@@ -41,9 +41,9 @@ def _request(cord: Cord) -> dict[str, Any]:
         schema = cord.input_model.model_json_schema() if cord.input_model else {}
         has_body = cord.public_api_method not in BODYLESS
         return {"content": {JSON: {"schema": schema}}} if has_body else {}
-    if cord.handler is None or cord.handler.body is None:
+    if cord.adapter is None or cord.adapter.body is None:
         return {}
-    request: dict[str, Any] = {"required": cord.handler.body.is_required}
+    request: dict[str, Any] = {"required": cord.adapter.body.is_required}
     if (example := cord.minimal_example) is not None:
         request["content"] = {JSON: {"example": example}}
     return request
