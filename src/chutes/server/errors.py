@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from chutes.chute import Chute
 from chutes.exception import ChutesError, Fatal
 from chutes.server.forms import FORMS
 from chutes.server.logs import request_id
@@ -79,7 +80,7 @@ def from_chutes_error(path: str, error: ChutesError) -> Response:
 
 
 def internal_error(path: str) -> Response:
-    """Return the response for an unhandled exception. The request id in it finds the traceback in the log."""
+    """Return the response for an unhandled exception. Its request id identifies the traceback in the log."""
     current = request_id.get()
     hint = f" (request {current})" if current else ""
     return error_response(path, 500, f"Internal server error{hint}.", code="internal_error")
@@ -91,10 +92,10 @@ def from_validation(path: str, errors: Sequence[Any]) -> Response:
     if not _has_openai_form(path):
         return error_response(path, 422, fields)
     first = fields[0] if fields else {"loc": [], "msg": "Invalid request."}
-    where = first["loc"][1:]
-    if first.get("type") == "json_invalid" and len(where) == 1 and isinstance(where[0], int):
-        where = []  # a position in the text, not a parameter
-    param = ".".join(str(part) for part in where) or None
+    location = first["loc"][1:]
+    if first.get("type") == "json_invalid" and len(location) == 1 and isinstance(location[0], int):
+        location = []  # a position in the text, not a parameter
+    param = ".".join(str(part) for part in location) or None
     message = f"{param}: {first['msg']}" if param else first["msg"]
     return error_response(path, 422, message, code="validation_error", param=param)
 
@@ -102,39 +103,39 @@ def from_validation(path: str, errors: Sequence[Any]) -> Response:
 def _field(error: Mapping[str, Any]) -> dict[str, Any]:
     field = {
         "type": error.get("type"),
-        "loc": [_short(part) for part in error.get("loc", ())],
-        "msg": _short(error.get("msg")),
+        "loc": [_shorten(part) for part in error.get("loc", ())],
+        "msg": _shorten(error.get("msg")),
     }
     if "Expected UploadFile" in str(field["msg"]):  # FastAPI's message, which names a class
         return field | {"msg": "Input should be a file"}
     if "input" in error:
-        field["input"] = _short(error["input"])
+        field["input"] = _shorten(error["input"])
     if error.get("ctx"):
-        field["ctx"] = {key: _short(value) for key, value in error["ctx"].items()}
+        field["ctx"] = {key: _shorten(value) for key, value in error["ctx"].items()}
     return field
 
 
-def _short(value: Any) -> Any:
+def _shorten(value: Any) -> Any:
     """Return a small value as it is. Return the beginning of a long one, or its type if it has many parts."""
     if isinstance(value, str):
         text = value
     elif isinstance(value, bytes):
         return f"{len(value)} bytes"
     else:
-        large = f"a {type(value).__name__} that is too large to show"
+        placeholder = f"a {type(value).__name__} that is too large to show"
         if _has_many_parts(value):
-            return large
+            return placeholder
         try:
             text = json.dumps(json_safe(value))
         except (ValueError, RecursionError):  # a number with too many digits, or nesting too deep
-            return large
+            return placeholder
         if len(text) <= _MAX_INPUT:
             return value
     return text if len(text) <= _MAX_INPUT else f"{text[:_MAX_INPUT]}… ({len(text)} characters)"
 
 
 def _has_many_parts(value: Any) -> bool:
-    """Return whether a value has more parts than may be shown, without visiting all of them."""
+    """Return whether a value has more than 200 parts, without visiting all of them."""
     pending, count = [value], 1
     while pending:
         part = pending.pop()
@@ -147,7 +148,7 @@ def _has_many_parts(value: Any) -> bool:
 
 
 def json_safe(value: Any) -> Any:
-    """Return the value with everything that JSON lacks replaced: NaN and infinities by words, other objects by text."""
+    """Return the value with only JSON types: NaN and infinities become words, and other objects become text."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()  # a lone surrogate has no UTF-8
     if isinstance(value, float) and not math.isfinite(value):
@@ -188,7 +189,7 @@ async def _on_validation_error(request: Request, error: RequestValidationError) 
 
 
 async def _on_chutes_error(request: Request, error: ChutesError) -> Response:
-    if isinstance(error, Fatal) and getattr(request.app, "failure", "") is None:
+    if isinstance(error, Fatal) and isinstance(request.app, Chute) and request.app.failure is None:
         request.app.fail(str(error))
     return from_chutes_error(request.url.path, error)
 
