@@ -5,7 +5,7 @@ from typing import Any
 
 
 class Progress:
-    """The current stage of loading, and the done part of it. Thread-safe."""
+    """The current stage of loading and its progress. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -15,7 +15,7 @@ class Progress:
         self._unit = ""
 
     def update(self, stage: str, done: float | None = None, total: float | None = None, unit: str = "") -> None:
-        """Set the stage, and the done amount, the total amount and their unit if they are known."""
+        """Set the stage, and its done amount, total amount and unit if they are known."""
         with self._lock:
             self._stage, self._done, self._total, self._unit = stage, done, total, unit
 

@@ -141,7 +141,7 @@ def too_many_errors(count: int) -> str:
 
 
 def return_hint(func: Callable[..., Any], names: Mapping[str, Any]) -> Any:
-    """Return a function's return annotation, or None if it has none or can't be resolved."""
+    """Return a function's return annotation, or None if it has none or cannot be resolved."""
     try:
         hint = inspect.signature(func).return_annotation
         return None if hint is _EMPTY else resolve(func, hint, names)
@@ -192,7 +192,7 @@ def adapt_handler(
         resolved[plain[0].name] = _take_whole_body(plain[0], hint, adapter)
     else:
         resolved |= {p.name: _with_marker(p, Body(embed=True)) for p in plain}
-    # FastAPI calls by keyword, and the order of defaults doesn't matter for keyword-only parameters.
+    # FastAPI calls by keyword, and the order of defaults does not matter for keyword-only parameters.
     signature = [p.replace(kind=p.KEYWORD_ONLY) for p in resolved.values()]
     adapter.response_parameter = next((p.name for p in signature if _is_response(p.annotation)), "")
     if not adapter.response_parameter:  # FastAPI fills in only one such parameter
@@ -211,7 +211,7 @@ def _resolve_hint(func: Callable[..., Any], parameter: inspect.Parameter, names:
 
 
 def _is_fastapi_parameter(parameter: inspect.Parameter) -> bool:
-    """Return whether FastAPI gets the value without our help: from a marker such as `Header`, or from the type."""
+    """Return whether FastAPI itself knows the source of the value, from a marker such as `Header` or from the type."""
     hint = parameter.annotation
     if isinstance(parameter.default, _FASTAPI_MARKERS):
         return True

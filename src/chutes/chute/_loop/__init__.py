@@ -1,1 +1,1 @@
-"""The event loop and the threads that run the author's code, and how results cross to the server's event loop."""
+"""The event loop and threads that run the author's code, and the transfer of results to the server's event loop."""

@@ -1,7 +1,7 @@
 """The author's event loop, in its own thread, and a pool of threads for plain functions.
 
-A handler that blocks, as a pipeline call inside `async def` does, never stops the server's event loop. What a startup
-hook creates (locks, clients, queues) belongs to the loop on which the handlers use it.
+An `async def` handler that blocks, for example in a pipeline call, does not block the server's event loop. Startup
+hooks run on the same loop as the handlers, so that both can use the same locks, clients and queues.
 """
 
 import asyncio
@@ -81,8 +81,8 @@ class AuthorLoop:
     async def run(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run a coroutine function on the loop, or a plain one in a thread of the pool, and return its result.
 
-        Context variables are carried across. Cancelling the caller cancels the coroutine and waits until it has ended.
-        A plain function that has started can't be cancelled, so the caller waits for its end.
+        The function gets a copy of the caller's context variables. Cancelling the caller cancels the coroutine and
+        waits until it has ended. A plain function that has started cannot be cancelled, so the caller waits for it.
 
         Raises:
             Draining: The loop was stopped.
@@ -229,7 +229,7 @@ class _Call:
 
 
 def is_coroutine_function(func: Callable[..., Any]) -> bool:
-    """Return whether calling an object gives a coroutine; also a partial, or an object with an async `__call__`."""
+    """Return whether a call of an object returns a coroutine, including partials and objects with async `__call__`."""
     return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(
         getattr(func, "__call__", None)  # noqa: B004 - `callable` does not tell async from plain
     )
