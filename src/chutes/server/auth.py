@@ -19,7 +19,7 @@ from chutes.server.body import respond_and_drain
 from chutes.server.errors import from_chutes_error
 from chutes.server.hosts import is_loopback
 from chutes.server.keys import KeyStore
-from chutes.server.origin import OriginPolicy, deny
+from chutes.server.origin import POLICY_VIOLATION, OriginPolicy, deny
 from chutes.server.paths import METRICS_PATHS, PROBES
 from chutes.server.settings import Settings
 
@@ -80,7 +80,7 @@ class AuthMiddleware:
         return self._required
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on a request that is allowed; answer 401 or 400 otherwise."""
+        """Pass on a request with a valid key or to an open path; answer 401 or 400 otherwise."""
         if not self.required or self._is_open(scope):
             await self._app(scope, receive, send)
             return
@@ -89,23 +89,23 @@ class AuthMiddleware:
             error = BadRequest("Send the headers Authorization and X-API-Key at most once each.")
             await deny(error, scope["path"], scope, receive, send)
             return
-        given = tuple(_credentials(headers))
-        if self._is_valid(given):
+        credentials = tuple(_credentials(headers))
+        if self._is_valid(credentials):
             await self._app(scope, receive, send)
             return
         unauthorized = Unauthorized(
-            "This API key is not valid." if given else None,
+            "This API key is not valid." if credentials else None,
             headers={"WWW-Authenticate": _challenge(scope)},
         )
         if scope["type"] == "websocket":
             await receive()
-            await send({"type": "websocket.close", "code": 1008, "reason": "An API key is required."})
+            await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": "An API key is required."})
             return
         await respond_and_drain(from_chutes_error(scope["path"], unauthorized), scope, receive, send)
 
-    def _is_valid(self, given: Iterable[str]) -> bool:
+    def _is_valid(self, credentials: Iterable[str]) -> bool:
         try:
-            return any(self._keys.verify(key) for key in given)
+            return any(self._keys.verify(key) for key in credentials)
         except (OSError, ValueError):
             log.exception("The API keys cannot be read: every request is rejected")
             return False
@@ -126,13 +126,13 @@ def _is_local(scope: Scope) -> bool:
 
 def _key_headers(scope: Scope) -> dict[bytes, str] | None:
     """Return the headers that contain keys; None if one of them occurs twice, which is ambiguous."""
-    found: dict[bytes, str] = {}
+    headers: dict[bytes, str] = {}
     for name, value in scope["headers"]:
         if name in _KEY_HEADERS:
-            if name in found:
+            if name in headers:
                 return None
-            found[name] = str(value, "latin-1").strip()
-    return found
+            headers[name] = str(value, "latin-1").strip()
+    return headers
 
 
 def _credentials(headers: dict[bytes, str]) -> Iterator[str]:

@@ -24,7 +24,9 @@ _ORIGIN = re.compile(rb"https?://(.+)")
 _CHECKED_HEADERS = frozenset({b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode"})
 _PROXY_HEADERS = {b"forwarded", b"via", b"x-real-ip"}
 _MAX_SHOWN = 100  # characters of a header that an error message repeats
-_POLICY_VIOLATION = 1008  # close code of a WebSocket (RFC 6455, section 7.4.1)
+
+POLICY_VIOLATION = 1008
+"""Close code of a WebSocket that is rejected (RFC 6455, section 7.4.1)."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,9 @@ class OriginPolicy:
         self._every_host = "*" in settings.allowed_hosts
         self._origins = {origin.encode() for origin in (*settings.cors_origins, *origins)} - {b"*"}
         self._every_origin = "*" in settings.cors_origins
-        self._is_own = lru_cache(maxsize=256)(self._look_up)
+        self._is_own = lru_cache(maxsize=256)(self._is_own_host)
 
-    def _look_up(self, authority: bytes) -> bool:
+    def _is_own_host(self, authority: bytes) -> bool:
         name = _host_name(authority)
         return name is not None and (is_loopback(name) or name in self._names or name.endswith(self._suffixes))
 
@@ -68,26 +70,28 @@ class OriginPolicy:
 
         `ip_hosts` accepts every IP address as `Host`, because DNS rebinding needs a name.
         """
-        seen: dict[bytes, bytes] = {}
+        checked: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
             if name in _CHECKED_HEADERS:
-                if name == b"host" and name in seen:
+                if name == b"host" and name in checked:
                     return Violation(BadRequest("Send exactly one Host header; got several."), always=True)
-                seen[name] = value if name not in seen else b""
-        host = seen.pop(b"host", None)
+                checked[name] = value if name not in checked else b""
+        host = checked.pop(b"host", None)
         if host is None and scope.get("http_version") == "1.1":
             return Violation(BadRequest("Send a Host header; HTTP/1.1 requires it."), always=True)
         if host is not None and not (self._is_own(host) or self._every_host or (ip_hosts and _is_ip(host))):
             return Violation(_host_not_allowed(host))
-        return self._find_foreign_origin(scope, host, seen) if seen else None
+        return self._find_foreign_origin(scope, host, checked) if checked else None
 
-    def _find_foreign_origin(self, scope: Scope, host: bytes | None, seen: Mapping[bytes, bytes]) -> Violation | None:
-        origin = seen.get(b"origin")
+    def _find_foreign_origin(
+        self, scope: Scope, host: bytes | None, checked: Mapping[bytes, bytes]
+    ) -> Violation | None:
+        origin = checked.get(b"origin")
         if origin is not None:
             return None if self._is_trusted(origin, host) else Violation(_origin_not_allowed(origin))
-        if seen.get(b"sec-fetch-site") != b"cross-site" or self._every_origin:
+        if checked.get(b"sec-fetch-site") != b"cross-site" or self._every_origin:
             return None
-        page_load = seen.get(b"sec-fetch-mode") == b"navigate" and scope.get("method") == "GET"
+        page_load = checked.get(b"sec-fetch-mode") == b"navigate" and scope.get("method") == "GET"
         return Violation(_origin_not_allowed(None), page_load=page_load)
 
     def _is_trusted(self, origin: bytes, host: bytes | None) -> bool:
@@ -139,7 +143,7 @@ async def deny(error: ChutesError, path: str, scope: Scope, receive: Receive, se
     if error.status != HTTPStatus.FORBIDDEN and "websocket.http.response" in scope.get("extensions", {}):
         await from_chutes_error(path, error)(scope, receive, send)
     else:
-        await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": type(error).message})
+        await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": type(error).message})
 
 
 def _host_name(authority: bytes) -> str | None:
