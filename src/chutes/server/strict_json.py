@@ -1,4 +1,4 @@
-"""Parsing of JSON bodies within limits, and without Python's extensions of JSON such as NaN.
+"""Parse JSON bodies within limits, and without Python's extensions of JSON such as NaN.
 
 Python's parser holds the interpreter lock, so no other request is answered while it runs, not even a probe. Therefore
 the body is first scanned in slices and in linear time. A body that would take too long to parse is rejected unparsed.
@@ -19,8 +19,8 @@ _SLICE = 1 << 20  # bytes scanned before other requests get a turn, about 3 ms
 _MAX_DIGITS = 640  # of one number; Python converts longer ones in quadratic time
 _MAX_COLLISIONS = 1000  # integers with the same hash
 _MIN_COLLIDING_DIGITS = 19  # of an integer whose hash differs from itself
-_FEW_DIGITS = 10_000  # of a body that cannot contain a thousand such integers
-_LONG = 40  # digits above which a number counts as long
+_MIN_DIGITS_TO_CHECK = 10_000  # a body with fewer cannot contain a thousand such integers
+_MAX_SHORT_DIGITS = 40  # of a number that does not count as long
 _MAX_LONG_DIGITS = 1_000_000  # of all long numbers together
 _MAX_ESCAPES = 1_000_000  # backslashes; PHP escapes every slash of a base64 image
 _DIGITS = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
@@ -35,11 +35,11 @@ _NOT_FINITE = f"Input should be a finite number of at most {_MAX_DIGITS} digits"
 
 
 class InvalidJson(ValueError):
-    """The body is not JSON. `error` says where, in the form of pydantic's validation errors."""
+    """The body is not JSON. `error` has the location, in the form of pydantic's validation errors."""
 
-    def __init__(self, where: Iterable[str | int], message: str, **more: Any) -> None:
+    def __init__(self, location: Iterable[str | int], message: str, **more: Any) -> None:
         super().__init__(message)
-        self.error = {"type": "json_invalid", "loc": tuple(where), "msg": message, **more}
+        self.error = {"type": "json_invalid", "loc": tuple(location), "msg": message, **more}
 
 
 async def parse_json(body: bytes, max_values: int, max_text_bytes: int) -> Any:
@@ -63,7 +63,7 @@ class _Scan:
         self._max_values = max_values
         self._max_text_bytes = max_text_bytes
         self._values = self._escapes = 0
-        self._many_digits = self._suspicious = self._astral = False
+        self._many_digits = self._needs_check = self._astral = False
         self._characters = self._digits = 0
         self._decoder: IncrementalDecoder | None = None  # from the first slice that is not ASCII
         self._text: list[str] = []
@@ -89,7 +89,7 @@ class _Scan:
                 headers=_CLOSE,
             )
         if escapes:
-            self._suspicious |= b"\\ud" in part or b"\\uD" in part or part.endswith((b"\\", b"\\u"))
+            self._needs_check |= b"\\ud" in part or b"\\uD" in part or part.endswith((b"\\", b"\\u"))
         if len(body) > _MAX_DIGITS:
             self._count_digits(body[start : start + _SLICE + _MAX_DIGITS])
 
@@ -127,9 +127,9 @@ class _Scan:
             raise InvalidJson(["body", error.pos], "JSON decode error", ctx={"error": error.msg}) from None
         except RecursionError:
             raise InvalidJson(["body"], "The JSON body is nested too deeply") from None
-        if self._suspicious:
+        if self._needs_check:
             _check_values(value)
-        if self._digits > _FEW_DIGITS:
+        if self._digits > _MIN_DIGITS_TO_CHECK:
             _check_collisions(value)
         return value
 
@@ -137,7 +137,7 @@ class _Scan:
         try:
             return (_with_limits(_raise_not_finite) if self._many_digits else _decoder).decode(text)
         except _NotFiniteError:
-            self._suspicious = True
+            self._needs_check = True
             return _with_limits(_nan).decode(text)
 
 
@@ -156,29 +156,30 @@ def _nan(_: str) -> float:
 _decoder = json.JSONDecoder(parse_constant=_raise_not_finite)
 
 
-def _with_limits(otherwise: Callable[[str], float]) -> json.JSONDecoder:
+def _with_limits(on_unsupported: Callable[[str], float]) -> json.JSONDecoder:
     """Return a decoder that limits the digits of all long numbers together.
 
-    It calls `otherwise` for NaN, infinities and single numbers with too many digits.
+    It calls `on_unsupported` for NaN, infinities and single numbers with too many digits.
     """
-    left = _MAX_LONG_DIGITS
+    remaining = _MAX_LONG_DIGITS
 
     def limit(convert: Callable[[str], float]) -> Callable[[str], float]:
         def read(number: str) -> float:
-            nonlocal left
+            nonlocal remaining
             if len(number) > _MAX_DIGITS:
-                return otherwise(number)
-            if len(number) > _LONG:
-                left -= len(number)
-            if left < 0:
+                return on_unsupported(number)
+            if len(number) > _MAX_SHORT_DIGITS:
+                remaining -= len(number)
+            if remaining < 0:
                 raise BodyTooComplex(
-                    f"The JSON body has more than {_MAX_LONG_DIGITS} digits in numbers of over {_LONG} digits."
+                    f"The JSON body has more than {_MAX_LONG_DIGITS} digits "
+                    f"in numbers of over {_MAX_SHORT_DIGITS} digits."
                 )
             return convert(number)
 
         return read
 
-    return json.JSONDecoder(parse_constant=otherwise, parse_int=limit(int), parse_float=limit(float))
+    return json.JSONDecoder(parse_constant=on_unsupported, parse_int=limit(int), parse_float=limit(float))
 
 
 def _check_values(value: Any) -> None:
