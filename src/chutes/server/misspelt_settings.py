@@ -1,9 +1,9 @@
-"""Environment variables whose names are almost, but not quite, the name of a setting."""
+"""Warnings about environment variables whose names resemble that of a setting."""
 
 import re
 from collections.abc import Iterator, Mapping
 
-from chutes.server.settings import PREFIX, Settings
+from chutes.server.settings import PREFIX, SERVICE_URL, Settings
 
 _MAX_EDITS = 2
 # Variables with our prefix that other programs read: the hosted platform's SDK and CLI, the Compose file, and this
@@ -30,7 +30,6 @@ _NOT_SETTINGS = frozenset(
 )
 # Kubernetes and Docker's links set such names, and values such as tcp://10.0.0.1:8000, for each service.
 _SERVICE_LINK = re.compile(r"(.*_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
-_SERVICE_URL = re.compile(r"(tcp|udp|sctp)://")
 
 
 def misspelt_settings(environment: Mapping[str, str]) -> Iterator[str]:
@@ -43,7 +42,7 @@ def misspelt_settings(environment: Mapping[str, str]) -> Iterator[str]:
         name = variable.upper().removeprefix(PREFIX)
         if not value or name == variable.upper() or name in known or name in _NOT_SETTINGS:
             continue
-        if _SERVICE_LINK.fullmatch(name) or _SERVICE_URL.match(value):
+        if _SERVICE_LINK.fullmatch(name) or SERVICE_URL.match(value):
             continue
         nearest = min(known, key=lambda setting: _edits(name, setting))
         if _edits(name, nearest) <= _MAX_EDITS:

@@ -12,7 +12,9 @@ from chutes.server.hosts import host_name, is_ip_address, is_loopback
 
 MIB = 1024 * 1024
 PREFIX = "CHUTES_"
-_SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
+SERVICE_URL = re.compile(r"(tcp|udp|sctp)://")
+"""The start of a value that Kubernetes or Docker sets, such as `tcp://10.0.0.1:8000`."""
+
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[\w.-]+)(?::[0-9]+)?", re.ASCII)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
@@ -20,7 +22,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
-    """The settings of a server. An argument wins over the environment variable of the same name.
+    """The settings of a server. An argument takes precedence over the environment variable.
 
     The docstring of each field is its description in `chutes run --help` and in the documentation. Times are in
     seconds, sizes in bytes.
@@ -119,7 +121,7 @@ class Settings(BaseSettings):
 
         Kubernetes and Docker's links set `CHUTES_PORT` like this in every container next to a service named `chutes`.
         """
-        if isinstance(value, str) and _SERVICE_LINK.match(value):
+        if isinstance(value, str) and SERVICE_URL.match(value):
             return cls.model_fields["port"].default
         return value
 

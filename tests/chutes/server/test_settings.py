@@ -16,7 +16,7 @@ SERVICE_LINKS = {
 }
 
 
-def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_take_precedence_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHUTES_PORT", "9001")
     monkeypatch.setenv("CHUTES_QUEUE_SIZE", "3")
     monkeypatch.setenv("CHUTES_LOG_LEVEL", "DEBUG")
