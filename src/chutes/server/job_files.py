@@ -57,10 +57,10 @@ class JobFolders:
 
 
 def _claim() -> tuple[Path, int | None]:
-    """Create and lock a folder; return it with the lock's file descriptor.
+    """Create and lock a folder, and return it with the lock's file descriptor; None if locks do not work here.
 
     The folder has a random name and mode 0700, so other users can neither predict nor enter it. Until it is locked,
-    another process that starts may remove it as an abandoned one. In that case the next attempt creates another.
+    another process that starts may take it for an abandoned one and remove it. Then the next attempt creates another.
     """
     for _ in range(_ATTEMPTS):
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()

@@ -1,4 +1,4 @@
-"""Encoding of a job's result as JSON, in small steps and up to a limit.
+"""Encode a job's result as JSON, in small steps and up to a limit.
 
 `jsonable_encoder` and `json.dumps` copy the whole value before its size is known, and the C encoder holds the
 interpreter lock until it is done. A result may be large, so this encoder walks it lazily and stops at the limit. Only
@@ -26,7 +26,7 @@ _MAX_DEPTH = 100  # levels; a result that contains itself would have no end
 _SCALARS = (str, int, float, NoneType)
 _LISTS = (list, tuple, set, frozenset, deque, GeneratorType)
 _JSON_TYPES = frozenset({str, int, float, bool, NoneType, dict, list, tuple})
-_SIMPLE: tuple[type[Any], ...] = (*ENCODERS_BY_TYPE, PurePath)
+_FASTAPI_TYPES: tuple[type[Any], ...] = (*ENCODERS_BY_TYPE, PurePath)
 _END: Any = object()
 
 
@@ -63,7 +63,7 @@ def _encode(result: Any, limit: int) -> bytes:
             if bracket == b"}":
                 key, item = item
                 text += _key(key, limit) + b":"
-            item = _one_step(item, limit)
+            item = _convert_outer(item, limit)
             if isinstance(item, dict):
                 text += b"{"
                 containers.append((iter(item.items()), b"}"))
@@ -79,7 +79,7 @@ def _encode(result: Any, limit: int) -> bytes:
     return bytes(text)
 
 
-def _one_step(value: Any, limit: int) -> Any:
+def _convert_outer(value: Any, limit: int) -> Any:
     """Return the value as a JSON type, without converting the values inside it."""
     if type(value) in _JSON_TYPES:
         return value
@@ -88,14 +88,14 @@ def _one_step(value: Any, limit: int) -> Any:
     if dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Enum):
-        return _one_step(value.value, limit)
+        return _convert_outer(value.value, limit)
     return value if isinstance(value, (*_SCALARS, dict, *_LISTS)) else _from_object(value, limit)
 
 
 def _from_object(value: Any, limit: int) -> Any:
     if isinstance(value, bytes) and len(value) > limit:
         raise _too_large(limit)
-    if isinstance(value, _SIMPLE):
+    if isinstance(value, _FASTAPI_TYPES):
         return jsonable_encoder(value)
     try:
         return dict(value)
@@ -104,7 +104,7 @@ def _from_object(value: Any, limit: int) -> Any:
 
 
 def _key(key: Any, limit: int) -> bytes:
-    key = _one_step(key, limit)
+    key = _convert_outer(key, limit)
     if not isinstance(key, _SCALARS):
         raise TypeError(f"A key of type {type(key).__name__} cannot be encoded as JSON.")
     return _string(key if isinstance(key, str) else _scalar(key, limit).decode().strip('"'), limit)

@@ -59,14 +59,14 @@ class KeyStore:
     def create(self, name: str) -> str:
         """Create a key with a unique name, and return it. Raise ValueError if the name is empty or taken."""
         if not name.strip():
-            raise ValueError("A key needs a name.")
-        plain = PREFIX + secrets.token_urlsafe(32)
+            raise ValueError("The name of a key must not be empty.")
+        key = PREFIX + secrets.token_urlsafe(32)
         with self._lock():
             keys = self.list()
-            if any(key.name == name for key in keys):
+            if any(stored.name == name for stored in keys):
                 raise ValueError(f"A key named {name!r} already exists. Delete it first, or choose another name.")
-            self._write([*keys, Key(name, _digest(plain), datetime.now(UTC).isoformat(timespec="seconds"))])
-        return plain
+            self._write([*keys, Key(name, _digest(key), datetime.now(UTC).isoformat(timespec="seconds"))])
+        return key
 
     def list(self) -> list[Key]:
         """Return the keys of the file, oldest first. Raise ValueError if the file is malformed."""
@@ -128,7 +128,7 @@ class KeyStore:
             _warn_once(risk)
 
     def risks(self) -> Iterator[str]:
-        """Yield a warning for each owner or mode of the file and its folder that lets other users change the keys."""
+        """Yield a warning if the owner or mode of the file or its folder lets other users change the keys."""
         for path in (self.path, self.path.parent):
             try:
                 status = path.stat()

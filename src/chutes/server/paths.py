@@ -1,7 +1,7 @@
-"""The paths that the runtime answers itself: probes, metrics, and jobs.
+"""The paths of the server's own routes: probes, metrics and jobs.
 
-Other code imports these names. The container files, the Compose file and the Prometheus configuration cannot; a test
-compares them with this module.
+The container files, the Compose file and the Prometheus configuration repeat them, and a test compares them with this
+module.
 """
 
 HEALTH = "/health"
@@ -9,14 +9,14 @@ READY = "/ready"
 METRICS = "/metrics"
 JOBS = "/jobs"
 
-# The names of the hosted platform.
-UPSTREAM_METRICS = "/_metrics"
+# Names of the hosted platform for some of them
+PLATFORM_METRICS = "/_metrics"
 PING = "/_ping"
 CONN_STATS = "/_conn_stats"
 
 PROBES = frozenset({HEALTH, READY})
-"""Paths that say whether the process is alive and ready: open to everyone, never queued."""
+"""Paths that report whether the process is alive and ready. They need no key and are never queued."""
 
-METRICS_PATHS = frozenset({METRICS, UPSTREAM_METRICS})
+METRICS_PATHS = frozenset({METRICS, PLATFORM_METRICS})
 MONITORING = PROBES | METRICS_PATHS | {PING, CONN_STATS}
-"""Paths that machines poll. Their requests are logged at level `debug`."""
+"""Paths that monitoring polls. Their requests are logged at level `debug`."""

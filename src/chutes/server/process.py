@@ -1,7 +1,8 @@
-"""The process of `chutes run`, from the port to the exit code.
+"""The process of `chutes run`: it binds the port, serves, drains on a signal, and returns the exit code.
 
-uvicorn speaks HTTP; this module adds the shutdown. On SIGTERM the port stays open while running requests finish, so new
-requests get 503 instead of a refused connection, and the process exits with 0. A second signal ends it at once.
+uvicorn implements HTTP, and this module adds the shutdown. On SIGTERM the port stays open while running requests
+finish, so new requests get 503 instead of a refused connection. Then the process exits with 0. If the same signal
+arrives again, it ends at once.
 """
 
 import asyncio
@@ -186,7 +187,7 @@ class Server(uvicorn.Server):
         return [connection for connection in self.server_state.connections if isinstance(connection, HttpProtocol)]
 
     def _bound_unread_responses(self, connections: list[HttpProtocol]) -> None:
-        """If unread responses take too much memory, abort the connections whose clients have been idle longest."""
+        """Abort the connections whose clients have been idle longest, if unread responses take too much memory."""
         unread = sum(connection.unread for connection in connections)
         for connection in sorted(connections, key=lambda connection: connection.sent_since):
             if unread <= _UNREAD_FACTOR * self._settings.max_body_bytes:
@@ -222,7 +223,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Drain on the first signal. uvicorn would close the port first, and exit by the signal."""
+        """Handle signals in place of uvicorn, which would close the port before requests have finished."""
         loop = asyncio.get_running_loop()
         for handled in HANDLED_SIGNALS:
             loop.add_signal_handler(handled, self._on_signal, handled)

@@ -22,7 +22,7 @@ from chutes.server import metrics
 from chutes.server.admission import Admission
 from chutes.server.errors import json_safe
 from chutes.server.lifecycle import Lifecycle, State
-from chutes.server.paths import CONN_STATS, HEALTH, METRICS, PING, PROBES, READY, UPSTREAM_METRICS
+from chutes.server.paths import CONN_STATS, HEALTH, METRICS, PING, PLATFORM_METRICS, PROBES, READY
 
 _PROBE_TIMEOUT = 1.0  # seconds
 _MAX_PING_BYTES = 64 * 1024
@@ -52,7 +52,7 @@ def router(chute: Chute, lifecycle: Lifecycle, admission: Admission) -> APIRoute
         return JSONResponse(json_safe(content), 200 if lifecycle.state is State.READY else 503, headers)
 
     @routes.get(METRICS)
-    @routes.get(UPSTREAM_METRICS)
+    @routes.get(PLATFORM_METRICS)
     async def prometheus() -> Response:
         """Return all metrics. Collecting them runs in a thread, because the GPU driver may be slow."""
         return Response(await run_sync(metrics.exposition), media_type=CONTENT_TYPE_LATEST)
@@ -90,9 +90,8 @@ class RuntimeRoutes:
         self._own_segments = {_first_segment(path) for path in route_paths(service)}
         self._own_segments -= {_first_segment(path) for path in route_paths(chute)}
         # A cord at the path of a probe that accepts only POST does not replace the probe.
-        gets = route_paths(chute, verb="GET")
         self._chute_probes = chute_probes(chute)
-        self._own_probes = (PROBES | {METRICS}) - gets
+        self._own_probes = (PROBES | {METRICS}) - route_paths(chute, verb="GET")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""

@@ -35,7 +35,7 @@ def test_names_are_unique_and_not_empty(store: KeyStore) -> None:
     store.create("laptop")
     with pytest.raises(ValueError, match="A key named 'laptop' already exists"):
         store.create("laptop")
-    with pytest.raises(ValueError, match="needs a name"):
+    with pytest.raises(ValueError, match="must not be empty"):
         store.create(" ")
 
 
