@@ -50,7 +50,7 @@ COLOURS = {
     "dark red": Colour((132, 22, 30), ("dark red",)),
 }
 
-# The colours that an object can be repainted with: those that stay recognisable.
+# The colours that an object can be recoloured with: those that stay recognisable.
 OBJECT_COLOURS = tuple(COLOURS)[:12]
 
 SKIES = {

@@ -1,7 +1,7 @@
 """Random scenes of one or two objects on a background, and captions for them in the style of real prompts.
 
-A scene is one row of COLUMNS numbers, which `Composer` renders on the GPU, and several captions. What a caption does
-not mention is random, so that seeds differ. What it mentions is always what the image shows.
+A scene is one row of COLUMNS numbers, which `Composer` renders on the GPU, and several captions. The image
+shows everything that a caption mentions. Everything else in it is random, so that images of different seeds differ.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from training.captions.phrases import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-OBJECT_COLUMNS = ("drawing", "x", "y", "scale", "angle", "mirror", "repainted", "red", "green", "blue")
+OBJECT_COLUMNS = ("drawing", "x", "y", "scale", "angle", "mirror", "recoloured", "red", "green", "blue")
 BACKGROUND_COLUMNS = ("top_r", "top_g", "top_b", "bottom_r", "bottom_g", "bottom_b", "horizon", "sharpness")
 COLUMNS = len(OBJECT_COLUMNS) * 2 + len(BACKGROUND_COLUMNS)
 
@@ -45,7 +45,7 @@ class SceneObject:
     scale: float = 0.8
     angle: float = 0.0  # radians
     mirror: bool = False
-    colour: str | None = None  # the colour that the drawing is repainted with
+    colour: str | None = None  # the name of the colour that replaces the dominant one
     size: str | None = None
     place: str | None = None
 
@@ -66,7 +66,7 @@ class Scene:
 
 
 class SceneSampler:
-    """Samples scenes and captions for a set of drawings; the same seed gives the same samples.
+    """A source of random scenes and captions for a set of drawings; the same seed gives the same samples.
 
     `names` and `colours` are the names and the colour name of each drawing.
     """

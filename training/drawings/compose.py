@@ -1,4 +1,4 @@
-"""Renders scenes to pixels in batches, on the device that holds the drawings."""
+"""Render scenes to pixels in batches, on the device that holds the drawings."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from training.drawings.dataset import Drawings
 
 LUMA = (0.299, 0.587, 0.114)
-CHROMA_DISTANCE = 0.16  # up to this distance from the dominant colour, a pixel is fully repainted
+CHROMA_DISTANCE = 0.16  # up to this distance from the dominant colour, a pixel is fully recoloured
 
 
 class Composer:
-    """Renders scenes of drawings; holds all drawings on the device."""
+    """A renderer of scenes, which keeps all drawings on the device."""
 
     def __init__(self, drawings: Drawings, device: torch.device) -> None:
         self.size = drawings.pixels.shape[1]
@@ -50,10 +50,10 @@ class Composer:
 
     def _paste(self, image: Tensor, slot: Tensor) -> Tensor:
         """Paste one drawing per scene over the images: recoloured, scaled, rotated and mirrored."""
-        index, x, y, scale, angle, mirror, repainted = slot[:, :7].unbind(1)
+        index, x, y, scale, angle, mirror, recoloured = slot[:, :7].unbind(1)
         drawing = self.bank[index.long()].to(self.dtype) / 255
         colour = torch.where(
-            repainted[:, None, None, None] > 0,
+            recoloured[:, None, None, None] > 0,
             recolour(drawing, self.dominant[index.long()], slot[:, 7:10]),
             drawing[:, :3],
         )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Objective(nn.Module):
-    """Computes the loss and the mean absolute error of a batch of images.
+    """The loss and the mean absolute error of a batch of images.
 
     The posterior's variance is fixed: every latent gets noise of the same standard deviation, and a KL term keeps the
     means small. A learnt variance starts too large, and training needs a minute to reduce it.

@@ -97,7 +97,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Add the live weights; the first updates use a smaller decay."""
+        """Update the averages from the live weights; the first updates use a smaller decay."""
         self.steps += 1
         torch._foreach_lerp_(self.mean, self.live, 1 - min(self.decay, self.steps / (self.steps + 10)))
 

@@ -25,7 +25,7 @@ NAME = "transformer"
 
 
 class FluxWithEncoders(nn.Module):
-    """Predicts the velocity from image to noise, given noisy tokens, captions, noise level and guidance."""
+    """A model of the velocity from image to noise, given noisy tokens, captions, noise level and guidance."""
 
     def __init__(self, config: Config, vocabulary_size: int) -> None:
         super().__init__()
