@@ -1,1 +1,1 @@
-"""Speed, memory and errors of FLUX.1-dev on a GPU, beside diffusers."""
+"""Speed, memory and errors of FLUX.1-dev on a GPU, compared with diffusers."""

@@ -37,7 +37,7 @@ def load(folder: Path, precision: str) -> tuple[models.Model, Engine, dict[str, 
     figures = {"load s": time.perf_counter() - began, "weights": model.info["weights_read"]}
     engine = Engine(model)
     engine.start()
-    pictures(engine, (256, 256), count=1, steps=2)  # compiles Triton's kernels, as a server's first picture does
+    images(engine, (256, 256), count=1, steps=2)  # compiles Triton's kernels, as a server's warm-up does
     gc.collect()
     gc.freeze()  # as a server that is ready
     figures["load and warm up s"] = time.perf_counter() - began
@@ -58,26 +58,26 @@ def parts(pipeline: Any) -> dict[str, float]:
         }
 
 
-async def _drawn(engine: Engine, params: GenerationInput) -> float:
+async def _generate(engine: Engine, params: GenerationInput) -> float:
     began = time.perf_counter()
     picture = await engine.generate(params.to_request())
     await asyncio.to_thread(picture.encode)
     return time.perf_counter() - began
 
 
-def pictures(engine: Engine, size: tuple[int, int], count: int = 2, steps: int = STEPS) -> dict[str, float]:
+def images(engine: Engine, size: tuple[int, int], count: int = 2, steps: int = STEPS) -> dict[str, float]:
     """Return the seconds from request to JPEG at a size: of the first image, and the median of the next ones."""
-    times = [asyncio.run(_drawn(engine, request(seed, *size, steps))) for seed in range(count + 1)]
+    times = [asyncio.run(_generate(engine, request(seed, *size, steps))) for seed in range(count + 1)]
     return {"first": times[0], "median": median(times[1:])}
 
 
 def queue(engine: Engine, count: int = 10) -> dict[str, float]:
-    """Draw `count` queued images; `busy` is the share of time in which the GPU ran a kernel, by the profiler."""
+    """Generate `count` queued images; `busy` is the share of time in which the GPU ran a kernel, by the profiler."""
 
     async def burst() -> None:
-        await asyncio.gather(*(_drawn(engine, request(seed)) for seed in range(count)))
+        await asyncio.gather(*(_generate(engine, request(seed)) for seed in range(count)))
 
-    asyncio.run(_drawn(engine, request(0)))
+    asyncio.run(_generate(engine, request(0)))
     began = time.perf_counter()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as trace:
         asyncio.run(burst())
@@ -92,16 +92,16 @@ def queue(engine: Engine, count: int = 10) -> dict[str, float]:
 
 
 def measure(folder: Path, precision: str) -> dict[str, Any]:
-    """Measure loading a checkpoint and drawing images with it."""
+    """Measure loading a checkpoint and generating images with it."""
     model, engine, figures = load(folder, precision)
     for size in SIZES:
-        figures["{}x{}".format(*size)] = pictures(engine, size)
-        if size == (1024, 1024):  # the first: nothing larger was drawn yet
+        figures["{}x{}".format(*size)] = images(engine, size)
+        if size == (1024, 1024):  # measured before any larger size
             figures["peak GiB at 1024x1024"] = {
                 "allocated": torch.cuda.max_memory_allocated() / 2**30,
                 "reserved": torch.cuda.max_memory_reserved() / 2**30,
             }
-    figures["640x480, its first ten"] = pictures(engine, (640, 480), count=9)
+    figures["640x480, its first ten"] = images(engine, (640, 480), count=9)
     figures["ms of the other parts"] = parts(model.text2image)
     figures["queue of ten"] = queue(engine)
     engine.stop()

@@ -105,7 +105,7 @@ def render(text: str, runs: dict[str, Any]) -> str:
 
 
 def plot(runs: dict[str, Any], sizes: Iterable[str] = ("512x512", "1024x1024", "1920x1088")) -> None:
-    """Plot the times of a step beside their lower bound."""
+    """Plot the times of a step and their lower bound."""
     import matplotlib as mpl
     from matplotlib import pyplot as plt
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def over_http(folder: Path, precision: str = "bf16", pictures: int = 3) -> dict[str, Any]:
+def over_http(folder: Path, precision: str = "bf16", images: int = 3) -> dict[str, Any]:
     """Serve a checkpoint with `chutes run`, and return the times that a client measures, in seconds."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -33,7 +33,7 @@ def over_http(folder: Path, precision: str = "bf16", pictures: int = 3) -> dict[
             figures: dict[str, Any] = {"ready": _ready(client, server) - began}
             figures["first picture"] = _generate(client, 0)
             figures["start to first picture"] = time.perf_counter() - began
-            times = [_generate(client, seed) for seed in range(1, pictures + 1)]
+            times = [_generate(client, seed) for seed in range(1, images + 1)]
             figures["generate"] = median(times)
             figures["info"] = client.get("/ready").json()
             return figures

@@ -1,4 +1,4 @@
-"""One denoising step: its error, its time beside its peers, and the time of each kernel."""
+"""One denoising step: its error, its time compared with peers, and the time of each kernel."""
 
 from __future__ import annotations
 

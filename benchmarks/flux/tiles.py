@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SIZES = [(1024, 1024), (512, 512), (1920, 1088)]
 
 
-def heuristic(_shape: Shape, _processors: int) -> None:
+def heuristic(_shape: Shape, _sm_count: int) -> None:
     """Leave the choice to cuBLAS."""
 
 
@@ -50,16 +50,16 @@ def steps() -> dict[str, dict[str, float]]:
 
 def _in_turns(model: Any, size: tuple[int, int], seconds: float = 1.0, rounds: int = 4) -> dict[str, float]:
     given = scheduled(*size)
-    recorded: dict[str, Any] = {}
+    captured: dict[str, Any] = {}
     for name, rule in RULES.items():
         with patch.object(cublas, "tiles_for", rule):
             cublas.plans.clear()
             model.graphs.captured = {}
             model(**given)
-        recorded[name] = model.graphs.captured
+        captured[name] = model.graphs.captured
 
     def turn(name: str, steps: int) -> float:
-        model.graphs.captured = recorded[name]
+        model.graphs.captured = captured[name]
         start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
         for _ in range(steps):
