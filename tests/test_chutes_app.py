@@ -111,7 +111,7 @@ def test_the_request_of_the_documentation(client: Any) -> None:
     assert (opened(answer.content).format, opened(answer.content).size) == ("JPEG", (1024, 1024))
 
 
-def test_a_random_seed_is_reported_and_repeats_the_picture(client: Any) -> None:
+def test_a_random_seed_is_reported_and_repeats_the_image(client: Any) -> None:
     first = client.post("/generate", json={"prompt": "a cat"})
     again = client.post("/generate", json={"prompt": "a cat", "seed": int(first.headers["x-seed"])})
     assert first.content == again.content
@@ -227,7 +227,7 @@ def test_bodies_that_are_not_requests(client: Any, body: str) -> None:
 def test_unknown_routes_and_wrong_verbs(client: Any) -> None:
     assert client.post("/no-such-route").status_code == 404
     assert client.get("/generate").status_code == 405
-    assert client.post("/generate", json={"prompt": "still drawn"}).status_code == 200
+    assert client.post("/generate", json={"prompt": "still working"}).status_code == 200
 
 
 @pytest.mark.parametrize("mode", GenerationMode)
@@ -252,11 +252,10 @@ def test_no_request_generated_from_the_openapi_document_is_a_server_error(client
     print(f"{path}, {mode.value} requests: {dict(seen)}")
 
 
-def test_a_fallback_of_any_picture_in_a_batch_is_marked(
-    client: Any, chute: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn = [asyncio.run(chute.engine.generate(Request(prompt))) for prompt in ("a cat", "an owl")]
-    pictures = iter([drawn[0], dataclasses.replace(drawn[1], fallback="out-of-memory", generated_size=(128, 128))])
+def test_a_fallback_of_any_image_in_a_batch_is_marked(client: Any, chute: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    generated = [asyncio.run(chute.engine.generate(Request(prompt))) for prompt in ("a cat", "an owl")]
+    fallback = dataclasses.replace(generated[1], fallback="out-of-memory", generated_size=(128, 128))
+    pictures = iter([generated[0], fallback])
 
     async def generate(request: Any) -> Any:
         return next(pictures)
@@ -264,4 +263,4 @@ def test_a_fallback_of_any_picture_in_a_batch_is_marked(
     monkeypatch.setattr(chute.engine, "generate", generate)
     headers = client.post("/batch", json={"prompts": ["a cat", "an owl"], "num_inference_steps": 10}).headers
     assert (headers["x-fallback"], headers["x-drawn-size"]) == ("out-of-memory", "128x128")
-    assert headers["x-seed"] == f"{drawn[0].seed},{drawn[1].seed}"
+    assert headers["x-seed"] == f"{generated[0].seed},{generated[1].seed}"

@@ -20,11 +20,11 @@ def test_a_canvas_has_the_models_multiples_and_contains_the_kept_middle(
 ) -> None:
     canvas = fit_canvas((width, height), sizes, shrink=shrink)
     assert all(side % 16 == 0 for side in canvas.size)
-    assert all(0 <= drawn - inner < 16 for drawn, inner in zip(canvas.size, canvas.inner, strict=True))
+    assert all(0 <= generated - inner < 16 for generated, inner in zip(canvas.size, canvas.inner, strict=True))
 
 
 @pytest.mark.parametrize(
-    ("requested", "sizes", "drawn"),
+    ("requested", "sizes", "generated"),
     [
         ((1024, 1024), ANY, (1024, 1024)),
         ((1920, 1080), ANY, (1920, 1088)),
@@ -39,8 +39,8 @@ def test_a_canvas_has_the_models_multiples_and_contains_the_kept_middle(
         ((2048, 1024), SDXL, (1456, 736)),
     ],
 )
-def test_canvas_sizes(requested: tuple[Any, ...], sizes: Any, drawn: tuple[Any, ...]) -> None:
-    assert fit_canvas(requested, sizes).size == drawn
+def test_canvas_sizes(requested: tuple[Any, ...], sizes: Any, generated: tuple[Any, ...]) -> None:
+    assert fit_canvas(requested, sizes).size == generated
 
 
 def test_out_of_memory_halves_the_sides() -> None:
@@ -57,7 +57,7 @@ def test_pad_and_crop_are_exact_without_scaling(width: Any, height: Any) -> None
 
 
 @pytest.mark.parametrize("sizes", [ANY, SMALL, SDXL])
-def test_a_cropped_picture_has_the_requested_size(sizes: Any) -> None:
+def test_a_cropped_image_has_the_requested_size(sizes: Any) -> None:
     for requested in [(128, 128), (1920, 1080), (131, 1999), (16, 2048), (2048, 16)]:
         canvas = fit_canvas(requested, sizes)
         assert canvas.crop(Image.new("RGB", canvas.size)).size == requested

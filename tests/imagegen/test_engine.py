@@ -64,7 +64,7 @@ def fault(monkeypatch: pytest.MonkeyPatch, engine: Engine, error: Exception, *, 
     monkeypatch.setattr(transformer, "forward", failing)
 
 
-def test_a_picture_and_its_metadata(engine: Engine) -> None:
+def test_an_image_and_its_metadata(engine: Engine) -> None:
     picture = asyncio.run(engine.generate(ask(seed=7, width=200, height=333)))
     assert (picture.image.mode, picture.image.size) == ("RGB", (200, 333))
     assert (picture.seed, picture.origin, picture.precision, picture.generated_size) == (7, "folder", "fp32", (80, 128))
@@ -79,7 +79,7 @@ def test_each_step_is_reported(engine: Engine) -> None:
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_a_random_seed_repeats_the_picture(engine: Engine) -> None:
+def test_a_random_seed_repeats_the_image(engine: Engine) -> None:
     first = asyncio.run(engine.generate(ask(seed=None)))
     again = asyncio.run(engine.generate(ask(seed=first.seed)))
     other = asyncio.run(engine.generate(ask(seed=None)))

@@ -193,7 +193,7 @@ def test_a_cancelled_request_that_does_not_end_is_a_hang(start: Callable[..., En
 
 
 def known(engine: Engine, **fields: object) -> None:
-    """Generate a picture, so that the watchdog knows how long its steps take."""
+    """Generate an image, so that the watchdog knows how long its steps take."""
     asyncio.run(engine.generate(ask(**fields)))
 
 

@@ -1,4 +1,4 @@
-"""NaN and infinite values give an error and a log line, never a black or white picture."""
+"""NaN and infinite values give an error and a log line, never a black or white image."""
 
 import asyncio
 import logging
@@ -52,7 +52,7 @@ def text(prompt: str = "a cat", seed: int = 7) -> Request:
     return Request(prompt, width=128, height=128, steps=2, seed=seed)
 
 
-def draw(engine: Engine, task: str) -> object:
+def generate(engine: Engine, task: str) -> object:
     if task == "text2image":
         return asyncio.run(engine.generate(text()))
     if task == "img2img":
@@ -85,7 +85,7 @@ def test_damaged_weights_give_an_error(
     damage(engine, weight, value)
     before = REGISTRY.get_sample_value("imagegen_errors_total") or 0
     with pytest.raises(NotFinite, match="NaN or infinite values at 128x") as error:
-        draw(engine, task)
+        generate(engine, task)
     assert error_response(error.value).status_code == 500
     assert REGISTRY.get_sample_value("imagegen_errors_total") == before + 1
     (line,) = reported(caplog)
@@ -132,11 +132,11 @@ def test_the_retry_after_out_of_memory_is_checked_too(
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # torch 2, numpy 2, diffusers
 def test_another_architecture_is_checked_too(start: Start, tmp_path: Path) -> None:
     engine = start(tiny.write_sdxl(tmp_path))
-    draw(engine, "text2image")
+    generate(engine, "text2image")
     damage(engine, "vae.decoder.conv_out.bias", INF)
     for task in ("text2image", "img2img", "inpaint"):
         with pytest.raises(NotFinite):
-            draw(engine, task)
+            generate(engine, task)
 
 
 def test_the_warm_up_refuses_damaged_weights(start: Start, tiny_model: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""What only a GPU shows: all memory plans give the same pictures, and real failures are recognized."""
+"""What only a GPU shows: all memory plans give the same images, and real failures are recognized."""
 
 import asyncio
 import contextlib
@@ -24,8 +24,8 @@ pytestmark = pytest.mark.gpu
 REQUEST = Request("a cat", width=1024, height=1024, seed=1, steps=4)
 
 
-async def leave_midway(engine: Engine) -> None:
-    """Cancel a picture after a few steps."""
+async def cancel_midway(engine: Engine) -> None:
+    """Cancel a request after its first step."""
     reached = asyncio.Event()
     loop = asyncio.get_running_loop()
     task = asyncio.create_task(engine.generate(REQUEST, on_step=lambda *_: loop.call_soon_threadsafe(reached.set)))
@@ -34,7 +34,7 @@ async def leave_midway(engine: Engine) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-def test_every_plan_gives_the_same_picture_and_survives_a_cancel(
+def test_every_plan_gives_the_same_image_and_survives_a_cancel(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flux, "supported", lambda: False)
@@ -43,13 +43,13 @@ def test_every_plan_gives_the_same_picture_and_survives_a_cancel(
         engine = Engine(models.load(str(tiny_model), settings=Settings(memory=plan)))
         engine.start()
 
-        async def draw(engine: Engine = engine) -> tuple[bytes, ...]:
+        async def generate(engine: Engine = engine) -> tuple[bytes, ...]:
             pictures = [await engine.generate(REQUEST), await engine.generate(img2img())]
             return tuple(each.encode() for each in pictures)
 
-        files[plan] = asyncio.run(draw())
-        asyncio.run(leave_midway(engine))
-        assert asyncio.run(draw()) == files[plan]
+        files[plan] = asyncio.run(generate())
+        asyncio.run(cancel_midway(engine))
+        assert asyncio.run(generate()) == files[plan]
         engine.stop()
     assert files["offload"] == files["stream"]
 
@@ -62,13 +62,13 @@ def test_the_engine_survives_out_of_memory(tiny_model: Path, monkeypatch: pytest
     transformer = engine.model.text2image.transformer
     forward, calls = transformer.forward, []
 
-    def hungry(*args: Any, **kwargs: Any) -> Any:
+    def out_of_memory(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
         if len(calls) == 2:
             torch.empty(1 << 45, dtype=torch.uint8, device="cuda")
         return forward(*args, **kwargs)
 
-    monkeypatch.setattr(transformer, "forward", hungry)
+    monkeypatch.setattr(transformer, "forward", out_of_memory)
     assert asyncio.run(engine.generate(REQUEST)).fallback == "out-of-memory"
     assert asyncio.run(engine.generate(REQUEST)).encode() == before
     engine.stop()
@@ -91,7 +91,7 @@ def fast() -> Iterator[Any]:
         engine.stop()
 
 
-def held(engine: Engine) -> int:
+def captured_shapes(engine: Engine) -> int:
     """Return the number of shapes for which the fast path holds CUDA graphs."""
     return sum(len(cache.captured) for cache in engine.model.fast_path.graph_caches)
 
@@ -101,26 +101,26 @@ def test_three_times_out_of_memory_frees_the_cuda_graphs(fast: Any, monkeypatch:
     engine = fast(oom_fallback=False, on_failure=reasons.append)
     for width in range(128, 1025, 128):
         asyncio.run(engine.generate(replace(REQUEST, width=width)))
-    before, recorded = asyncio.run(engine.generate(REQUEST)).encode(), held(engine)
-    assert recorded > 8
+    before, captured = asyncio.run(engine.generate(REQUEST)).encode(), captured_shapes(engine)
+    assert captured > 8
     reserved = torch.cuda.memory_reserved()
     pipeline = engine.model.text2image
     forward, calls = pipeline.transformer.forward, []
 
-    def hungry(**kwargs: Any) -> Any:
+    def out_of_memory(**kwargs: Any) -> Any:
         calls.append(1)
         if len(calls) <= 3:
             torch.empty(1 << 45, dtype=torch.uint8, device="cuda")
         return forward(**kwargs)
 
-    monkeypatch.setattr(pipeline.transformer, "forward", hungry)
+    monkeypatch.setattr(pipeline.transformer, "forward", out_of_memory)
     for _ in range(3):
         with pytest.raises(OutOfMemory):
             asyncio.run(engine.generate(REQUEST))
     assert asyncio.run(engine.generate(REQUEST)).encode() == before
     now = torch.cuda.memory_reserved()
-    print(f"recordings {recorded} -> {held(engine)}, reserved {reserved >> 20} -> {now >> 20} MiB")
-    assert held(engine) == 3  # one of each component
+    print(f"captured shapes {captured} -> {captured_shapes(engine)}, reserved {reserved >> 20} -> {now >> 20} MiB")
+    assert captured_shapes(engine) == 3  # one of each component
     assert not reasons
 
 

@@ -1,4 +1,4 @@
-"""A picture's file carries its metadata."""
+"""An image file carries its metadata."""
 
 import pytest
 from PIL import Image

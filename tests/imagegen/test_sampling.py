@@ -39,7 +39,7 @@ def difference(a: Image.Image, b: Image.Image) -> float:
 
 @pytest.fixture(scope="module")
 def any_size(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """An engine whose model draws any size, as FLUX.1 does."""
+    """An engine whose model generates any size, as FLUX.1 does."""
     from tests.imagegen import tiny
 
     folder = tiny.write(tmp_path_factory.mktemp("models") / "any")
@@ -50,14 +50,14 @@ def any_size(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(
-    ("size", "drawn"), [((128, 128), (128, 128)), ((333, 130), (336, 144)), ((250, 512), (256, 512))]
+    ("size", "generated"), [((128, 128), (128, 128)), ((333, 130), (336, 144)), ((250, 512), (256, 512))]
 )
 def test_any_size_is_generated_at_the_next_multiple_and_cropped(
-    any_size: Any, size: tuple[Any, ...], drawn: tuple[Any, ...]
+    any_size: Any, size: tuple[Any, ...], generated: tuple[Any, ...]
 ) -> None:
     request = Request("a cat", width=size[0], height=size[1], steps=1)
     picture = asyncio.run(any_size.generate(request))
-    assert (picture.image.size, picture.generated_size) == (size, drawn)
+    assert (picture.image.size, picture.generated_size) == (size, generated)
 
 
 def test_the_pixels_are_those_of_diffusers(any_size: Any) -> None:
@@ -84,8 +84,8 @@ def test_img2img_at_another_size(engine: Engine) -> None:
     assert asyncio.run(engine.generate(img2img(width=400))).image.size == (400, 300)
 
 
-def test_more_strength_moves_the_picture_further(any_size: Any) -> None:
-    """More strength starts from more noise, so pictures of two seeds differ more."""
+def test_more_strength_changes_the_image_more(any_size: Any) -> None:
+    """More strength starts from more noise, so images of two seeds differ more."""
 
     def spread(strength: float) -> float:
         first, second = (asyncio.run(any_size.generate(img2img(strength=strength, seed=seed))).image for seed in (1, 2))
@@ -136,15 +136,15 @@ def test_a_hole_smaller_than_the_grid_is_repainted_too(any_size: Any) -> None:
     assert changed.nonzero() == ([61], [61])
 
 
-def test_a_negative_prompt_changes_the_picture(engine: Engine) -> None:
-    def draw(**fields: object) -> bytes:
+def test_a_negative_prompt_changes_the_image(engine: Engine) -> None:
+    def generate(**fields: object) -> bytes:
         request = Request("a cat", steps=2, seed=1, **fields)
         return asyncio.run(engine.generate(request)).image.tobytes()
 
-    plain = draw()
-    assert draw(negative_prompt="  ") == plain
-    assert draw(negative_prompt="blue", true_cfg_scale=1.0) == plain
-    assert draw(negative_prompt="blue") == draw(negative_prompt="blue", true_cfg_scale=2.0) != plain
+    plain = generate()
+    assert generate(negative_prompt="  ") == plain
+    assert generate(negative_prompt="blue", true_cfg_scale=1.0) == plain
+    assert generate(negative_prompt="blue") == generate(negative_prompt="blue", true_cfg_scale=2.0) != plain
 
 
 def test_the_file_holds_the_request(engine: Engine) -> None:

@@ -20,41 +20,41 @@ FULL = [(4608, 3072, 12288), (4096, 3072, 9216), (512, 12288, 3072), (1536, 1536
 
 
 @pytest.mark.parametrize("gelu", [False, True])
-@pytest.mark.parametrize("beside", [0, 64])
+@pytest.mark.parametrize("padding", [0, 64])
 @pytest.mark.parametrize(("rows", "inner", "outer"), [(1, 64, 192), (37, 192, 64), (130, 128, 320), *FULL])
-def test_linear(rows: Any, inner: Any, outer: Any, beside: int, gelu: bool) -> None:
+def test_linear(rows: Any, inner: Any, outer: Any, padding: int, gelu: bool) -> None:
     torch.manual_seed(0)
     layer = Linear(inner, outer, device=DEVICE)
     layer.write("weight", 0, torch.randn(outer, inner) / inner**0.5)
     layer.write("bias", 0, torch.randn(outer))
-    x = torch.randn(rows, inner + beside, device=DEVICE, dtype=torch.bfloat16)[:, beside:]
-    wide = torch.full((rows, beside + outer), torch.nan, device=DEVICE, dtype=torch.bfloat16)
+    x = torch.randn(rows, inner + padding, device=DEVICE, dtype=torch.bfloat16)[:, padding:]
+    wide = torch.full((rows, padding + outer), torch.nan, device=DEVICE, dtype=torch.bfloat16)
     expected = torch.addmm(layer.bias.double(), x.double(), layer.weight.double().t())
     if gelu:
         expected = torch.nn.functional.gelu(expected, approximate="tanh")
-    y = layer.store(x, wide[:, beside:], gelu=gelu)
-    assert y.data_ptr() == wide[:, beside:].data_ptr()
-    assert wide[:, :beside].isnan().all()
+    y = layer.store(x, wide[:, padding:], gelu=gelu)
+    assert y.data_ptr() == wide[:, padding:].data_ptr()
+    assert wide[:, :padding].isnan().all()
     torch.testing.assert_close(y.double(), expected, rtol=2**-8, atol=4e-3)
     assert torch.equal(layer(x, gelu=gelu), y)
 
 
 @pytest.mark.skipif(not CUDA, reason="needs the GPU's fp8 matmul")
-@pytest.mark.parametrize("beside", [0, 64])
+@pytest.mark.parametrize("padding", [0, 64])
 @pytest.mark.parametrize("add", [False, True])
 @pytest.mark.parametrize(
     ("rows", "inner", "outer"),
     [(16, 64, 192), (37, 192, 64), (1261, 3072, 9216), (4608, 3072, 12288), (1024, 12288, 3072), (4608, 15360, 3072)],
 )
 def test_fp8_linear_on_hopper_and_as_on_other_gpus(
-    rows: int, inner: int, outer: int, add: bool, beside: int, monkeypatch: pytest.MonkeyPatch
+    rows: int, inner: int, outer: int, add: bool, padding: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
     layer = Linear(inner, outer, fp8=True, device=DEVICE)
     layer.write("weight", 0, torch.randn(outer, inner, device=DEVICE) / inner**0.5)
     layer.write("bias", 0, torch.randn(outer))
     x = Quantized(torch.randn(rows, inner, device=DEVICE).to(FP8), torch.rand(rows, 1, device=DEVICE) + 0.5)
-    wide = torch.full((rows, outer + beside), torch.nan, device=DEVICE, dtype=torch.bfloat16)
+    wide = torch.full((rows, outer + padding), torch.nan, device=DEVICE, dtype=torch.bfloat16)
     there = torch.randn(rows, outer, device=DEVICE).to(torch.bfloat16)
     scale, bias = (layer.scale[:, 0], layer.bias) if not add else (torch.randn(outer, device=DEVICE), -layer.bias)
 

@@ -44,7 +44,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return models._assemble(pipeline, path, "flux", {}, settings, None if INTERPRETED else "resident")
 
 
-def picture(model: Any) -> Any:
+def image(model: Any) -> Any:
     size = SIDE, SIDE
     canvas = Canvas(size, size, size)
     return sample(model, Request("a cat", seed=1), canvas, steps=STEPS, after_step=lambda *_: None).tobytes()
@@ -73,15 +73,15 @@ def test_damaged_weights_are_an_error(model: models.Model, weight: Any, value: A
     kept = last.clone()
     last.fill_(value)
     with pytest.raises(NotFinite):
-        picture(model)
+        image(model)
     last.copy_(kept)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="takes long without a GPU")
 def test_the_repaired_model_draws_the_same_image(model: models.Model) -> None:
-    before = picture(model)
+    before = image(model)
     test_damaged_weights_are_an_error(model, *WEIGHTS[0])
-    assert picture(model) == before
+    assert image(model) == before
 
 
 @pytest.mark.parametrize(

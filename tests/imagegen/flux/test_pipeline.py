@@ -1,6 +1,6 @@
-"""The fast path draws the same images as diffusers' own modules, from disk or memory, in every pipeline.
+"""The fast path generates the same images as diffusers' own modules, from disk or memory, in every pipeline.
 
-On a GPU it draws with the bundled model and 28 steps; under Triton's interpreter with a tiny random model and 2 steps.
+On a GPU it runs the bundled model with 28 steps; under Triton's interpreter a tiny random model with 2 steps.
 """
 
 import inspect
@@ -79,9 +79,9 @@ def load(folder: Any, precision: str = "bf16") -> Any:
 
 @pytest.fixture(scope="module")
 def loaded(folder: Any) -> Any:
-    """A pipeline with its fast path, and the images that it has drawn."""
+    """A pipeline with its fast path, and the images that it generated."""
     pipeline, path = load(folder)
-    return pipeline, path, draw(pipeline, "FluxPipeline")
+    return pipeline, path, generate(pipeline, "FluxPipeline")
 
 
 def image_and_mask() -> Any:
@@ -93,11 +93,11 @@ def image_and_mask() -> Any:
     return Image.fromarray(image.astype(np.uint8)), Image.fromarray(mask)
 
 
-def draw(pipeline: Any, kind: Any) -> Any:
+def generate(pipeline: Any, kind: Any) -> Any:
     """Return images of all prompts by the pipeline class `kind` with these components, (n, 3, H, W) in float32.
 
-    A single rounding may change a whole image, so each prompt is drawn several times: a mean over few images varies by
-    a decibel.
+    A single rounding may change a whole image, and a mean over few images varies by a decibel. Therefore several images
+    of each prompt are generated.
     """
     pipeline_class = getattr(diffusers, kind)
     accepted = inspect.signature(pipeline_class.__init__).parameters
@@ -113,7 +113,7 @@ def draw(pipeline: Any, kind: Any) -> Any:
         given["mask_image"] = mask
     if kind == "FluxKontextPipeline":
         given |= {"_auto_resize": False, "max_area": SIDE * SIDE}
-    drawn = [
+    batches = [
         pipeline(
             prompt=prompt,
             **given,
@@ -124,7 +124,7 @@ def draw(pipeline: Any, kind: Any) -> Any:
         ).images
         for index, prompt in enumerate(PROMPTS)
     ]
-    return torch.cat(drawn).float().cpu()
+    return torch.cat(batches).float().cpu()
 
 
 def psnr(some: Any, others: Any) -> Any:
@@ -146,23 +146,23 @@ def assert_as_exact(label: Any, images: Any, bf16: Any, fp32: Any) -> None:
 def test_a_pipeline_from_disk_draws_the_same_images(folder: Any, loaded: Any, kind: Any) -> None:
     pipeline, _, images = loaded
     if kind != "FluxPipeline":
-        images = draw(pipeline, kind)
-    bf16 = draw(diffusers_pipeline(folder), kind)
-    assert_as_exact(kind, images, bf16, draw(in_float32(diffusers_pipeline(folder)), kind))
+        images = generate(pipeline, kind)
+    bf16 = generate(diffusers_pipeline(folder), kind)
+    assert_as_exact(kind, images, bf16, generate(in_float32(diffusers_pipeline(folder)), kind))
 
 
 def test_weight_files_of_a_variant_draw_the_same_images(folder: Any, loaded: Any, tmp_path: Path) -> None:
     diffusers_pipeline(folder).save_pretrained(tmp_path, variant="bf16")
     (tmp_path / "transformer" / "older.safetensors").write_bytes(b"not one of the index's files")
     pipeline, _ = load(tmp_path)
-    assert torch.equal(draw(pipeline, "FluxPipeline"), loaded[2])
+    assert torch.equal(generate(pipeline, "FluxPipeline"), loaded[2])
 
 
 def test_warming_up_does_not_change_later_images(loaded: Any) -> None:
     pipeline, _, images = loaded
     fast.warm(pipeline.transformer, rows=(SIDE // 16) ** 2, text=7)
     fast.warm(pipeline.transformer, rows=6, **({"text": 9} if INTERPRETED else {}))
-    assert torch.equal(draw(pipeline, "FluxPipeline"), images)
+    assert torch.equal(generate(pipeline, "FluxPipeline"), images)
 
 
 def test_freed_caches_are_rebuilt_with_the_same_images(loaded: Any) -> None:
@@ -174,7 +174,7 @@ def test_freed_caches_are_rebuilt_with_the_same_images(loaded: Any) -> None:
     path.free_caches()
     assert not transformer._constants
     assert not any(cache.captured for cache in caches)
-    assert torch.equal(draw(pipeline, "FluxPipeline"), images)
+    assert torch.equal(generate(pipeline, "FluxPipeline"), images)
 
 
 def test_defaults_of_the_config_are_those_of_diffusers() -> None:
@@ -220,7 +220,7 @@ def test_fill_and_kontext_pipelines_draw_the_same_images(folder: Any, kind: Any)
     fast.replace_modules(ours, device=DEVICE)
     # All three use diffusers' VAE, since ours rounds twice as coarsely in the interpreter; test_vae compares the VAEs.
     ours.register_modules(vae=diffusers_pipeline(folder).vae)
-    assert_as_exact(kind, *(draw(each, kind) for each in (ours, pipeline(), in_float32(pipeline()))))
+    assert_as_exact(kind, *(generate(each, kind) for each in (ours, pipeline(), in_float32(pipeline()))))
 
 
 def test_a_fused_lora_draws_the_same_images(folder: Any, tmp_path: Path) -> None:
@@ -240,15 +240,15 @@ def test_a_fused_lora_draws_the_same_images(folder: Any, tmp_path: Path) -> None
     ours = with_lora()
     ours.fuse_lora()
     fast.replace_modules(ours, device=DEVICE)
-    bf16 = draw(with_lora(), "FluxPipeline")
-    assert_as_exact("LoRA", draw(ours, "FluxPipeline"), bf16, draw(in_float32(with_lora()), "FluxPipeline"))
-    assert psnr(bf16, draw(diffusers_pipeline(folder), "FluxPipeline")).mean() < 25  # the LoRA changes the image
+    bf16 = generate(with_lora(), "FluxPipeline")
+    assert_as_exact("LoRA", generate(ours, "FluxPipeline"), bf16, generate(in_float32(with_lora()), "FluxPipeline"))
+    assert psnr(bf16, generate(diffusers_pipeline(folder), "FluxPipeline")).mean() < 25  # the LoRA changes the image
 
 
 @pytest.mark.skipif(INTERPRETED, reason="needs the GPU's fp8 matmul")
 def test_fp8_draws_nearly_the_same_images(folder: Any) -> None:
     pipeline, _ = load(folder, precision="fp8")
-    near = psnr(draw(pipeline, "FluxPipeline"), draw(diffusers_pipeline(folder), "FluxPipeline"))
+    near = psnr(generate(pipeline, "FluxPipeline"), generate(diffusers_pipeline(folder), "FluxPipeline"))
     print(f"fp8: PSNR to diffusers' bf16 {near.mean():.1f} dB")
     assert near.min() > 15
 

@@ -167,7 +167,7 @@ def test_a_mask_of_another_size_is_resized(engine: Any) -> None:
     assert (after[:, :90] != np.asarray(PHOTO)[:, :90]).any(-1).mean() > 0.9
 
 
-def test_a_picture_of_a_batch_is_the_one_of_its_prompt_and_seed(engine: Any) -> None:
+def test_an_image_of_a_batch_is_that_of_its_prompt_and_seed_alone(engine: Any) -> None:
     batch = BatchGenerationInput(prompts=["a cat", "a red apple"], seed=0, num_inference_steps=10)
     pictures = [asyncio.run(engine.generate(request)) for request in batch.to_requests()]
     alone = asyncio.run(engine.generate(Request("a red apple", steps=10, seed=1)))
