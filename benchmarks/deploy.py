@@ -139,10 +139,10 @@ def scaling(cluster: Cluster, steady: float) -> dict[str, Any]:
 
     def read() -> None:
         for line in stream:
-            told = json.loads(line)
-            count = sum(each["state"] == "running" for each in told["replicas"])
+            status = json.loads(line)
+            count = sum(each["state"] == "running" for each in status["replicas"])
             at = round(time.monotonic() - began, 1)
-            timeline.append({"at": at, "replicas": count, "waiting": told["queued"], "running": told["running"]})
+            timeline.append({"at": at, "replicas": count, "waiting": status["queued"], "running": status["running"]})
 
     reader = threading.Thread(target=read)
     reader.start()

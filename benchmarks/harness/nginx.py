@@ -27,7 +27,7 @@ def nginx(
     Args:
         folder: for nginx's files.
         backend: the port that nginx forwards to.
-        changes: replacements in the configuration, beside the addresses.
+        changes: replacements in the configuration in addition to the addresses.
         listen: options to append to the `listen` directive.
     """
     with socket.create_server(("127.0.0.1", 0)) as probe:

@@ -92,7 +92,7 @@ async def large(self: Any) -> Response:
 
 @chute.cord(public_api_path="/header")
 async def header(self: Any) -> Response:
-    """Put a line break into a response header, as a careless handler does with a client's value."""
+    """Put a line break into a response header, as a handler does that copies a client's value."""
     return Response(b"{}", headers={"X-Chosen": "one\r\nSet-Cookie: two"})
 
 

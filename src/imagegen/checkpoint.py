@@ -118,7 +118,7 @@ def _shapes(file: Path) -> Iterator[list[int]]:
 
 
 def read_description(folder: Path) -> dict[str, object]:
-    """Return the contents of `imagegen.json` beside `model_index.json`, or an empty dict.
+    """Return the contents of `imagegen.json` in a model's folder, or an empty dict.
 
     Key `name` is the model's name. Key `native_size` is the longest side, in pixels, of the images that the model
     generates.

@@ -14,7 +14,7 @@ from imagegen.errors import NodeTooSmall
 
 Plan = Literal["resident", "offload", "stream"]
 
-_ACTIVATIONS = 6 * 10**9  # bytes beside the weights, at 2048x2048: attention, MLP and the VAE's last layers
+_ACTIVATIONS = 6 * 10**9  # bytes in addition to the weights, at 2048x2048: attention, MLP and the VAE's last layers
 _BYTES_PER_GB = 1024**3  # as GPUs are advertised, and as a NodeSelector counts
 
 # The least part of its advertised memory that a GPU may report. CUDA subtracts ECC and the driver's own memory: a T4

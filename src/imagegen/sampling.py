@@ -68,7 +68,7 @@ class _StepEnd:
         event = torch.cuda.Event(blocking=True)
         event.record()
         self._queued.append(event)
-        next(self._decoder_parts, None)  # while the CPU waits anyway
+        next(self._decoder_parts, None)  # uses the time in which the CPU would wait
         if len(self._queued) > 1:
             self._queued.pop(0).synchronize()
 

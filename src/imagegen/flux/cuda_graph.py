@@ -116,7 +116,7 @@ class CudaGraphCache:
 
     def _begin(self, pool: _POOL_HANDLE) -> None:
         graph = torch.cuda.CUDAGraph()
-        graph.capture_begin(pool, capture_error_mode="relaxed")  # lets kernels be loaded meanwhile
+        graph.capture_begin(pool, capture_error_mode="relaxed")  # allows kernels to be loaded during the capture
         self._open.append(graph)
 
     def _end(self) -> None:

@@ -92,8 +92,8 @@ def copy_state(model: FluxTransformer, state: Mapping[str, Tensor]) -> None:
     writers = weight_map(model)
     weights = {name.replace(".base_layer", ""): value for name, value in state.items() if "lora_" not in name}
     if weights.keys() != writers.keys():
-        odd = ", ".join(sorted(weights.keys() ^ writers.keys())[:3])
-        raise ValueError(f"The state dict is not of this FLUX architecture; missing or unknown weights: {odd}.")
+        mismatched = ", ".join(sorted(weights.keys() ^ writers.keys())[:3])
+        raise ValueError(f"The state dict is not of this FLUX architecture; missing or unknown weights: {mismatched}.")
     for name, write in writers.items():
         write(weights[name])
 
@@ -157,8 +157,8 @@ def stream(
         entries = [entry for handle in handles for entry in _entries(handle)]
         names = {entry.name for entry in entries}
         tied = {name for name in writers.keys() - names if name.endswith("embed_tokens.weight")}
-        if odd := (writers.keys() - tied) ^ names:
-            listed = ", ".join(sorted(odd)[:3])
+        if mismatched := (writers.keys() - tied) ^ names:
+            listed = ", ".join(sorted(mismatched)[:3])
             raise ValueError(f"The weight files do not fit the model; missing or unknown weights: {listed}.")
         total, done = sum(entry.size for entry in entries), 0
         batches = [entries[at : at + _THREADS] for at in range(0, len(entries), _THREADS)]
