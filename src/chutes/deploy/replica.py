@@ -18,7 +18,7 @@ from chutes.deploy.package import unpack
 from chutes.exception import LoadError
 from chutes.loader import load_chute
 from chutes.server import Runtime, Settings, create_app, metrics
-from chutes.server.lifecycle import ExitCode, State
+from chutes.server.lifecycle import ExitCode, State, simple_info
 from chutes.server.runtime_routes import chute_probes
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class Replica:
             "running": admission.running,
             "queued": admission.queued,
             "concurrency": admission.concurrency,
-            "info": {key: value for key, value in chute.info.items() if isinstance(value, (str, int, float, bool))},
+            "info": simple_info(chute),
             "own_probes": sorted(chute_probes(chute)),
             "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
             "metrics": text.decode(),

@@ -84,7 +84,7 @@ class Lifecycle:
                 finally:
                     progress.cancel()
                 seconds = round(time.monotonic() - self._started_at, 1)
-                log.info("Ready", extra={"seconds": seconds, "info": _loggable(chute.info)})
+                log.info("Ready", extra={"seconds": seconds, "info": simple_info(chute)})
                 if self.state is State.LOADING:
                     self.state = State.READY
                 self.ready.set()
@@ -172,6 +172,6 @@ def describe_error(error: BaseException) -> str:
     return f"{line}.{hint}" if hint else line
 
 
-def _loggable(info: dict[str, Any]) -> dict[str, Any]:
-    """Return the entries of a chute's info that fit on a log line."""
-    return {key: value for key, value in info.items() if isinstance(value, (str, int, float, bool))}
+def simple_info(chute: Chute) -> dict[str, Any]:
+    """Return the entries of a chute's info that are text, numbers or booleans, for a log line or a report."""
+    return {key: value for key, value in chute.info.items() if isinstance(value, (str, int, float, bool))}
