@@ -14,7 +14,7 @@ from chutes.deploy.scaling import autoscaling
 from chutes.loader import parse_reference
 from chutes.server import Settings, cors
 from chutes.server.auth import key_store
-from chutes.server.lifecycle import SHUTDOWN_TIMEOUT
+from chutes.server.lifecycle import RETRY_AFTER, SHUTDOWN_TIMEOUT
 from chutes.server.settings import settings_from_environment
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 DEPLOYMENT = "chute"
 """The name of the only deployment in each application."""
 
-_RETRY_AFTER = 5  # seconds, the same as while a chute loads
 _SHUTDOWN_MARGIN = 5  # seconds to abort requests and to close the process, besides the time for the shutdown hooks
 _MACHINE_SETTINGS = {"CHUTES_HOST", "CHUTES_PORT", "CHUTES_EXECUTION_CONTEXT", "CHUTES_KEYS_FILE"}
 """Settings that apply to this machine only, so replicas do not get them."""
@@ -155,7 +154,7 @@ def build(spec: Spec) -> "Application":
     deployment = serve.deployment(
         serve.ingress()(Replica),
         name=DEPLOYMENT,
-        backpressure_config={"status_code": 429, "retry_after_s": _RETRY_AFTER},
+        backpressure_config={"status_code": 429, "retry_after_s": RETRY_AFTER},
         max_constructor_retry_count=1,  # a model that failed to load will fail again
         rolling_update_percentage=1.0,
         max_surge_percent=100 if spec.surge else 0,

@@ -33,12 +33,12 @@ from chutes.server.body import ClientDisconnected, Upload, Uploads, read_body, r
 from chutes.server.errors import error_response, from_chutes_error
 from chutes.server.hosts import is_loopback
 from chutes.server.in_flight import CLIENT_CLOSED_REQUEST
+from chutes.server.lifecycle import RETRY_AFTER
 from chutes.server.origin import OriginPolicy, Violation, deny
 from chutes.server.paths import METRICS, PROBES
 
 _PROXY_HEALTH_PATH = "/-/healthz"  # Ray's own route
 _MIN_ERROR_STATUS = 400
-_RETRY_AFTER = "5"  # seconds
 _UNCOUNTED = PROBES | {METRICS}
 _LABEL = re.compile(r"[a-z0-9][a-z0-9-]*")
 _REQUEST_ID = b"x-request-id"
@@ -239,7 +239,7 @@ class _ProxiedRequest:
         self.status, code, message = _translate_error(ray_status)
         headers |= _request_id_header(self._scope)
         if self.status == 503:
-            headers.setdefault("Retry-After", _RETRY_AFTER)
+            headers.setdefault("Retry-After", str(RETRY_AFTER))
         response = error_response(_chute_path(self._scope), self.status, message, code=code, headers=headers)
         await response(self._scope, self._receive, self._send)
 

@@ -22,7 +22,9 @@ log = logging.getLogger(__name__)
 SHUTDOWN_TIMEOUT = 15.0  # seconds for all shutdown hooks
 _CANCEL_TIMEOUT = 2.0  # seconds for cancelled code to end; code that blocks is abandoned
 _PROGRESS_INTERVAL = 1.0  # seconds between log lines about the progress of loading
-_RETRY_AFTER = 5  # seconds; models take tens of seconds to load
+
+RETRY_AFTER = 5
+"""Seconds after which clients may try again while no replica is ready. Models take tens of seconds to load."""
 
 
 class ExitCode(IntEnum):
@@ -129,11 +131,11 @@ class Lifecycle:
             stage = self.chute.progress.snapshot().get("stage")
             raise NotReady(
                 f"The service is still loading ({stage}). Try again later." if stage else None,
-                headers={"Retry-After": str(_RETRY_AFTER)},
+                headers={"Retry-After": str(RETRY_AFTER)},
             )
         if self.state is State.DRAINING:
             raise Draining(headers={"Connection": "close"})
-        raise Unavailable(Fatal.message, headers={"Retry-After": str(_RETRY_AFTER)})
+        raise Unavailable(Fatal.message, headers={"Retry-After": str(RETRY_AFTER)})
 
     def drain(self) -> None:
         """Accept no more requests, and reject those in the queue. Running requests continue."""
