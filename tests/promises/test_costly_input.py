@@ -170,8 +170,8 @@ def test_ordinary_forms_are_read(server: Server) -> None:
 @pytest.mark.parametrize("as_text", [False, True])
 def test_integers_with_equal_hashes_are_rejected(server: Server, as_text: bool) -> None:
     numbers = [k * (2**61 - 1) for k in range(1, 20_000)]
-    given = [str(each) for each in numbers] if as_text else numbers
-    for body in ({"ids": given}, {"bias": dict.fromkeys(map(str, numbers), 1)}):
+    ids = [str(each) for each in numbers] if as_text else numbers
+    for body in ({"ids": ids}, {"bias": dict.fromkeys(map(str, numbers), 1)}):
         answer = server.post("/ids", json=body)
         assert (answer.status_code, answer.json()["code"]) == (413, "body_too_complex")
 

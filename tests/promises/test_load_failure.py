@@ -28,7 +28,7 @@ def test_a_failing_startup_hook_is_one_line_and_exit_code_3(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("source", "ref", "says"),
+    ("source", "ref", "message"),
     [
         ("", "missing.py", "missing.py"),
         ("", "no_such_module:chute", "no_such_module"),
@@ -38,13 +38,15 @@ def test_a_failing_startup_hook_is_one_line_and_exit_code_3(tmp_path: Path) -> N
         ("thing = 3\n", "served:thing", "int"),
     ],
 )
-def test_a_missing_chute_is_one_line_and_exit_code_1(tmp_path: Path, source: str, ref: str | None, says: str) -> None:
+def test_a_missing_chute_is_one_line_and_exit_code_1(
+    tmp_path: Path, source: str, ref: str | None, message: str
+) -> None:
     with serving(tmp_path, source, wait=False, ref=ref) as server:
         assert server.wait() == 1
         lines = [line for line in server.lines if line.strip()]
         print(lines)
         assert len(lines) == 1
-        assert says in lines[0]
+        assert message in lines[0]
         assert "Traceback" not in lines[0]
 
 

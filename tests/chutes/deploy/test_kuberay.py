@@ -325,9 +325,9 @@ def test_proxies_get_their_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHUTES_CORS_ORIGINS", "https://app.example")
     monkeypatch.setenv("CHUTES_QUEUE_SIZE", "3")
     pod = exported()["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"][0]
-    given = {each["name"]: each.get("value") for each in pod["env"]}
-    assert given["CHUTES_CORS_ORIGINS"] == "https://app.example"
-    assert "CHUTES_QUEUE_SIZE" not in given
+    environment = {each["name"]: each.get("value") for each in pod["env"]}
+    assert environment["CHUTES_CORS_ORIGINS"] == "https://app.example"
+    assert "CHUTES_QUEUE_SIZE" not in environment
 
 
 def test_the_dockerfile_adds_ray() -> None:

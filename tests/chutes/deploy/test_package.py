@@ -76,15 +76,15 @@ def test_unpacked_files_can_be_imported(folder: Path, monkeypatch: pytest.Monkey
     load_chute("packed")
     packed = package.pack("packed")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    where = package.unpack(packed.content)
-    assert sys.path[0] == str(where)
-    assert (where / "inside" / "cousin.py").read_text() == "value = 2\n"
-    assert package.unpack(packed.content) == where
-    assert [each.name for each in where.parent.iterdir()] == [where.name]
-    (where / "eager.py").unlink()  # as what cleans /tmp does
+    unpacked = package.unpack(packed.content)
+    assert sys.path[0] == str(unpacked)
+    assert (unpacked / "inside" / "cousin.py").read_text() == "value = 2\n"
+    assert package.unpack(packed.content) == unpacked
+    assert [each.name for each in unpacked.parent.iterdir()] == [unpacked.name]
+    (unpacked / "eager.py").unlink()  # as what cleans /tmp does
     package.unpack(packed.content)
-    assert (where / "eager.py").is_file()
-    where.parent.chmod(0o777)
+    assert (unpacked / "eager.py").is_file()
+    unpacked.parent.chmod(0o777)
     with pytest.raises(LoadError, match="Other users can access"):
         package.unpack(packed.content)
 

@@ -11,7 +11,7 @@ from chutes.server.access_log import LOG_CONTEXT
 
 
 class Call:
-    """One request to an application, and what came back."""
+    """One request to an application, and its response."""
 
     def __init__(self, app: ASGIApp, path: str, *, method: str = "POST", headers: dict[str, str] | None = None) -> None:
         self.status = 0
@@ -19,7 +19,6 @@ class Call:
         self.body = b""
         self.complete = False
         self._incoming: asyncio.Queue[Message] = asyncio.Queue()
-        self._ended = asyncio.Event()
         body = {"content-type": "application/json", "transfer-encoding": "chunked"} if method == "POST" else {}
         sent = {**body, **(headers or {})}
         self.scope: dict[str, Any] = {
@@ -40,11 +39,11 @@ class Call:
         self.task = asyncio.create_task(app(self.scope, self._receive, self._send))  # type: ignore[arg-type]
 
     def send(self, body: bytes = b"", *, more: bool = False) -> "Call":
-        """Send (a part of) the body."""
+        """Send the body, or a part of it if `more` follows."""
         self._incoming.put_nowait({"type": "http.request", "body": body, "more_body": more})
         return self
 
-    def leave(self) -> None:
+    def disconnect(self) -> None:
         """Close the connection."""
         self._incoming.put_nowait({"type": "http.disconnect"})
 
@@ -69,12 +68,12 @@ class Call:
         return self
 
     def json(self) -> Any:
-        """The answer's body."""
+        """Return the response's body."""
         return json.loads(self.body)
 
 
 async def until(condition: Any) -> None:
-    """Let the loop run until the condition holds."""
+    """Let the loop run until the condition is true."""
     async with asyncio.timeout(LIMIT):
-        while not condition():  # noqa: ASYNC110 - what is waited for knows no events
+        while not condition():  # noqa: ASYNC110 - the conditions have no events
             await asyncio.sleep(0.005)

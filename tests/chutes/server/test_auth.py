@@ -27,15 +27,15 @@ async def socket(websocket: WebSocket) -> None:
     await websocket.close()
 
 
-def settings(tmp_path: Path, **given: Any) -> Settings:
-    return Settings(keys_file=tmp_path / "keys.json", **given)
+def settings(tmp_path: Path, **options: Any) -> Settings:
+    return Settings(keys_file=tmp_path / "keys.json", **options)
 
 
-def client(given: Settings, **options: Any) -> TestClient:
+def client(configured: Settings, **options: Any) -> TestClient:
     paths = ["/x", "/health", "/ready", "/metrics", "/v1/x"]
     methods = ["GET", "OPTIONS"]
     routes = [Route(path, hello, methods=methods) for path in paths]
-    app = AuthMiddleware(Starlette(routes=[*routes, WebSocketRoute("/ws", socket)]), given)
+    app = AuthMiddleware(Starlette(routes=[*routes, WebSocketRoute("/ws", socket)]), configured)
     return TestClient(app, **{"base_url": "http://localhost:8000", **options})
 
 
@@ -90,13 +90,13 @@ def test_a_browser_gets_a_basic_challenge(tmp_path: Path) -> None:
 
 
 def test_probes_are_open_and_metrics_are_open_to_this_machine(tmp_path: Path) -> None:
-    given = settings(tmp_path, api_keys=(KEY,))
-    far, near = client(given, client=("203.0.113.9", 1)), client(given, client=("127.0.0.1", 1))
-    assert [far.get(path).status_code for path in ("/health", "/ready", "/metrics")] == [200, 200, 401]
-    assert near.get("/metrics").status_code == 200
+    configured = settings(tmp_path, api_keys=(KEY,))
+    remote, local = client(configured, client=("203.0.113.9", 1)), client(configured, client=("127.0.0.1", 1))
+    assert [remote.get(path).status_code for path in ("/health", "/ready", "/metrics")] == [200, 200, 401]
+    assert local.get("/metrics").status_code == 200
     opened = client(settings(tmp_path, api_keys=(KEY,), open_metrics=True), client=("203.0.113.9", 1))
     assert opened.get("/metrics").status_code == 200
-    assert far.options("/x").status_code == 401
+    assert remote.options("/x").status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -113,10 +113,10 @@ def test_probes_are_open_and_metrics_are_open_to_this_machine(tmp_path: Path) ->
     ],
 )
 def test_metrics_are_not_open_to_clients_of_a_proxy(tmp_path: Path, headers: dict[str, str]) -> None:
-    near = client(settings(tmp_path, api_keys=(KEY,)), client=("127.0.0.1", 1))
+    local = client(settings(tmp_path, api_keys=(KEY,)), client=("127.0.0.1", 1))
     for path in ("/metrics", "/_metrics"):
-        assert near.get(path, headers=headers).status_code == 401
-        assert near.get(path, headers={**headers, "X-API-Key": KEY}).status_code != 401
+        assert local.get(path, headers=headers).status_code == 401
+        assert local.get(path, headers={**headers, "X-API-Key": KEY}).status_code != 401
 
 
 @pytest.mark.parametrize("name", ["Authorization", "X-API-Key"])
@@ -141,11 +141,11 @@ def test_no_auth_disables_authentication_despite_keys(tmp_path: Path) -> None:
 
 
 def test_deleting_the_last_key_does_not_disable_authentication(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = settings(tmp_path)
-    store = KeyStore(given.keys_file)
+    configured = settings(tmp_path)
+    store = KeyStore(configured.keys_file)
     key = store.create("only")
     monkeypatch.setattr("chutes.server.keys._CHECK_INTERVAL", 0)
-    http = client(given)
+    http = client(configured)
     assert http.get("/x", headers={"X-API-Key": key}).status_code == 200
     store.delete("only")
     assert http.get("/x", headers={"X-API-Key": key}).status_code == 401
@@ -155,13 +155,13 @@ def test_the_first_key_created_at_runtime_enables_authentication(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chutes.server.keys._CHECK_INTERVAL", 0)
-    given = settings(tmp_path)
-    http = client(given)
+    configured = settings(tmp_path)
+    http = client(configured)
     assert http.get("/x").status_code == 200
-    key = KeyStore(given.keys_file).create("first")
+    key = KeyStore(configured.keys_file).create("first")
     assert http.get("/x").status_code == 401
     assert http.get("/x", headers={"X-API-Key": key}).status_code == 200
-    KeyStore(given.keys_file).delete("first")
+    KeyStore(configured.keys_file).delete("first")
     assert http.get("/x").status_code == 401
 
 
@@ -184,7 +184,7 @@ def test_a_key_can_be_required_while_none_exists(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "refused"),
+    ("options", "refused"),
     [
         ({"host": "127.0.0.1"}, False),
         ({"host": "0.0.0.0"}, True),
@@ -193,12 +193,12 @@ def test_a_key_can_be_required_while_none_exists(tmp_path: Path) -> None:
         ({"host": "0.0.0.0", "api_keys": (KEY,)}, False),
     ],
 )
-def test_a_public_address_needs_a_key_or_no_auth(tmp_path: Path, given: dict[str, Any], refused: bool) -> None:
+def test_a_public_address_needs_a_key_or_no_auth(tmp_path: Path, options: dict[str, Any], refused: bool) -> None:
     if refused:
         with pytest.raises(InsecureSettings, match="chutes keys create"):
-            check_exposure(settings(tmp_path, **given))
+            check_exposure(settings(tmp_path, **options))
     else:
-        check_exposure(settings(tmp_path, **given))
+        check_exposure(settings(tmp_path, **options))
 
 
 def test_a_key_that_is_not_ascii_is_rejected() -> None:
@@ -207,9 +207,9 @@ def test_a_key_that_is_not_ascii_is_rejected() -> None:
 
 
 def test_a_key_in_the_file_allows_a_public_address(tmp_path: Path) -> None:
-    given = settings(tmp_path, host="0.0.0.0")
-    KeyStore(given.keys_file).create("one")
-    check_exposure(given)
+    configured = settings(tmp_path, host="0.0.0.0")
+    KeyStore(configured.keys_file).create("one")
+    check_exposure(configured)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])

@@ -99,8 +99,8 @@ def add_slow(chute: Chute) -> None:
 
 
 @asynccontextmanager
-async def running(chute: Chute, **given: Any) -> AsyncIterator[Runtime]:
-    runtime = create_app(chute, Settings(no_auth=True, **given))
+async def running(chute: Chute, **options: Any) -> AsyncIterator[Runtime]:
+    runtime = create_app(chute, Settings(no_auth=True, **options))
     runtime.lifecycle.start()
     await runtime.lifecycle.ready.wait()
     try:
@@ -198,7 +198,7 @@ async def test_slow_uploads_hold_no_slot(chute: Chute) -> None:
         too_many = await Call(app, "/echo").send(b" " * 990).end()  # beyond 3.75 times the limit
         assert (too_many.status, too_many.json()["code"]) == (429, "queue_full")
         for call in [*slow[1:], *large]:
-            call.leave()
+            call.disconnect()
             await call.end()
         slow[0].send(b": 1}")
         assert (await slow[0].end()).json() == {"a": 1}
@@ -223,7 +223,7 @@ async def test_an_upload_that_stalls_is_408_and_a_disconnect_is_logged_as_499(ch
             silent = await Call(app, path).end()
             assert (silent.status, silent.headers["connection"]) == (408, "close"), path
         disconnected = Call(app, "/echo").send(b"{", more=True)
-        disconnected.leave()
+        disconnected.disconnect()
         assert (await disconnected.end()).status == 0
         assert disconnected.scope[LOG_CONTEXT]["status"] == 499
 
@@ -263,7 +263,7 @@ async def test_a_queued_client_that_disconnects_is_never_started(chute: Chute) -
         await until(lambda: app.admission.running)
         second = Call(app, "/wait").send()
         await until(lambda: app.admission.queued)
-        second.leave()
+        second.disconnect()
         await second.end()
         assert app.admission.queued == 0
         chute.gate.set()  # type: ignore[attr-defined]
@@ -276,7 +276,7 @@ async def test_a_disconnect_cancels_the_running_handler(chute: Chute) -> None:
     async with running(chute) as app:
         call = Call(app, "/wait").send()
         await until(lambda: app.admission.running)
-        call.leave()
+        call.disconnect()
         await call.end()
         await until(lambda: not app.admission.running)
         assert chute.ended == ["wait"]  # type: ignore[attr-defined]
@@ -308,7 +308,7 @@ async def test_background_work_continues_after_a_disconnect(chute: Chute) -> Non
     async with running(chute) as app:
         call = Call(app, "/later").send()
         await until(lambda: call.complete)
-        call.leave()
+        call.disconnect()
         assert app.admission.running == 1
         chute.gate.set()  # type: ignore[attr-defined]
         await call.end()
@@ -321,7 +321,7 @@ async def test_a_handler_that_fails_while_it_is_cancelled_is_logged(
     async with running(chute) as app:
         call = Call(app, "/stubborn").send()
         await until(chute.started.is_set)  # type: ignore[attr-defined]
-        call.leave()
+        call.disconnect()
         await call.end()
         await until(lambda: not app.admission.running)
     assert "stubborn failed after its request had ended" in caplog.text

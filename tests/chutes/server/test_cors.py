@@ -45,8 +45,8 @@ def chute() -> Chute:
     return make_chute()
 
 
-def serve(chute: Chute, tmp_path: Path, **given: Any) -> Iterator[TestClient]:
-    settings = Settings(keys_file=tmp_path / "keys.json", **given)
+def serve(chute: Chute, tmp_path: Path, **options: Any) -> Iterator[TestClient]:
+    settings = Settings(keys_file=tmp_path / "keys.json", **options)
     with TestClient(create_app(chute, settings), raise_server_exceptions=False) as client:
         wait_for(lambda: client.get("/ready").status_code == 200)
         yield client
@@ -183,10 +183,10 @@ def test_an_invalid_host_is_rejected_at_startup(wrong: str) -> None:
 
 
 def test_origins_are_normalized_to_what_browsers_send() -> None:
-    given = Settings(
+    settings = Settings(
         cors_origins="HTTPS://App.Example:443, http://b.example:80,http://c.example:8080,http://[::1]:5173"
     )  # type: ignore[arg-type]
-    assert given.cors_origins == (
+    assert settings.cors_origins == (
         "https://app.example",
         "http://b.example",
         "http://c.example:8080",

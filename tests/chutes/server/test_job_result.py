@@ -148,8 +148,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_result_that_is_not_json_has_a_message_for_clients(case: str) -> None:
-    result, says = REFUSED[case]
-    with pytest.raises(InvalidResult, match=says) as refused:
+    result, message = REFUSED[case]
+    with pytest.raises(InvalidResult, match=message) as refused:
         encode(result, LIMIT)
     assert "secret" not in str(refused.value)
 

@@ -76,14 +76,14 @@ def add_hostile_jobs(chute: Chute) -> None:
         {"pipe": os.mkfifo, "link": lambda path: path.symlink_to(target), "folder": Path.mkdir}[kind](outcome)
 
     @chute.job()
-    def circle(self: Any) -> list[Any]:
+    def contain_itself(self: Any) -> list[Any]:
         result: list[Any] = []
         result.append(result)
         return result
 
     @chute.job()
-    def say(self: Any, what: str = "", half: bool = False) -> None:
-        raise HTTPException(400, "half \ud800" if half else what)
+    def reject(self: Any, what: str = "", half_pair: bool = False) -> None:
+        raise HTTPException(400, "half \ud800" if half_pair else what)
 
     @chute.job()
     def hold(self: Any) -> None:
@@ -118,10 +118,10 @@ def submit(client: TestClient, name: str, **data: Any) -> str:
 
 
 def after(client: TestClient, job: str) -> dict[str, Any]:
-    def over() -> bool:
+    def ended() -> bool:
         return client.get(f"/jobs/{job}").json()["status"] not in {"queued", "running", "cancelling"}
 
-    wait_for(over)
+    wait_for(ended)
     return dict(client.get(f"/jobs/{job}").json())
 
 
@@ -259,14 +259,14 @@ def test_a_result_that_is_too_large_is_an_error_and_keeps_the_files(client: Test
 
 
 def test_a_result_that_contains_itself_is_an_error(client: TestClient) -> None:
-    record = after(client, submit(client, "circle"))
+    record = after(client, submit(client, "contain_itself"))
     assert (record["status"], record["result"], "contains itself" in record["detail"]) == ("error", None, True)
 
 
 def test_the_detail_of_a_failed_job_has_at_most_a_thousand_characters(client: TestClient) -> None:
-    record = after(client, submit(client, "say", what="ä" * 5000))
+    record = after(client, submit(client, "reject", what="ä" * 5000))
     assert record["detail"] == "ä" * 1000
-    record = after(client, submit(client, "say", half=True))
+    record = after(client, submit(client, "reject", half_pair=True))
     assert record["detail"] == "half ?"
 
 

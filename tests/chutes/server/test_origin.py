@@ -16,13 +16,13 @@ from chutes.server.settings import Settings
 EVIL = "http://evil.example"
 
 
-def scope(*headers: tuple[str, str], method: str = "POST", version: str = "1.1", **given: Any) -> Scope:
+def scope(*headers: tuple[str, str], method: str = "POST", version: str = "1.1", **options: Any) -> Scope:
     raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
-    return {"type": "http", "http_version": version, "method": method, "path": "/x", "headers": raw, **given}
+    return {"type": "http", "http_version": version, "method": method, "path": "/x", "headers": raw, **options}
 
 
-def code(policy: OriginPolicy, *headers: tuple[str, str], **given: Any) -> str:
-    violation = policy.find_violation(scope(*headers, **given))
+def code(policy: OriginPolicy, *headers: tuple[str, str], **options: Any) -> str:
+    violation = policy.find_violation(scope(*headers, **options))
     return violation.error.code if violation else ""
 
 
@@ -97,21 +97,21 @@ def test_a_missing_or_repeated_host_is_rejected() -> None:
 
 
 def test_allowed_hosts_are_accepted() -> None:
-    given = policy(allowed_hosts="Gpu.Example:8000, *.lan., 10.0.0.1,[fd00::1]:80")
+    checked = policy(allowed_hosts="Gpu.Example:8000, *.lan., 10.0.0.1,[fd00::1]:80")
     allowed = ("gpu.example", "GPU.example.:9", "a.b.lan", "10.0.0.1:8000", "[fd00::1]:8000", "localhost")
     for host in allowed:
-        assert code(given, ("host", host)) == "", host
-        assert code(given, ("host", host), ("origin", f"https://{host.lower()}")) == "", host
-        assert code(given, ("host", host), ("origin", EVIL)) == "origin_not_allowed", host
+        assert code(checked, ("host", host)) == "", host
+        assert code(checked, ("host", host), ("origin", f"https://{host.lower()}")) == "", host
+        assert code(checked, ("host", host), ("origin", EVIL)) == "origin_not_allowed", host
     for host in ("a.gpu.example", "lan", "10.0.0.2", "[fd00::2]"):
-        assert code(given, ("host", host)) == "host_not_allowed", host
+        assert code(checked, ("host", host)) == "host_not_allowed", host
 
 
 def test_allowing_every_host_does_not_allow_every_origin() -> None:
-    given = policy(allowed_hosts="*")
-    assert code(given, ("host", "gpu.example:8000")) == ""
-    assert code(given, ("host", "gpu.example:8000"), ("origin", "https://gpu.example")) == ""
-    assert code(given, ("host", "gpu.example:8000"), ("origin", EVIL)) == "origin_not_allowed"
+    checked = policy(allowed_hosts="*")
+    assert code(checked, ("host", "gpu.example:8000")) == ""
+    assert code(checked, ("host", "gpu.example:8000"), ("origin", "https://gpu.example")) == ""
+    assert code(checked, ("host", "gpu.example:8000"), ("origin", EVIL)) == "origin_not_allowed"
 
 
 @pytest.mark.parametrize(
@@ -124,13 +124,13 @@ def test_other_origins_are_rejected(origin: str) -> None:
 
 
 def test_listed_origins_are_compared_in_full() -> None:
-    given = policy(cors_origins="https://a.example,http://b.example:8080,tauri://localhost")
+    checked = policy(cors_origins="https://a.example,http://b.example:8080,tauri://localhost")
     for origin in ("https://a.example", "http://b.example:8080", "tauri://localhost"):
-        assert code(given, ("host", "localhost"), ("origin", origin)) == ""
+        assert code(checked, ("host", "localhost"), ("origin", origin)) == ""
     for origin in ("http://a.example", "https://a.example:444", "https://a.example.evil.example", "http://b.example"):
-        assert code(given, ("host", "localhost"), ("origin", origin)) == "origin_not_allowed"
+        assert code(checked, ("host", "localhost"), ("origin", origin)) == "origin_not_allowed"
     twice = (("origin", "https://a.example"), ("origin", EVIL))
-    assert code(given, ("host", "localhost"), *twice) == "origin_not_allowed"
+    assert code(checked, ("host", "localhost"), *twice) == "origin_not_allowed"
     assert (
         code(OriginPolicy(Settings(), ["https://c.example"]), ("host", "localhost"), ("origin", "https://c.example"))
         == ""
@@ -177,14 +177,14 @@ def test_a_forwarded_request_is_not_direct(header: str) -> None:
 
 
 def test_a_request_of_a_foreign_page_is_not_direct() -> None:
-    given = policy()
-    assert not given.is_direct(scope(("host", "evil.example")))
-    assert not given.is_direct(scope(("host", "localhost"), ("origin", EVIL)))
-    assert not given.is_direct(scope(("host", "localhost"), ("host", "localhost")))
+    checked = policy()
+    assert not checked.is_direct(scope(("host", "evil.example")))
+    assert not checked.is_direct(scope(("host", "localhost"), ("origin", EVIL)))
+    assert not checked.is_direct(scope(("host", "localhost"), ("host", "localhost")))
     for host in ("10.0.0.1:8000", "[fd00::1]:8000"):  # DNS rebinding needs a name
-        assert given.is_direct(scope(("host", host)))
-        assert not given.is_direct(scope(("host", host), ("origin", EVIL)))
-        assert code(given, ("host", host)) == "host_not_allowed"
+        assert checked.is_direct(scope(("host", host)))
+        assert not checked.is_direct(scope(("host", host), ("origin", EVIL)))
+        assert code(checked, ("host", host)) == "host_not_allowed"
 
 
 async def hello(request: Request) -> Response:

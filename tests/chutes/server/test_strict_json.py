@@ -28,7 +28,7 @@ async def fault(body: bytes) -> tuple[str | int, ...] | None:
 
 
 @pytest.mark.parametrize(
-    ("body", "where"),
+    ("body", "position"),
     [
         (b'{"a": 1}', None),
         (b'{"a": NaN}', ("a",)),
@@ -67,8 +67,8 @@ async def fault(body: bytes) -> tuple[str | int, ...] | None:
         (b'{"a": 1', (7,)),
     ],
 )
-async def test_an_error_names_the_position_of_invalid_json(body: bytes, where: tuple[str | int, ...] | None) -> None:
-    assert await fault(body) == (None if where is None else ("body", *where))
+async def test_an_error_names_the_position_of_invalid_json(body: bytes, position: tuple[str | int, ...] | None) -> None:
+    assert await fault(body) == (None if position is None else ("body", *position))
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=20))
