@@ -160,8 +160,8 @@ def test_weight_files_of_a_variant_draw_the_same_images(folder: Any, loaded: Any
 
 def test_warming_up_does_not_change_later_images(loaded: Any) -> None:
     pipeline, _, images = loaded
-    fast.warm(pipeline.transformer, rows=(SIDE // 16) ** 2, text=7)
-    fast.warm(pipeline.transformer, rows=6, **({"text": 9} if INTERPRETED else {}))
+    fast.warm_up(pipeline.transformer, rows=(SIDE // 16) ** 2, text=7)
+    fast.warm_up(pipeline.transformer, rows=6, **({"text": 9} if INTERPRETED else {}))
     assert torch.equal(generate(pipeline, "FluxPipeline"), images)
 
 
@@ -186,7 +186,7 @@ def test_reading_the_transformer_does_not_import_diffusers(folder: Any) -> None:
     script = (
         "import sys; from pathlib import Path; from imagegen.flux import pipeline;"
         "read = pipeline.read_transformer(Path(sys.argv[1]), progress=lambda *_: None, device=sys.argv[2]);"
-        "pipeline.warm(read.module, 4, 7);"
+        "pipeline.warm_up(read.module, 4, 7);"
         "assert not {'diffusers', 'transformers', 'accelerate'} & sys.modules.keys(), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script, str(folder), DEVICE], check=True, timeout=300)
