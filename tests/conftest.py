@@ -17,13 +17,13 @@ for name in ("XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE"):
     os.environ.pop(name, None)  # so that a test's HOME decides where caches are
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of `chutes` processes would compile the sources each time
 sys.dont_write_bytecode = False
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models here are so small that threads only cost
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads only slow down models as small as these
 torch.set_num_threads(1)
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton, whose interpreter then runs the kernels
 
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("patient")  # an example takes as long as a busy machine needs
+settings.load_profile("patient")  # no deadline, because the machine may be busy
 
 ROOT = Path(__file__).parent
 # The files that take longest. They start first, so that no process ends long after the others.

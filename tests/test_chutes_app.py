@@ -1,4 +1,4 @@
-"""The image service with the bundled model: every route, answer and refusal."""
+"""The image service with the bundled model: every route, its responses and its errors."""
 
 import asyncio
 import base64
@@ -75,7 +75,7 @@ def test_ready_reports_the_loaded_model(client: Any) -> None:
 def test_without_a_gpu_the_bundled_model_is_used_and_reported(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In `/ready`, in the log and in every answer."""
+    """The report is in `/ready`, in the log and in every response."""
     monkeypatch.delenv("IMAGEGEN_MODEL", raising=False)
     monkeypatch.setattr(memory, "gpus", list)
     node = SimpleNamespace(gpu_count=1, min_vram_gb_per_gpu=80)
@@ -93,7 +93,7 @@ def test_without_a_gpu_the_bundled_model_is_used_and_reported(
 
 
 def test_the_request_of_the_documentation(client: Any) -> None:
-    """With the body that it prints."""
+    """The body is the one that the documentation prints."""
     body = """{
     "prompt": "a majestic dragon flying over a crystal lake at sunset",
     "width": 1024,
@@ -233,7 +233,7 @@ def test_unknown_routes_and_wrong_verbs(client: Any) -> None:
 @pytest.mark.parametrize("mode", GenerationMode)
 @pytest.mark.parametrize("path", ["/generate", "/batch", "/img2img", "/inpaint"])
 def test_no_request_generated_from_the_openapi_document_is_a_server_error(client: Any, path: str, mode: Any) -> None:
-    """Schemathesis sends valid requests and almost valid ones."""
+    """Schemathesis generates valid requests and slightly invalid ones."""
     document = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
     seen = collections.Counter()
 

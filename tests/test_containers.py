@@ -200,7 +200,7 @@ def test_the_command_serves_and_stops_with_code_0(image: Image, bundled: Path) -
 
 def test_the_compose_file_is_valid() -> None:
     schema = json.loads(Path("tests/data/compose-spec.json").read_text())
-    validator = jsonschema.Draft7Validator(schema)  # by name: the schema's own reference to it is one that nobody knows
+    validator = jsonschema.Draft7Validator(schema)  # named, because the schema refers to its draft by an unknown URL
     validator.validate(compose())
     broken = compose()
     broken["services"]["server"]["restrat"] = "always"

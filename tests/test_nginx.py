@@ -1,4 +1,4 @@
-"""The proxy's configuration, with a real nginx in front of a backend that misbehaves on request."""
+"""The proxy's configuration, with a real nginx in front of a test backend that stalls or streams on request."""
 
 import http.client
 import json
@@ -64,7 +64,7 @@ class Handler(BaseHTTPRequestHandler):
         self.plain(b"secret")
 
     def on_picture(self) -> None:
-        # The kernel would take it all in at once, and nobody would have to wait.
+        # With the default buffer, the kernel would take the whole response at once.
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
         self.plain(PICTURE)
         self.state.written.set()
@@ -100,8 +100,8 @@ def backend() -> Iterator[Backend]:
 
 @pytest.fixture
 def proxy(backend: Backend, tmp_path: Path) -> Iterator[int]:
-    changes = ("client_header_timeout 10s", "client_header_timeout 1s")  # so that the test is quick
-    listen = " sndbuf=8k"  # or the kernel would keep what a reader leaves
+    changes = ("client_header_timeout 10s", "client_header_timeout 1s")  # to keep the test short
+    listen = " sndbuf=8k"  # so that the unread rest of a response stays in nginx
     with nginx(tmp_path, backend.port, changes, listen=listen) as (port, _):
         yield port
 
@@ -225,15 +225,15 @@ def test_a_websocket_can_be_opened(proxy: int, backend: Backend) -> None:
 
 
 def test_without_the_chute_the_error_has_a_retry_after_header(proxy: int, backend: Backend, tmp_path: Path) -> None:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
         config = tmp_path / "nginx.conf"
-        config.write_text(config.read_text().replace(f":{backend.port}", f":{nobody.getsockname()[1]}"))
+        config.write_text(config.read_text().replace(f":{backend.port}", f":{unused.getsockname()[1]}"))
         subprocess.run([*command(tmp_path), "-s", "reload"], check=True)
         answers = []
 
         def is_refused() -> bool:
-            """Ask; a worker from before the reload may still answer 200 now and then."""
+            """Request once. For a while, a worker from before the reload may still answer 200."""
             answers.append(get(proxy, "/health"))
             return answers[-1][0] != 200
 

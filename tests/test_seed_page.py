@@ -1,6 +1,6 @@
 """The code of upstream's documentation page runs end to end; only the GPU and the weights are fakes.
 
-These tests add what the page leaves to its reader: a few imports, and the settings behind its `# ... configuration`.
+The tests add what the page leaves out: a few imports, and the settings at its comment `# ... configuration`.
 """
 
 import base64
@@ -34,7 +34,7 @@ SETTINGS = 'username="myuser", name="n", image="i",'
 
 
 class Pipeline:
-    """Returns one colour, at the requested size or the input image's."""
+    """A fake pipeline that returns one colour, at the requested size or that of the input image."""
 
     calls: list[dict[str, Any]]
     memory: int = 2**22  # pixels
