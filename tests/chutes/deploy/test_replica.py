@@ -22,9 +22,9 @@ async def load(self):
     {load}
 
 @chute.on_shutdown()
-async def leave(self):
-    await asyncio.sleep({leave})
-    open("left", "w").close()
+async def stop(self):
+    await asyncio.sleep({stop_seconds})
+    open("stopped", "w").close()
 
 @chute.cord(public_api_path="/say")
 async def say(self) -> str:
@@ -50,18 +50,18 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sys.modules.pop("replicated", None)
 
 
-def packed(load: str, leave: float = 0) -> Package:
-    Path("replicated.py").write_text(SOURCE.format(load=load, leave=leave))
+def packed(load: str, stop_seconds: float = 0) -> Package:
+    Path("replicated.py").write_text(SOURCE.format(load=load, stop_seconds=stop_seconds))
     load_chute("replicated")
     return pack("replicated")
 
 
 async def build(package: Package) -> tuple[Replica, ReplicaApp]:
-    made = Replica(ReplicaConfig("slug", package.entry, package.content))
-    return made, await made.__serve_build_asgi_app__()
+    actor = Replica(ReplicaConfig("slug", package.entry, package.content))
+    return actor, await actor.__serve_build_asgi_app__()
 
 
-async def lifespan(app: ReplicaApp, over: asyncio.Event) -> list[str]:
+async def lifespan(app: ReplicaApp, stopping: asyncio.Event) -> list[str]:
     sent: list[str] = []
 
     async def send(message: Message) -> None:
@@ -69,7 +69,7 @@ async def lifespan(app: ReplicaApp, over: asyncio.Event) -> list[str]:
 
     async def receive() -> Message:
         if sent:
-            await over.wait()
+            await stopping.wait()
         return {"type": "lifespan.shutdown" if sent else "lifespan.startup"}
 
     await app({"type": "lifespan"}, receive, send)
@@ -92,18 +92,18 @@ async def get(app: ReplicaApp, path: str, method: str = "GET") -> tuple[int, dic
 
 def test_a_replica_is_ready_after_its_hooks() -> None:
     async def live() -> Any:
-        made, app = await build(packed("self.word = 'loaded'; self.info['model'] = 'm'"))
-        over = asyncio.Event()
-        life = asyncio.create_task(lifespan(app, over))
-        made.check_health()
+        actor, app = await build(packed("self.word = 'loaded'; self.info['model'] = 'm'"))
+        stopping = asyncio.Event()
+        life = asyncio.create_task(lifespan(app, stopping))
+        actor.check_health()
         status, headers, body = await get(app, "/slug/ready")
-        report = await made.record_routing_stats()
-        over.set()
+        report = await actor.record_routing_stats()
+        stopping.set()
         assert await life == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
         return status, headers[replica.REPLICA_HEADER], body, report
 
     status, mark, body, report = asyncio.run(live())
-    assert Path("left").exists()  # the shutdown hook has run
+    assert Path("stopped").exists()  # the shutdown hook has run
     assert (status, mark, body) == (200, b"r1", b'{"status":"ready","model":"m"}')
     assert (report["state"], report["running"], report["info"]) == ("ready", 0, {"model": "m"})
     assert report["own_probes"] == []
@@ -113,11 +113,11 @@ def test_a_replica_is_ready_after_its_hooks() -> None:
 def test_a_replica_finishes_its_jobs() -> None:
     async def live() -> Any:
         _, app = await build(packed("self.word = ''"))
-        over = asyncio.Event()
-        life = asyncio.create_task(lifespan(app, over))
+        stopping = asyncio.Event()
+        life = asyncio.create_task(lifespan(app, stopping))
         status, headers, _ = await get(app, "/slug/jobs/work", "POST")
         await asyncio.sleep(0.1)
-        over.set()
+        stopping.set()
         await life
         return status, headers[b"location"]
 
@@ -125,20 +125,20 @@ def test_a_replica_finishes_its_jobs() -> None:
     assert status == 202
     assert location.startswith(b"/slug/jobs/")
     assert Path("worked").exists()
-    assert Path("left").exists()
+    assert Path("stopped").exists()
 
 
 def test_a_short_grace_period_does_not_limit_the_shutdown_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHUTES_DRAIN_GRACE", "0.05")
 
     async def live() -> None:
-        _, app = await build(packed("self.word = ''", leave=0.3))
-        over = asyncio.Event()
-        over.set()
-        await lifespan(app, over)
+        _, app = await build(packed("self.word = ''", stop_seconds=0.3))
+        stopping = asyncio.Event()
+        stopping.set()
+        await lifespan(app, stopping)
 
     asyncio.run(live())
-    assert Path("left").exists()
+    assert Path("stopped").exists()
 
 
 def test_the_error_of_a_hook_is_the_failure() -> None:
