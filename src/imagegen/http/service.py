@@ -70,7 +70,7 @@ async def stop_engine(chute: Any) -> None:
         await asyncio.to_thread(chute.engine.stop)
 
 
-def _requirements(chute: Any) -> "GpuRequirements | None":
+def _requirements(chute: Chute) -> "GpuRequirements | None":
     """Return the GPUs that the chute's node selector requires; None if it has no selector."""
     from imagegen.memory import GpuRequirements
 
