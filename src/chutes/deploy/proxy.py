@@ -42,7 +42,7 @@ _MIN_ERROR_STATUS = 400
 _UNCOUNTED = PROBES | {METRICS}
 _LABEL = re.compile(r"[a-z0-9][a-z0-9-]*")
 _REQUEST_ID = b"x-request-id"
-_CACHE_SECONDS = 1.0  # for the slugs of the deployed chutes
+_CACHE_SECONDS = 1.0  # for the slugs of the deployed chutes and the addresses of the nodes
 _ROUTES_SCOPE: Scope = {  # of a request to Ray's own route for the deployed applications
     "type": "http",
     "method": "GET",
@@ -79,6 +79,8 @@ class ProxyMiddleware:
         self._listening_host: str | None = None
         self._slugs_read_at = -math.inf
         self._slugs: set[str] = set()
+        self._nodes_read_at = -math.inf
+        self._node_addresses: set[str] = set()
         self._traffic = Traffic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,7 +92,9 @@ class ProxyMiddleware:
             await self._app(scope, receive, send)
             return
         if scope["path"].startswith("/-/"):
-            if scope["path"] == _PROXY_HEALTH_PATH or (self._policy.is_direct(scope) and await _is_from_node(scope)):
+            if scope["path"] == _PROXY_HEALTH_PATH or (
+                self._policy.is_direct(scope) and await self._is_from_node(scope)
+            ):
                 app = JSONResponse(self._traffic.by_slug()) if scope["path"] == cluster.STATS_PATH else self._app
                 await app(scope, receive, send)
                 return
@@ -123,6 +127,16 @@ class ProxyMiddleware:
         if not is_loopback(host.strip("[]")):
             return True
         return (await self._rules.find(await self._deployed_slug(scope))).is_exempt(scope, violation)
+
+    async def _is_from_node(self, scope: Scope) -> bool:
+        """Return whether the client is a machine of the cluster."""
+        client = (scope.get("client") or ("",))[0]
+        if is_loopback(client):
+            return True
+        if time.monotonic() - self._nodes_read_at > _CACHE_SECONDS:
+            self._nodes_read_at = time.monotonic()  # first, so that a flood of requests reads the nodes once
+            self._node_addresses = await asyncio.to_thread(_read_node_addresses)
+        return client in self._node_addresses
 
     async def _deployed_slug(self, scope: Scope) -> str:
         """Return the slug of the chute at the request's path, or an empty string if there is none."""
@@ -254,15 +268,10 @@ def _translate_error(ray_status: int) -> tuple[int, str, str]:
     return 502, "replica_lost", "The replica that ran this request was lost. Send the request again."
 
 
-async def _is_from_node(scope: Scope) -> bool:
-    """Return whether the client is a machine of the cluster."""
+def _read_node_addresses() -> set[str]:
     import ray
 
-    client = (scope.get("client") or ("",))[0]
-    if is_loopback(client):
-        return True
-    nodes = await asyncio.to_thread(ray.nodes)
-    return client in {node["NodeManagerAddress"] for node in nodes}
+    return {node["NodeManagerAddress"] for node in ray.nodes()}
 
 
 def _chute_path(scope: Scope) -> str:

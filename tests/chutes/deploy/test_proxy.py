@@ -172,6 +172,23 @@ def test_statistics_are_for_machines_of_the_cluster_only(monkeypatch: pytest.Mon
     assert [scope["path"] for scope in outside.scopes] == ["/-/"]  # where Ray has no route
 
 
+def test_a_flood_of_requests_for_routes_of_ray_reads_the_nodes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    reads: list[None] = []
+
+    def nodes() -> list[dict[str, str]]:
+        reads.append(None)
+        return [{"NodeManagerAddress": "10.0.0.2"}]
+
+    monkeypatch.setattr(ray, "nodes", nodes)
+    monkeypatch.setattr(proxy, "_CACHE_SECONDS", 60)
+    middleware = proxy.ProxyMiddleware(Serve(404, ours=False))
+    for address, status in [("10.0.0.3", 404), ("10.0.0.2", 200)] * 5:
+        flood = TestClient(middleware, base_url="http://localhost", client=(address, 1))
+        assert flood.get(cluster.STATS_PATH).status_code == status
+    assert len(reads) == 1
+
+
 @pytest.mark.parametrize("declared", [True, False])
 def test_a_body_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch, declared: bool) -> None:
     monkeypatch.setenv("CHUTES_MAX_BODY_BYTES", "100")
