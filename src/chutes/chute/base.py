@@ -103,6 +103,8 @@ class Chute(FastAPI):
     ) -> None:
         if not name:
             raise ValueError(f"Chute name must not be empty; got {name!r}.")
+        if type(concurrency) is not int or concurrency < 1:
+            raise ValueError(f"Chute concurrency must be an integer of at least 1; got {concurrency!r}.")
         scaling: dict[str, Any] = {
             "max_instances": max_instances,
             "min_replicas": min_replicas,
