@@ -75,9 +75,12 @@ class KeyStore:
         except FileNotFoundError:
             return []
         try:
-            return [Key(**entry) for entry in json.loads(text)["keys"]]
+            keys = [Key(**entry) for entry in json.loads(text)["keys"]]
+            for key in keys:
+                bytes.fromhex(key.digest)  # `verify` could not compare anything else
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{self.path} is not a key file.") from None
+        return keys
 
     def delete(self, name: str) -> bool:
         """Delete the key of this name, and return whether it existed."""

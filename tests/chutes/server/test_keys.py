@@ -1,3 +1,4 @@
+import json
 import os
 import stat
 import subprocess
@@ -72,6 +73,14 @@ def test_a_malformed_file_is_an_error(store: KeyStore) -> None:
     store.path.write_text("{")
     with pytest.raises(ValueError, match="is not a key file"):
         store.list()
+
+
+@pytest.mark.parametrize("digest", [None, 1, "é"])
+def test_a_file_with_another_kind_of_digest_is_malformed(store: KeyStore, digest: object) -> None:
+    store.path.parent.mkdir()
+    store.path.write_text(json.dumps({"keys": [{"name": "a", "digest": digest, "created": ""}]}))
+    with pytest.raises(ValueError, match="is not a key file"):
+        store.verify("any")
 
 
 def test_keys_with_unusual_characters_are_invalid(store: KeyStore) -> None:
