@@ -21,7 +21,7 @@ def provenance() -> dict[str, Any]:
     """Return when, on which commit, with which command and on which machine this process measures."""
     return {
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": _commit(),
+        "commit": commit(ROOT),
         "command": " ".join(["python", "-m", _module(), *sys.argv[1:]]),
         "machine": {
             "cpus": os.cpu_count(),
@@ -32,12 +32,12 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def _commit() -> str:
-    """Return the short hash of the checked-out commit, with `-dirty` if files are changed; empty without git."""
+def commit(folder: Path) -> str:
+    """Return the short hash of the commit in a folder, with `-dirty` if files are changed; empty without git."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--exclude=*"],
-            cwd=ROOT,
+            cwd=folder,
             capture_output=True,
             text=True,
             check=True,

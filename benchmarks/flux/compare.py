@@ -97,7 +97,7 @@ def main() -> int:
     rows = compare(old, new)
     old.close()
     new.close()
-    results.write(options.output, {**source, "rows": rows})
+    results.write(options.output, {**source, "old commit": results.commit(options.old), "rows": rows})
 
     table = Table("", "same bits", "same kernels", "old ms", "new ms", "new / old")
     for name, row in rows.items():
