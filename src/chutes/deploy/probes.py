@@ -10,11 +10,11 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
+from chutes.deploy.registry import FAILED_STATUSES, state_name
 from chutes.server.paths import HEALTH, PROBES, READY
 
 _CONTROLLER = "SERVE_CONTROLLER_ACTOR"  # Ray Serve's name for it
 _TIMEOUT = 3.0  # seconds
-_FAILED = {"DEPLOY_FAILED", "UNHEALTHY"}
 
 
 async def answer(path: str) -> Response | None:
@@ -36,9 +36,9 @@ async def _probe(slug: str, probe: str) -> Response | None:
     if application is None:
         return None
     replicas = [each for deployment in application["deployments"].values() for each in deployment["replicas"]]
-    running = [each for each in replicas if _value(each["state"]) == "RUNNING"]
+    running = [each for each in replicas if state_name(each["state"]) == "running"]
     if not running:
-        failed = _value(application["status"]) in _FAILED
+        failed = state_name(application["status"]) in FAILED_STATUSES
         if probe == READY:
             return _not_ready("failed" if failed else "loading")
         return JSONResponse({"status": "failed" if failed else "ok"}, 503 if failed else 200)
@@ -55,11 +55,11 @@ def _not_ready(status: str) -> Response:
 
 
 _queries: dict[str, asyncio.Task[Any]] = {}
-"""The query of each actor that is under way."""
+"""The pending query of each actor, by the actor's name."""
 
 
 async def _query_once(name: str, method: Callable[[Any], Awaitable[Any]]) -> Any:
-    """Query an actor, or wait for the query that is under way: a flood of probes must not keep the actor busy."""
+    """Query an actor, or wait for its pending query: a flood of probes must not keep the actor busy."""
     task = _queries.get(name)
     if task is None:
         task = _queries[name] = asyncio.create_task(_query(name, method))
@@ -68,7 +68,7 @@ async def _query_once(name: str, method: Callable[[Any], Awaitable[Any]]) -> Any
 
 
 async def _query(name: str, method: Callable[[Any], Awaitable[Any]]) -> Any:
-    async with asyncio.timeout(_TIMEOUT):  # the request that began the query may have given up
+    async with asyncio.timeout(_TIMEOUT):  # the request that started the query may have timed out already
         return await method(await _actor(name))
 
 
@@ -76,8 +76,3 @@ async def _actor(name: str) -> Any:
     import ray
 
     return await asyncio.to_thread(ray.get_actor, name, namespace="serve")
-
-
-def _value(state: object) -> str:
-    """Return the value of an enum's member, or a string unchanged: Ray Serve reports both."""
-    return str(getattr(state, "value", state))

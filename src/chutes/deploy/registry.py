@@ -12,6 +12,9 @@ from chutes._warn import did_you_mean
 from chutes.deploy.application import DEPLOYMENT, Spec, from_json, to_json
 from chutes.exception import UnknownChute
 
+FAILED_STATUSES = frozenset({"deploy_failed", "unhealthy"})
+"""Ray Serve's statuses of an application that has failed, in lower case."""
+
 _NAMESPACE = b"chutes"
 _REPLICA_TIMEOUT = 5.0  # seconds for all replicas to report
 
@@ -35,7 +38,7 @@ class DeployedChute:
     @property
     def status(self) -> str:
         """Ray Serve's status of the application, in lower case."""
-        return _lower(self.details.get("status", "not_started"))
+        return state_name(self.details.get("status", "not_started"))
 
     @property
     def deployment(self) -> dict[str, Any]:
@@ -46,9 +49,8 @@ class DeployedChute:
     def replicas(self) -> list[dict[str, Any]]:
         """Ray Serve's details of the replicas, the oldest first, with the state in lower case."""
         found = self.deployment.get("replicas", [])
-        return sorted(
-            ({**each, "state": _lower(each["state"])} for each in found), key=lambda each: each.get("start_time_s") or 0
-        )
+        replicas = [{**each, "state": state_name(each["state"])} for each in found]
+        return sorted(replicas, key=lambda each: each.get("start_time_s") or 0)
 
     @property
     def names(self) -> list[str]:
@@ -63,8 +65,9 @@ class DeployedChute:
         return [self.spec.module.rpartition(".")[2].replace("_", "-"), self.spec.module]
 
 
-def _lower(value: object) -> str:
-    return str(getattr(value, "value", value)).lower()
+def state_name(state: object) -> str:
+    """Return a status or state of Ray Serve in lower case. Ray Serve reports text or a member of an enum."""
+    return str(getattr(state, "value", state)).lower()
 
 
 def list_chutes() -> list[DeployedChute]:

@@ -23,7 +23,6 @@ ProgressCallback = Callable[[str, float | None], None]
 _POLL_INTERVAL = 0.2  # seconds
 _SETTLE_TIMEOUT = 60.0  # for a restored version to run, and for a deleted one to disappear after its grace period
 _PLACEMENT_TIMEOUT = 5.0  # for a replica to be placed, before a report that no node has room
-_FAILED = {"deploy_failed", "unhealthy"}
 
 
 def start(spec: Spec) -> None:
@@ -97,7 +96,7 @@ def _wait_until_ready(spec: Spec, old_replicas: set[str], report: ProgressCallba
         if chute.status == "running":
             report("ready", 1.0)
             return None
-        if chute.status in _FAILED:
+        if chute.status in registry.FAILED_STATUSES:
             return failure_reason(chute)
         new = [replica for replica in chute.replicas if replica["replica_id"] not in old_replicas]
         starting = {replica["replica_id"]: replica for replica in new if replica["state"] == "starting"}
