@@ -1,4 +1,4 @@
-"""The headers of a request that describe its body: length, media type and content encoding."""
+"""Media types, and the headers of a request that describe its body."""
 
 from collections.abc import Iterable
 from functools import lru_cache
@@ -9,14 +9,20 @@ from chutes.exception import UnsupportedMediaType
 BodyKind = Literal["json", "form"]
 """How a route parses its body; None if the handler takes the request itself."""
 
-_BODY_HEADERS = frozenset({b"content-length", b"content-type", b"content-encoding", b"transfer-encoding"})
+JSON = "application/json"
+JSON_LINES = "application/x-ndjson"
+SSE = "text/event-stream"
+BINARY = "application/octet-stream"
+TEXT = "text/plain"
 MULTIPART = "multipart/form-data"
 URL_ENCODED = "application/x-www-form-urlencoded"
+
+_BODY_HEADERS = frozenset({b"content-length", b"content-type", b"content-encoding", b"transfer-encoding"})
 _FORMS = (MULTIPART, URL_ENCODED)
 _MAX_PARAMETERS = 20  # of a media type; Python's parsers take quadratic time for thousands
 _WRONG_TYPE = {
-    "json": "The body must be JSON. Send it with Content-Type: application/json.",
-    "form": "The body must be a form. Send it with Content-Type: multipart/form-data.",
+    "json": f"The body must be JSON. Send it with Content-Type: {JSON}.",
+    "form": f"The body must be a form. Send it with Content-Type: {MULTIPART}.",
 }
 
 
@@ -38,7 +44,7 @@ class BodyHeaders(NamedTuple):
     @property
     def is_json(self) -> bool:
         """Whether the media type is `application/json` or has the suffix `+json` (RFC 6838, section 4.2.8)."""
-        return self.media_type == "application/json" or (
+        return self.media_type == JSON or (
             self.media_type.startswith("application/") and self.media_type.endswith("+json")
         )
 

@@ -7,10 +7,9 @@ from typing import Any
 from starlette.responses import Response, StreamingResponse
 
 from chutes.chute._handler.encoding import BYTES_TYPES, to_json
-from chutes.chute._handler.stream import BINARY, run_background, stream_items, stream_response
+from chutes.chute._handler.media import BINARY, JSON
+from chutes.chute._handler.stream import run_background, stream_items, stream_response
 from chutes.chute._loop.author_loop import AuthorLoop
-
-JSON = "application/json"
 
 
 async def to_response(result: Any, content_type: str | None, loop: AuthorLoop, *, stream: bool = False) -> Response:

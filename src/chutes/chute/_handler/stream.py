@@ -16,15 +16,11 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Send
 
 from chutes.chute._handler.encoding import BYTES_TYPES, to_json
+from chutes.chute._handler.media import BINARY, JSON_LINES, SSE, TEXT
 from chutes.chute._loop.author_loop import AuthorLoop
 from chutes.exception import ChutesError
 
 log = logging.getLogger(__name__)
-
-JSON_LINES = "application/x-ndjson"
-SSE = "text/event-stream"
-BINARY = "application/octet-stream"
-TEXT = "text/plain"
 
 _Items = AsyncGenerator[Any, None]
 
