@@ -42,18 +42,17 @@ class AuthorLoop:
         self._stopped = False
 
     def start(self) -> None:
-        """Start the thread and its loop, unless they run already."""
+        """Start the thread and its loop, unless they run already. Raise the error of a loop that cannot start."""
         with self._lock:
             if self._thread is not None:
                 return
             self._stopped = False
-            started = threading.Event()
+            started: ThreadFuture[None] = ThreadFuture()
+            thread = threading.Thread(target=self._run_thread, args=(started,), name="chute-loop", daemon=True)
+            thread.start()
+            started.result()
             self._pool = ThreadPoolExecutor(max(1, self.threads), thread_name_prefix="chute-def")
-            self._thread = threading.Thread(
-                target=_run_loop, args=(self._serve(started),), name="chute-loop", daemon=True
-            )
-            self._thread.start()
-            started.wait()
+            self._thread = thread
 
     def stop(self) -> None:
         """Cancel all coroutines, close the loop, and wait for its thread. Call this from another thread."""
@@ -71,11 +70,19 @@ class AuthorLoop:
         with self._lock:
             self._stopped = False
 
-    async def _serve(self, started: threading.Event) -> None:
+    def _run_thread(self, started: ThreadFuture[None]) -> None:
+        try:
+            _run_loop(lambda: self._serve(started))
+        except BaseException as error:
+            if started.done():
+                raise
+            started.set_exception(error)
+
+    async def _serve(self, started: ThreadFuture[None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._mailbox = Mailbox(self._loop)
         self._stop = asyncio.Event()
-        started.set()
+        started.set_result(None)
         await self._stop.wait()
 
     async def run(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -231,7 +238,7 @@ class _Call:
 def is_coroutine_function(func: Callable[..., Any]) -> bool:
     """Return whether a call of an object returns a coroutine, including partials and objects with async `__call__`."""
     return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(
-        getattr(func, "__call__", None)  # noqa: B004 - `callable` does not tell async from plain
+        getattr(func, "__call__", None)  # noqa: B004 - `callable` does not distinguish async functions
     )
 
 
@@ -259,10 +266,10 @@ def _post(mailbox: Mailbox, callback: Callable[[], object]) -> bool:
     return False
 
 
-def _run_loop(main: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine as `asyncio.run` does, on uvloop if it is installed."""
+def _run_loop(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a coroutine function as `asyncio.run` runs a coroutine, on uvloop if it is installed."""
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     with suppress(ImportError):  # uvloop does not support Windows
         from uvloop import new_event_loop as factory
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(main)
+        runner.run(main())

@@ -239,6 +239,17 @@ def test_it_can_be_started_again() -> None:
         loop.stop()
 
 
+def test_a_loop_that_cannot_start_raises_its_error(loop: AuthorLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise OSError("Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio, "Runner", fail)
+        with pytest.raises(OSError, match="Too many open files"):
+            loop.start()
+    assert asyncio.run(loop.run(lambda: 7)) == 7
+
+
 @pytest.mark.parametrize("kind", ["async", "plain"])
 def test_streams_keep_their_order(loop: AuthorLoop, kind: str) -> None:
     async def count() -> AsyncIterator[int]:
