@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
-Size = tuple[int, int]  # (width, height), as in Pillow
+from imagegen.limits import MAX_SIDE, MIN_SIDE
 
-SMALLEST, LARGEST = 128, 2048  # sides of a requested image, in pixels
+Size = tuple[int, int]  # (width, height), as in Pillow
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Sizes:
             return self.side / max(width, height)
         if self.area:
             return math.sqrt(self.area / (width * height))
-        # Input images may be smaller than SMALLEST, which is too little for any model.
-        return max(1.0, min(SMALLEST / min(width, height), LARGEST / max(width, height)))
+        # Input images may be smaller than MIN_SIDE, which is too little for any model.
+        return max(1.0, min(MIN_SIDE / min(width, height), MAX_SIDE / max(width, height)))
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def size_like(image: Size, width: int | None, height: int | None) -> Size:
         width = round(image[0] * (height or 0) / image[1])
     elif height is None:
         height = round(image[1] * width / image[0])
-    return tuple(min(max(side or 0, SMALLEST), LARGEST) for side in (width, height))  # type: ignore[return-value]
+    return tuple(min(max(side or 0, MIN_SIDE), MAX_SIDE) for side in (width, height))  # type: ignore[return-value]
 
 
 def cover(image: Image.Image, size: Size) -> Image.Image:

@@ -30,6 +30,7 @@ from imagegen.errors import (
     OutOfMemory,
     Unsupported,
 )
+from imagegen.limits import MAX_SEED
 from imagegen.models import Model
 from imagegen.picture import Picture
 from imagegen.request import Request
@@ -138,7 +139,7 @@ class Engine:
         """
         if getattr(self.model, request.task) is None:
             raise Unsupported(f"{self.model.name} does not support {request.task}.")
-        prepared = replace(request, seed=secrets.randbelow(2**32) if request.seed is None else request.seed)
+        prepared = replace(request, seed=secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed)
         if request.image:
             prepared = await asyncio.to_thread(_fit_images, prepared)
         sampled = await self._submit(_Job(prepared, on_step))

@@ -5,12 +5,12 @@ from typing import Literal
 
 from PIL import Image
 
-from imagegen.canvas import LARGEST, SMALLEST, Size, size_like
+from imagegen.canvas import Size, size_like
+from imagegen.limits import MAX_SEED, MAX_SIDE, MIN_SIDE
 
 Task = Literal["text2image", "img2img", "inpaint"]
 
 _DEFAULT_SIZE = 1024, 1024
-_MAX_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class Request:
 
     def __post_init__(self) -> None:
         for name, side in (("width", self.width), ("height", self.height)):
-            if side is not None and not SMALLEST <= side <= LARGEST:
-                raise ValueError(f"Request {name} must be from {SMALLEST} to {LARGEST} pixels; got {side}.")
+            if side is not None and not MIN_SIDE <= side <= MAX_SIDE:
+                raise ValueError(f"Request {name} must be from {MIN_SIDE} to {MAX_SIDE} pixels; got {side}.")
         if self.steps < 1:
             raise ValueError(f"Request steps must be at least 1; got {self.steps}.")
         if not 0 < self.strength <= 1:
             raise ValueError(f"Request strength must be above 0 and at most 1; got {self.strength:g}.")
-        if self.seed is not None and not 0 <= self.seed <= _MAX_SEED:
-            raise ValueError(f"Request seed must be from 0 to {_MAX_SEED}; got {self.seed}.")
+        if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
+            raise ValueError(f"Request seed must be from 0 to {MAX_SEED}; got {self.seed}.")
         self._check_images()
 
     def _check_images(self) -> None:

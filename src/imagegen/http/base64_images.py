@@ -13,10 +13,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from imagegen.errors import ImageTooLarge, InputError
+from imagegen.limits import MAX_SIDE
 
-MAX_SIDE = 2048
-MIN_SIDE = 16  # one patch of the models' grid
-
+_MIN_SIDE = 16  # one patch of the models' grid
 _DATA_URL = re.compile(r"\s*data:[^,]{0,200};base64\s*,", re.IGNORECASE)
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _WHITE_SPACE = b" \t\r\n\f\v"
@@ -52,9 +51,10 @@ def decode_image(text: str, *, field: str) -> Image.Image:
     InputError if a side has fewer than 16 pixels or the file is not an image. Both name `field`.
     """
     image = _flatten(_open(decode_base64(text, field=field), field), _WHITE).convert("RGB")
-    if min(image.size) < MIN_SIDE:
+    if min(image.size) < _MIN_SIDE:
         width, height = image.size
-        raise InputError(f"{field} is {width}x{height} pixels; at least {MIN_SIDE}x{MIN_SIDE} are needed.", field=field)
+        smallest = f"{_MIN_SIDE}x{_MIN_SIDE}"
+        raise InputError(f"{field} is {width}x{height} pixels; at least {smallest} are needed.", field=field)
     return image
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, BaseModel, Field
 
 from imagegen.image_file import Format
+from imagegen.limits import MAX_SEED, MAX_SIDE, MIN_SIDE
 
 if TYPE_CHECKING:
     from imagegen.request import Request
@@ -30,7 +31,7 @@ Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_printable)]
 Prompt = Annotated[
     str, Field(min_length=1, max_length=MAX_PROMPT), AfterValidator(_printable), AfterValidator(_not_blank)
 ]
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Strength = Annotated[float, Field(ge=0.1, le=1.0)]
 Guidance = Annotated[float, Field(ge=1.0, le=20.0)]
 
@@ -50,8 +51,8 @@ class GenerationInput(Options):
     """Text to image (`POST /generate`)."""
 
     prompt: Prompt
-    height: int = Field(default=1024, ge=128, le=2048)
-    width: int = Field(default=1024, ge=128, le=2048)
+    height: int = Field(default=1024, ge=MIN_SIDE, le=MAX_SIDE)
+    width: int = Field(default=1024, ge=MIN_SIDE, le=MAX_SIDE)
     num_inference_steps: int = Field(default=10, ge=1, le=30)
     guidance_scale: Guidance = 7.5
     seed: Seed | None = None
@@ -72,8 +73,8 @@ class BatchGenerationInput(Options):
     """Up to four prompts at once (`POST /batch`); image i has the seed `seed + i`."""
 
     prompts: list[Prompt] = Field(min_length=1, max_length=4)
-    width: int = Field(default=1024, ge=512, le=2048)
-    height: int = Field(default=1024, ge=512, le=2048)
+    width: int = Field(default=1024, ge=512, le=MAX_SIDE)
+    height: int = Field(default=1024, ge=512, le=MAX_SIDE)
     num_inference_steps: int = Field(default=20, ge=10, le=50)
     guidance_scale: Guidance = 7.5
     seed: Seed | None = None
@@ -81,8 +82,10 @@ class BatchGenerationInput(Options):
 
     def to_requests(self) -> "list[Request]":
         """Return one request for each prompt: each image is the same as for its prompt and seed alone."""
-        first = secrets.randbelow(2**32) if self.seed is None else self.seed
-        return [_request(self, prompt=prompt, seed=(first + i) % 2**32) for i, prompt in enumerate(self.prompts)]
+        first = secrets.randbelow(MAX_SEED + 1) if self.seed is None else self.seed
+        return [
+            _request(self, prompt=prompt, seed=(first + i) % (MAX_SEED + 1)) for i, prompt in enumerate(self.prompts)
+        ]
 
 
 class Img2ImgInput(Options):
@@ -93,8 +96,8 @@ class Img2ImgInput(Options):
     strength: Strength = 0.75
     guidance_scale: Guidance = 7.5
     num_inference_steps: int = Field(default=28, ge=1, le=50)
-    width: int | None = Field(default=None, ge=128, le=2048)
-    height: int | None = Field(default=None, ge=128, le=2048)
+    width: int | None = Field(default=None, ge=MIN_SIDE, le=MAX_SIDE)
+    height: int | None = Field(default=None, ge=MIN_SIDE, le=MAX_SIDE)
     seed: Seed | None = None
     format: Format = "jpeg"
 
