@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 
+from imagegen.flux.cublas import HOPPER
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_HOPPER = 9
 _SMALLEST_HEAD = 64  # values; FlashAttention-3 has no kernel for fewer
 
 
@@ -35,7 +36,7 @@ def flash_attention_3() -> Operator | None:
 
     Returns None if the GPU is not a Hopper, or if the package is missing or built for another PyTorch.
     """
-    hopper = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == _HOPPER
+    hopper = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == HOPPER
     if not hopper or util.find_spec("fa3_fwd") is None:
         return None
     try:

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+HOPPER = 9  # major compute capability
+
 # Values of enumerations in cublasLt.h.
 _COMPUTE_F32, _F32, _BF16, _E4M3 = 68, 0, 14, 28
 _TRANSA, _EPILOGUE, _BIAS_POINTER = 3, 7, 8
@@ -238,7 +240,7 @@ def tiles_for(shape: Shape, sm_count: int) -> Tiles | None:
 @cache
 def hopper(device: int | None) -> bool:
     """Return whether a GPU is a Hopper: only there cuBLAS scales fp8 by rows, and better tiles are known."""
-    return torch.cuda.get_device_capability(device)[0] == 9
+    return torch.cuda.get_device_capability(device)[0] == HOPPER
 
 
 @cache
