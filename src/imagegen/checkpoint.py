@@ -5,7 +5,7 @@ Nothing is downloaded, and only the headers of the weight files are read.
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -15,6 +15,9 @@ BUNDLED = Path(__file__).with_name("bundled")
 FLUX_DEV = "black-forest-labs/FLUX.1-dev"
 
 Origin = Literal["bundled", "folder", "hub"]
+
+Progress = Callable[[str, float | None, float | None], None]
+"""Called with the name of the current stage, the bytes read, and their total; None where they are unknown."""
 
 
 class Component(NamedTuple):

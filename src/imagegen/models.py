@@ -8,7 +8,7 @@ import importlib
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ import torch
 
 from imagegen import checkpoint, flux, memory
 from imagegen.canvas import Sizes
+from imagegen.checkpoint import Progress
 from imagegen.errors import LoadError
 from imagegen.settings import Settings
 
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from imagegen.flux.pipeline import FastPath
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[str, float | None, float | None], None]
-"""Called with the name of the current stage, the bytes read, and their total; None where they are unknown."""
 
 _FLUX_IDS = "black-forest-labs/FLUX."
 _LARGE = 20e9  # bytes of weights above which `requirements` apply

@@ -12,6 +12,8 @@ from imagegen.errors import LoadError
 
 log = logging.getLogger(__name__)
 
+Precision = Literal["bf16", "fp8", "fp8+attention"]
+
 PREFIX = "IMAGEGEN_"
 _MAX_EDITS = 2
 
@@ -29,7 +31,7 @@ class Settings(BaseSettings):
     """Model to load: a folder in diffusers' layout, a Hugging Face id that `chutes download` fetched, or `bundled`.
     Unset: `black-forest-labs/FLUX.1-dev` on a machine with a GPU, else `bundled`."""
 
-    precision: Literal["bf16", "fp8", "fp8+attention"] = "bf16"
+    precision: Precision = "bf16"
     """Arithmetic of FLUX.1's transformer on a GPU. `fp8` halves the memory of its weights and is faster, but changes
     images slightly; it needs an Ada or Hopper GPU. `fp8+attention` computes attention in fp8 as well; it needs a
     Hopper GPU and the package `fa3-fwd`."""

@@ -7,7 +7,7 @@ import logging
 import time
 from functools import partial
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import torch
 
@@ -19,6 +19,7 @@ from imagegen.flux.model import FluxTransformer
 from imagegen.flux.text_encoders import GraphedEncoder, fuse_attention, use_fp8_weights
 from imagegen.flux.vae import to_channels_last
 from imagegen.flux.weights import copy_state, parameter_map, stream, weight_map
+from imagegen.settings import Precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -28,15 +29,14 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, FluxPipeline
     from torch import Tensor, nn
 
+    from imagegen.checkpoint import Progress
     from imagegen.flux.cuda_graph import CudaGraphCache
     from imagegen.flux.model import FluxConfig
     from imagegen.flux.vae import DecoderWarmup
 
-    Progress = Callable[[str, float | None, float | None], None]
-
 log = logging.getLogger(__name__)
 
-PRECISIONS = ("bf16", "fp8", "fp8+attention")
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 _FP8_CAPABILITY = (8, 9)  # the first compute capability with fp8 matmuls
 _WARM_UP_ROWS = (1024, 4096)  # patches of 512x512 and 1024x1024 pixels
