@@ -20,7 +20,7 @@ from chutes.chute import Chute, ChutePack
 from chutes.exception import LoadError
 
 _DEFAULT_NAME = "chute"
-_SKIPPED_PREFIXES = (  # of the names of files in a traceback that are not the author's
+_SKIPPED_PREFIXES = (  # file names in a traceback that start like this are not the author's
     f"{Path(chutes.__file__).parent}{os.sep}",
     f"{sysconfig.get_path('stdlib')}{os.sep}",
     "<frozen",
@@ -132,8 +132,8 @@ def _make_importable(folder: Path) -> None:
 def _import_failed(source: Source, error: BaseException) -> LoadError:
     """Return a LoadError with the message and the place of the error that stopped the import."""
     if isinstance(error, SyntaxError):
-        where = f"{Path(error.filename or source.location).name}:{error.lineno}"
-        return LoadError(f"{source.location} is not valid Python: {error.msg} ({where}).")
+        place = f"{Path(error.filename or source.location).name}:{error.lineno}"
+        return LoadError(f"{source.location} is not valid Python: {error.msg} ({place}).")
     text = " ".join(str(error).split())
     return LoadError(
         f"{source.location} cannot be imported: {type(error).__name__}: {text}{raised_at(error)}.{import_hint(error)}"

@@ -111,7 +111,7 @@ def warn_without_effect(owner: str, /, **given: object) -> None:
 
 
 def apply_aliases(given: dict[str, Any], settings: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Set the settings that are given under an alias, and return the arguments that are no aliases.
+    """Set the settings that are given under an alias, and return the arguments that are not aliases.
 
     Args:
         given: Keyword arguments, which may contain aliases.
@@ -125,7 +125,7 @@ def apply_aliases(given: dict[str, Any], settings: dict[str, Any], defaults: Map
         if settings[name] not in (value, defaults[name]):
             warn(f"Chute: {alias}={value!r} and {name}={settings[name]!r} mean the same; {value!r} is used.")
         settings[name] = value
-    # A number below 1 cannot count queued requests, so it is the utilization that some platforms give this name.
+    # A number below 1 cannot count queued requests, so it is a utilization, which some platforms give this name.
     threshold = settings["scale_up_threshold"]
     if threshold is not None and 0 < threshold < 1:
         settings["scaling_threshold"], settings["scale_up_threshold"] = threshold, None

@@ -251,7 +251,7 @@ class Chute(FastAPI):
             except Exception:
                 log.exception("A shutdown hook failed")
         await asyncio.to_thread(self.executor.stop)
-        if not self.lifecycle_managed:  # the process goes on, so a test, for example, may start the chute again
+        if not self.lifecycle_managed:  # the process continues, and a test may start the chute again
             self.executor.allow_restart()
 
     def fail(self, reason: str) -> None:

@@ -125,9 +125,9 @@ class LogLines:
 
 def _format_fields(fields: dict[str, Any]) -> str:
     exception = fields.get("exception")
-    short = " ".join(f"{key}={value}" for key, value in fields.items() if key not in {"exception", "color_message"})
-    below = f"\n{printable_lines(str(exception), _INDENT)}" if exception else ""  # only log lines start at the margin
-    return (f"  {printable(short)}" if short else "") + below
+    text = " ".join(f"{key}={value}" for key, value in fields.items() if key not in {"exception", "color_message"})
+    traceback = f"\n{printable_lines(str(exception), _INDENT)}" if exception else ""  # indented, unlike log lines
+    return (f"  {printable(text)}" if text else "") + traceback
 
 
 def plain(value: object) -> Text:

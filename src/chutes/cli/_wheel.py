@@ -29,14 +29,14 @@ def write(folder: Path) -> Path:
     path = folder / name()
     record = []
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
-        for inside, content in _contents():
+        for path_in_wheel, content in _contents():
             # Compressing the bundled model's weights takes seconds and saves little.
-            method = zipfile.ZIP_STORED if inside.endswith(".safetensors") else zipfile.ZIP_DEFLATED
-            wheel.writestr(zipfile.ZipInfo(inside), content, method)
+            method = zipfile.ZIP_STORED if path_in_wheel.endswith(".safetensors") else zipfile.ZIP_DEFLATED
+            wheel.writestr(zipfile.ZipInfo(path_in_wheel), content, method)
             digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
-            record.append(f"{inside},sha256={digest},{len(content)}\n")
-        inside = f"{_stem()}.dist-info/RECORD"
-        wheel.writestr(zipfile.ZipInfo(inside), "".join([*record, f"{inside},,\n"]))
+            record.append(f"{path_in_wheel},sha256={digest},{len(content)}\n")
+        path_in_wheel = f"{_stem()}.dist-info/RECORD"
+        wheel.writestr(zipfile.ZipInfo(path_in_wheel), "".join([*record, f"{path_in_wheel},,\n"]))
     return path
 
 

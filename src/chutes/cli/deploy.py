@@ -75,7 +75,7 @@ def deploy(
                     )
                     (rollout.roll_out if wait else rollout.start_without_waiting)(spec, progress.report)
                 except CommandError:
-                    if started:  # remember how to stop the cluster, which serves nothing
+                    if started:  # `stop_local` needs them after the connection has ended
                         labels = cluster.head_labels()
                     raise
     except CommandError as error:

@@ -47,12 +47,12 @@ def run(
         from chutes.server.lifecycle import SHUTDOWN_TIMEOUT
 
         command = [argument for argument in sys.argv[1:] if argument != "--reload"]
-        stop_timeout = load_settings(**_given(settings)).drain_grace + SHUTDOWN_TIMEOUT + _SHUTDOWN_MARGIN
+        stop_timeout = load_settings(**_given_options(settings)).drain_grace + SHUTDOWN_TIMEOUT + _SHUTDOWN_MARGIN
         _run_and_reload([sys.executable, "-m", "chutes", *command], parse_reference(ref).root, stop_timeout)
         return
     if debug:
         settings["log_level"] = "debug"
-    loaded = load_settings(**_given(settings))
+    loaded = load_settings(**_given_options(settings))
     if dev:
         os.environ["CHUTES_DEV_MODE"] = "true"
         loaded.queue_size = _DEV_QUEUE_SIZE
@@ -68,7 +68,7 @@ def run(
     raise typer.Exit(code)
 
 
-def _given(settings: dict[str, Any]) -> dict[str, Any]:
+def _given_options(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value is not None}
 
 

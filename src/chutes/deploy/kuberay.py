@@ -34,7 +34,7 @@ _MAX_NAME_LENGTH = 47  # the operator's limit, which leaves room for its suffixe
 _MIB_PER_GB = 1024  # for advertised memory
 _KEYS = "CHUTES_API_KEYS"
 _PROXY_SETTINGS = ("CHUTES_ALLOWED_HOSTS", "CHUTES_CORS_ORIGINS", "CHUTES_MAX_BODY_BYTES", "CHUTES_UPLOAD_TIMEOUT")
-_SHM_SIZE = "2Gi"  # for Ray's object store, which would use the disk with the 64 MB that containers have by default
+_SHM_SIZE = "2Gi"  # for Ray's object store, which uses the disk if it has only a container's default of 64 MB
 
 
 def application(args: dict[str, Any]) -> "Application":

@@ -16,7 +16,7 @@ _OWN_FIELDS = {"timestamp", "level", "logger", "message", "_ray_timestamp_ns"}
 
 @dataclass(frozen=True, order=True)
 class Line:
-    """A line of a replica's log. `fields` are those of the JSON object that have no attribute here."""
+    """A line of a replica's log. `fields` holds the other fields of the JSON object."""
 
     time: str
     replica: str
@@ -68,12 +68,12 @@ class Reader:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        here = ray.get_runtime_context().get_node_id()
-        yield here, read_files(self._slug, self._offsets.get(here, {}))
+        own_node = ray.get_runtime_context().get_node_id()
+        yield own_node, read_files(self._slug, self._offsets.get(own_node, {}))
         # One node of each machine is enough, because nodes of the same machine share the folder.
         alive = [node for node in ray.nodes() if node["Alive"]]
         machines = {node["NodeManagerAddress"]: node["NodeID"] for node in alive}
-        local_addresses = {node["NodeManagerAddress"] for node in alive if node["NodeID"] == here}
+        local_addresses = {node["NodeManagerAddress"] for node in alive if node["NodeID"] == own_node}
         others = [node for address, node in machines.items() if address not in local_addresses]
         task = ray.remote(read_files)
         pending = {

@@ -87,8 +87,8 @@ def _module_files(root: Path, module: str) -> Iterator[Path]:
     """Yield the files of a module and its parent packages. Yield nothing if the module is not in the folder."""
     parts = module.split(".")
     for depth in range(1, len(parts) + 1):
-        here = root.joinpath(*parts[:depth])
-        for file in (here.with_suffix(".py"), here / "__init__.py"):
+        base = root.joinpath(*parts[:depth])
+        for file in (base.with_suffix(".py"), base / "__init__.py"):
             if file.is_file():
                 yield file.resolve()
 
@@ -113,9 +113,9 @@ def _is_authors(path: Path, root: Path) -> bool:
         return False
     if not path.is_file():
         return False  # torch has modules whose `__file__` is not a path
-    inside = path.relative_to(root).parts
+    parts = path.relative_to(root).parts
     this_package = Path(__file__).resolve().parents[2]  # every node has it installed; in a checkout, this is src
-    return not _EXCLUDED_FOLDERS.intersection(inside) and not path.is_relative_to(this_package)
+    return not _EXCLUDED_FOLDERS.intersection(parts) and not path.is_relative_to(this_package)
 
 
 def user_folder() -> Path:
@@ -136,12 +136,12 @@ def unpack(content: bytes) -> Path:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         folder = user_folder() / hashlib.sha256(content).hexdigest()[:16]
         if not all((folder / name).is_file() for name in archive.namelist()):  # a cleanup of /tmp may have removed some
-            fresh = Path(tempfile.mkdtemp(dir=folder.parent))
-            archive.extractall(fresh)
+            temporary = Path(tempfile.mkdtemp(dir=folder.parent))
+            archive.extractall(temporary)
             shutil.rmtree(folder, ignore_errors=True)
             try:
-                fresh.rename(folder)
+                temporary.rename(folder)
             except OSError:  # another replica extracted the same files meanwhile
-                shutil.rmtree(fresh)
+                shutil.rmtree(temporary)
     sys.path.insert(0, str(folder))
     return folder

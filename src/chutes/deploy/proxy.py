@@ -117,7 +117,7 @@ class ProxyMiddleware:
     async def _is_exempt(self, scope: Scope, violation: Violation) -> bool:
         """Return whether a request is exempt from the origin policy.
 
-        It is if the proxy listens on a public address, or if the access rules of its chute exempt it.
+        A request is exempt if the proxy listens on a public address, or if the access rules of its chute exempt it.
         """
         if self._listening_host is None:
             with contextlib.suppress(Exception):
@@ -302,7 +302,7 @@ def _route_by_host(scope: Scope, slug: str) -> Scope:
 
 
 def _without_by_host(scope: Scope) -> Scope:
-    """Remove the proxy's own mark from a client's request: it would make the replica leave the slug out of its URLs."""
+    """Remove the header that only the proxy may set. It makes the replica leave the slug out of its URLs."""
     headers = [(name, value) for name, value in scope["headers"] if name != BY_HOST_HEADER]
     return scope if len(headers) == len(scope["headers"]) else {**scope, "headers": headers}
 

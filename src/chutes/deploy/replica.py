@@ -84,8 +84,8 @@ class Replica:
         self.runtime.jobs.start()
         assert lifecycle.exit_code is not None  # noqa: S101 - `start` has just set it
         ready = asyncio.ensure_future(lifecycle.ready.wait())
-        either: set[asyncio.Future[Any]] = {ready, lifecycle.exit_code}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        events: set[asyncio.Future[Any]] = {ready, lifecycle.exit_code}
+        await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
         if lifecycle.state is State.FAILED:
             ready.cancel()
             raise LoadFailed(lifecycle.failure)

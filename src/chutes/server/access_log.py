@@ -73,7 +73,7 @@ class AccessLogMiddleware:
                 log.exception("Unhandled error in %s %s", scope["method"], scope["path"])
                 response = internal_error(scope["path"])
             if status:
-                log_context["status"] = response.status_code  # the connection closes in mid-response
+                log_context["status"] = response.status_code  # the connection closes in the middle of the response
             else:
                 await response(scope, receive, send_with_id)
         finally:

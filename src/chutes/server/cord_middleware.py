@@ -80,7 +80,7 @@ class CordMiddleware:
             timeout=settings.upload_timeout,
             min_rate=settings.min_upload_rate,
         )
-        self._one_gunzip = asyncio.Semaphore(1)  # decompressed bytes are counted only afterwards
+        self._gunzip_slot = asyncio.Semaphore(1)  # decompressed bytes are counted only afterwards
         self._running: dict[asyncio.Task[None], InFlightRequest] = {}
         self._series: dict[tuple[str, int], _Series] = {}  # a cache, because a lookup by labels is slow
         self._queue_wait = metrics.queue_wait.labels(chute.uid)
@@ -118,7 +118,7 @@ class CordMiddleware:
                 await respond_and_drain(self._error_response(error, scope), scope, receive, send)
             elif request is None or not request.response_started:
                 await self._error_response(error, scope)(scope, receive, send)
-            elif isinstance(error, ChutesError):  # the connection closes in mid-response
+            elif isinstance(error, ChutesError):  # the connection closes in the middle of the response
                 scope[LOG_CONTEXT]["status"] = error.status
         except ClientDisconnected:
             scope[LOG_CONTEXT]["status"] = CLIENT_CLOSED_REQUEST
@@ -195,7 +195,7 @@ class CordMiddleware:
         """Return the decompressed body. JSON is parsed into the scope, and forms are checked."""
         body = await read_body(upload.receive)
         if compressed and body:
-            async with self._one_gunzip:
+            async with self._gunzip_slot:
                 body = await asyncio.to_thread(gunzip, body, self._max_body_bytes(target))
                 upload.hold(len(body))
             replaced = {b"content-encoding", b"content-length"}
@@ -225,9 +225,9 @@ class CordMiddleware:
         request.watch()
         has_slot = False
         try:
-            either: set[asyncio.Future[None]] = {waiter, request.done}
+            events: set[asyncio.Future[None]] = {waiter, request.done}
             timeout = self._settings.queue_timeout
-            await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(events, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             has_slot = waiter.done() and not request.done.done()
         finally:
             if not has_slot:
@@ -274,9 +274,9 @@ class CordMiddleware:
 
     @property
     def _cancel_status(self) -> int:
-        """Status of a request that the ASGI server cancels.
+        """The status of a request that the ASGI server cancels.
 
-        uvicorn does so while draining, and Ray Serve when the client disconnects.
+        uvicorn cancels requests while draining, and Ray Serve when the client disconnects.
         """
         return Draining.status if self._lifecycle.state is State.DRAINING else CLIENT_CLOSED_REQUEST
 

@@ -22,7 +22,7 @@ _EXPOSED = {b"content-disposition", b"location", b"retry-after"}  # and all that
 def take_middleware(chute: Chute) -> Middleware | None:
     """Remove the author's CORSMiddleware from the chute and return it; None if there is none.
 
-    Inside the chute it would miss the errors of the server.
+    Inside the chute it would not apply to the server's own error responses.
     """
     for index, each in enumerate(chute.user_middleware):
         cls: Any = each.cls

@@ -32,8 +32,8 @@ class FormScan:
         else:
             self._count += piece.count(b"%") + piece.count(b"&")
         if self._count > (_MAX_PARAMETERS if self._is_multipart else _MAX_SEPARATORS):
-            what = f"{_MAX_PARAMETERS} parameters" if self._is_multipart else f"{_MAX_SEPARATORS} fields and escapes"
-            raise BodyTooComplex(f"The form has more than {what}.", headers={"Connection": "close"})
+            limit = f"{_MAX_PARAMETERS} parameters" if self._is_multipart else f"{_MAX_SEPARATORS} fields and escapes"
+            raise BodyTooComplex(f"The form has more than {limit}.", headers={"Connection": "close"})
 
 
 async def check_form(body: bytes, media_type: str) -> None:

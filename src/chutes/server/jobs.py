@@ -142,7 +142,7 @@ class JobManager:
         self._remover = ThreadPoolExecutor(1, thread_name_prefix="chutes-jobs")  # slow, so it has a thread of its own
 
     def start(self) -> None:
-        """Begin to remove the files of killed processes, in a thread that nothing waits for."""
+        """Remove the files of killed processes in a background thread."""
         if self._jobs:
             threading.Thread(target=remove_abandoned, name="chutes-jobs-abandoned", daemon=True).start()
 

@@ -24,7 +24,7 @@ from chutes._text import printable, printable_lines
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 _QUIET = {
-    "uvicorn.error": logging.WARNING,  # the server logs itself where it listens and when it stops
+    "uvicorn.error": logging.WARNING,  # the server itself logs where it listens and when it stops
     "asyncio": logging.WARNING,
     "httpx": logging.WARNING,
     "httpcore": logging.WARNING,
@@ -47,7 +47,7 @@ class JsonFormatter(logging.Formatter):
         line |= {key: value for key, value in vars(record).items() if key not in _NOT_EXTRA}
         if current := request_id.get():
             line["request_id"] = current
-        line["timestamp"] = f"{_second(int(record.created))}.{int(record.msecs):03d}+00:00"
+        line["timestamp"] = f"{_format_second(int(record.created))}.{int(record.msecs):03d}+00:00"
         if isinstance(record.msg, dict):  # from structlog
             line |= record.msg
             line["message"] = line.pop("event", "")
@@ -59,7 +59,7 @@ class JsonFormatter(logging.Formatter):
 
 
 @lru_cache(maxsize=1)
-def _second(since_epoch: int) -> str:
+def _format_second(since_epoch: int) -> str:
     return datetime.fromtimestamp(since_epoch, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 

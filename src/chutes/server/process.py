@@ -139,8 +139,8 @@ class Server(uvicorn.Server):
         self._runtime = runtime
         self._settings = settings
         self._draining: asyncio.Task[None] | None = None
-        self._received: set[signal.Signals] = set()
-        self._warn_again = 0.0  # monotonic time of the next warning about file descriptors
+        self._received_signals: set[signal.Signals] = set()
+        self._next_warning_at = 0.0  # monotonic time of the next warning about file descriptors
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen on the port, and start the background tasks."""
@@ -177,8 +177,8 @@ class Server(uvicorn.Server):
                 for connection in connections:
                     connection.close_if_stalled(now, self._settings.header_timeout, self._settings.send_timeout)
                 self._bound_unread_responses(connections)
-                if now > self._warn_again and _descriptors_run_out():
-                    self._warn_again = now + _WARN_INTERVAL
+                if now > self._next_warning_at and _descriptors_run_out():
+                    self._next_warning_at = now + _WARN_INTERVAL
             except Exception:
                 log.exception("Closing stalled connections failed")
             await asyncio.sleep(_SWEEP_INTERVAL)
@@ -237,11 +237,11 @@ class Server(uvicorn.Server):
         if self._draining is None:
             log.info("%s: draining", received.name)
             self._draining = asyncio.create_task(self._drain())
-        elif received in self._received:
+        elif received in self._received_signals:
             log.warning("%s again: stopping at once", received.name)
             self._abort_all()
             self.force_exit = True
-        self._received.add(received)
+        self._received_signals.add(received)
 
     async def _drain(self) -> None:
         """Wait for running requests, for at most the grace period."""

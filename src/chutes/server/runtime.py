@@ -22,8 +22,8 @@ from chutes.server.settings import Settings
 class Runtime:
     """The ASGI application of one chute. The process around it uses `lifecycle`, `admission` and `jobs`.
 
-    `guarded` means that clients connect directly. Then requests with an ambiguous host are rejected. On a loopback
-    address, while no API key is required, so are requests from web pages of other sites.
+    `guarded` means that clients connect directly. Then requests with an ambiguous host are rejected. A server
+    on a loopback address that requires no API key also rejects requests from web pages of other sites.
     """
 
     def __init__(self, chute: Chute, settings: Settings, *, guarded: bool = False) -> None:

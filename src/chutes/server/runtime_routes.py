@@ -48,7 +48,7 @@ def router(chute: Chute, lifecycle: Lifecycle, admission: Admission) -> APIRoute
             details = chute.progress.snapshot()
             headers["Retry-After"] = "1"
         status = {"status": str(lifecycle.state)}
-        content = status | details | status  # first, and not replaced by the author's
+        content = status | details | status  # `status` comes first, and `info` of the chute cannot replace it
         return JSONResponse(json_safe(content), 200 if lifecycle.state is State.READY else 503, headers)
 
     @routes.get(METRICS)

@@ -154,7 +154,7 @@ class Settings(BaseSettings):
 
 
 def _normalize_host(entry: str) -> str:
-    """Return a host as requests are compared with it: in lower case, without port, brackets or a trailing dot."""
+    """Return a host in the form used for comparison: in lower case, without port, brackets or a trailing dot."""
     if entry == "*":
         return entry
     if is_ip_address(entry):

@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 _SLICE = 2048  # bytes handled at once: up to a thousand empty frames
 _MAX_UNSENT = 64 * 1024  # bytes that the client has not read, such as answers to its pings
-_RETRY = 0.01  # seconds until unread data is looked at again
+_CHECK_INTERVAL = 0.01  # seconds between checks of unread data
 _BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
@@ -55,7 +55,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if self.transport.is_closing():
             self._rest = b""
         elif self.read_paused or self.transport.get_write_buffer_size() > _MAX_UNSENT:
-            self.loop.call_later(_RETRY, self._continue)  # the application or the client has to read first
+            self.loop.call_later(_CHECK_INTERVAL, self._continue)  # the application or the client has to read first
         else:
             rest, self._rest = self._rest, b""
             self._handle(rest)

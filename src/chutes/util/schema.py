@@ -18,7 +18,7 @@ Schema = dict[str, Any]
 
 
 class SchemaExtractor:
-    """Derives schemas from models and from functions' annotations. A function's first parameter is the chute."""
+    """An extractor of schemas from models and functions' annotations. A function's first parameter is the chute."""
 
     @staticmethod
     def get_minimal_schema(model: type[BaseModel]) -> Schema:

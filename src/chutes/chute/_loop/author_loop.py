@@ -109,8 +109,8 @@ class AuthorLoop:
         """
         channel = Channel(asyncio.get_running_loop())
         run = self._run_coroutine if isinstance(items, AsyncIterable) else self._run_in_thread
-        pumping = pump if isinstance(items, AsyncIterable) else pump_blocking
-        producer = asyncio.ensure_future(run(pumping, (items, channel), {}))
+        pump_items = pump if isinstance(items, AsyncIterable) else pump_blocking
+        producer = asyncio.ensure_future(run(pump_items, (items, channel), {}))
         producer.add_done_callback(channel.end)
         try:
             while (item := await channel.get()) is not END:
