@@ -117,7 +117,7 @@ def explicit_address(address: str | None = None) -> str | None:
 def find(address: str | None = None) -> str | None:
     """Return the address of a running cluster, or None.
 
-    Without an explicit address, the cluster that was last started on this machine is checked.
+    Without an explicit address, check the cluster that was last started on this machine.
     """
     candidate = explicit_address(address)
     if candidate is None:
@@ -263,7 +263,7 @@ def serve_http() -> tuple[str, int]:
         "host": labels.get(HTTP_HOST_LABEL, settings.host),
         "port": int(labels.get(HTTP_PORT_LABEL, settings.port)),
         "location": "HeadOnly",
-        # The proxy's own limit ends requests whose replica cannot, because it is gone.
+        # Replicas enforce the time limits. The proxy's own limit only ends requests whose replica was lost.
         "request_timeout_s": settings.queue_timeout + settings.request_timeout,
     }
     try:
@@ -289,7 +289,7 @@ def check_proxy(http: tuple[str, int]) -> None:
             answer = httpx.get(
                 f"{loopback_url(http)}{STATS_PATH}", headers=PROXY_HEADERS, timeout=_CONNECT_TIMEOUT, trust_env=False
             )
-            if answer.is_success or "x-request-id" in answer.headers:  # a 404 if this is not a node's address
+            if answer.is_success or "x-request-id" in answer.headers:  # it answers 404 to a client that is no node
                 return
         time.sleep(0.2)
     raise NoCluster(
@@ -326,7 +326,7 @@ def stop_local(labels: dict[str, str]) -> bool:
         os.kill(pid, signal.SIGTERM)
     _wait_for_exit(pid, _STOP_TIMEOUT)
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)  # it leads its own session, so this kills all that remains of it
+        os.killpg(pid, signal.SIGKILL)  # the process leads its own group; this kills the rest of it
     with contextlib.suppress(OSError):
         _address_file().unlink()
     return True

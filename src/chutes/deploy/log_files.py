@@ -42,7 +42,7 @@ def log_folder() -> Path:
     """Return the folder of the log files on this node."""
     import ray
 
-    return Path(ray._private.worker.global_worker.node.get_logs_dir_path()) / "serve"  # noqa: SLF001 - no public way
+    return Path(ray._private.worker.global_worker.node.get_logs_dir_path()) / "serve"  # noqa: SLF001 - no public API
 
 
 def log_name(slug: str, replica_id: str) -> str:

@@ -98,8 +98,8 @@ class Replica:
     async def record_routing_stats(self) -> dict[str, Any]:
         """Return the state, load, GPUs and metrics of this replica.
 
-        Ray Serve calls this method for its router. It is used for the report, because Ray Serve returns the result of
-        no other method unchanged to any caller of the actor.
+        Ray Serve calls this method for its router. Probes and statistics call it too: it is the only method whose
+        result Ray Serve returns unchanged to any caller of the actor.
         """
         chute, admission = self.runtime.chute, self.runtime.admission
         text = await asyncio.to_thread(metrics.exposition)

@@ -93,7 +93,7 @@ def _check_cookies(cookies: bytes) -> None:
 
 
 def _check_sendable(message: Message) -> None:
-    """Raise ValueError for a response that uvicorn cannot send. It would only notice after marking it as sent."""
+    """Raise ValueError for a response that uvicorn cannot send: uvicorn checks it only after marking it as sent."""
     if not 200 <= message["status"] < 600:
         raise ValueError(f"The status of a response must be from 200 to 599; got {message['status']}.")
     headers = message["headers"]

@@ -80,7 +80,7 @@ class CordMiddleware:
             timeout=settings.upload_timeout,
             min_rate=settings.min_upload_rate,
         )
-        self._gunzip_slot = asyncio.Semaphore(1)  # decompressed bytes are counted only afterwards
+        self._gunzip_slot = asyncio.Semaphore(1)  # one at a time: memory is counted only afterwards
         self._running: dict[asyncio.Task[None], InFlightRequest] = {}
         self._series: dict[tuple[str, int], _Series] = {}  # a cache, because a lookup by labels is slow
         self._queue_wait = metrics.queue_wait.labels(chute.uid)

@@ -59,8 +59,8 @@ def from_origins(origins: Iterable[str]) -> Middleware | None:
 
 def options(middleware: Middleware) -> dict[str, Any]:
     """Return the options of a CORSMiddleware by name, as JSON values."""
-    named: dict[str, Any] = {**dict(zip(_OPTIONS, middleware.args, strict=False)), **middleware.kwargs}
-    return {name: _plain(value) for name, value in named.items() if name in _OPTIONS}
+    values: dict[str, Any] = {**dict(zip(_OPTIONS, middleware.args, strict=False)), **middleware.kwargs}
+    return {name: _plain(value) for name, value in values.items() if name in _OPTIONS}
 
 
 def _plain(value: Any) -> Any:
@@ -71,8 +71,8 @@ def _plain(value: Any) -> Any:
 
 def explicit_origins(middleware: Middleware | None) -> list[str]:
     """Return the origins that a CORSMiddleware lists, without `*` and patterns."""
-    named = options(middleware).get("allow_origins", ()) if middleware else ()
-    return [origin for origin in named if origin != "*"]
+    origins = options(middleware).get("allow_origins", ()) if middleware else ()
+    return [origin for origin in origins if origin != "*"]
 
 
 def wrap(app: ASGIApp, middleware: Middleware | None) -> ASGIApp:

@@ -173,7 +173,7 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
         return from_chutes_error(path, cause)
     is_form = request.headers.get("content-type", "").partition(";")[0].strip().lower() in FORMS
     if error.status_code == 400 and isinstance(cause, (ValueError, RecursionError)) and not is_form:
-        # The body has no JSON media type, and FastAPI could not parse it. A body with one was parsed before.
+        # The body has no JSON media type, and FastAPI could not parse it. CordMiddleware has parsed a body with one.
         return from_validation(path, [{"type": "json_invalid", "loc": ("body",), "msg": "The body is not valid JSON"}])
     detail = error.detail
     if error.status_code == 404 and detail == HTTPStatus.NOT_FOUND.phrase:

@@ -41,7 +41,7 @@ class JobFolders:
         """Create and return an empty folder for one job. Raise OSError if that fails."""
         if self._folder is None or not self._folder.is_dir():  # a cleanup of the temporary directory may remove it
             self.close()
-            self._folder, self._lock = _claim()
+            self._folder, self._lock = _create_locked()
         folder = self._folder / name
         folder.mkdir()
         return folder
@@ -56,7 +56,7 @@ class JobFolders:
             self._lock = None
 
 
-def _claim() -> tuple[Path, int | None]:
+def _create_locked() -> tuple[Path, int | None]:
     """Create and lock a folder, and return it with the lock's file descriptor; None if locks do not work here.
 
     The folder has a random name and mode 0700, so other users can neither predict nor enter it. Until it is locked,
@@ -166,12 +166,12 @@ def open_file(folder: Path, name: str) -> BinaryIO | None:
     """
     if name.startswith("/") or ".." in name.split("/") or (path := _resolve(folder, name)) is None or not path.parts:
         return None
-    *folders, last = path.parts
+    *folders, file_name = path.parts
     try:
         descriptor = os.open(folder, _FOLDER)
         for part in folders:
             descriptor = _open_in(descriptor, part, _FOLDER)
-        descriptor = _open_in(descriptor, last, _FILE)
+        descriptor = _open_in(descriptor, file_name, _FILE)
     except OSError:
         return None
     if stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -95,7 +95,7 @@ class JobRecord:
             invalid = error
         names, more = list_files(self.output)
         listed = json.dumps({"files": names, "more_files": more}, ensure_ascii=False).encode()
-        with (self.folder / _OUTCOME).open("xb") as file:  # "x", so that no file or link of the job is written to
+        with (self.folder / _OUTCOME).open("xb") as file:  # "x" fails at a file or link that the job made here
             file.write(b'"result":' + text + b"," + listed[1:])
         if invalid is not None:
             raise invalid
@@ -121,8 +121,8 @@ class JobRecord:
         }
 
 
-def _iso(when: datetime | None) -> str | None:
-    return when.isoformat(timespec="milliseconds") if when else None
+def _iso(time: datetime | None) -> str | None:
+    return time.isoformat(timespec="milliseconds") if time else None
 
 
 class JobManager:
@@ -209,7 +209,7 @@ class JobManager:
         else:
             record.status = JobStatus.ERROR
             record.detail = _client_detail(error)
-            if not isinstance(error, Draining):  # the job never ran
+            if not isinstance(error, Draining):  # otherwise the job never ran, so its code did not fail
                 log.error("Job %s failed", record.job.name, exc_info=error, extra={"job": record.id})
         log.info("Job %s ended: %s", record.job.name, record.status, extra={"job": record.id})
         labels = {"chute_id": self._chute_id, "function": record.job.name}

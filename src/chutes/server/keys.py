@@ -77,7 +77,7 @@ class KeyStore:
         try:
             keys = [Key(**entry) for entry in json.loads(text)["keys"]]
             for key in keys:
-                bytes.fromhex(key.digest)  # `verify` could not compare anything else
+                bytes.fromhex(key.digest)  # fails for a digest that `verify` could not compare
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{self.path} is not a key file.") from None
         return keys

@@ -101,8 +101,8 @@ class OriginPolicy:
         found = _ORIGIN.fullmatch(origin)
         if found is None:
             return False
-        own = host is not None and _host_name(found[1]) == _host_name(host) is not None
-        return own or self._is_own(found[1])
+        is_same_host = host is not None and _host_name(found[1]) == _host_name(host) is not None
+        return is_same_host or self._is_own(found[1])
 
     def is_direct(self, scope: Scope) -> bool:
         """Return whether a request came neither through a proxy nor from a web page of another site.
