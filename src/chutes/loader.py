@@ -130,7 +130,7 @@ def _make_importable(folder: Path) -> None:
 
 
 def _import_failed(source: Source, error: BaseException) -> LoadError:
-    """Return a LoadError with the message and the place of the error that stopped the import."""
+    """Return a LoadError with the message and the location of the error that stopped the import."""
     if isinstance(error, SyntaxError):
         place = f"{Path(error.filename or source.location).name}:{error.lineno}"
         return LoadError(f"{source.location} is not valid Python: {error.msg} ({place}).")

@@ -43,7 +43,7 @@ class Chute(FastAPI):
     Args:
         username: The owner's name; part of `uid` and `slug`.
         name: The chute's name; must not be empty.
-        image: The container image: an `Image`, or the name of one that exists.
+        image: The container image: an `Image`, or the name of an existing one.
         tagline: A summary in one line.
         readme: A description in Markdown.
         standard_template: The name of the template that made this chute.

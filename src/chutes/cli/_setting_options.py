@@ -43,7 +43,7 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
 
 
 def _default(default: object) -> str:
-    """Return a default in the form of Typer, whose own `show_default` puts a text into parentheses."""
+    """Return a default in Typer's format. Typer's own `show_default` would put a text into parentheses."""
     if default is False or default == ():
         return ""
     return f" [default: {default:g}]" if isinstance(default, float) else f" [default: {default}]"

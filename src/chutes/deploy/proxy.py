@@ -242,7 +242,7 @@ class _ProxiedRequest:
             await self._send(message)
 
     async def finish(self) -> None:
-        """Send an error if Ray sent one of its own, or nothing at all."""
+        """Send this package's error if Ray sent an error of its own or no response."""
         if self._started:
             return
         if self._disconnected and self._ray_error is None:

@@ -1,7 +1,7 @@
 """Admission control: a fixed number of slots and a bounded FIFO queue.
 
-This module only counts; it knows nothing of HTTP. A slot belongs to the work, not to the client: a client may be gone
-while its handler still uses the GPU. All functions run on one event loop and never block.
+This module only counts; it knows nothing of HTTP. A slot belongs to the work, not to the client: a client may have
+disconnected while its handler still uses the GPU. All functions run on one event loop and never block.
 """
 
 import asyncio

@@ -116,7 +116,7 @@ def _field(error: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shorten(value: Any) -> Any:
-    """Return a small value as it is. Return the beginning of a long one, or its type if it has many parts."""
+    """Return a small value unchanged. Return the beginning of a long one, or its type if it has many parts."""
     if isinstance(value, str):
         text = value
     elif isinstance(value, bytes):

@@ -17,7 +17,7 @@ class InFlightRequest:
     """One running or queued request.
 
     - `done`: a future that is done when the request has ended.
-    - `abort_status`: 0, or the status that says why the request was aborted.
+    - `abort_status`: 0, or the HTTP status with which the request was aborted.
     - `status`, `response_started`: the status of the handler's response, and whether the response has begun.
     - `started_at`: the monotonic time at which the handler began.
     """
@@ -65,7 +65,7 @@ class InFlightRequest:
         self.end(CLIENT_CLOSED_REQUEST)
 
     def end(self, status: int = 0) -> None:
-        """End the request, unless it has ended. A status other than 0 aborts it, and says why."""
+        """End the request, unless it has ended. A status other than 0 aborts it with this status."""
         if not self.done.done():
             self.abort_status = status
             self.done.set_result(None)

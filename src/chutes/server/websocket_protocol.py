@@ -55,7 +55,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if self.transport.is_closing():
             self._rest = b""
         elif self.read_paused or self.transport.get_write_buffer_size() > _MAX_UNSENT:
-            self.loop.call_later(_CHECK_INTERVAL, self._continue)  # the application or the client has to read first
+            self.loop.call_later(_CHECK_INTERVAL, self._continue)  # the application or the client must read first
         else:
             rest, self._rest = self._rest, b""
             self._handle(rest)

@@ -31,7 +31,7 @@ BODYLESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE"})
 
 _FASTAPI_TYPES = (HTTPConnection, Response, BackgroundTasks, SecurityScopes)
 _FASTAPI_MARKERS = (params.Param, params.Body, params.Depends)
-_CHUTE_NAMES = ("self", "chute", "app")  # whatever the annotation is
+_CHUTE_NAMES = ("self", "chute", "app")  # of a first parameter, with any annotation
 _ADDED_RESPONSE = "chutes_response"  # a parameter for handlers without a response parameter of their own
 _EMPTY = inspect.Parameter.empty
 

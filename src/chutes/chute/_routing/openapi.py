@@ -61,8 +61,8 @@ def _response(cord: Cord) -> dict[str, Any]:
     if is_stream:
         return _content(content_type or JSON_LINES, {"type": "string"}, "A stream")
     if content_type is not None and not is_json(content_type):
-        text = content_type.startswith("text/")
-        return _content(content_type, {"type": "string"} if text else {"type": "string", "format": "binary"})
+        is_text = content_type.startswith("text/")
+        return _content(content_type, {"type": "string"} if is_text else {"type": "string", "format": "binary"})
     if hint is None or not _has_schema(hint):
         return _content(content_type or JSON, {}) if hint is not None or content_type else {}
     if hint is bytes:
