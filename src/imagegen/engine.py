@@ -73,7 +73,7 @@ class Engine:
     """A queue of requests and the thread that runs them. While it runs, nothing else may use the model.
 
     - `oom_fallback`: when memory runs out, generate once more at half the size with half the steps.
-    - `on_failure`: called once, from any thread, with the reason of a failure that only a new process recovers from:
+    - `on_failure`: called once, on any thread, with the reason of a failure from which only a new process recovers:
       the GPU is lost, it hangs, or its memory stays full.
     - `hang_after`: seconds after which unusually long work counts as hung; see `Watchdog`.
     - `cancel_timeout`: seconds in which a cancelled request must end, and in which `stop` waits for the thread.
@@ -278,7 +278,7 @@ class Engine:
             if not is_out_of_memory(error):
                 raise
             metrics.out_of_memory.inc()
-        # Not in the handler: until it ends, the exception's traceback keeps the tensors alive.
+        # Not in the `except` block: until it ends, the exception's traceback keeps the tensors alive.
         free_memory()
         return None
 

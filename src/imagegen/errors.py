@@ -5,7 +5,7 @@
     │   └── ImageTooLarge
     ├── Unsupported               the loaded model cannot do this task
     ├── NotFinite                 the model produced NaN or infinite values
-    ├── OutOfMemory               the image does not fit into the GPU's memory; a later one may
+    ├── OutOfMemory               the image does not fit into the GPU's memory; a later one may fit
     ├── EngineStopped             the engine is stopping or was never started
     ├── EngineFailed              the GPU is lost; only a new process can use it again
     └── LoadError                 the model cannot be loaded
@@ -31,11 +31,11 @@ class InputError(ImagegenError):
 
 
 class ImageTooLarge(InputError):
-    """An input image has too many pixels. Its header says so; nothing is decoded."""
+    """An input image has too many pixels. Its header is checked before it is decoded."""
 
 
 class Unsupported(ImagegenError):
-    """The loaded model cannot do what the request needs."""
+    """The loaded model has no pipeline for the request's task."""
 
 
 class NotFinite(ImagegenError):
@@ -43,7 +43,7 @@ class NotFinite(ImagegenError):
 
 
 class OutOfMemory(ImagegenError):
-    """The image does not fit into the GPU's memory, nor at half the size if `oom_fallback` is on."""
+    """The image does not fit into the GPU's memory, not even at half the size if `oom_fallback` is on."""
 
 
 class EngineStopped(ImagegenError):
@@ -51,7 +51,7 @@ class EngineStopped(ImagegenError):
 
 
 class EngineFailed(ImagegenError):
-    """The GPU reported an error that only a new process recovers from."""
+    """The GPU failed or hangs. Only a new process can use it again."""
 
 
 class LoadError(ImagegenError):

@@ -41,7 +41,7 @@ class Model:
     - `max_sequence_length`: number of tokens to which the text encoder pads or truncates a prompt.
     - `plan`: where the weights are kept; None on a machine without a GPU.
     - `info`: values that `/ready` reports: model, origin, device, precision, memory plan, native size, and more.
-    - `fast_path`: the hooks of `imagegen.flux`; None if diffusers' own modules run.
+    - `fast_path`: the parts of `imagegen.flux` that the engine uses; None if diffusers' own modules run.
     """
 
     name: str

@@ -30,7 +30,8 @@ def sample(model: Model, request: Request, canvas: Canvas, *, steps: int, after_
     """
     pipeline = getattr(model, request.task)
     if model.plan == "offload":
-        pipeline.enable_model_cpu_offload()  # the pipelines share components; the hooks must be this one's
+        # The pipelines share components, whose hooks belong to the last pipeline that called this.
+        pipeline.enable_model_cpu_offload()
     accepted = inspect.signature(pipeline.__call__).parameters
     arguments = {key: value for key, value in _arguments(model, request, canvas, steps).items() if key in accepted}
     step_end = _StepEnd(model, canvas, after_step)
@@ -41,7 +42,7 @@ def sample(model: Model, request: Request, canvas: Canvas, *, steps: int, after_
         pipeline.maybe_free_model_hooks()  # the pipeline itself does not after an exception
     finite = torch.stack(extremes or [*torch.aminmax(images[0])]).isfinite().all()
     image = _to_pil(images[0])
-    if not finite:  # waits for the GPU, so only after the copy, which waits too
+    if not finite:  # this test waits for the GPU, so it follows the copy, which waits anyway
         width, height = canvas.size
         raise NotFinite(f"The model produced NaN or infinite values at {width}x{height} with {steps} steps.")
     return image
@@ -106,7 +107,7 @@ def _observe_decoder(pipeline: Any) -> Iterator[list[Tensor]]:
 def _arguments(model: Model, request: Request, canvas: Canvas, steps: int) -> dict[str, Any]:
     """Return the arguments of a request for all pipelines; each pipeline accepts some of them."""
     if request.seed is None:
-        raise ValueError("Request has no seed; the engine chooses one.")
+        raise ValueError("Request seed must be an integer; got None. `Engine.generate` chooses one.")
     negative = request.negative_prompt if (request.negative_prompt or "").strip() else None
     arguments: dict[str, Any] = {
         "prompt": request.prompt,
@@ -120,7 +121,7 @@ def _arguments(model: Model, request: Request, canvas: Canvas, steps: int) -> di
         "generator": torch.Generator("cpu").manual_seed(request.seed),
     }
     if request.image:
-        # A pipeline runs the last `strength` of the steps, which must be at least one.
+        # Some pipelines round `strength` times the steps down; at least one step must remain.
         arguments["num_inference_steps"] = max(steps, math.ceil(1 / request.strength))
         arguments["strength"] = request.strength
         arguments["image"] = canvas.pad(request.image)

@@ -14,7 +14,10 @@ _TICKS = 60  # checks per shortest limit
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    """Work in progress. Work of one `kind` takes equally long; None means that the duration is unpredictable."""
+    """Work in progress. Work of one `kind` takes equally long; None means that the duration is unpredictable.
+
+    `abandoned` is set when the caller no longer waits for the work.
+    """
 
     kind: Hashable | None
     abandoned: threading.Event
@@ -26,7 +29,7 @@ class Watchdog:
 
     - `hang_after`: seconds. Work hangs if it takes at least this long, and 20 times the median duration of its kind.
       The limit applies neither to the first work of a kind nor to work of kind None.
-    - `cancel_timeout`: seconds in which work must end once its `abandoned` is set, because its caller has gone.
+    - `cancel_timeout`: seconds in which work must end once its `abandoned` event is set.
     - `exempt`: time while this returns True does not count towards `hang_after`.
 
     Time is counted in short sleeps at their nominal length, so a stopped process or a suspended machine has not hung.
@@ -79,26 +82,26 @@ class Watchdog:
 
     def _run(self) -> None:
         seen: _Work | None = None
-        waited = ignored = 0.0
+        elapsed = abandoned_for = 0.0
         while not self._stopped.wait(self._tick):
             work = self._work
             if work is None or work is not seen:
-                seen, waited, ignored = work, 0.0, 0.0
+                seen, elapsed, abandoned_for = work, 0.0, 0.0
                 continue
-            waited += 0.0 if self._exempt() else self._tick
-            ignored += self._tick if work.abandoned.is_set() else 0.0
-            if reason := self._overdue(work, waited, ignored):
+            elapsed += 0.0 if self._exempt() else self._tick
+            abandoned_for += self._tick if work.abandoned.is_set() else 0.0
+            if reason := self._overdue(work, elapsed, abandoned_for):
                 self._on_hang(reason)
                 return
 
-    def _overdue(self, work: _Work, waited: float, ignored: float) -> str | None:
+    def _overdue(self, work: _Work, elapsed: float, abandoned_for: float) -> str | None:
         """Return why this work counts as hung, or None if it does not."""
-        if ignored >= self._cancel_timeout:
-            return f"The GPU has not responded for {ignored:.0f} s after its request was cancelled"
+        if abandoned_for >= self._cancel_timeout:
+            return f"The GPU has not responded for {abandoned_for:.0f} s after its request was cancelled"
         durations = self._usual.get(work.kind)
-        if waited < self._hang_after or not durations:
+        if elapsed < self._hang_after or not durations:
             return None
         usual = statistics.median(durations)
-        if waited < _FACTOR * usual:
+        if elapsed < _FACTOR * usual:
             return None
-        return f"The GPU hangs: work that usually takes {usual:.2g} s is still running after {waited:.0f} s"
+        return f"The GPU hangs: work that usually takes {usual:.2g} s is still running after {elapsed:.0f} s"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from imagegen.flux.modulation import FoldedGates, LayerModulation
 
     Rows = tuple[int, slice]
-    """An item of the batch, and its rows of one stream."""
+    """The index of an item of the batch, and the slice of its rows that one stream uses."""
 
 
 @dataclass(frozen=True, slots=True)

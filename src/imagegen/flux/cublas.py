@@ -91,7 +91,7 @@ def matmul(
         x: (M, K) in bf16; its rows may be slices of a wider buffer.
         weight: (N, K) in bf16, contiguous.
         bias: (N,) in bf16.
-        y: (M, N) in bf16; its rows may be slices of a wider buffer.
+        y: (M, N) in bf16, the output; its rows may be slices of a wider buffer.
         scales: one float32 factor per row of x (M,) and of the weight (N,), which are then in e4m3; Hopper only.
         gelu: apply GELU, in its tanh form.
         add: add the result to y.
@@ -239,7 +239,7 @@ def tiles_for(shape: Shape, sm_count: int) -> Tiles | None:
 
 @cache
 def hopper(device: int | None) -> bool:
-    """Return whether a GPU is a Hopper: only there cuBLAS scales fp8 by rows, and better tiles are known."""
+    """Return whether a GPU is a Hopper: cuBLAS supports rowwise fp8 scales, and the fastest tiles were measured."""
     return torch.cuda.get_device_capability(device)[0] == HOPPER
 
 

@@ -65,7 +65,7 @@ class CudaGraphCache:
                 self.captured.pop(next(iter(self.captured)))
             with suppress(torch.OutOfMemoryError):
                 captured = self._capture(run, inputs)
-        if captured is None:  # not in the handler, where the exception's traceback keeps tensors alive
+        if captured is None:  # not in an `except` block, where the traceback keeps tensors alive
             self.clear()  # the graphs' memory may be what `run` lacks
             return run(*inputs)
         self.captured[shapes] = captured

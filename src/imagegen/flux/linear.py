@@ -15,7 +15,7 @@ from imagegen.flux import cublas
 from imagegen.flux.kernels.fp8 import FP8, Quantized
 
 _FP8_MAX = 448.0
-_FP8_ROWS = 16  # GPUs before Hopper need a multiple of 16 rows; scales must start at a multiple of 16 bytes everywhere
+_FP8_ROWS = 16  # GPUs before Hopper need a multiple of 16 rows; on all GPUs scales must start at a multiple of 16 bytes
 
 
 class Linear(nn.Module):

@@ -1,4 +1,4 @@
-"""FLUX.1's transformer, called as diffusers calls its own, for one Hopper GPU.
+"""FLUX.1's transformer on one GPU, with the interface of diffusers' `FluxTransformer2DModel`.
 
 The architecture is that of black-forest-labs/flux, model.py: double blocks, then single blocks (`blocks`). Three things
 make it fast:

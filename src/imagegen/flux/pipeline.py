@@ -83,7 +83,7 @@ class FastPath(NamedTuple):
 def replace_modules(pipeline: FluxPipeline, *, precision: str = "bf16", device: str = "cuda") -> FastPath:
     """Replace the transformer, the text encoders and the VAE's layers of a FLUX pipeline in bf16.
 
-    `precision` is one of `PRECISIONS`. LoRA weights must be fused into the pipeline before.
+    `precision` is one of `PRECISIONS`. LoRA weights must already be fused into the pipeline.
     """
     model = _transformer(pipeline.transformer.config, precision, device)
     copy_state(model, pipeline.transformer.state_dict())
@@ -148,7 +148,7 @@ def load(
     """Load a pipeline of class `pipeline_class` from a folder in diffusers' layout, as fast as the disk allows.
 
     `transformer` is the result of a `read_transformer` in another thread. `progress` is called with the current stage,
-    the bytes read, and their total. A CPU is only for tests: Triton's interpreter must run the kernels.
+    the bytes read, and their total. A CPU is for tests only, with Triton's interpreter.
     """
     from transformers import T5Config, T5EncoderModel
 

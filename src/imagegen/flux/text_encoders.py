@@ -1,7 +1,7 @@
 """FLUX's text encoders, CLIP and T5: replayed as CUDA graphs, T5 with fused attention and optional fp8 weights.
 
-Fp8 halves the 9.5 GB of T5's weights. Activations stay in bf16: T5's have outliers, next to which e4m3's three bits of
-mantissa would lose the other values.
+Fp8 halves the 9.5 GB of T5's weights. Activations stay in bf16: T5's have outliers, and a scale that fits them would
+leave e4m3 too few bits for the other values.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def to_channels_last(vae: AutoencoderKL) -> DecoderWarmup | None:
 class DecoderWarmup:
     """A warm-up of the decoder for a new image size, in parts that run while the CPU waits for denoising steps.
 
-    cuDNN plans each kind of convolution, in 4 ms each. cuBLAS loads the kernels of the attention, in 20 ms.
+    cuDNN takes 4 ms to plan each kind of convolution. cuBLAS takes 20 ms to load the kernels of the attention.
     """
 
     def __init__(self, decoder: Decoder) -> None:

@@ -1,7 +1,7 @@
 """Copy diffusers' FLUX weights into a `FluxTransformer`, from a `state_dict` or from safetensors files.
 
 Diffusers has separate layers for q, k and v, and for each block's modulation. Here they are row ranges of larger
-layers; `weight_map` says which. `stream` reads the files in parallel, as fast as the disk allows.
+layers, which `weight_map` lists. `stream` reads the files in parallel, as fast as the disk allows.
 """
 
 from __future__ import annotations

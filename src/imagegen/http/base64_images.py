@@ -108,10 +108,10 @@ def _open(data: bytes, field: str) -> Image.Image:
 def _flatten(image: Image.Image, background: tuple[int, int, int, int]) -> Image.Image:
     """Composite a transparent image on a colour, and scale 16-bit greyscale to 8 bits."""
     if image.mode.startswith("I"):  # Pillow would clip 16 bits, not scale them
-        wide, clear = np.asarray(image).astype(np.uint32), image.info.get("transparency")
+        wide, transparent = np.asarray(image).astype(np.uint32), image.info.get("transparency")
         image = Image.fromarray((wide >> 8).astype(np.uint8))
-        if clear is not None:  # the one grey value that is transparent
-            image.putalpha(Image.fromarray(np.where(wide == clear, 0, 255).astype(np.uint8)))
+        if transparent is not None:  # one grey value
+            image.putalpha(Image.fromarray(np.where(wide == transparent, 0, 255).astype(np.uint8)))
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, background), rgba)
