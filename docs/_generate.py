@@ -34,7 +34,7 @@ names the setting. A variable whose name is similar to a setting's name is ignor
 ## The server
 
 `chutes run` reads these settings; so does each replica of `chutes deploy`. Times are in seconds, sizes in
-bytes. Variables that hold several values separate them by commas.
+bytes. In a variable that holds several values, separate them by commas.
 
 {server}
 
@@ -49,7 +49,7 @@ bytes. Variables that hold several values separate them by commas.
 | Variable | Default | Description |
 | --- | --- | --- |
 | `HF_HOME` | `~/.cache/huggingface` | Folder of the Hugging Face cache. |
-| `HF_TOKEN` | | Token that downloads models whose terms you accepted. |
+| `HF_TOKEN` | | Token for downloading models whose terms you accepted. |
 | `FORWARDED_ALLOW_IPS` | `127.0.0.1` | Addresses of proxies whose `X-Forwarded-For` names the client. |
 | `RAY_ADDRESS` | | Head node that `chutes deploy` and `chutes chutes` connect to. |
 | `RAY_AUTH_TOKEN` | | Token that the nodes of a cluster share. |
