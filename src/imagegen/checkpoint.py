@@ -47,7 +47,10 @@ def find(source: str) -> tuple[Path, Origin]:
     if (folder / "model_index.json").is_file():
         return folder, "bundled" if folder == BUNDLED else "folder"
     if folder.exists() or source.count("/") != 1 or source.startswith(("/", "~", ".")):
-        raise LoadError(f"{source!r} is not a model in diffusers' layout: it has no model_index.json.")
+        raise LoadError(
+            f"{source!r} is not a model in diffusers' layout: it has no model_index.json. "
+            "Pass a folder that has one, a Hugging Face id, or 'bundled'."
+        )
     return _cached(source), "hub"
 
 

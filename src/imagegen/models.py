@@ -123,7 +123,10 @@ def _choose_plan(gpus: list[memory.Gpu], weights: dict[str, int], settings: Sett
     """Return the memory plan; None on a machine without a GPU."""
     if not gpus:
         if settings.precision != "bf16":
-            raise LoadError(f"IMAGEGEN_PRECISION={settings.precision} needs a GPU, and this machine has none.")
+            raise LoadError(
+                f"IMAGEGEN_PRECISION={settings.precision} needs a GPU, and this machine has none. "
+                "Set IMAGEGEN_PRECISION=bf16."
+            )
         return None
     if settings.memory not in {None, "auto"}:
         return settings.memory  # type: ignore[return-value]  # narrowed by the line before
@@ -166,7 +169,8 @@ def _read(found: _Source, settings: Settings, plan: memory.Plan | None, progress
         raise LoadError(f"{found.name} needs a pipeline class that this diffusers does not have. Upgrade diffusers.")
     if settings.precision != "bf16":
         raise LoadError(
-            f"IMAGEGEN_PRECISION={settings.precision} works only for FLUX.1 on a recent GPU that holds all its weights."
+            f"IMAGEGEN_PRECISION={settings.precision} works only for FLUX.1 on a GPU that holds all its weights. "
+            "Set IMAGEGEN_PRECISION=bf16."
         )
     dtype = torch.bfloat16 if plan else torch.float32
     total, done = sum(part.parameters for part in found.components.values()) * dtype.itemsize, 0
