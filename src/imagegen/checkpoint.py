@@ -40,7 +40,7 @@ def default_source(*, has_gpu: bool) -> str:
 def find(source: str) -> tuple[Path, Origin]:
     """Return the folder of a model, and where it came from.
 
-    `source` is a folder, `bundled`, or a Hugging Face id in this machine's cache. Raises LoadError if it is none of
+    `source` is a folder, `bundled`, or a Hugging Face ID in this machine's cache. Raises LoadError if it is none of
     these, and WeightsMissing if the weights are not in the cache.
     """
     folder = BUNDLED if source == "bundled" else Path(source).expanduser()
@@ -49,7 +49,7 @@ def find(source: str) -> tuple[Path, Origin]:
     if folder.exists() or source.count("/") != 1 or source.startswith(("/", "~", ".")):
         raise LoadError(
             f"{source!r} is not a model in diffusers' layout: it has no model_index.json. "
-            "Pass a folder that has one, a Hugging Face id, or 'bundled'."
+            "Pass a folder that has one, a Hugging Face ID, or 'bundled'."
         )
     return _cached(source), "hub"
 
@@ -61,7 +61,7 @@ def _cached(repository: str) -> Path:
     try:
         folder = Path(snapshot_download(repository, local_files_only=True))
     except HFValidationError:
-        raise LoadError(f"{repository!r} is neither a folder nor a Hugging Face id.") from None
+        raise LoadError(f"{repository!r} is neither a folder nor a Hugging Face ID.") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
         raise _missing(repository, "are not on this machine") from None
     if not (folder / "model_index.json").is_file():

@@ -77,7 +77,7 @@ def load(
     requirements: memory.GpuRequirements | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Model:
-    """Load a model: a folder in diffusers' layout, a Hugging Face id in the cache, or `bundled`.
+    """Load a model: a folder in diffusers' layout, a Hugging Face ID in the cache, or `bundled`.
 
     Nothing is downloaded. Raises LoadError, whose message is one line that says what to do.
 

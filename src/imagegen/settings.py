@@ -28,7 +28,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, use_attribute_docstrings=True)
 
     model: str | None = None
-    """Model to load: a folder in diffusers' layout, a Hugging Face id that `chutes download` fetched, or `bundled`.
+    """Model to load: a folder in diffusers' layout, a Hugging Face ID that `chutes download` fetched, or `bundled`.
     Unset: `black-forest-labs/FLUX.1-dev` on a machine with a GPU, else `bundled`."""
 
     precision: Precision = "bf16"

@@ -12,7 +12,7 @@ ChuteRef = Annotated[
     ),
 ]
 DeployedName = Annotated[
-    str, typer.Argument(metavar="NAME", help="A deployed chute, by its name, id or slug, or by its module's name.")
+    str, typer.Argument(metavar="NAME", help="A deployed chute, by its name, ID or slug, or by its module's name.")
 ]
 ClusterAddress = Annotated[
     str | None,

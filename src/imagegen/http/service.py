@@ -30,7 +30,7 @@ class ImageChute(Protocol):
 def install(chute: Chute, model: str | None = None) -> None:
     """Load a model when the chute starts, and serve it as `chute.engine`.
 
-    `model` is a folder in diffusers' layout, a Hugging Face id or `bundled`. None means the value of IMAGEGEN_MODEL, or
+    `model` is a folder in diffusers' layout, a Hugging Face ID or `bundled`. None means the value of IMAGEGEN_MODEL, or
     else the default model. The other IMAGEGEN_* settings apply as well. A large model is refused if the machine
     has less than the chute's `node_selector` requires, unless IMAGEGEN_MEMORY is set. Errors of `imagegen` become HTTP
     responses.

@@ -62,7 +62,7 @@ def build_diffusion_chute(
 ) -> DiffusionChute:
     """Build a chute whose `POST /generate` answers with a JPEG.
 
-    `model_name_or_url` is a folder in diffusers' layout, or a Hugging Face id that `chutes download` fetched. The GPU
+    `model_name_or_url` is a folder in diffusers' layout, or a Hugging Face ID that `chutes download` fetched. The GPU
     generates one image at a time; `concurrency` requests may be prepared and encoded meanwhile. `version` and
     `pipeline_args` have no effect. The other arguments are those of `Chute`.
     """
