@@ -1,4 +1,4 @@
-"""MkDocs hooks: take the repository's address from pyproject.toml, and check links that leave docs/."""
+"""MkDocs hooks: read the repository's URL from pyproject.toml, and check links that leave docs/."""
 
 import re
 import tomllib
