@@ -1,6 +1,6 @@
 """Matmuls by cuBLASLt, called through ctypes for four features that PyTorch's own call does not offer.
 
-* GELU output can be written into a column slice of a wider buffer, so the next matmul reads attention and MLP
+* GELU output can be written into a column slice of a wider buffer. The next matmul then reads attention and MLP
   activations without a concatenation.
 * In fp8 the epilogue can add the result to the output buffer.
 * The tile size can differ from the first choice of the library's heuristic. The result is the same, to the bit.

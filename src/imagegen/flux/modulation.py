@@ -109,8 +109,8 @@ class ModulationLayout(NamedTuple):
 class FoldedGates(NamedTuple):
     """The scale and bias of every fp8 layer that a gate follows, both times that gate.
 
-    gate * (scale * product + bias) = (gate * scale) * product + (gate * bias), so the matmul's epilogue applies the
-    gate and adds the result to the residual stream.
+    gate * (scale * product + bias) = (gate * scale) * product + (gate * bias). So the matmul's epilogue can apply the
+    gate and add the result to the residual stream.
     """
 
     scales: tuple[Tensor, ...]

@@ -102,8 +102,8 @@ def read_transformer(
 ) -> LoadedModule:
     """Read the transformer from a folder in diffusers' layout, while another thread may import diffusers.
 
-    On a GPU, steps of 512x512 and 1024x1024 pixels are captured in advance for prompts of `text` tokens, the length to
-    which pipelines pad every prompt.
+    On a GPU, steps of 512x512 and 1024x1024 pixels are captured in advance. `text` is the number of tokens to which
+    pipelines pad every prompt.
     """
     config: Any = SimpleNamespace(**DEFAULTS | json.loads((folder / "transformer" / "config.json").read_text()))
     began = time.perf_counter()
