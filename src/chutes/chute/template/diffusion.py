@@ -14,6 +14,7 @@ from chutes.image import Image
 from chutes.image.standard.diffusion import DIFFUSION
 from imagegen.http.responses import image_response
 from imagegen.http.service import ImageChute, install
+from imagegen.limits import MAX_SEED, MAX_SIDE, MIN_SIDE
 
 # Without control characters, and short enough for the image file's metadata.
 _Text = Annotated[str, Field(max_length=5_000, pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$")]
@@ -24,11 +25,11 @@ class GenerationInput(BaseModel):
 
     prompt: Annotated[_Text, Field(min_length=1)]
     negative_prompt: _Text = ""
-    height: int = Field(default=1024, ge=128, le=2048)
-    width: int = Field(default=1024, ge=128, le=2048)
+    height: int = Field(default=1024, ge=MIN_SIDE, le=MAX_SIDE)
+    width: int = Field(default=1024, ge=MIN_SIDE, le=MAX_SIDE)
     num_inference_steps: int = Field(default=25, ge=1, le=50)
     guidance_scale: float = Field(default=7.5, ge=1, le=20)
-    seed: int | None = Field(default=None, ge=0, le=2**32 - 1)
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
 
 
 class MinifiedGenerationInput(BaseModel):
