@@ -36,38 +36,38 @@ $(VENV)/.docs: pyproject.toml constraints.txt
 serve: $(VENV)/.serve ## serve chutes_app:chute on HOST:PORT
 	$(BIN)/chutes run chutes_app:chute --host $(HOST) --port $(PORT)
 
-deploy: $(VENV)/.deploy ## the same on a Ray cluster on this machine
+deploy: $(VENV)/.deploy ## deploy chutes_app:chute on a Ray cluster on this machine
 	$(BIN)/chutes deploy chutes_app:chute
 
-test: $(VENV)/.dev ## every test that needs no GPU, in JOBS processes (2); soak and fuzz have targets of their own
+test: $(VENV)/.dev ## run every test that needs no GPU, in JOBS processes (2); soak and fuzz have their own targets
 	$(BIN)/pytest -m "not gpu" -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 
-fuzz: $(VENV)/.dev ## random JSON, HTTP and forms for FUZZ_SECONDS (600)
+fuzz: $(VENV)/.dev ## send random JSON, HTTP and forms for FUZZ_SECONDS (600)
 	$(BIN)/pytest -m fuzz tests/fuzz -s
 
-soak: $(VENV)/.dev ## mixed traffic on the image service for SOAK_MINUTES (30)
+soak: $(VENV)/.dev ## send mixed traffic to the image service for SOAK_MINUTES (30)
 	$(BIN)/pytest -m soak tests/soak -s
 
-check: $(VENV)/.dev ## lint, format, types, import rules
+check: $(VENV)/.dev ## check lint, format, types and import rules
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(VENV)/.dev ## put the code into its one format
+format: $(VENV)/.dev ## format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-docs: $(VENV)/.docs ## the documentation, into site/; warnings are errors
+docs: $(VENV)/.docs ## build the documentation into site/; warnings are errors
 	$(BIN)/python -m docs._generate
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-bench: $(VENV)/.bench ## what the runtime costs per request, beside plain FastAPI and LitServe
+bench: $(VENV)/.bench ## measure the cost of the runtime per request, beside plain FastAPI and LitServe
 	$(BIN)/python -m benchmarks.overhead
 
-hostile: $(VENV)/.dev ## hostile input, overload and disconnects, into docs/reliability.md
+hostile: $(VENV)/.dev ## measure hostile input, overload and disconnects; write docs/reliability.md
 	status=0; for what in inputs overload disconnects; do \
 	  $(BIN)/python -m benchmarks.hostile $$what --write docs/reliability.md || status=1; done; exit $$status
 
-clean: ## remove what the targets above made
+clean: ## remove the virtual environment, caches and the site
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis site

@@ -29,13 +29,13 @@ from rich.table import Table
 
 from benchmarks import results
 from benchmarks.flux import image, peers, server, step, tiles, weights
+from imagegen.flux.pipeline import PRECISIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from collections.abc import Set as AbstractSet
 
 PARTS = ("step", "tiles", "compiled", "image", "server", "torchao")
-PRECISIONS = ("bf16", "fp8", "fp8+attention")
 _console = Console()
 
 

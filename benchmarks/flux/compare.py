@@ -17,14 +17,14 @@ import subprocess
 import sys
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import results
+from imagegen.settings import Precision
 
-PRECISIONS = ("bf16", "fp8", "fp8+attention")
 ROUNDS = 6
 TOLERANCE = 1.005  # new to old, of a median time
 
@@ -70,7 +70,7 @@ def alternate(old: Checkout, new: Checkout, measurement: str, rounds: int = ROUN
 def compare(old: Checkout, new: Checkout) -> dict[str, dict[str, Any]]:
     """Return a row for each precision, and one for whole images in bf16."""
     rows: dict[str, dict[str, Any]] = {}
-    for precision in PRECISIONS:
+    for precision in get_args(Precision):
         before, after = old("load", precision), new("load", precision)
         rows[f"step, {precision}"] = {
             "same bits": before["digests"] == after["digests"],
