@@ -212,7 +212,8 @@ class Reader:
 
     def _environment(self) -> dict[str, str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{self.cluster.env['PATH']}"
-        return {**self.cluster.env, "PATH": path, "HOME": str(self.folder), "COLUMNS": "80"}
+        own = {"PATH": path, "HOME": str(self.folder), "COLUMNS": "80", "PYTEST_ADDOPTS": ""}
+        return {**self.cluster.env, **own}
 
 
 def _without_indent(text: str) -> str:

@@ -59,7 +59,7 @@ def test_what_this_project_and_upstream_set_is_not_reported() -> None:
         "LAUNCH_JWT API_KEY"
     )
     files = [ROOT / "docker-compose.yml", ROOT / "Dockerfile", ROOT / "Makefile", *(ROOT / "deploy").rglob("*")]
-    files += [*(ROOT / "src").rglob("*.py"), *(ROOT / "examples").rglob("*")]
+    files += [*(ROOT / "src").rglob("*.py"), *(ROOT / "examples").rglob("*.py")]
     text = "".join(file.read_text() for file in files if file.is_file())
     used = set(re.findall(r"\bCHUTES_[A-Z_]+\b", text))
     assert len(used) > 20
