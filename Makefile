@@ -2,7 +2,7 @@
 PYTHON ?= python3
 HOST   ?= 127.0.0.1
 PORT   ?= 8000
-JOBS   ?= 2
+JOBS   ?= 3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
@@ -39,7 +39,7 @@ serve: $(VENV)/.serve ## serve chutes_app:chute on HOST:PORT
 deploy: $(VENV)/.deploy ## deploy chutes_app:chute on a Ray cluster on this machine
 	$(BIN)/chutes deploy chutes_app:chute
 
-test: $(VENV)/.dev ## run every test that needs no GPU, in JOBS processes (2); soak and fuzz have their own targets
+test: $(VENV)/.dev ## run every test that needs no GPU, in JOBS processes (3); soak and fuzz have their own targets
 	$(BIN)/pytest -m "not gpu" -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 
 fuzz: $(VENV)/.dev ## send random JSON, HTTP and forms for FUZZ_SECONDS (600)
