@@ -1,7 +1,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
 
 import pytest
@@ -16,6 +16,22 @@ def loop() -> Iterator[AuthorLoop]:
     loop = AuthorLoop(threads=2)
     yield loop
     loop.stop()
+
+
+def assert_cancelling_waits(
+    loop: AuthorLoop, work: Callable[[], object], started: threading.Event, ended: threading.Event
+) -> None:
+    """Cancel a function on the author's loop once it has started, and check that this waits until it has ended."""
+
+    async def main() -> None:
+        task = asyncio.create_task(loop.run(work))
+        await asyncio.to_thread(started.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert ended.is_set()
+
+    asyncio.run(main())
 
 
 def test_async_and_plain_functions_return_and_raise(loop: AuthorLoop) -> None:
@@ -108,15 +124,7 @@ def test_cancelling_waits_until_the_coroutine_has_ended(loop: AuthorLoop) -> Non
             await asyncio.sleep(0.05)
             ended.set()
 
-    async def main() -> None:
-        task = asyncio.create_task(loop.run(work))
-        await asyncio.to_thread(started.wait)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert ended.is_set()
-
-    asyncio.run(main())
+    assert_cancelling_waits(loop, work, started, ended)
 
 
 def test_cancelling_immediately_runs_nothing_twice(loop: AuthorLoop) -> None:
@@ -142,15 +150,7 @@ def test_a_plain_function_is_waited_for_when_cancelled(loop: AuthorLoop) -> None
         time.sleep(0.1)
         ended.set()
 
-    async def main() -> None:
-        task = asyncio.create_task(loop.run(work))
-        await asyncio.to_thread(started.wait)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert ended.is_set()
-
-    asyncio.run(main())
+    assert_cancelling_waits(loop, work, started, ended)
 
 
 def test_a_cancelled_plain_function_that_waits_for_a_thread_never_starts() -> None:
