@@ -21,7 +21,7 @@ ProgressCallback = Callable[[str, float | None], None]
 """A function that takes the current phase, and its progress from 0 to 1 or None."""
 
 _POLL_INTERVAL = 0.2  # seconds
-_SETTLE_TIMEOUT = 60.0  # for a restored version to run, and for a deleted one to disappear after its grace period
+_SETTLE_TIMEOUT = 60.0  # for a version to run or to be listed again, and for a deleted one to disappear
 _PLACEMENT_TIMEOUT = 5.0  # for a replica to be placed, before a report that no node has room
 
 
@@ -87,12 +87,20 @@ def _look_up(slug: str) -> registry.DeployedChute:
 
 
 def _wait_until_ready(spec: Spec, old_replicas: set[str], report: ProgressCallback) -> str | None:
-    """Report progress until the version is ready or has failed. Return None, or the reason for the failure."""
+    """Report progress until the version is ready or has failed. Return None, or the reason for the failure.
+
+    Raise RolloutFailed if somebody deletes the chute meanwhile: then no previous version is to be restored.
+    """
     reader = logs.Reader(spec.slug)
     progress: dict[str, Any] | None = None
     placement_deadline = time.monotonic() + _PLACEMENT_TIMEOUT
+    last_seen = time.monotonic()
     while True:
         chute = _look_up(spec.slug)
+        if chute.details:
+            last_seen = time.monotonic()
+        elif time.monotonic() - last_seen > _SETTLE_TIMEOUT:  # a controller that restarts needs less time
+            raise RolloutFailed("The chute was deleted while it was being deployed. Deploy it again.")
         if chute.status == "running":
             report("ready", 1.0)
             return None
@@ -105,15 +113,20 @@ def _wait_until_ready(spec: Spec, old_replicas: set[str], report: ProgressCallba
                 progress = line.fields["progress"]
         if starting and progress is not None:
             report(f"loading: {progress['stage']}", progress.get("fraction"))
-        elif any(replica.get("pid") for replica in starting.values()):
-            report("starting", None)
-        elif any(replica["state"] == "running" for replica in new):
-            report("draining the previous version", None)
-        elif time.monotonic() > placement_deadline and (gpus := spec.ray_options.get("num_gpus")):
-            report(f"waiting for a node with {gpus} free GPU{'s' if gpus > 1 else ''}", None)
         else:
-            report("placing", None)
+            report(_phase(spec, new, is_late=time.monotonic() > placement_deadline), None)
         time.sleep(_POLL_INTERVAL)
+
+
+def _phase(spec: Spec, new: list[dict[str, Any]], *, is_late: bool) -> str:
+    """Describe what the replicas of a version do before they report progress."""
+    if any(replica["state"] == "starting" and replica.get("pid") for replica in new):
+        return "starting"
+    if any(replica["state"] == "running" for replica in new):
+        return "draining the previous version"
+    if is_late and (gpus := spec.ray_options.get("num_gpus")):
+        return f"waiting for a node with {gpus} free GPU{'s' if gpus > 1 else ''}"
+    return "placing"
 
 
 def failure_reason(chute: registry.DeployedChute) -> str:

@@ -93,3 +93,16 @@ def test_progress_is_read_from_the_lifecycle_and_not_from_the_authors_lines(monk
     reports: list[tuple[str, float | None]] = []
     assert rollout._wait_until_ready(spec, set(), lambda *report: reports.append(report)) is None
     assert reports == [("starting", None), ("loading: vae", 0.5), ("ready", 1.0)]
+
+
+def test_a_chute_that_is_deleted_meanwhile_ends_its_rollout(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = make_spec()
+    found = iter([{spec.slug: {"status": "DEPLOYING"}}])
+    monkeypatch.setattr(registry, "serve_details", lambda: next(found, {}))
+    monkeypatch.setattr(logs.Reader, "read", lambda _: [])
+    monkeypatch.setattr(rollout, "_POLL_INTERVAL", 0.01)
+    monkeypatch.setattr(rollout, "_SETTLE_TIMEOUT", 0.1)
+    reports: list[str] = []
+    with pytest.raises(rollout.RolloutFailed, match="deleted while it was being deployed"):
+        rollout._wait_until_ready(spec, set(), lambda phase, _: reports.append(phase))
+    assert set(reports) == {"placing"}
