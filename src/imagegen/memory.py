@@ -6,13 +6,12 @@ layer at a time.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from imagegen.errors import NodeTooSmall
-
-Plan = Literal["resident", "offload", "stream"]
+from imagegen.settings import MemoryPlan
 
 _ACTIVATIONS = 6 * 10**9  # bytes in addition to the weights, at 2048x2048: attention, MLP and the VAE's last layers
 _BYTES_PER_GB = 1024**3  # as GPUs are advertised, and as a NodeSelector counts
@@ -47,21 +46,21 @@ def gpus() -> list[Gpu]:
     return [Gpu(device.name, device.total_memory) for device in devices]
 
 
-def check(found: list[Gpu], required: GpuRequirements) -> None:
+def check(available: list[Gpu], required: GpuRequirements) -> None:
     """Raise NodeTooSmall unless enough of the GPUs have the required memory."""
     least = required.min_vram_gb_per_gpu * _BYTES_PER_GB * _REPORTED_SHARE
-    if sum(gpu.memory >= least for gpu in found) >= required.gpu_count:
+    if sum(gpu.memory >= least for gpu in available) >= required.gpu_count:
         return
-    have = ", ".join(f"{gpu.name} ({gpu.memory / _BYTES_PER_GB:.0f} GB)" for gpu in found) or "none"
+    have = ", ".join(f"{gpu.name} ({gpu.memory / _BYTES_PER_GB:.0f} GB)" for gpu in available) or "none"
     smaller = "Set IMAGEGEN_MEMORY=auto to use a smaller GPU, more slowly."
-    hint = smaller if found else "Set IMAGEGEN_MODEL=bundled to use the model that needs no GPU."
+    hint = smaller if available else "Set IMAGEGEN_MODEL=bundled to use the model that needs no GPU."
     raise NodeTooSmall(
         f"This chute needs {required.gpu_count} GPU(s) with {required.min_vram_gb_per_gpu:g} GB each; "
         f"this machine has: {have}. {hint}"
     )
 
 
-def choose_plan(memory: int, weights: Mapping[str, int]) -> Plan:
+def choose_plan(memory: int, weights: Mapping[str, int]) -> MemoryPlan:
     """Return the fastest plan that fits into a GPU of `memory` bytes; `weights` are bytes by component."""
     if sum(weights.values()) + _ACTIVATIONS <= memory:
         return "resident"
@@ -70,7 +69,7 @@ def choose_plan(memory: int, weights: Mapping[str, int]) -> Plan:
     return "stream"
 
 
-def apply_plan(pipeline: Any, plan: Plan) -> None:
+def apply_plan(pipeline: Any, plan: MemoryPlan) -> None:
     """Move a diffusers pipeline to the GPU by a plan. Unless the plan is `resident`, the VAE also decodes in tiles."""
     if plan == "resident":
         pipeline.to("cuda")

@@ -21,7 +21,7 @@ from imagegen import checkpoint, flux, memory
 from imagegen.canvas import Sizes
 from imagegen.checkpoint import Progress
 from imagegen.errors import LoadError
-from imagegen.settings import Settings
+from imagegen.settings import MemoryPlan, Settings
 
 if TYPE_CHECKING:
     from imagegen.flux.pipeline import FastPath
@@ -50,7 +50,7 @@ class Model:
     inpaint: Any | None
     sizes: Sizes
     max_sequence_length: int
-    plan: memory.Plan | None
+    plan: MemoryPlan | None
     info: dict[str, object]
     fast_path: "FastPath | None" = None
 
@@ -119,7 +119,7 @@ def _find(source: str | None, gpus: list[memory.Gpu], requirements: memory.GpuRe
     return found
 
 
-def _choose_plan(gpus: list[memory.Gpu], weights: dict[str, int], settings: Settings) -> memory.Plan | None:
+def _choose_plan(gpus: list[memory.Gpu], weights: dict[str, int], settings: Settings) -> MemoryPlan | None:
     """Return the memory plan; None on a machine without a GPU."""
     if not gpus:
         if settings.precision != "bf16":
@@ -128,8 +128,8 @@ def _choose_plan(gpus: list[memory.Gpu], weights: dict[str, int], settings: Sett
                 "Set IMAGEGEN_PRECISION=bf16."
             )
         return None
-    if settings.memory not in {None, "auto"}:
-        return settings.memory  # type: ignore[return-value]  # narrowed by the line before
+    if settings.memory is not None and settings.memory != "auto":
+        return settings.memory
     if settings.precision != "bf16" and "transformer" in weights:
         weights = {**weights, "transformer": weights["transformer"] // 2}
     return memory.choose_plan(gpus[0].memory, weights)
@@ -160,7 +160,7 @@ def _switch_threads_often() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
-def _read(found: _Source, settings: Settings, plan: memory.Plan | None, progress: Progress) -> Any:
+def _read(found: _Source, settings: Settings, plan: MemoryPlan | None, progress: Progress) -> Any:
     """Load a pipeline with diffusers, component by component, and apply the memory plan."""
     import diffusers
 
@@ -194,7 +194,7 @@ def _assemble(
     name: str,
     description: dict[str, object],
     settings: Settings,
-    plan: memory.Plan | None,
+    plan: MemoryPlan | None,
 ) -> Model:
     """Build the pipelines for the other tasks from the components of the loaded one."""
     pipeline.set_progress_bar_config(disable=True)

@@ -13,6 +13,8 @@ from imagegen.errors import LoadError
 log = logging.getLogger(__name__)
 
 Precision = Literal["bf16", "fp8", "fp8+attention"]
+MemoryPlan = Literal["resident", "offload", "stream"]
+"""Where the weights are kept; see `imagegen.memory`."""
 
 PREFIX = "IMAGEGEN_"
 _MAX_EDITS = 2
@@ -36,7 +38,7 @@ class Settings(BaseSettings):
     images slightly; it needs an Ada or Hopper GPU. `fp8+attention` computes attention in fp8 as well; it needs a
     Hopper GPU and the package `fa3-fwd`."""
 
-    memory: Literal["auto", "resident", "offload", "stream"] | None = None
+    memory: Literal["auto", MemoryPlan] | None = None
     """Where the weights are kept. `resident`: on the GPU. `offload`: in main memory, with one component at a time on
     the GPU. `stream`: in main memory, with one layer at a time on the GPU. `auto`: the first of these that fits. Unset:
     as `auto`, but a large model does not load on a GPU smaller than the chute's `node_selector` requires."""
@@ -55,10 +57,10 @@ class Settings(BaseSettings):
         try:
             return cls()
         except ValidationError as error:
-            wrong = error.errors()[0]
-            name = f"{PREFIX}{str(wrong['loc'][0]).upper()}"
-            reason = f"{wrong['msg'][0].lower()}{wrong['msg'][1:]}"
-            raise LoadError(f"{name}={wrong['input']} is invalid: {reason}.") from None
+            first = error.errors()[0]
+            name = f"{PREFIX}{str(first['loc'][0]).upper()}"
+            reason = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+            raise LoadError(f"{name}={first['input']} is invalid: {reason}.") from None
 
 
 def misspelt_settings(environment: Mapping[str, str]) -> Iterator[str]:
