@@ -34,12 +34,12 @@ def watch() -> Iterator[Watch]:
 
 def work(watchdog: Watchdog, kind: object, seconds: float = 0.0, times: int = 1) -> threading.Event:
     """Complete pieces of work of a kind, and begin another one."""
-    abandoned = threading.Event()
+    cancelled = threading.Event()
     for _ in range(times):
-        watchdog.begin(kind, abandoned)
+        watchdog.begin(kind, cancelled)
         time.sleep(seconds)
-    watchdog.begin(kind, abandoned)
-    return abandoned
+    watchdog.begin(kind, cancelled)
+    return cancelled
 
 
 def test_work_of_a_known_kind_that_does_not_end_is_reported_once(watch: Watch) -> None:
@@ -101,13 +101,13 @@ def test_exempt_time_does_not_count(watch: Watch) -> None:
 
 
 @pytest.mark.parametrize("kind", ["first of its kind", None])
-def test_abandoned_work_of_any_kind_has_to_end(watch: Watch, kind: str | None) -> None:
+def test_cancelled_work_of_any_kind_has_to_end(watch: Watch, kind: str | None) -> None:
     watchdog, reasons = watch(cancel_timeout=0.3, exempt=lambda: True)
-    abandoned = threading.Event()
-    watchdog.begin(kind, abandoned)
+    cancelled = threading.Event()
+    watchdog.begin(kind, cancelled)
     time.sleep(0.6)
     assert not reasons
-    abandoned.set()
+    cancelled.set()
     wait_for(lambda: reasons)
     assert "has not responded" in reasons[0]
 
