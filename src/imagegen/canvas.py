@@ -21,18 +21,18 @@ class Sizes:
     """The sizes that a model generates.
 
     - `multiple`: each side is a multiple of this many pixels.
-    - `side`: length of the longest side in pixels; None if the model generates any.
+    - `longest_side`: length of the longer side in pixels; None if the model generates any.
     - `area`: approximate number of pixels of the image; None if the model generates any.
     """
 
     multiple: int
-    side: int | None = None
+    longest_side: int | None = None
     area: int | None = None
 
     def scale(self, width: int, height: int) -> float:
         """Return the factor from the requested to the generated size."""
-        if self.side:
-            return self.side / max(width, height)
+        if self.longest_side:
+            return self.longest_side / max(width, height)
         if self.area:
             return math.sqrt(self.area / (width * height))
         # Input images may be smaller than MIN_SIDE, which is too little for any model.
@@ -79,15 +79,19 @@ def fit_canvas(result: Size, sizes: Sizes, *, shrink: float = 1.0) -> Canvas:
     return Canvas((width, height), inner, result)
 
 
-def size_like(image: Size, width: int | None, height: int | None) -> Size:
-    """Return the requested size: the image's own without width and height, or with one of them in its proportions."""
-    if width is None and height is None:
-        return image
+def size_like(image_size: Size, width: int | None, height: int | None) -> Size:
+    """Return the requested size; a missing side follows from the image's proportions, and both from its size."""
     if width is None:
-        width = round(image[0] * (height or 0) / image[1])
+        if height is None:
+            return image_size
+        width = round(image_size[0] * height / image_size[1])
     elif height is None:
-        height = round(image[1] * width / image[0])
-    return tuple(min(max(side or 0, MIN_SIDE), MAX_SIDE) for side in (width, height))  # type: ignore[return-value]
+        height = round(image_size[1] * width / image_size[0])
+    return _clamp(width), _clamp(height)
+
+
+def _clamp(side: int) -> int:
+    return min(max(side, MIN_SIDE), MAX_SIDE)
 
 
 def cover(image: Image.Image, size: Size) -> Image.Image:

@@ -21,7 +21,7 @@ Progress = Callable[[str, float | None, float | None], None]
 
 
 class Component(NamedTuple):
-    """A component of a pipeline with weights: its entry in `model_index.json`, and its size."""
+    """A component of a pipeline that has weights."""
 
     library: str
     """The module that the class is imported from, such as `diffusers`."""
@@ -51,10 +51,10 @@ def find(source: str) -> tuple[Path, Origin]:
             f"{source!r} is not a model in diffusers' layout: it has no model_index.json. "
             "Pass a folder that has one, a Hugging Face ID, or 'bundled'."
         )
-    return _cached(source), "hub"
+    return _find_in_cache(source), "hub"
 
 
-def _cached(repository: str) -> Path:
+def _find_in_cache(repository: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -63,14 +63,18 @@ def _cached(repository: str) -> Path:
     except HFValidationError:
         raise LoadError(f"{repository!r} is neither a folder nor a Hugging Face ID.") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
-        raise _missing(repository, "are not on this machine") from None
+        raise WeightsMissing(f"The weights of {repository} are not on this machine. {_download(repository)}") from None
     if not (folder / "model_index.json").is_file():
-        raise _missing(repository, "are incomplete: no model_index.json")
+        raise _incomplete(repository, "no model_index.json", _download(repository))
     return folder
 
 
-def _missing(name: str, state: str) -> WeightsMissing:
-    return WeightsMissing(f"The weights of {name} {state}. Get them with: chutes download {name}")
+def _download(repository: str) -> str:
+    return f"Get them with: chutes download {repository}"
+
+
+def _incomplete(name: str, reason: str, remedy: str) -> WeightsMissing:
+    return WeightsMissing(f"The weights of {name} are incomplete: {reason}. {remedy}")
 
 
 def pipeline_class(folder: Path) -> str:
@@ -78,23 +82,25 @@ def pipeline_class(folder: Path) -> str:
     return str(json.loads((folder / "model_index.json").read_text())["_class_name"])
 
 
-def components(folder: Path, *, name: str) -> dict[str, Component]:
+def components(folder: Path, *, repository: str | None = None) -> dict[str, Component]:
     """Return the components that have weights, by name. Raises WeightsMissing if a file is missing.
 
-    `name` is the model's name in messages.
+    `repository` is the Hugging Face ID that the folder was downloaded from, if it was.
     """
+    name = repository or str(folder)
+    remedy = _download(repository) if repository else "Copy all files of the model into this folder."
     index = json.loads((folder / "model_index.json").read_text())
     found = {}
     for part, entry in index.items():
         if part.startswith("_") or not isinstance(entry, list) or entry[0] is None:
             continue
         if not (folder / part).is_dir():
-            raise _missing(name, f"are incomplete: no {part}")
+            raise _incomplete(name, f"no {part}", remedy)
         if not (folder / part / "config.json").is_file():
             continue  # a tokenizer or a scheduler
         files, variant = weight_files(folder / part)
         if not files or not all(file.is_file() for file in files):
-            raise _missing(name, f"are incomplete: {part} lacks files")
+            raise _incomplete(name, f"{part} lacks files", remedy)
         found[part] = Component(entry[0], entry[1], sum(map(_parameters, files)), variant)
     return found
 

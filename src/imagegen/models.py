@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_FLUX_IDS = "black-forest-labs/FLUX."
-_LARGE = 20e9  # bytes of weights above which `requirements` apply
+_FLUX_PREFIX = "black-forest-labs/FLUX."  # of Hugging Face IDs; all of these models are large
+_LARGE_MODEL = 20e9  # bytes of weights above which `requirements` apply
 
 
 @dataclass
@@ -55,19 +55,20 @@ class Model:
     fast_path: "FastPath | None" = None
 
 
-class _Source(NamedTuple):
-    """A model's files on this machine, and their description."""
+class _ModelFiles(NamedTuple):
+    """A model's files on this machine, and what they say about it."""
 
     folder: Path
     origin: checkpoint.Origin
     name: str
     description: dict[str, object]
+    """See `checkpoint.read_description`."""
     components: dict[str, checkpoint.Component]
 
     @property
     def weights(self) -> dict[str, int]:
         """Bytes of each component in bf16."""
-        return {part: 2 * each.parameters for part, each in self.components.items()}
+        return {name: 2 * component.parameters for name, component in self.components.items()}
 
 
 def load(
@@ -88,35 +89,35 @@ def load(
     """
     settings = settings or Settings.read()
     gpus = memory.gpus()
-    found = _find(source or settings.model, gpus, None if settings.memory else requirements)
-    plan = _choose_plan(gpus, found.weights, settings)
-    fast = plan == "resident" and checkpoint.pipeline_class(found.folder) == "FluxPipeline" and flux.supported()
+    files = _find(source or settings.model, gpus, None if settings.memory else requirements)
+    plan = _choose_plan(gpus, files.weights, settings)
+    fast = plan == "resident" and checkpoint.pipeline_class(files.folder) == "FluxPipeline" and flux.supported()
     if not fast:
         _silence_libraries()  # imports transformers, whose time does not count as loading
     began = time.perf_counter()
     if fast:
-        pipeline, fast_path = _read_fast(found.folder, settings, progress)
+        pipeline, fast_path = _load_fast(files.folder, settings, progress)
     else:
-        pipeline, fast_path = _read(found, settings, plan, progress), None
-    model = _assemble(pipeline, fast_path, found.name, found.description, settings, plan)
-    model.info = _info(model, found, gpus, time.perf_counter() - began)
-    log.info("Loaded %s: %s", found.name, ", ".join(f"{key} {value}" for key, value in model.info.items()))
+        pipeline, fast_path = _load_with_diffusers(files, settings, plan, progress), None
+    model = _assemble(pipeline, fast_path, files.name, files.description, settings, plan)
+    model.info = _info(model, files, gpus, time.perf_counter() - began)
+    log.info("Loaded %s: %s", files.name, ", ".join(f"{key} {value}" for key, value in model.info.items()))
     return model
 
 
-def _find(source: str | None, gpus: list[memory.Gpu], requirements: memory.GpuRequirements | None) -> _Source:
-    """Find a model's files. For a large model, check the machine as early as its size is known."""
+def _find(source: str | None, gpus: list[memory.Gpu], requirements: memory.GpuRequirements | None) -> _ModelFiles:
+    """Find a model's files. For a large model, check the machine as early as the model's size is known."""
     source = source or checkpoint.default_source(has_gpu=bool(gpus))
-    if requirements and source.startswith(_FLUX_IDS):
+    if requirements and source.startswith(_FLUX_PREFIX):
         memory.check(gpus, requirements)
     folder, origin = checkpoint.find(source)
     description = checkpoint.read_description(folder)
     name = str(description.get("name") or (source if origin == "hub" else folder.name))
-    components = checkpoint.components(folder, name=source if origin == "hub" else name)
-    found = _Source(folder, origin, name, description, components)
-    if requirements and sum(found.weights.values()) > _LARGE:
+    components = checkpoint.components(folder, repository=source if origin == "hub" else None)
+    files = _ModelFiles(folder, origin, name, description, components)
+    if requirements and sum(files.weights.values()) > _LARGE_MODEL:
         memory.check(gpus, requirements)
-    return found
+    return files
 
 
 def _choose_plan(gpus: list[memory.Gpu], weights: dict[str, int], settings: Settings) -> MemoryPlan | None:
@@ -135,13 +136,19 @@ def _choose_plan(gpus: list[memory.Gpu], weights: dict[str, int], settings: Sett
     return memory.choose_plan(gpus[0].memory, weights)
 
 
-def _read_fast(folder: Path, settings: Settings, progress: Progress) -> "tuple[Any, FastPath]":
-    """Read FLUX.1 into `imagegen.flux`. Its transformer is read while the libraries for the rest are imported."""
+def _load_fast(folder: Path, settings: Settings, progress: Progress) -> "tuple[Any, FastPath]":
+    """Load FLUX.1 into `imagegen.flux`. Its transformer is read while the libraries for the rest are imported."""
     from imagegen.flux import pipeline as fast
 
     with _switch_threads_often(), ThreadPoolExecutor(1, "imagegen-reading") as thread:
-        precision, text = settings.precision, settings.max_sequence_length
-        transformer = thread.submit(fast.read_transformer, folder, precision=precision, progress=progress, text=text)
+        precision = settings.precision
+        transformer = thread.submit(
+            fast.read_transformer,
+            folder,
+            precision=precision,
+            progress=progress,
+            text_length=settings.max_sequence_length,
+        )
         _silence_libraries()
         import diffusers
 
@@ -160,28 +167,32 @@ def _switch_threads_often() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
-def _read(found: _Source, settings: Settings, plan: MemoryPlan | None, progress: Progress) -> Any:
+def _load_with_diffusers(files: _ModelFiles, settings: Settings, plan: MemoryPlan | None, progress: Progress) -> Any:
     """Load a pipeline with diffusers, component by component, and apply the memory plan."""
     import diffusers
 
-    pipeline_class = getattr(diffusers, checkpoint.pipeline_class(found.folder), None)
+    class_name = checkpoint.pipeline_class(files.folder)
+    pipeline_class = getattr(diffusers, class_name, None)
     if pipeline_class is None:
-        raise LoadError(f"{found.name} needs a pipeline class that this diffusers does not have. Upgrade diffusers.")
+        raise LoadError(
+            f"{files.name} needs diffusers' class {class_name}, which version {diffusers.__version__} does not have. "
+            "Upgrade diffusers."
+        )
     if settings.precision != "bf16":
         raise LoadError(
             f"IMAGEGEN_PRECISION={settings.precision} works only for FLUX.1 on a GPU that holds all its weights. "
             "Set IMAGEGEN_PRECISION=bf16."
         )
     dtype = torch.bfloat16 if plan else torch.float32
-    total, done = sum(part.parameters for part in found.components.values()) * dtype.itemsize, 0
-    components = {}
-    for name, part in found.components.items():
+    total, done = sum(component.parameters for component in files.components.values()) * dtype.itemsize, 0
+    loaded = {}
+    for name, component in files.components.items():
         progress(f"reading {name}", done, total)
-        load_class = getattr(importlib.import_module(part.library), part.class_name)
-        components[name] = load_class.from_pretrained(found.folder / name, dtype=dtype, variant=part.variant)
-        done += part.parameters * dtype.itemsize
+        component_class = getattr(importlib.import_module(component.library), component.class_name)
+        loaded[name] = component_class.from_pretrained(files.folder / name, dtype=dtype, variant=component.variant)
+        done += component.parameters * dtype.itemsize
     progress("assembling the pipeline", done, total)
-    pipeline = pipeline_class.from_pretrained(found.folder, dtype=dtype, local_files_only=True, **components)
+    pipeline = pipeline_class.from_pretrained(files.folder, dtype=dtype, local_files_only=True, **loaded)
     if plan:
         progress("moving the weights to the GPU", None, None)
         memory.apply_plan(pipeline, plan)
@@ -196,7 +207,7 @@ def _assemble(
     settings: Settings,
     plan: MemoryPlan | None,
 ) -> Model:
-    """Build the pipelines for the other tasks from the components of the loaded one."""
+    """Return the model: the loaded pipeline, and pipelines for the other tasks from its components."""
     pipeline.set_progress_bar_config(disable=True)
     length = settings.max_sequence_length
     if tokenizer := getattr(pipeline, "tokenizer_2", None) or getattr(pipeline, "tokenizer", None):
@@ -234,22 +245,22 @@ def _sizes(pipeline: Any, description: dict[str, object]) -> Sizes:
     """
     multiple = 2 * pipeline.vae_scale_factor  # two latent pixels make one patch
     if native := description.get("native_size"):
-        return Sizes(multiple, side=int(str(native)))
+        return Sizes(multiple, longest_side=int(str(native)))
     if type(pipeline).__name__.startswith("Flux"):
         return Sizes(multiple)
     latent = getattr(pipeline, "default_sample_size", None)
     return Sizes(multiple, area=(latent * pipeline.vae_scale_factor) ** 2 if isinstance(latent, int) else 1024**2)
 
 
-def _info(model: Model, found: _Source, gpus: list[memory.Gpu], seconds: float) -> dict[str, object]:
+def _info(model: Model, files: _ModelFiles, gpus: list[memory.Gpu], seconds: float) -> dict[str, object]:
     """Return the values that `/ready` reports about the model."""
     return {
         "model": model.name,
-        "origin": found.origin,
+        "origin": files.origin,
         "device": gpus[0].name if model.plan else "cpu",
         "precision": "bf16" if model.plan else "fp32",
         "memory_plan": model.plan or "cpu",
-        "native_size": found.description.get("native_size"),
+        "native_size": files.description.get("native_size"),
         "pipelines": [task for task in ("text2image", "img2img", "inpaint") if getattr(model, task)],
         "loaded_in_seconds": round(seconds, 2),
         **(model.fast_path.info if model.fast_path else {}),

@@ -10,7 +10,7 @@ from PIL import Image
 
 from imagegen.canvas import Sizes, cover, dilate_mask, fit_canvas, size_like
 
-ANY, SMALL, SDXL = Sizes(16), Sizes(16, side=256), Sizes(16, area=1024**2)
+ANY, SMALL, SDXL = Sizes(16), Sizes(16, longest_side=256), Sizes(16, area=1024**2)
 sides = st.integers(128, 2048)
 
 

@@ -64,7 +64,7 @@ def test_the_bundled_model(bundled: Path) -> None:
 
 
 def test_components_and_their_parameters(tiny_model: Path) -> None:
-    parts = checkpoint.components(tiny_model, name="tiny")
+    parts = checkpoint.components(tiny_model)
     assert set(parts) == {"transformer", "text_encoder", "text_encoder_2", "vae"}
     assert parts["transformer"].class_name == "FluxTransformer2DModel"
     sizes = {part: sum(f.stat().st_size for f in (tiny_model / part).glob("*.safetensors")) for part in parts}
@@ -79,7 +79,15 @@ def test_incomplete_weights_are_named(copy: Path, lost: str) -> None:
     with pytest.raises(
         WeightsMissing, match=f"incomplete: .*{lost.split('/', maxsplit=1)[0]}.* chutes download some/model"
     ):
-        checkpoint.components(copy, name="some/model")
+        checkpoint.components(copy, repository="some/model")
+
+
+def test_the_files_that_a_local_folder_lacks_are_to_be_copied(copy: Path) -> None:
+    shutil.rmtree(copy / "vae")
+    with pytest.raises(WeightsMissing) as error:
+        checkpoint.components(copy)
+    expected = f"The weights of {copy} are incomplete: no vae. Copy all files of the model into this folder."
+    assert str(error.value) == expected
 
 
 def test_all_shards_must_exist(copy: Path) -> None:
@@ -90,18 +98,18 @@ def test_all_shards_must_exist(copy: Path) -> None:
     index = {"weight_map": {"a": shard.name, "b": missing}}
     (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(WeightsMissing, match="transformer lacks files"):
-        checkpoint.components(copy, name="some/model")
+        checkpoint.components(copy, repository="some/model")
     shutil.copy(shard, folder / missing)
-    whole = checkpoint.components(copy, name="some/model")["transformer"].parameters
-    assert whole == 2 * checkpoint.components(copy, name="x")["transformer"].parameters / 2
+    whole = checkpoint.components(copy, repository="some/model")["transformer"].parameters
+    assert whole == 2 * checkpoint.components(copy)["transformer"].parameters / 2
 
 
 def test_a_variant_is_used_if_there_is_no_plain_file(copy: Path) -> None:
     plain = copy / "vae" / "diffusion_pytorch_model.safetensors"
     shutil.copy(plain, plain.with_name("diffusion_pytorch_model.fp16.safetensors"))
-    assert checkpoint.components(copy, name="x")["vae"].variant is None
+    assert checkpoint.components(copy)["vae"].variant is None
     plain.unlink()
-    assert checkpoint.components(copy, name="x")["vae"].variant == "fp16"
+    assert checkpoint.components(copy)["vae"].variant == "fp16"
 
 
 def test_a_description_is_read_from_imagegen_json(tiny_model: Path, tmp_path: Path) -> None:

@@ -98,12 +98,12 @@ def replace_modules(pipeline: FluxPipeline, *, precision: str = "bf16", device: 
 
 
 def read_transformer(
-    folder: Path, *, precision: str = "bf16", progress: Progress, device: str = "cuda", text: int = 512
+    folder: Path, *, precision: str = "bf16", progress: Progress, device: str = "cuda", text_length: int = 512
 ) -> LoadedModule:
     """Read the transformer from a folder in diffusers' layout, while another thread may import diffusers.
 
-    On a GPU, steps of 512x512 and 1024x1024 pixels are captured in advance. `text` is the number of tokens to which
-    pipelines pad every prompt.
+    On a GPU, steps of 512x512 and 1024x1024 pixels are captured in advance. `text_length` is the number of tokens
+    to which pipelines pad every prompt.
     """
     config: Any = SimpleNamespace(**DEFAULTS | json.loads((folder / "transformer" / "config.json").read_text()))
     began = time.perf_counter()
@@ -112,13 +112,13 @@ def read_transformer(
     progress("compiling kernels", None, None)
     if device == "cuda":
         for rows in _WARM_UP_ROWS:
-            warm_up(model, rows, text)
+            warm_up(model, rows, text_length)
         load_kernels(torch.cuda.current_device())
     return loaded
 
 
-def warm_up(model: FluxTransformer, rows: int, text: int = 512) -> None:
-    """Run one step with `rows` image patches and `text` tokens, to compile, load and capture its kernels."""
+def warm_up(model: FluxTransformer, rows: int, text_length: int = 512) -> None:
+    """Run one step with `rows` image patches and `text_length` tokens, to compile, load and capture its kernels."""
     config = model.config
 
     def zeros(*shape: int) -> Tensor:
@@ -126,11 +126,11 @@ def warm_up(model: FluxTransformer, rows: int, text: int = 512) -> None:
 
     model(
         hidden_states=zeros(1, rows, config.in_channels),
-        encoder_hidden_states=zeros(1, text, config.joint_attention_dim),
+        encoder_hidden_states=zeros(1, text_length, config.joint_attention_dim),
         pooled_projections=zeros(1, config.pooled_projection_dim),
         timestep=zeros(1),
         img_ids=zeros(rows, 3),
-        txt_ids=zeros(text, 3),
+        txt_ids=zeros(text_length, 3),
         guidance=zeros(1) if config.guidance_embeds else None,
         return_dict=False,
     )
@@ -157,11 +157,11 @@ def load(
         t5 = T5EncoderModel(T5Config.from_pretrained(folder / "text_encoder_2")).eval()
     quantized = {} if precision == "bf16" else use_fp8_weights(t5, device)
     _materialize(t5, device)
-    text = _fill(t5, parameter_map(t5) | quantized, folder / "text_encoder_2", progress, device, began)
+    encoder = _fill(t5, parameter_map(t5) | quantized, folder / "text_encoder_2", progress, device, began)
     if transformer is None:
-        image = read_transformer(folder, precision=precision, progress=progress, device=device)
+        denoiser = read_transformer(folder, precision=precision, progress=progress, device=device)
     else:
-        image = transformer.result()
+        denoiser = transformer.result()
     progress("assembling the pipeline", None, None)
     pipeline = pipeline_class.from_pretrained(
         folder,
@@ -171,11 +171,11 @@ def load(
         variant=checkpoint.weight_files(folder / "vae")[1],
         local_files_only=True,
     )
-    pipeline.register_modules(transformer=image.module)  # from_pretrained accepts diffusers' own classes only
+    pipeline.register_modules(transformer=denoiser.module)  # from_pretrained accepts diffusers' own classes only
     for name in ("text_encoder", "vae"):
         getattr(pipeline, name).to(device)
     fast_path = _finish(pipeline, precision)
-    size, seconds = (text.size + image.size) / 1e9, text.seconds + image.seconds
+    size, seconds = (encoder.size + denoiser.size) / 1e9, encoder.seconds + denoiser.seconds
     fast_path.info["weights_read"] = f"{size:.1f} GB in {seconds:.1f} s ({size / seconds:.1f} GB/s)"
     return pipeline, fast_path
 

@@ -160,7 +160,7 @@ def test_weight_files_of_a_variant_draw_the_same_images(folder: Any, loaded: Any
 
 def test_warming_up_does_not_change_later_images(loaded: Any) -> None:
     pipeline, _, images = loaded
-    fast.warm_up(pipeline.transformer, rows=(SIDE // 16) ** 2, text=7)
+    fast.warm_up(pipeline.transformer, rows=(SIDE // 16) ** 2, text_length=7)
     fast.warm_up(pipeline.transformer, rows=6, **({"text": 9} if INTERPRETED else {}))
     assert torch.equal(generate(pipeline, "FluxPipeline"), images)
 
@@ -200,8 +200,8 @@ def test_steps_are_captured_for_the_prompt_length_of_the_settings(monkeypatch: p
     path = SimpleNamespace(info={})
     monkeypatch.setattr(fast, "load", lambda _kind, _folder, *, transformer, **_: (transformer.result(), path))
     before = sys.getswitchinterval()
-    given, _ = models._read_fast(checkpoint.BUNDLED, Settings(max_sequence_length=77), lambda *_: None)
-    assert given["text"] == 77
+    given, _ = models._load_fast(checkpoint.BUNDLED, Settings(max_sequence_length=77), lambda *_: None)
+    assert given["text_length"] == 77
     assert given["switch interval"] < before == sys.getswitchinterval()
 
 
