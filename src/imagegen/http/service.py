@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class ImageChute(Protocol):
-    """A chute with an engine: the type of `self` in cords after `install`."""
+class ImageChute(Chute):
+    """A chute with an engine: the type of `self` in hooks and cords after `install`. Never instantiated."""
 
     engine: "Engine"
 
@@ -37,7 +37,7 @@ def install(chute: Chute, model: str | None = None) -> None:
     """
 
     @chute.on_startup()
-    async def start(self: Chute) -> None:
+    async def start(self: ImageChute) -> None:
         await start_engine(self, model)
 
     chute.on_shutdown()(stop_engine)
@@ -47,11 +47,11 @@ def install(chute: Chute, model: str | None = None) -> None:
         return error_response(error)
 
 
-async def start_engine(chute: Any, model: str | None = None) -> None:
+async def start_engine(chute: ImageChute, model: str | None = None) -> None:
     """Load a model, start `chute.engine`, and generate a warm-up image, so that the first request is fast."""
     chute.progress.update("importing torch and diffusers")
     settings = Settings.read()
-    load, engine_class = imagegen.load, imagegen.Engine
+    load, engine_class = imagegen.load, imagegen.Engine  # imports torch: takes seconds
     progress = partial(chute.progress.update, unit="B")
     required = _requirements(chute)
     loaded = await asyncio.to_thread(load, model, settings=settings, requirements=required, progress=progress)
@@ -64,7 +64,7 @@ async def start_engine(chute: Any, model: str | None = None) -> None:
         log.warning("Images come from the small bundled model. Set IMAGEGEN_MODEL to use another one")
 
 
-async def stop_engine(chute: Any) -> None:
+async def stop_engine(chute: ImageChute) -> None:
     """Stop the engine within one denoising step; do nothing if the model was never loaded."""
     if hasattr(chute, "engine"):
         await asyncio.to_thread(chute.engine.stop)
