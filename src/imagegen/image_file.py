@@ -11,13 +11,19 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Format = Literal["jpeg", "png", "webp"]
+PILLOW_FORMATS = ("JPEG", "PNG", "WEBP")  # Pillow's other decoders must not see untrusted data
+DEFAULT_QUALITY = 85  # of JPEG and WebP
 
 _UTF16 = b"UNICODE\0"  # EXIF's prefix of a comment in UTF-16
 _PNG_KEY = "request"
 
 
 def encode_image(
-    image: "Image.Image", file_format: Format, metadata: dict[str, object] | None = None, *, quality: int = 85
+    image: "Image.Image",
+    file_format: Format,
+    metadata: dict[str, object] | None = None,
+    *,
+    quality: int = DEFAULT_QUALITY,
 ) -> bytes:
     """Encode an RGB image as a file that contains `metadata`. The same arguments give the same bytes.
 
@@ -48,7 +54,7 @@ def read_metadata(data: bytes) -> dict[str, object]:
     """Return the metadata of a JPEG, PNG or WebP file that `encode_image` wrote; an empty dict for other files."""
     from PIL import ExifTags, Image
 
-    with Image.open(BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
+    with Image.open(BytesIO(data), formats=PILLOW_FORMATS) as image:
         if image.format == "PNG":
             text = image.info.get(_PNG_KEY, "{}")
         else:

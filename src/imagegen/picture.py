@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from imagegen.canvas import Size
-from imagegen.image_file import Format, encode_image
+from imagegen.image_file import DEFAULT_QUALITY, Format, encode_image
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Picture:
         """The seed that, with the same request, generates this image again."""
         return int(str(self.metadata["seed"]))
 
-    def encode(self, file_format: Format = "jpeg", *, quality: int = 85) -> bytes:
+    def encode(self, file_format: Format = "jpeg", *, quality: int = DEFAULT_QUALITY) -> bytes:
         """Encode the image as a file with its metadata. Slow: keep it off the event loop.
 
         `quality`, 1 to 100, applies to JPEG and WebP.

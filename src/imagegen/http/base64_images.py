@@ -13,15 +13,15 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from imagegen.errors import ImageTooLarge, InputError
+from imagegen.image_file import PILLOW_FORMATS
 from imagegen.limits import MAX_SIDE
 
-_MIN_SIDE = 16  # one patch of the models' grid
+_MIN_INPUT_SIDE = 16  # pixels; one patch of the models' grid
 _DATA_URL = re.compile(r"\s*data:[^,]{0,200};base64\s*,", re.IGNORECASE)
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _WHITE_SPACE = b" \t\r\n\f\v"
 _WHITE = (255, 255, 255, 255)
 _BLACK = (0, 0, 0, 255)
-_FORMATS = ("JPEG", "PNG", "WEBP")  # Pillow's other decoders must not see untrusted data
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MAX_CHUNKS = 10_000  # of a PNG; cameras and editors write tens to hundreds
 _MAX_EXIF = 64 * 1024  # bytes, as much as fits into a JPEG
@@ -38,9 +38,9 @@ def decode_base64(text: str, *, field: str) -> bytes:
         digits = text.encode("ascii").translate(_URL_SAFE, _WHITE_SPACE).rstrip(b"=")
         data = base64.b64decode(digits + b"=" * (-len(digits) % 4), validate=True)
     except ValueError:  # the base class of binascii.Error and UnicodeEncodeError
-        raise InputError(f"{field} is not valid base64.", field=field) from None
+        raise InputError(f"{field} is not valid base64. Encode the bytes of the file as base64.", field=field) from None
     if not data:
-        raise InputError(f"{field} is empty.", field=field)
+        raise InputError(f"{field} is empty. Send an image file, encoded as base64.", field=field)
     return data
 
 
@@ -51,10 +51,11 @@ def decode_image(text: str, *, field: str) -> Image.Image:
     InputError if a side has fewer than 16 pixels or the file is not an image. Both name `field`.
     """
     image = _flatten(_open(decode_base64(text, field=field), field), _WHITE).convert("RGB")
-    if min(image.size) < _MIN_SIDE:
+    if min(image.size) < _MIN_INPUT_SIDE:
         width, height = image.size
-        smallest = f"{_MIN_SIDE}x{_MIN_SIDE}"
-        raise InputError(f"{field} is {width}x{height} pixels; at least {smallest} are needed.", field=field)
+        smallest = f"{_MIN_INPUT_SIDE}x{_MIN_INPUT_SIDE}"
+        message = f"{field} is {width}x{height} pixels; at least {smallest} are needed. Scale it up."
+        raise InputError(message, field=field)
     return image
 
 
@@ -78,25 +79,27 @@ def _has_many_chunks(data: bytes) -> bool:
 def _open(data: bytes, field: str) -> Image.Image:
     """Decode a JPEG, PNG or WebP of at most 2048x2048 pixels, and apply its EXIF orientation."""
     if _has_many_chunks(data):
-        raise InputError(f"{field} is a PNG of more than {_MAX_CHUNKS} chunks.", field=field)
+        raise InputError(
+            f"{field} is a PNG of more than {_MAX_CHUNKS} chunks. Save it again without metadata.", field=field
+        )
     limit = f"{MAX_SIDE}x{MAX_SIDE}"
     try:
-        image = Image.open(BytesIO(data), formats=_FORMATS)
+        image = Image.open(BytesIO(data), formats=PILLOW_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageTooLarge(f"{field} is larger than {limit} pixels.", field=field) from None
+        raise ImageTooLarge(f"{field} is larger than {limit} pixels. Scale it down.", field=field) from None
     except UnidentifiedImageError:
-        raise InputError(f"{field} is not a JPEG, PNG or WebP image.", field=field) from None
+        raise InputError(f"{field} is not a JPEG, PNG or WebP image. Convert it to one of them.", field=field) from None
     except Exception:  # noqa: BLE001 - a broken header makes Pillow's parsers raise all kinds of errors
-        raise InputError(f"{field} is a damaged image.", field=field) from None
+        raise InputError(f"{field} is a damaged image. Save it again.", field=field) from None
     with image:
         width, height = image.size
         if max(width, height) > MAX_SIDE:
-            message = f"{field} is {width}x{height} pixels; at most {limit} are accepted."
+            message = f"{field} is {width}x{height} pixels; at most {limit} are accepted. Scale it down."
             raise ImageTooLarge(message, field=field)
         try:
             image.load()
         except Exception:  # noqa: BLE001 - corrupt pixels make Pillow's decoders raise all kinds of errors, too
-            raise InputError(f"{field} is a truncated or damaged image.", field=field) from None
+            raise InputError(f"{field} is a truncated or damaged image. Send the complete file.", field=field) from None
         if len(image.info.get("exif", b"")) > _MAX_EXIF:
             return image.copy()
         try:

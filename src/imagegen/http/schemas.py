@@ -34,6 +34,7 @@ Prompt = Annotated[
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Strength = Annotated[float, Field(ge=0.1, le=1.0)]
 Guidance = Annotated[float, Field(ge=1.0, le=20.0)]
+ImageBase64 = Annotated[str, Field(min_length=1, description="Base64, with or without a data URL: JPEG, PNG or WebP.")]
 
 
 class Options(BaseModel):
@@ -92,7 +93,7 @@ class Img2ImgInput(Options):
     """Image to image (`POST /img2img`); the result has the input's size unless another is given."""
 
     prompt: Prompt
-    image_b64: str = Field(min_length=1, description="Base64, with or without a data URL: JPEG, PNG or WebP.")
+    image_b64: ImageBase64
     strength: Strength = 0.75
     guidance_scale: Guidance = 7.5
     num_inference_steps: int = Field(default=28, ge=1, le=50)
@@ -115,7 +116,7 @@ class InpaintInput(Options):
     """Repaint part of an image (`POST /inpaint`); the result has the input's size."""
 
     prompt: Prompt
-    image_b64: str = Field(min_length=1, description="Base64, with or without a data URL: JPEG, PNG or WebP.")
+    image_b64: ImageBase64
     mask_b64: str = Field(min_length=1, description="White is repainted, black is kept; resized to the image.")
     strength: Strength = 0.75
     guidance_scale: Guidance = 7.5
