@@ -40,7 +40,7 @@ from imagegen.watchdog import Watchdog
 log = logging.getLogger(__name__)
 
 _WARM_UP = Request("warm-up", steps=2, seed=0)
-_MAX_OUT_OF_MEMORY = 3  # requests in a row, before the caches are freed
+_MAX_OUT_OF_MEMORY = 3  # requests in a row that run out of memory, before the caches are freed
 _GPU_FAILED = "The GPU has failed; the service is about to restart."
 _SOFTWARE = f"chutes-selfhosted {version('chutes-selfhosted')}"
 
@@ -50,7 +50,7 @@ class _CancelledError(Exception):
 
 
 class _Sample(NamedTuple):
-    """The thread's result: the image at the canvas's size, and the number of steps it took."""
+    """The thread's result: the image at the canvas's size, the number of steps, and `Picture.fallback`."""
 
     image: Image.Image
     canvas: Canvas
@@ -89,7 +89,7 @@ class Engine:
         cancel_timeout: float = 120,
     ) -> None:
         self.model = model
-        self.failure: str | None = None
+        self.failure: str | None = None  # the reason given to `on_failure`
         self._oom_fallback = oom_fallback
         self._on_failure = on_failure
         self._cancel_timeout = cancel_timeout
@@ -101,7 +101,7 @@ class Engine:
             cancel_timeout=cancel_timeout,
             exempt=lambda: model.fast_path is not None and model.fast_path.capturing,
         )
-        self._out_of_memory = 0  # requests in a row
+        self._out_of_memory = 0  # requests in a row that ran out of memory
         self._stopping = threading.Event()
         self._lock = threading.Lock()  # held while a job is queued, so that none is queued after `stop`
 
@@ -157,7 +157,7 @@ class Engine:
     async def _submit(self, job: _Job) -> _Sample:
         """Queue a job and await it. Cancelling removes it from the queue or stops it."""
         with self._lock:
-            self._check()
+            self._check_running()
             metrics.queue.inc()
             self._jobs.put(job)
         try:
@@ -170,7 +170,7 @@ class Engine:
                 job.cancelled.set()
             raise
 
-    def _check(self) -> None:
+    def _check_running(self) -> None:
         """Raise EngineFailed or EngineStopped if the engine cannot generate images."""
         if self.failure:
             raise EngineFailed(_GPU_FAILED)
@@ -244,7 +244,7 @@ class Engine:
 
     def _sample(self, job: _Job) -> _Sample:
         """Sample a job's image; if memory runs out, sample once more at half the size with half the steps."""
-        self._check()
+        self._check_running()
         steps = job.request.steps
         sampled = self._attempt(job, steps=steps)
         if sampled is None and self._oom_fallback:
@@ -263,7 +263,7 @@ class Engine:
         def after_step(done: int, total: int) -> None:
             self._begin(job, canvas, "step" if done < total else "decode")
             metrics.steps.inc()
-            self._check()
+            self._check_running()
             if job.cancelled.is_set():
                 raise _CancelledError
             if job.on_step:
@@ -307,12 +307,13 @@ def _metadata(request: Request, size: tuple[int, int], steps: int, model: str) -
         "true_cfg_scale": request.true_cfg_scale,
         "prompt": request.prompt,
     }
+    width, height = size
     guidance, seed = {"guidance_scale": request.guidance}, {"seed": request.seed}
-    sides = dict(zip(("width", "height"), size, strict=True))
     if request.image is None:
-        values |= {"height": sides["height"], **sides, "num_inference_steps": steps, **guidance, **seed}
+        values |= {"height": height, "width": width, "num_inference_steps": steps, **guidance, **seed}
     else:
-        given = {name: sides[name] for name in sides if getattr(request, name)}
+        sides = {"width": width, "height": height}
+        given = {name: side for name, side in sides.items() if getattr(request, name)}
         values |= {"strength": request.strength, **guidance, "num_inference_steps": steps, **given, **seed, **sides}
     values |= {"model": model, "software": _SOFTWARE}
     return {key: value for key, value in values.items() if value is not None}
