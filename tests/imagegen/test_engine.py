@@ -230,7 +230,7 @@ def test_stop_ends_within_a_step_and_fails_waiting_requests(model: Any) -> None:
 def test_nothing_is_queued_after_stop(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(model)
     engine.start()
-    check, stops = engine._check, []
+    check, stops = engine._check_running, []
 
     def stopped_in_between() -> None:
         check()
@@ -239,7 +239,7 @@ def test_nothing_is_queued_after_stop(model: Any, monkeypatch: pytest.MonkeyPatc
             stops[0].start()
             time.sleep(0.2)
 
-    monkeypatch.setattr(engine, "_check", stopped_in_between)
+    monkeypatch.setattr(engine, "_check_running", stopped_in_between)
     with pytest.raises(EngineStopped):
         asyncio.run(asyncio.wait_for(engine.generate(ask()), LIMIT))
     stops[0].join()
