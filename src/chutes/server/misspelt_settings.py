@@ -7,11 +7,10 @@ from chutes.server.settings import PREFIX, SERVICE_URL, Settings
 
 _MAX_EDITS = 2
 # Variables with our prefix that other programs read: the hosted platform's SDK and CLI, the Compose file, and this
-# package's own.
+# package's own. The singular of CHUTES_API_KEYS is left out: a user who sets it would get a server without keys.
 _NOT_SETTINGS = frozenset(
     {
         "ALLOW_MISSING",
-        "API_KEY",
         "API_URL",
         "CONFIG_PATH",
         "DEV_MODE",

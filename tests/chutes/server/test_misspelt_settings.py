@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[3]
         ("CHUTES_LOGLEVEL", "CHUTES_LOG_LEVEL"),
         ("CHUTES_PROT", "CHUTES_PORT"),
         ("CHUTES_KEY_FILE", "CHUTES_KEYS_FILE"),
+        ("CHUTES_API_KEY", "CHUTES_API_KEYS"),
     ],
 )
 def test_a_name_within_two_edits_of_a_setting_is_reported(variable: str, setting: str) -> None:
@@ -38,7 +39,7 @@ def test_settings_themselves_and_empty_variables_are_not_reported() -> None:
 
 
 @pytest.mark.parametrize("service", ["CHUTES", "CHUTES_HO", "CHUTES_P", "CHUTES_HOST", "CHUTES_KEYS"])
-def test_what_kubernetes_and_docker_links_set_is_not_reported(service: str) -> None:
+def test_service_links_of_kubernetes_and_docker_are_not_reported(service: str) -> None:
     links = {
         f"{service}_SERVICE_HOST": "10.0.0.1",
         f"{service}_SERVICE_PORT": "8000",
@@ -53,14 +54,14 @@ def test_what_kubernetes_and_docker_links_set_is_not_reported(service: str) -> N
     assert not list(misspelt_settings(links))
 
 
-def test_what_this_project_and_upstream_set_is_not_reported() -> None:
-    upstream = (
+def test_other_variables_of_this_project_and_of_the_hosted_platform_are_not_reported() -> None:
+    platform = (
         "EXECUTION_CONTEXT DEV_MODE DEV_URL CONFIG_PATH API_URL ALLOW_MISSING PORT_PRIMARY PORT_LOGGING EXTERNAL_HOST "
-        "LAUNCH_JWT API_KEY"
+        "LAUNCH_JWT"
     )
     files = [ROOT / "docker-compose.yml", ROOT / "Dockerfile", ROOT / "Makefile", *(ROOT / "deploy").rglob("*")]
     files += [*(ROOT / "src").rglob("*.py"), *(ROOT / "examples").rglob("*.py")]
     text = "".join(file.read_text() for file in files if file.is_file())
     used = set(re.findall(r"\bCHUTES_[A-Z_]+\b", text))
     assert len(used) > 20
-    assert not list(misspelt_settings(dict.fromkeys([*used, *(f"CHUTES_{name}" for name in upstream.split())], "x")))
+    assert not list(misspelt_settings(dict.fromkeys([*used, *(f"CHUTES_{name}" for name in platform.split())], "x")))
