@@ -5,6 +5,7 @@ import pytest
 from benchmarks.harness.server import Server, serving, wait_for
 
 TYPED = """
+from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 class Picture(BaseModel):
@@ -37,6 +38,14 @@ async def many(self, body: Many) -> int:
 @chute.post("/native")
 async def native(body: Many) -> int:
     return len(body.items)
+
+router = APIRouter()
+
+@router.post("/included")
+async def included(body: Many) -> int:
+    return len(body.items)
+
+chute.include_router(router)
 
 @chute.cord(public_api_path="/fails")
 async def fails(self) -> dict:
@@ -110,6 +119,11 @@ def test_validation_errors_beyond_the_limit_are_counted(server: Server, path: st
     few = server.post(path, json={"items": [{}] * 20})
     assert len(few.json()["detail"]) == 100
     assert few.json()["detail"][0]["loc"] == ["body", "items", 0, "a"]
+
+
+def test_an_included_router_reports_at_most_a_hundred_validation_errors(server: Server) -> None:
+    answer = server.post("/included", json={"items": [{}] * 2000})
+    assert (answer.status_code, len(answer.json()["detail"])) == (422, 100)
 
 
 def test_a_path_with_a_trailing_newline_is_404(server: Server) -> None:
