@@ -39,11 +39,12 @@ class AccessRules:
         self._policy = OriginPolicy(settings, cors.explicit_origins(author_cors))
         self._cord_paths = tuple(cord["path"] for cord in spec.cords) if spec else ()
 
-    def is_exempt(self, scope: Scope, violation: Violation) -> bool:
-        """Return whether a request is exempt from the proxy's own policy, which it violates."""
-        if self._auth.required or self._policy.find_violation(scope) is None:
-            return True
-        return violation.opens_page(scope["path"], self._cord_paths)
+    def find_violation(self, scope: Scope) -> Violation | None:
+        """Return why a proxy on a loopback address rejects a request, or None."""
+        violation = self._policy.find_violation(scope)
+        if violation and violation.is_rejected(scope["path"], self._cord_paths, is_open=not self._auth.required):
+            return violation
+        return None
 
 
 class AccessRulesCache:

@@ -103,8 +103,7 @@ class ProxyMiddleware:
         if (slug := _host_label(scope)) and slug in await self._deployed_slugs():
             scope = _route_by_host(scope, slug)
         scope = _with_request_id(scope)
-        violation = self._policy.find_violation(scope)
-        if violation is not None and (violation.always or not await self._is_exempt(scope, violation)):
+        if violation := await self._find_violation(scope):
             violation.error.headers = _request_id_header(scope)
             await deny(violation.error, _chute_path(scope), scope, receive, send)
         elif scope["type"] == "websocket":
@@ -114,19 +113,23 @@ class ProxyMiddleware:
         else:
             await self._serve(scope, receive, send)
 
-    async def _is_exempt(self, scope: Scope, violation: Violation) -> bool:
-        """Return whether a request is exempt from the origin policy.
+    async def _find_violation(self, scope: Scope) -> Violation | None:
+        """Return why a request is rejected, or None. The chute's access rules may accept what the proxy does not."""
+        violation = self._policy.find_violation(scope)
+        if violation is None or violation.always:
+            return violation
+        if not await self._is_on_loopback(scope):
+            return None
+        rules = await self._rules.find(await self._deployed_slug(scope))
+        return rules.find_violation(scope)
 
-        A request is exempt if the proxy listens on a public address, or if the access rules of its chute exempt it.
-        """
+    async def _is_on_loopback(self, scope: Scope) -> bool:
         if self._listening_host is None:
             with contextlib.suppress(Exception):
                 labels = await asyncio.to_thread(cluster.head_labels)
                 self._listening_host = labels.get(cluster.HTTP_HOST_LABEL)
         host = self._listening_host or (scope.get("server") or ("",))[0]
-        if not is_loopback(host.strip("[]")):
-            return True
-        return (await self._rules.find(await self._deployed_slug(scope))).is_exempt(scope, violation)
+        return is_loopback(host.strip("[]"))
 
     async def _is_from_node(self, scope: Scope) -> bool:
         """Return whether the client is a machine of the cluster."""

@@ -7,7 +7,7 @@ read the responses if their host name resolves to 127.0.0.1 (DNS rebinding). Pag
 """
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
@@ -42,9 +42,14 @@ class Violation:
     always: bool = False
     page_load: bool = False
 
-    def opens_page(self, path: str, cord_paths: Iterable[str]) -> bool:
-        """Return whether the request only opens a page that no cord serves, which any site may link to."""
-        return self.page_load and not path.endswith(tuple(cord_paths))
+    def is_rejected(self, path: str, cord_paths: tuple[str, ...], *, is_open: bool) -> bool:
+        """Return whether a server rejects the request.
+
+        A server is open if it listens on a loopback address and requires no API key. Other servers accept every origin.
+        Any site may link to a page, so a request that opens one is accepted unless a cord serves its path.
+        """
+        opens_page = self.page_load and not path.endswith(cord_paths)
+        return self.always or (is_open and not opens_page)
 
 
 class OriginPolicy:
@@ -115,19 +120,20 @@ class OriginPolicy:
 
 
 class OriginMiddleware:
-    """ASGI middleware that rejects requests that violate the policy, unless `is_exempt` returns True."""
+    """ASGI middleware that rejects requests that violate the policy (see `Violation.is_rejected`)."""
 
     def __init__(
-        self, app: ASGIApp, policy: OriginPolicy, is_exempt: Callable[[Scope, Violation], Awaitable[bool]]
+        self, app: ASGIApp, policy: OriginPolicy, cord_paths: tuple[str, ...], is_open: Callable[[], bool]
     ) -> None:
         self._app = app
         self._policy = policy
-        self._is_exempt = is_exempt
+        self._cord_paths = cord_paths
+        self._is_open = is_open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on a request, or answer 400 or 403."""
         violation = self._policy.find_violation(scope)
-        if violation is not None and (violation.always or not await self._is_exempt(scope, violation)):
+        if violation and violation.is_rejected(scope["path"], self._cord_paths, is_open=self._is_open()):
             await deny(violation.error, scope["path"], scope, receive, send)
         else:
             await self._app(scope, receive, send)

@@ -15,7 +15,7 @@ from chutes.server.admission import Admission
 from chutes.server.auth import AuthMiddleware
 from chutes.server.cord_middleware import CordMiddleware
 from chutes.server.lifecycle import Lifecycle, State
-from chutes.server.origin import OriginMiddleware, OriginPolicy, Violation
+from chutes.server.origin import OriginMiddleware, OriginPolicy
 from chutes.server.settings import Settings
 
 
@@ -40,14 +40,12 @@ class Runtime:
         self._auth = AuthMiddleware(self._cords, settings)
         author_cors = cors.take_middleware(chute)
         policy = OriginPolicy(settings, cors.explicit_origins(author_cors))
-        inner = OriginMiddleware(self._auth, policy, self._is_exempt) if guarded else self._auth
+        cord_paths = tuple(cord.route_path for cord in chute.cords)
+        inner = OriginMiddleware(self._auth, policy, cord_paths, self._is_open) if guarded else self._auth
         self._app = cors.wrap(AccessLogMiddleware(inner), author_cors or cors.from_origins(settings.cors_origins))
 
-    async def _is_exempt(self, scope: Scope, violation: Violation) -> bool:
-        """Return whether a request is exempt from the origin policy: a key is required, or a link opens a page."""
-        if not self.settings.is_loopback or self._auth.required:
-            return True
-        return violation.opens_page(scope["path"], (cord.route_path for cord in self.chute.cords))
+    def _is_open(self) -> bool:
+        return self.settings.is_loopback and not self._auth.required
 
     def _runtime_routes(self) -> ASGIApp:
         """Return the server's own routes in front of the chute's."""

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 from starlette.types import Scope
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from chutes.server.origin import OriginMiddleware, OriginPolicy, Violation
+from chutes.server.origin import OriginMiddleware, OriginPolicy
 from chutes.server.settings import Settings
 
 EVIL = "http://evil.example"
@@ -196,12 +196,9 @@ async def socket(websocket: WebSocket) -> None:
     await websocket.close()
 
 
-def client(*, is_exempt: bool = False) -> TestClient:
-    async def decide(scope: Scope, violation: Violation) -> bool:
-        return is_exempt
-
+def client(*, is_open: bool = True) -> TestClient:
     app = Starlette(routes=[Route("/x", hello, methods=["GET", "POST"]), WebSocketRoute("/ws", socket)])
-    return TestClient(OriginMiddleware(app, policy(), decide), base_url="http://localhost:8000")
+    return TestClient(OriginMiddleware(app, policy(), ("/cord",), lambda: is_open), base_url="http://localhost:8000")
 
 
 def test_requests_and_websockets_of_foreign_pages_are_rejected() -> None:
@@ -221,8 +218,16 @@ def test_requests_and_websockets_of_foreign_pages_are_rejected() -> None:
     assert "CHUTES_CORS_ORIGINS" in denied.value.reason
 
 
+@pytest.mark.parametrize(
+    ("is_open", "path", "status"), [(True, "/x", 200), (True, "/cord", 403), (False, "/cord", 404)]
+)
+def test_a_link_may_open_a_page_but_not_a_cord(is_open: bool, path: str, status: int) -> None:
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert client(is_open=is_open).get(path, headers=link).status_code == status
+
+
 def test_if_a_key_is_required_only_an_ambiguous_host_is_rejected() -> None:
-    http = client(is_exempt=True)
+    http = client(is_open=False)
     assert http.post("/x", headers={"Origin": EVIL, "Host": "evil.example"}).text == "hello"
     assert http.get("/x", headers=[("Host", "localhost"), ("Host", "localhost")]).status_code == 400
 
