@@ -87,7 +87,7 @@ class Cord:
         minimal_input_schema: A model whose defaults are documented as an example, or a JSON schema.
         output_content_type: The content type of bytes, text and streams.
         output_schema: The model or JSON schema of the output. It is documentation only.
-        sglang_passthrough: Whether to wait for the upstream without a timeout.
+        sglang_passthrough: Whether the upstream may send nothing for more than 30 minutes.
         max_body_bytes: The maximum size of a body in bytes. The default and upper bound is `CHUTES_MAX_BODY_BYTES`.
         max_json_values: The maximum number of values in a JSON body; `CHUTES_MAX_JSON_VALUES` by default.
         session_kwargs: Unknown arguments. They are stored, have no effect and cause a ChutesWarning. Type checkers
