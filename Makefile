@@ -1,4 +1,4 @@
-# make serve · make test · make check · make docs · make bench: everything is installed into .venv first.
+# `make help` lists the targets. Each installs what it needs into .venv first.
 PYTHON ?= python3
 HOST   ?= 127.0.0.1
 PORT   ?= 8000
@@ -6,7 +6,7 @@ JOBS   ?= 3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: serve deploy test fuzz soak check format docs bench hostile clean
+.PHONY: serve deploy test fuzz soak check format docs bench hostile clean help
 .DEFAULT_GOAL := serve
 
 # One stamp for each of serving, deploying, developing and the documentation. It is renewed when the requirements change.
@@ -71,3 +71,6 @@ hostile: $(VENV)/.dev ## measure hostile input, overload and disconnects; write 
 
 clean: ## remove the virtual environment, caches and the site
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis site
+
+help: ## list the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 16
