@@ -15,9 +15,9 @@ class NodeSelector(BaseModel):
     A common spelling of a GPU name (`rtx4090`, `a100-80gb`) is replaced by the known name, with a warning. An unknown
     name matches no GPU and causes a warning. An unknown argument has no effect and causes a warning.
 
-    Args:
-        gpu_count: The number of GPUs, from 1 to 8.
-        min_vram_gb_per_gpu: The minimum memory of each GPU, in GB as advertised.
+    Attributes:
+        gpu_count: The number of GPUs, from 1 to 8; 1 by default.
+        min_vram_gb_per_gpu: The minimum memory of each GPU, in GB as advertised; 16 by default.
         max_hourly_price_per_gpu: No effect. Your own GPUs have no price.
         include: The allowed GPU models, such as `h100` or `4090`; None allows all.
         exclude: The GPU models that are not allowed.
