@@ -88,7 +88,7 @@ class Image:
 
     @property
     def uid(self) -> str:
-        """The image's id: a UUID computed from username, name and tag, in lower case."""
+        """The image's ID: a UUID computed from username, name and tag, in lower case."""
         return self._uid
 
     @property
