@@ -19,13 +19,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from chutes.chute import Chute
+from chutes.chute._handler.signature import MAX_ERRORS
 from chutes.exception import ChutesError, Fatal
 from chutes.server.forms import FORMS
 from chutes.server.logs import request_id
 
-_MAX_INPUT = 200  # characters of an invalid value that are sent back
-_MAX_FIELDS = 100  # invalid fields that are reported
+_MAX_SHOWN = 200  # characters of a value or a path that are sent back
+_MAX_PARTS = 200  # of a value that is encoded to see whether it is short
 
+# Codes of errors that have no code of their own, by status
 _CODES = {
     400: "bad_request",
     401: "unauthorized",
@@ -44,6 +46,7 @@ _CODES = {
     504: "timeout",
 }
 
+# OpenAI's types of errors, by status
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -87,8 +90,8 @@ def internal_error(path: str) -> Response:
 
 
 def from_validation(path: str, errors: Sequence[Any]) -> Response:
-    """Return a 422 that lists at most a hundred invalid fields and shortens long values."""
-    fields = [_field(error) for error in errors[:_MAX_FIELDS]]
+    """Return a 422 that lists at most `MAX_ERRORS` invalid fields and shortens long values."""
+    fields = [_to_json(error) for error in errors[:MAX_ERRORS]]
     if not _has_openai_form(path):
         return error_response(path, 422, fields)
     first = fields[0] if fields else {"loc": [], "msg": "Invalid request."}
@@ -100,7 +103,8 @@ def from_validation(path: str, errors: Sequence[Any]) -> Response:
     return error_response(path, 422, message, code="validation_error", param=param)
 
 
-def _field(error: Mapping[str, Any]) -> dict[str, Any]:
+def _to_json(error: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one of pydantic's errors as it is sent to clients, without internal names and long values."""
     field = {
         "type": error.get("type"),
         "loc": [_shorten(part) for part in error.get("loc", ())],
@@ -129,19 +133,19 @@ def _shorten(value: Any) -> Any:
             text = json.dumps(json_safe(value))
         except (ValueError, RecursionError):  # a number with too many digits, or nesting too deep
             return placeholder
-        if len(text) <= _MAX_INPUT:
+        if len(text) <= _MAX_SHOWN:
             return value
-    return text if len(text) <= _MAX_INPUT else f"{text[:_MAX_INPUT]}… ({len(text)} characters)"
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}… ({len(text)} characters)"
 
 
 def _has_many_parts(value: Any) -> bool:
-    """Return whether a value has more than 200 parts, without visiting all of them."""
+    """Return whether a value has more than `_MAX_PARTS` parts, without visiting all of them."""
     pending, count = [value], 1
     while pending:
         part = pending.pop()
         if isinstance(part, (Mapping, list, tuple, set, frozenset)):
             count += len(part)
-            if count > _MAX_INPUT:
+            if count > _MAX_PARTS:
                 return True
             pending.extend(part.values() if isinstance(part, Mapping) else part)
     return False
@@ -177,7 +181,7 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
         return from_validation(path, [{"type": "json_invalid", "loc": ("body",), "msg": "The body is not valid JSON"}])
     detail = error.detail
     if error.status_code == 404 and detail == HTTPStatus.NOT_FOUND.phrase:
-        detail = f"No route matches {path[:_MAX_INPUT]}."
+        detail = f"No route matches {path[:_MAX_SHOWN]}."
     if error.status_code == 405 and detail == HTTPStatus.METHOD_NOT_ALLOWED.phrase:
         allowed = (error.headers or {}).get("Allow", "")
         detail = f"{request.method} is not allowed here." + (f" Use {allowed}." if allowed else "")
