@@ -54,6 +54,7 @@ class JobStatus(StrEnum):
 
 
 _MAX_DETAIL = 1000  # characters
+_MAX_SHOWN = 100  # characters of a name or an id that an error message repeats
 _OUTCOME = "outcome"  # name of the file with the result in a job's folder
 _CHUNK = 64 * 1024  # bytes
 _FINISHED = {JobStatus.COMPLETE, JobStatus.ERROR, JobStatus.CANCELLED, JobStatus.TIMEOUT}
@@ -152,7 +153,7 @@ class JobManager:
     def find(self, job_id: str) -> JobRecord:
         """Return the job of this id. Raise HTTPException (404) if there is none."""
         if (record := self._records.get(job_id)) is None:
-            raise HTTPException(404, "No such job. It may have been deleted.")
+            raise HTTPException(404, f"No job has the id {job_id[:_MAX_SHOWN]}. It may have been deleted.")
         return record
 
     def submit(self, name: str, data: dict[str, Any], upload: Upload | None = None) -> JobRecord:
@@ -161,7 +162,7 @@ class JobManager:
         Raise HTTPException (404), RequestValidationError (422), QueueFull, Draining or OSError.
         """
         if (job := self._jobs.get(name)) is None:
-            raise HTTPException(404, f"This chute has no job named {name[:100]}.")
+            raise HTTPException(404, f"This chute has no job named {name[:_MAX_SHOWN]}.")
         job.arguments(data)  # a 422 now, not an error when the job starts
         waiter = self._admission.enqueue()
         try:
@@ -342,9 +343,11 @@ def router(jobs: JobManager, lifecycle: Lifecycle) -> APIRouter:
     async def get_file(job_id: str, name: str) -> Response:
         """Return a file that the job has written."""
         record = jobs.find(job_id)
-        file = await asyncio.to_thread(open_file, record.output, name) if record.is_finished else None
+        if not record.is_finished:
+            raise HTTPException(404, f"Job {record.id} is {record.status}. Get its files when it has ended.")
+        file = await asyncio.to_thread(open_file, record.output, name)
         if file is None:
-            raise HTTPException(404, "The job has no such file.")
+            raise HTTPException(404, f"Job {record.id} has no file named {name[:_MAX_SHOWN]}.")
         return _OpenFileResponse(file, name)
 
     return routes

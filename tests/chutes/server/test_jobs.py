@@ -190,6 +190,7 @@ def test_jobs_share_the_slots_and_the_queue_with_requests(client: TestClient) ->
     running, queued = submit(client, "wait"), submit(client, "wait")
     wait_for(lambda: client.get(f"/jobs/{running}").json()["status"] == "running")
     assert client.get(f"/jobs/{queued}").json()["status"] == "queued"
+    assert client.get(f"/jobs/{running}/files/x").json()["detail"].startswith(f"Job {running} is running. ")
     refused = client.post("/jobs/wait", json={})
     assert refused.status_code == 429
     assert int(refused.headers["retry-after"]) >= 1
@@ -335,7 +336,7 @@ def test_links_to_the_outside_are_neither_listed_nor_served(client: TestClient, 
     assert client.get(f"/jobs/{job}/files/inside").text == "fine"
     for name in ("file", "folder/secret", "up/outcome", "output", "up", "pipe"):
         answer = client.get(f"/jobs/{job}/files/{name}")
-        assert (answer.status_code, answer.json()) == (404, {"detail": "The job has no such file."})
+        assert (answer.status_code, answer.json()) == (404, {"detail": f"Job {job} has no file named {name}."})
 
 
 @pytest.mark.parametrize("job", ["nothing", "..", "%2e%2e%2f", "%00", "a%0ab", "x" * 5000, "%ff", "*"])
