@@ -279,5 +279,5 @@ def _descriptors_run_out() -> bool:
         used = limit
     if used <= _HIGH_USAGE * limit:
         return False
-    log.warning("%d of %d file descriptors are in use. Raise the limit with ulimit -n", used, limit)
+    log.warning("%d of %d file descriptors are in use. Raise the limit with ulimit -n.", used, limit)
     return True

@@ -162,7 +162,7 @@ def _normalize_host(entry: str) -> str:
     wildcard = "*." if entry.startswith("*.") else ""
     host = host_name(entry.removeprefix(wildcard))
     if host is None or (wildcard and ":" in host) or entry.endswith(":"):
-        raise ValueError(f"{entry!r} is not a host name. Write example.com, *.example.com, an IP address, or *")
+        raise ValueError(f"{entry!r} is not a host name. Write example.com, *.example.com, an address, or * for all.")
     return wildcard + host
 
 
@@ -172,7 +172,7 @@ def _normalize_origin(entry: str) -> str:
     if origin == "*":
         return origin
     if not _ORIGIN.fullmatch(origin):
-        raise ValueError(f"{entry!r} is not an origin. Write https://example.com without a path, or *")
+        raise ValueError(f"{entry!r} is not an origin. Write https://example.com without a path, or * for all.")
     return origin.removesuffix(_DEFAULT_PORTS.get(origin.partition(":")[0], ""))
 
 
