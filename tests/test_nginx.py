@@ -167,7 +167,7 @@ def test_the_chute_notices_a_disconnected_client(proxy: int, backend: Backend) -
 
 
 def test_metrics_are_hidden(proxy: int, backend: Backend) -> None:
-    assert get(proxy, "/metrics") == (404, b'{"detail": "Not Found"}', "application/json")
+    assert get(proxy, "/metrics") == (404, b'{"detail": "No route matches /metrics."}', "application/json")
     assert backend.seen == []
 
 
