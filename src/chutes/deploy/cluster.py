@@ -157,7 +157,13 @@ def check_access(address: str) -> None:
             "RAY_AUTH_TOKEN to the contents of that file."
         ) from None
     except RayError as error:
-        raise NoCluster(f"No cluster answers at {address}.") from error
+        raise _no_answer(address) from error
+
+
+def _no_answer(address: str) -> NoCluster:
+    return NoCluster(
+        f"No cluster answers at {address}. Set --address or RAY_ADDRESS to the HOST:PORT of a running head node."
+    )
 
 
 def _address_file() -> Path:
@@ -213,7 +219,7 @@ def connected(address: str | None = None, *, start: bool = False) -> Iterator[bo
     started = False
     if found is None:
         if explicit := explicit_address(address):
-            raise NoCluster(f"No cluster answers at {explicit}.")
+            raise _no_answer(explicit)
         if not start:
             raise NoCluster
         found = start_local()

@@ -88,7 +88,8 @@ def place(selector: NodeSelector | None, known: Sequence[Node]) -> dict[str, Any
     fitting = [node for node in known if accepts(selector, node)]
     if not fitting:
         raise Unschedulable(
-            f"No node can run this chute. It needs {describe(selector)}; the cluster has {_inventory(known)}."
+            f"No node can run this chute. It needs {describe(selector)}; the cluster has {_inventory(known)}. "
+            "Add a node that fits, or change the chute's node_selector."
         )
     # A node with another accepted GPU model may join later, so the labels of all accepted models are included.
     accepted = {label(node.gpus) for node in fitting}

@@ -42,6 +42,7 @@ _MIN_ERROR_STATUS = 400
 _UNCOUNTED = PROBES | {METRICS}
 _LABEL = re.compile(r"[a-z0-9][a-z0-9-]*")
 _REQUEST_ID = b"x-request-id"
+_MAX_SHOWN = 100  # characters of a path that an error message repeats
 _CACHE_SECONDS = 1.0  # for the slugs of the deployed chutes and the addresses of the nodes
 _ROUTES_SCOPE: Scope = {  # of a request to Ray's own route for the deployed applications
     "type": "http",
@@ -253,7 +254,7 @@ class _ProxiedRequest:
             return
         ray_status, headers = self._ray_error or (500, {})
         self.reached_chute = ray_status != 404
-        self.status, code, message = _translate_error(ray_status)
+        self.status, code, message = _translate_error(ray_status, _slug(self._scope))
         headers |= _request_id_header(self._scope)
         if self.status == 503:
             headers.setdefault("Retry-After", str(RETRY_AFTER))
@@ -261,13 +262,13 @@ class _ProxiedRequest:
         await response(self._scope, self._receive, self._send)
 
 
-def _translate_error(ray_status: int) -> tuple[int, str, str]:
+def _translate_error(ray_status: int, slug: str) -> tuple[int, str, str]:
     """Return our status, code and message for the status of an error of Ray itself."""
     known: dict[int, type[ChutesError]] = {408: RequestTimeout, 429: QueueFull, 503: Unavailable}
     if error := known.get(ray_status):
         return error.status, error.code, error.message
     if ray_status == 404:
-        return 404, "not_found", "Nothing is deployed here."
+        return 404, "not_found", f"No chute is deployed at /{slug[:_MAX_SHOWN]}."
     return 502, "replica_lost", "The replica that ran this request was lost. Send the request again."
 
 

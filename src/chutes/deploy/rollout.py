@@ -100,7 +100,7 @@ def _wait_until_ready(spec: Spec, old_replicas: set[str], report: ProgressCallba
         if chute.details:
             last_seen = time.monotonic()
         elif time.monotonic() - last_seen > _SETTLE_TIMEOUT:  # a controller that restarts needs less time
-            raise RolloutFailed("The chute was deleted while it was being deployed. Deploy it again.")
+            raise RolloutFailed(f"{spec.name} was deleted while it was being deployed. Deploy it again.")
         if chute.status == "running":
             report("ready", 1.0)
             return None
@@ -165,7 +165,7 @@ def delete(slug: str, report: ProgressCallback = lambda phase, fraction: None) -
             ray.kill(ray.get_actor(name, namespace="serve"))
     while slug in registry.serve_details():
         if time.monotonic() > deadline:
-            raise RolloutFailed("The chute did not stop in time. Ray Serve is still stopping it.")
+            raise RolloutFailed(f"{slug} still runs after its grace period. Ray Serve stops it as soon as it can.")
         report("finishing running requests", None)
         time.sleep(_POLL_INTERVAL)
 

@@ -56,7 +56,7 @@ def test_an_address_without_a_cluster_is_an_error(tmp_path: Path) -> None:
     )
     done = run.invoke(app, ["deploy", "deployable", "--address", "127.0.0.1:9"])
     assert done.exit_code == 1
-    assert done.stderr.endswith("Error: No cluster answers at 127.0.0.1:9.\n")
+    assert "\nError: No cluster answers at 127.0.0.1:9. Set --address or RAY_ADDRESS " in f"\n{done.stderr}"
 
 
 def test_a_log_has_one_line_per_phase(capsys: pytest.CaptureFixture[str]) -> None:

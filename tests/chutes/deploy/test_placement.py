@@ -43,7 +43,8 @@ def test_the_error_lists_the_nodes() -> None:
         placement.place(NodeSelector(min_vram_gb_per_gpu=141, exclude=["b200"]), [LARGE, SMALL])
     assert str(refused.value) == (
         "No node can run this chute. It needs 1 GPU with at least 141 GB, not b200; the cluster has "
-        "2 x h100_sxm 80 GB on 10.0.0.1; 4 x 4090 24 GB on 10.0.0.2."
+        "2 x h100_sxm 80 GB on 10.0.0.1; 4 x 4090 24 GB on 10.0.0.2. "
+        "Add a node that fits, or change the chute's node_selector."
     )
 
 

@@ -91,6 +91,12 @@ def test_errors_of_ray_become_our_own(theirs: int | None, ours: int, code: str) 
     assert len(answer.headers["x-request-id"]) == 32
 
 
+def test_an_unknown_slug_is_named_in_part() -> None:
+    answer = ask(Serve(404, ours=False), "/my-slug/draw")
+    assert answer.json()["detail"] == "No chute is deployed at /my-slug."
+    assert len(ask(Serve(404, ours=False), "/" + "x" * 5000).content) < 300
+
+
 def test_503_has_a_retry_after_header() -> None:
     assert ask(Serve(503, ours=False)).headers["retry-after"] == "5"
 
