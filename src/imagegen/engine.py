@@ -72,11 +72,13 @@ class _Job:
 class Engine:
     """A queue of requests and the thread that runs them. While it runs, nothing else may use the model.
 
-    - `oom_fallback`: when memory runs out, generate once more at half the size with half the steps.
-    - `on_failure`: called once, on any thread, with the reason of a failure from which only a new process recovers:
-      the GPU is lost, it hangs, or its memory stays full.
-    - `hang_after`: seconds after which unusually long work counts as hung; see `Watchdog`.
-    - `cancel_timeout`: seconds in which a cancelled request must end, and in which `stop` waits for the thread.
+    Args:
+        model: What `load` returned.
+        oom_fallback: Whether to generate once more, at half the size with half the steps, when memory runs out.
+        on_failure: Called once, on any thread, with the reason of a failure from which only a new process recovers: the
+            GPU is lost, it hangs, or its memory stays full.
+        hang_after: Seconds after which unusually long work counts as hung; see `Watchdog`.
+        cancel_timeout: Seconds in which a cancelled request must end, and for which `stop` waits for the thread.
     """
 
     def __init__(

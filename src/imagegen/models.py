@@ -80,12 +80,17 @@ def load(
 ) -> Model:
     """Load a model: a folder in diffusers' layout, a Hugging Face ID in the cache, or `bundled`.
 
-    Nothing is downloaded. Raises LoadError, whose message is one line that says what to do.
+    Nothing is downloaded.
 
-    - `source`: None means the model that `settings` name.
-    - `settings`: None means the environment's.
-    - `requirements`: GPUs that the machine must have for a large model; ignored if the settings choose a memory plan.
-    - `progress`: called while the model loads; see `Progress`.
+    Args:
+        source: The model; None means the one that `settings` name.
+        settings: The settings; None means those of the environment.
+        requirements: The GPUs that the machine must have for a large model; ignored if the settings choose a memory
+            plan.
+        progress: Called with a stage and the bytes that were read and are to be read, while the model loads.
+
+    Raises:
+        LoadError: The model cannot be loaded. The message is one line that says what to do.
     """
     settings = settings or Settings.read()
     gpus = memory.gpus()

@@ -12,12 +12,13 @@ from imagegen.image_file import DEFAULT_QUALITY, Format, encode_image
 class Picture:
     """A generated image with its metadata.
 
-    - `image`: RGB, of exactly the requested size.
-    - `metadata`: the request, with the seed, the steps and the model that were used. `encode` writes it into the file.
-    - `generated_size`: width and height in pixels that the model generated, before cropping and scaling.
-    - `origin`: where the weights came from: `bundled`, `folder` or `hub`.
-    - `precision`: the model's arithmetic, such as `bf16`.
-    - `fallback`: why the image has fewer steps and less detail than requested, such as `out-of-memory`; else None.
+    Args:
+        image: The image: RGB, of exactly the requested size.
+        metadata: The request, with the seed, the steps and the model that were used. `encode` writes it into the file.
+        generated_size: The width and height in pixels that the model generated, before cropping and scaling.
+        origin: Where the weights came from: `bundled`, `folder` or `hub`.
+        precision: The model's arithmetic, such as `bf16`.
+        fallback: Why the image has fewer steps and less detail than requested, such as `out-of-memory`; else None.
     """
 
     image: Image.Image

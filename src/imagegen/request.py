@@ -15,21 +15,27 @@ _DEFAULT_SIZE = 1024, 1024
 
 @dataclass(frozen=True)
 class Request:
-    """An image to generate. Raises ValueError if the fields contradict each other or are out of range.
+    """An image to generate.
 
     A prompt alone is text to image; with an image it is image to image, and with a mask too it is inpainting.
 
-    - `negative_prompt`: what the image must not show; blank counts as None.
-    - `true_cfg_scale`: guidance scale of the negative prompt. None means 2. Only FLUX uses it.
-    - `width`, `height`: of the result, in pixels, 128 to 2048. None means the image's size, or 1024x1024 without an
-      image. If only one is given, the other follows from the proportions.
-    - `steps`: denoising steps. With an image only `strength` of them run, the last ones.
-    - `guidance`: guidance scale of the prompt.
-    - `seed`: 0 to 4294967295. None means a random one; see `Picture.seed`.
-    - `image`: RGB image to start from. Scaled and cropped to the result's size.
-    - `mask`: greyscale image (mode L) of the image's size. White is repainted, black stays as it is.
-    - `strength`: share of the steps that run, above 0 and at most 1. A higher one lets the result differ more from the
-      image.
+    Args:
+        prompt: What the image shows.
+        negative_prompt: What the image must not show; blank counts as None.
+        true_cfg_scale: The guidance scale of the negative prompt. None means 2. Only FLUX uses it.
+        width: The width of the result in pixels, 128 to 2048. None means the input image's, or 1024 without one. If
+            only one side is given, the other follows from the proportions.
+        height: The height of the result in pixels, as `width`.
+        steps: The denoising steps. With an image only `strength` of them run, the last ones.
+        guidance: The guidance scale of the prompt.
+        seed: 0 to 4294967295. None means a random one; see `Picture.seed`.
+        image: The RGB image to start from. It is scaled and cropped to the result's size.
+        mask: A greyscale image (mode L) of the image's size. White is repainted, black stays as it is.
+        strength: The share of the steps that run, above 0 and at most 1. The higher it is, the more the result differs
+            from the image.
+
+    Raises:
+        ValueError: The fields contradict each other or are out of range.
     """
 
     prompt: str
