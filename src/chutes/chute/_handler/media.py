@@ -43,10 +43,8 @@ class BodyHeaders(NamedTuple):
 
     @property
     def is_json(self) -> bool:
-        """Whether the media type is `application/json` or has the suffix `+json` (RFC 6838, section 4.2.8)."""
-        return self.media_type == JSON or (
-            self.media_type.startswith("application/") and self.media_type.endswith("+json")
-        )
+        """Whether FastAPI parses the body as JSON. It parses only subtypes of `application`."""
+        return self.media_type.startswith("application/") and is_json(self.media_type)
 
     def check_media_type(self, expected: BodyKind | None) -> None:
         """Raise UnsupportedMediaType if there is a body that the route would not parse.
@@ -58,6 +56,12 @@ class BodyHeaders(NamedTuple):
             return
         if not (self.is_json if expected == "json" else self.media_type in _FORMS):
             raise UnsupportedMediaType(_WRONG_TYPE[expected])
+
+
+def is_json(content_type: str) -> bool:
+    """Return whether the subtype is `json`, or has the suffix `+json` (RFC 6838, section 4.2.8)."""
+    subtype = _media_type(content_type).partition("/")[2]
+    return subtype == "json" or subtype.endswith("+json")
 
 
 def body_headers(headers: Iterable[tuple[bytes, bytes]]) -> BodyHeaders:
@@ -77,11 +81,12 @@ def body_headers(headers: Iterable[tuple[bytes, bytes]]) -> BodyHeaders:
         else:
             chunked = True
     is_parsable = len(types) == 1 and types[0].count(b";") <= _MAX_PARAMETERS
-    media_type = _media_type(types[0]) if is_parsable else ""
+    media_type = _media_type(types[0].decode("latin-1")) if is_parsable else ""
     encoding = b",".join(encodings).decode("latin-1").strip().lower() if encodings else ""
     return BodyHeaders(chunked or length > 0, length, media_type, encoding)
 
 
 @lru_cache(maxsize=64)
-def _media_type(value: bytes) -> str:
-    return value.decode("latin-1").partition(";")[0].strip().lower()
+def _media_type(content_type: str) -> str:
+    """Return a content type in lower case, without parameters."""
+    return content_type.partition(";")[0].strip().lower()

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import Response, StreamingResponse
 
 from chutes.chute._handler.encoding import BYTES_TYPES, to_json
-from chutes.chute._handler.media import BINARY, JSON
+from chutes.chute._handler.media import BINARY, JSON, is_json
 from chutes.chute._handler.stream import run_background, stream_items, stream_response
 from chutes.chute._loop.author_loop import AuthorLoop
 
@@ -30,12 +30,7 @@ async def to_response(result: Any, content_type: str | None, loop: AuthorLoop, *
         return Response(bytes(result), media_type=content_type or BINARY)
     if isinstance(result, str) and content_type is not None:
         return Response(result, media_type=content_type)
-    return Response(to_json(result), media_type=content_type if is_json(content_type) else JSON)
-
-
-def is_json(content_type: str | None) -> bool:
-    """Return whether a content type is JSON or has a JSON suffix, such as `application/problem+json`."""
-    return content_type is not None and content_type.partition(";")[0].strip().endswith(("/json", "+json"))
+    return Response(to_json(result), media_type=content_type if content_type and is_json(content_type) else JSON)
 
 
 def _is_stream(result: Any, *, any_iterable: bool) -> bool:

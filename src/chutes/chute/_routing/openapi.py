@@ -9,8 +9,7 @@ from pydantic import PydanticUserError, TypeAdapter
 from pydantic.errors import PydanticSchemaGenerationError
 from starlette.responses import Response
 
-from chutes.chute._handler.media import BINARY, JSON, JSON_LINES
-from chutes.chute._handler.responses import is_json
+from chutes.chute._handler.media import BINARY, JSON, JSON_LINES, is_json
 from chutes.chute._handler.signature import BODYLESS
 from chutes.chute.cord import Cord
 
