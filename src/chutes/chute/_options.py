@@ -5,6 +5,7 @@ hosted platform works unchanged.
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
@@ -13,6 +14,7 @@ from fastapi.params import Depends
 from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.routing import BaseRoute
+from typing_extensions import TypeIs
 
 from chutes._warn import warn, warn_unknown
 
@@ -110,41 +112,72 @@ def warn_without_effect(owner: str, /, **given: object) -> None:
             warn(f"{owner}: {name}={value!r} has no effect: {NO_EFFECT[name].explanation}.")
 
 
-def apply_aliases(given: dict[str, Any], settings: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Set the settings that are given under an alias, and return the arguments that are not aliases.
+def scaling_options(own: Mapping[str, Any], defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of Chute's scaling arguments, of which some may be given under an alias.
 
     Args:
-        given: Keyword arguments, which may contain aliases.
-        settings: The values of Chute's own arguments, which this function changes.
+        own: The values of the arguments under their own names.
         defaults: The defaults of these arguments.
+        given: Other keyword arguments, which may contain aliases.
+
+    Raises:
+        ValueError: A value has a wrong type or is out of range.
     """
+    values = dict(own)
+    for name, value in own.items():
+        _check_scaling(name, name, value)
     for alias, name in ALIASES.items():
-        if alias not in given:
-            continue
-        value = given[alias]
-        if settings[name] not in (value, defaults[name]):
-            warn(f"Chute: {alias}={value!r} and {name}={settings[name]!r} mean the same; {value!r} is used.")
-        settings[name] = value
+        if alias in given:
+            value = given[alias]
+            _check_scaling(alias, name, value)
+            if own[name] not in (value, defaults[name]):
+                warn(f"Chute: {alias}={value!r} and {name}={own[name]!r} mean the same; {value!r} is used.")
+            values[name] = value
     # A number below 1 cannot count queued requests, so it is a utilization, which some platforms give this name.
-    threshold = settings["scale_up_threshold"]
-    if threshold is not None and 0 < threshold < 1:
-        settings["scaling_threshold"], settings["scale_up_threshold"] = threshold, None
-    return {name: value for name, value in given.items() if name not in ALIASES}
+    threshold = values["scale_up_threshold"]
+    if threshold is not None and threshold < 1:
+        values["scaling_threshold"], values["scale_up_threshold"] = threshold, None
+    return values
+
+
+def _check_scaling(name: str, rule: str, value: object) -> None:
+    """Check a scaling argument by the rule for `rule`. An error contains `name`, which may be an alias."""
+    label = f"Chute {name}"
+    match rule:
+        case "max_instances":
+            check_integer(label, value, 1)
+        case "min_replicas" | "shutdown_after_seconds":
+            check_integer(label, value, 0)
+        case "scaling_threshold":
+            if not (_is_number(value) and 0 < value <= 1):
+                raise ValueError(f"{label} must be a number above 0 and up to 1; got {value!r}.")
+        case "scale_up_threshold":
+            if value is not None and not (_is_number(value) and 0 < value < math.inf):
+                raise ValueError(f"{label} must be None or a number above 0; got {value!r}.")
 
 
 def split_options(given: Mapping[str, Any], known: set[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return FastAPI's arguments and the unknown arguments. Warn about the unknown ones."""
     options = {name: given[name] for name in given if name in FASTAPI_OPTIONS}
-    unknown = {name: given[name] for name in given if name not in FASTAPI_OPTIONS}
+    unknown = {name: given[name] for name in given if name not in FASTAPI_OPTIONS | ALIASES.keys()}
     warn_unknown("Chute", unknown, known | ALIASES.keys() | FASTAPI_OPTIONS)
     return options, unknown
 
 
-def check_positive(name: str, value: int | None) -> int | None:
-    """Return a limit. Raise ValueError unless it is None or a positive integer."""
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
-        return value
-    raise ValueError(f"{name} must be None or a positive integer; got {value!r}.")
+def check_integer(
+    name: str, value: object, minimum: int, maximum: int | None = None, *, optional: bool = False
+) -> None:
+    """Raise ValueError unless a value is an integer in a range, or None if it is `optional`."""
+    if optional and value is None:
+        return
+    if type(value) is int and value >= minimum and (maximum is None or value <= maximum):
+        return
+    bounds = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+    raise ValueError(f"{name} must be {'None or ' if optional else ''}an integer {bounds}; got {value!r}.")
+
+
+def _is_number(value: object) -> TypeIs[int | float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def check_parentheses(decorator: str, argument: object, arguments: str = "") -> None:

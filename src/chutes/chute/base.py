@@ -52,7 +52,7 @@ class Chute(FastAPI):
         concurrency: The number of requests that run at once, and of threads for plain `def` handlers.
         max_instances: The maximum number of replicas on a cluster. Alias: `max_replicas`.
         shutdown_after_seconds: Seconds of low load before the cluster removes a replica. Alias: `scale_down_delay`.
-        scaling_threshold: Utilization, from 0 to 1, above which the cluster adds a replica.
+        scaling_threshold: Utilization, above 0 and up to 1, above which the cluster adds a replica.
         passthrough_headers: Headers that passthrough cords send to their upstream.
         min_replicas: The minimum number of replicas on a cluster. Alias: `min_instances`.
         scale_up_threshold: The number of queued requests for which the cluster adds one more replica. A value between
@@ -63,6 +63,9 @@ class Chute(FastAPI):
         lock_modules: No effect. Python modules are not locked.
         options: FastAPI's keyword arguments. Unknown arguments are stored in `extra`, have no effect and cause a
             ChutesWarning. Type checkers reject them.
+
+    Raises:
+        ValueError: The name is empty, or a number is out of range.
 
     Attributes:
         uid (str): An identifier that depends only on `username` and `name`.
@@ -103,9 +106,8 @@ class Chute(FastAPI):
     ) -> None:
         if not name:
             raise ValueError(f"Chute name must not be empty; got {name!r}.")
-        if type(concurrency) is not int or concurrency < 1:
-            raise ValueError(f"Chute concurrency must be an integer of at least 1; got {concurrency!r}.")
-        scaling: dict[str, Any] = {
+        _options.check_integer("Chute concurrency", concurrency, 1)
+        own = {
             "max_instances": max_instances,
             "min_replicas": min_replicas,
             "scaling_threshold": scaling_threshold,
@@ -113,8 +115,8 @@ class Chute(FastAPI):
             "shutdown_after_seconds": shutdown_after_seconds,
         }
         parameters = inspect.signature(Chute.__init__).parameters
-        given = _options.apply_aliases({**options}, scaling, {key: parameters[key].default for key in scaling})
-        fastapi_options, unknown = _options.split_options(given, parameters.keys() - {"self", "options"})
+        scaling = _options.scaling_options(own, {name: parameters[name].default for name in own}, options)
+        fastapi_options, unknown = _options.split_options(options, parameters.keys() - {"self", "options"})
         _options.warn_without_effect(
             "Chute",
             allow_external_egress=allow_external_egress,
@@ -231,7 +233,7 @@ class Chute(FastAPI):
         if self._initialized:
             return
         self._routes.resolve()
-        self.executor.threads = max(1, self.concurrency)
+        self.executor.threads = self.concurrency
         self.executor.start()
         try:
             for _, hook in by_priority(self._startup_hooks):

@@ -119,6 +119,9 @@ class Cord:
         max_json_values: int | None = None,
         **session_kwargs: Never,
     ) -> None:
+        _options.check_integer("Cord passthrough_port", passthrough_port, 1, 65_535, optional=True)
+        _options.check_integer("Cord max_body_bytes", max_body_bytes, 1, optional=True)
+        _options.check_integer("Cord max_json_values", max_json_values, 1, optional=True)
         self._app = app
         self.stream = stream
         self.path = _normalize_path(path)
@@ -130,8 +133,8 @@ class Cord:
         self.public_api_method = _normalize_method(public_api_method or ("POST" if passthrough else method))
         self.provision_timeout = provision_timeout
         self.sglang_passthrough = sglang_passthrough
-        self.max_body_bytes = _options.check_positive("Cord max_body_bytes", max_body_bytes)
-        self.max_json_values = _options.check_positive("Cord max_json_values", max_json_values)
+        self.max_body_bytes = max_body_bytes
+        self.max_json_values = max_json_values
         self.session_kwargs: dict[str, Any] = dict(session_kwargs)
         self._input_schema = _check_schema("input_schema", input_schema)
         self._minimal_input_schema = _check_schema("minimal_input_schema", minimal_input_schema)

@@ -115,6 +115,8 @@ class Job(Generic[Params, Result]):
                 f"Job timeout must be None or an integer from {_MIN_TIMEOUT} to {_MAX_TIMEOUT} seconds; "
                 f"got {timeout!r}."
             )
+        _options.check_integer("Job max_body_bytes", max_body_bytes, 1, optional=True)
+        _options.check_integer("Job max_json_values", max_json_values, 1, optional=True)
         self._app = app
         self.ports = [*(ports or []), *([Port(name="ssh", port=_SSH_PORT, proto="tcp")] if ssh else [])]
         for field in ("name", "port"):
@@ -124,8 +126,8 @@ class Job(Generic[Params, Result]):
         self.timeout = timeout
         self.upload = upload
         self.ssh = ssh
-        self.max_body_bytes = _options.check_positive("Job max_body_bytes", max_body_bytes)
-        self.max_json_values = _options.check_positive("Job max_json_values", max_json_values)
+        self.max_body_bytes = max_body_bytes
+        self.max_json_values = max_json_values
         self.name = ""
         self._func: Callable[Params, Result] | None = None
         self._idle_event = threading.Event()

@@ -102,7 +102,7 @@ def spec_for(
         settings={"no_auth": True} if no_auth else {"require_key": bool(key_store(settings))},
         ray_options=ray_options,
         autoscaling=autoscaling(chute),
-        concurrency=max(1, chute.concurrency),
+        concurrency=chute.concurrency,
         queue_size=settings.queue_size,
         drain_grace=settings.drain_grace,
         surge=surge,

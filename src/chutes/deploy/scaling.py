@@ -40,25 +40,23 @@ class QueuePolicy:
 
 def autoscaling(chute: Chute) -> dict[str, Any]:
     """Return Ray Serve's `autoscaling_config` for a chute."""
-    concurrency = max(1, chute.concurrency)
     config: dict[str, Any] = {
         "min_replicas": chute.min_replicas,
-        "max_replicas": max(1, chute.max_instances, chute.min_replicas),
+        "max_replicas": max(chute.max_instances, chute.min_replicas),
         "initial_replicas": max(1, chute.min_replicas),
-        # A target above the concurrency would never be reached, so no replica would be added.
-        "target_ongoing_requests": concurrency * min(chute.scaling_threshold, 1.0),
+        "target_ongoing_requests": chute.concurrency * chute.scaling_threshold,
         "upscale_delay_s": _UPSCALE_DELAY,
         "downscale_delay_s": float(chute.shutdown_after_seconds),
         "look_back_period_s": _LOOK_BACK_PERIOD,
         "metrics_interval_s": 1.0,  # the same interval as in `cluster.ENVIRONMENT`
     }
-    if chute.scale_up_threshold is not None and chute.scale_up_threshold > 0:
+    if chute.scale_up_threshold is not None:
         config["policy"] = {
             "policy_function": "chutes.deploy.scaling:QueuePolicy",
             "policy_kwargs": {
                 "threshold": chute.scale_up_threshold,
-                "utilization": min(chute.scaling_threshold, 1.0),
-                "concurrency": concurrency,
+                "utilization": chute.scaling_threshold,
+                "concurrency": chute.concurrency,
             },
         }
     return config

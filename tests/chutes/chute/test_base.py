@@ -272,12 +272,6 @@ def test_a_chute_needs_a_name() -> None:
         Chute(username="test", name="", image="none")
 
 
-@pytest.mark.parametrize("concurrency", [0, -1, "4", 2.0, True, None])
-def test_concurrency_is_a_positive_integer(concurrency: Any) -> None:
-    with pytest.raises(ValueError, match=f"Chute concurrency must be an integer of at least 1; got {concurrency!r}"):
-        make(concurrency=concurrency)
-
-
 def test_progress_without_a_total_has_no_fraction() -> None:
     chute = make()
     chute.progress.update("compiling")

@@ -1,10 +1,11 @@
+import math
 from collections.abc import Callable
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 from chutes.chute import Chute, Cord, Job, NodeSelector, Port
-from chutes.chute._options import FASTAPI_OPTIONS, NO_EFFECT, FastAPIOptions
+from chutes.chute._options import ALIASES, FASTAPI_OPTIONS, NO_EFFECT, FastAPIOptions
 from chutes.chute.cord import CordOptions
 from chutes.chute.job import JobOptions
 from chutes.chute.template.embedding import build_embedding_chute
@@ -91,8 +92,44 @@ def test_a_decorator_refuses_a_positional_argument(decorator: str) -> None:
 @pytest.mark.parametrize("decorator", ["cord", "job"])
 @pytest.mark.parametrize("limit", ["max_body_bytes", "max_json_values"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "9"])
-def test_a_limit_is_none_or_a_positive_integer(decorator: str, limit: str, value: Any) -> None:
-    with pytest.raises(
-        ValueError, match=rf"{decorator.title()} {limit} must be None or a positive integer; got {value!r}\."
-    ):
+def test_a_limit_is_none_or_an_integer_of_at_least_one(decorator: str, limit: str, value: Any) -> None:
+    with pytest.raises(ValueError) as refused:
         getattr(chute(), decorator)(**{limit: value})
+    expected = f"{decorator.title()} {limit} must be None or an integer of at least 1; got {value!r}."
+    assert str(refused.value) == expected
+
+
+COUNT = "an integer of at least 1"
+COUNT_OR_ZERO = "an integer of at least 0"
+NUMBERS: list[tuple[str, str, list[Any]]] = [
+    ("concurrency", COUNT, [0, -1, "4", 2.0, True, None]),
+    ("max_instances", COUNT, [0, -1, "4", 2.0, True, None]),
+    ("max_replicas", COUNT, [0, "4", None]),
+    ("min_replicas", COUNT_OR_ZERO, [-1, "4", 2.0, True, None]),
+    ("min_instances", COUNT_OR_ZERO, [-1, "4", None]),
+    ("shutdown_after_seconds", COUNT_OR_ZERO, [-1, "4", 2.5, True, None]),
+    ("scale_down_delay", COUNT_OR_ZERO, [-1, "4", None]),
+    ("scaling_threshold", "a number above 0 and up to 1", [0, -0.5, 1.5, 10, "0.5", True, None, math.nan]),
+    ("scale_up_threshold", "None or a number above 0", [0, -1, "10", True, math.nan, math.inf]),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "value"), [(name, rule, value) for name, rule, values in NUMBERS for value in values]
+)
+def test_an_error_of_a_number_contains_the_authors_name_for_it(name: str, rule: str, value: Any) -> None:
+    with pytest.raises(ValueError) as refused:
+        chute(**{name: value})
+    assert str(refused.value) == f"Chute {name} must be {rule}; got {value!r}."
+
+
+@pytest.mark.parametrize("port", [0, 65_536, "8000"])
+def test_the_port_of_an_upstream(port: Any) -> None:
+    with pytest.raises(ValueError, match="Cord passthrough_port must be None or an integer from 1 to 65535; got"):
+        cord(passthrough_port=port)
+
+
+def test_every_number_is_checked() -> None:
+    hints = get_type_hints(Chute.__init__)
+    numbers = {name for name, hint in hints.items() if {int, float} & {hint, *get_args(hint)}}
+    assert {name for name, _, _ in NUMBERS} == numbers | ALIASES.keys()

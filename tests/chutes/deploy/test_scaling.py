@@ -74,10 +74,6 @@ def test_a_utilization_threshold() -> None:
     assert (config["target_ongoing_requests"], config["max_replicas"], config["downscale_delay_s"]) == (2, 3, 60)
 
 
-def test_the_target_is_not_above_the_concurrency() -> None:
-    assert autoscaling(chute(concurrency=1, scaling_threshold=3.0))["target_ongoing_requests"] == 1
-
-
 def test_the_minimum_is_one_replica_by_default() -> None:
     assert autoscaling(chute())["min_replicas"] == 1
     assert autoscaling(chute(min_replicas=0))["min_replicas"] == 0

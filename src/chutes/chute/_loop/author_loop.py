@@ -51,7 +51,7 @@ class AuthorLoop:
             thread = threading.Thread(target=self._run_thread, args=(started,), name="chute-loop", daemon=True)
             thread.start()
             started.result()
-            self._pool = ThreadPoolExecutor(max(1, self.threads), thread_name_prefix="chute-def")
+            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="chute-def")
             self._thread = thread
 
     def stop(self) -> None:
