@@ -85,8 +85,8 @@ def test_a_folder_as_large_as_flux_is_refused_before_it_is_read(
 ) -> None:
     machine(monkeypatch, Gpu("RTX 4090", 24 << 30))
     huge = checkpoint.Component("diffusers", "FluxTransformer2DModel", 12_000_000_000, None)
-    monkeypatch.setattr(checkpoint, "components", lambda folder, name: {"transformer": huge})
-    monkeypatch.setattr(models, "_read", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(checkpoint, "components", lambda folder, repository: {"transformer": huge})
+    monkeypatch.setattr(models, "_load_with_diffusers", lambda *_: pytest.fail("read"))
     with pytest.raises(NodeTooSmall):
         models.load(str(tiny_model), settings=Settings(), requirements=GpuRequirements(1, 80))
 
