@@ -161,7 +161,7 @@ def test_weight_files_of_a_variant_draw_the_same_images(folder: Any, loaded: Any
 def test_warming_up_does_not_change_later_images(loaded: Any) -> None:
     pipeline, _, images = loaded
     fast.warm_up(pipeline.transformer, rows=(SIDE // 16) ** 2, text_length=7)
-    fast.warm_up(pipeline.transformer, rows=6, **({"text": 9} if INTERPRETED else {}))
+    fast.warm_up(pipeline.transformer, rows=6, **({"text_length": 9} if INTERPRETED else {}))
     assert torch.equal(generate(pipeline, "FluxPipeline"), images)
 
 
