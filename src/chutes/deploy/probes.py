@@ -43,7 +43,7 @@ async def _probe(slug: str, probe: str) -> Response | None:
             return _not_ready("failed" if failed else "loading")
         return JSONResponse({"status": "failed" if failed else "ok"}, 503 if failed else 200)
     report = await _query_once(running[0]["actor_name"], lambda replica: replica.record_routing_stats.remote())
-    if probe in report["own_probes"]:
+    if probe in report["chute_probes"]:
         return None
     if probe == HEALTH:
         return JSONResponse({"status": "ok"})

@@ -35,11 +35,10 @@ from chutes.server.hosts import is_loopback
 from chutes.server.in_flight import CLIENT_CLOSED_REQUEST
 from chutes.server.lifecycle import RETRY_AFTER
 from chutes.server.origin import OriginPolicy, Violation, deny
-from chutes.server.paths import METRICS, PROBES
+from chutes.server.paths import UNQUEUED
 
 _PROXY_HEALTH_PATH = "/-/healthz"  # Ray's own route
 _MIN_ERROR_STATUS = 400
-_UNCOUNTED = PROBES | {METRICS}
 _LABEL = re.compile(r"[a-z0-9][a-z0-9-]*")
 _REQUEST_ID = b"x-request-id"
 _MAX_SHOWN = 100  # characters of a path that an error message repeats
@@ -201,7 +200,7 @@ class ProxyMiddleware:
             await proxied.finish()
         finally:
             self._traffic.end(slug)
-            if proxied.reached_chute and f"/{scope['path'].rpartition('/')[2]}" not in _UNCOUNTED:
+            if proxied.reached_chute and f"/{scope['path'].rpartition('/')[2]}" not in UNQUEUED:
                 self._traffic.record(slug, started, proxied.status)
 
 

@@ -109,7 +109,7 @@ class Replica:
             "queued": admission.queued,
             "concurrency": admission.concurrency,
             "info": simple_info(chute),
-            "own_probes": sorted(chute_probes(chute)),
+            "chute_probes": sorted(chute_probes(chute)),
             "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
             "metrics": text.decode(),
         }

@@ -37,7 +37,7 @@ from chutes.server.errors import from_chutes_error, from_validation
 from chutes.server.forms import FormScan, check_form
 from chutes.server.in_flight import CLIENT_CLOSED_REQUEST, InFlightRequest
 from chutes.server.lifecycle import Lifecycle, State
-from chutes.server.paths import JOBS, METRICS, PROBES
+from chutes.server.paths import JOBS, UNQUEUED
 from chutes.server.settings import Settings
 from chutes.server.strict_json import InvalidJson, parse_json
 
@@ -48,15 +48,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A cord that answers GET at these paths is a probe: it is never queued and never rejected.
-_UNQUEUED = {(method, path) for method in ("GET", "HEAD") for path in PROBES | {METRICS}}
+_UNQUEUED = {(method, path) for method in ("GET", "HEAD") for path in UNQUEUED}
 _WATCH_AFTER = 0.05  # seconds; most handlers end before it pays to watch for a disconnect
 
 
 class CordMiddleware:
     """ASGI middleware that admits requests of cords to the chute, and passes all other requests to `others`.
 
-    The limits on request bodies apply to both.
+    The limits on request bodies apply to both. WebSockets go to the chute without admission, because one that stays
+    open would hold a slot for hours. Their handlers use `Chute.executor` to run the model.
     """
 
     def __init__(

@@ -17,6 +17,9 @@ CONN_STATS = "/_conn_stats"
 PROBES = frozenset({HEALTH, READY})
 """Paths that report whether the process is alive and ready. They need no key and are never queued."""
 
+UNQUEUED = PROBES | {METRICS}
+"""Paths whose GET requests are never queued, even if the chute answers them, and not counted as traffic."""
+
 METRICS_PATHS = frozenset({METRICS, PLATFORM_METRICS})
 MONITORING = PROBES | METRICS_PATHS | {PING, CONN_STATS}
 """Paths that monitoring polls. Their requests are logged at level `debug`."""

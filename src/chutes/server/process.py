@@ -92,7 +92,7 @@ def _stop_on_signal() -> Iterator[None]:
 
 
 def _serve(chute: Chute, settings: Settings, listener: socket.socket) -> ExitCode:
-    server = Server(Runtime(chute, settings, guarded=True), settings)
+    server = Server(Runtime(chute, settings, check_origins=True), settings)
     server.run(sockets=[listener])
     return server.code
 

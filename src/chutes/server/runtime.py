@@ -22,11 +22,12 @@ from chutes.server.settings import Settings
 class Runtime:
     """The ASGI application of one chute. The process around it uses `lifecycle`, `admission` and `jobs`.
 
-    `guarded` means that clients connect directly. Then requests with an ambiguous host are rejected. A server
-    on a loopback address that requires no API key also rejects requests from web pages of other sites.
+    `check_origins` is for a server that clients reach directly; on a cluster, the proxy checks origins instead. It
+    rejects requests with an ambiguous host. On a loopback address where no API key is required, it also rejects
+    requests from web pages of other sites.
     """
 
-    def __init__(self, chute: Chute, settings: Settings, *, guarded: bool = False) -> None:
+    def __init__(self, chute: Chute, settings: Settings, *, check_origins: bool = False) -> None:
         self.chute = chute
         self.settings = settings
         self.admission = Admission(chute.concurrency, settings.queue_size)
@@ -41,7 +42,7 @@ class Runtime:
         author_cors = cors.take_middleware(chute)
         policy = OriginPolicy(settings, cors.explicit_origins(author_cors))
         cord_paths = tuple(cord.route_path for cord in chute.cords)
-        inner = OriginMiddleware(self._auth, policy, cord_paths, self._is_open) if guarded else self._auth
+        inner = OriginMiddleware(self._auth, policy, cord_paths, self._is_open) if check_origins else self._auth
         self._app = cors.wrap(AccessLogMiddleware(inner), author_cors or cors.from_origins(settings.cors_origins))
 
     def _is_open(self) -> bool:
@@ -49,13 +50,13 @@ class Runtime:
 
     def _runtime_routes(self) -> ASGIApp:
         """Return the server's own routes in front of the chute's."""
-        service = FastAPI(openapi_url=None)
-        errors.install(service)
+        server_app = FastAPI(openapi_url=None)
+        errors.install(server_app)
         # `include_router` would compile the paths again, and they would match before a newline (see ChuteRoute).
-        service.router.routes.extend(runtime_routes.router(self.chute, self.lifecycle, self.admission).routes)
+        server_app.router.routes.extend(runtime_routes.router(self.chute, self.lifecycle, self.admission).routes)
         if self.chute.jobs:
-            service.router.routes.extend(jobs.router(self.jobs, self.lifecycle).routes)
-        return runtime_routes.RuntimeRoutes(service, self.chute, self.lifecycle)
+            server_app.router.routes.extend(jobs.router(self.jobs, self.lifecycle).routes)
+        return runtime_routes.RuntimeRoutes(server_app, self.chute, self.lifecycle)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the application's lifespan."""

@@ -22,7 +22,7 @@ from chutes.server import metrics
 from chutes.server.admission import Admission
 from chutes.server.errors import json_safe
 from chutes.server.lifecycle import Lifecycle, State
-from chutes.server.paths import CONN_STATS, HEALTH, METRICS, PING, PLATFORM_METRICS, PROBES, READY
+from chutes.server.paths import CONN_STATS, HEALTH, METRICS, PING, PLATFORM_METRICS, PROBES, READY, UNQUEUED
 
 _PROBE_TIMEOUT = 1.0  # seconds
 _MAX_PING_BYTES = 64 * 1024
@@ -82,16 +82,16 @@ def router(chute: Chute, lifecycle: Lifecycle, admission: Admission) -> APIRoute
 class RuntimeRoutes:
     """ASGI application that serves the server's own routes, and passes the chute's routes on to the chute."""
 
-    def __init__(self, service: FastAPI, chute: Chute, lifecycle: Lifecycle) -> None:
-        self._service = service
+    def __init__(self, server_app: FastAPI, chute: Chute, lifecycle: Lifecycle) -> None:
+        self._server_app = server_app
         self._chute = chute
         self._lifecycle = lifecycle
         # Compared by their first segment: /jobs/{name} is the server's, unless the chute has a route under /jobs.
-        self._own_segments = {_first_segment(path) for path in route_paths(service)}
-        self._own_segments -= {_first_segment(path) for path in route_paths(chute)}
+        self._server_segments = {_first_segment(path) for path in route_paths(server_app)}
+        self._server_segments -= {_first_segment(path) for path in route_paths(chute)}
         # A cord at the path of a probe that accepts only POST does not replace the probe.
         self._chute_probes = chute_probes(chute)
-        self._own_probes = (PROBES | {METRICS}) - route_paths(chute, verb="GET")
+        self._server_probes = UNQUEUED - route_paths(chute, method="GET")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -99,15 +99,15 @@ class RuntimeRoutes:
         is_get = scope.get("method") in {"GET", "HEAD"}
         if is_get and path in self._chute_probes:
             await self._probe(scope, receive, send)
-        elif _first_segment(path) in self._own_segments or (is_get and path in self._own_probes):
-            await self._service(scope, receive, send)
+        elif _first_segment(path) in self._server_segments or (is_get and path in self._server_probes):
+            await self._server_app(scope, receive, send)
         else:
             await self._chute(scope, receive, send)
 
     async def _probe(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the chute answer its own probe if it is ready and does so in time; otherwise answer for it."""
         if self._lifecycle.state is not State.READY:
-            await self._service(scope, receive, send)
+            await self._server_app(scope, receive, send)
             return
         is_answered = is_late = False
 
@@ -124,17 +124,17 @@ class RuntimeRoutes:
             return
         is_late = True
         probe.cancel()
-        await self._service(scope, receive, send)
+        await self._server_app(scope, receive, send)
 
 
 def chute_probes(chute: Chute) -> frozenset[str]:
     """Return the paths of the probes that the chute answers itself."""
-    return PROBES & route_paths(chute, verb="GET")
+    return PROBES & route_paths(chute, method="GET")
 
 
-def route_paths(app: FastAPI, verb: str = "") -> set[str]:
-    """Return the paths of an app's routes, including those of its routers; with `verb`, only those that accept it."""
-    routes = [route for route in iter_route_contexts(app.routes) if not verb or verb in (route.methods or {verb})]
+def route_paths(app: FastAPI, method: str = "") -> set[str]:
+    """Return the paths of an app's routes, including those of its routers; with `method`, only those that accept it."""
+    routes = [route for route in iter_route_contexts(app.routes) if not method or method in (route.methods or {method})]
     return {route.path for route in routes if route.path}
 
 

@@ -40,7 +40,7 @@ def ask(
         "deployments": {"chute": {"replicas": [{"state": state, "actor_name": "r"} for state in replicas]}},
     }
     details = RuntimeError("gone") if broken else {"applications": {"slug": application}}
-    report = {"own_probes": list(own), "info": {"model": "m"}}
+    report = {"chute_probes": list(own), "info": {"model": "m"}}
 
     async def actor(name: str) -> Actor:
         return Actor(get_serve_instance_details=details, record_routing_stats=report)
@@ -95,7 +95,7 @@ def test_concurrent_probes_share_their_queries(monkeypatch: pytest.MonkeyPatch) 
         deployments = {"chute": {"replicas": [{"state": "RUNNING", "actor_name": "r"}]}}
         applications = {"slug": {"status": "RUNNING", "deployments": deployments}}
         vars(made)["get_serve_instance_details"] = Slow({"applications": applications})
-        vars(made)["record_routing_stats"] = Slow({"own_probes": [], "info": {}})
+        vars(made)["record_routing_stats"] = Slow({"chute_probes": [], "info": {}})
         return made
 
     async def flood() -> list[int]:

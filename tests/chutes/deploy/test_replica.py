@@ -106,7 +106,7 @@ def test_a_replica_is_ready_after_its_hooks() -> None:
     assert Path("stopped").exists()  # the shutdown hook has run
     assert (status, mark, body) == (200, b"r1", b'{"status":"ready","model":"m"}')
     assert (report["state"], report["running"], report["info"]) == ("ready", 0, {"model": "m"})
-    assert report["own_probes"] == []
+    assert report["chute_probes"] == []
     assert "chutes_concurrency" in report["metrics"]
 
 
