@@ -15,7 +15,7 @@ from chutes.loader import parse_reference
 from chutes.server import Settings, cors
 from chutes.server.auth import key_store
 from chutes.server.lifecycle import RETRY_AFTER, SHUTDOWN_TIMEOUT
-from chutes.server.settings import settings_from_environment
+from chutes.server.settings import PREFIX, settings_from_environment
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -123,9 +123,7 @@ def spec_for(
 def runtime_environment() -> dict[str, str]:
     """Return the settings in this process's environment that replicas get too."""
     return {
-        name: value
-        for name, value in os.environ.items()
-        if name.startswith("CHUTES_") and name not in _MACHINE_SETTINGS
+        name: value for name, value in os.environ.items() if name.startswith(PREFIX) and name not in _MACHINE_SETTINGS
     }
 
 

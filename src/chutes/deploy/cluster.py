@@ -57,6 +57,9 @@ LOOPBACK_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 STATS_PATH = "/-/chutes"
 """The path at which a node's proxy returns its request statistics."""
 
+PROXY_HEALTH_PATH = "/-/healthz"
+"""The path of Ray Serve's own health check of a proxy."""
+
 PROXY_HEADERS = {"Host": "localhost"}
 """Headers for requests to the proxy's own routes, which it serves only under this host name."""
 

@@ -16,7 +16,7 @@ from chutes._version import version
 from chutes.chute import Chute
 from chutes.deploy import application as applications
 from chutes.deploy.application import DEPLOYMENT, Spec
-from chutes.deploy.cluster import ENVIRONMENT
+from chutes.deploy.cluster import ENVIRONMENT, PROXY_HEALTH_PATH
 from chutes.deploy.package import pack
 from chutes.image import Image
 from chutes.loader import load_chute
@@ -51,7 +51,7 @@ def application(args: dict[str, Any]) -> "Application":
 
 
 def image_name(chute: Chute) -> str:
-    """Return the tag of the image that `dockerfile` builds: the tag of the chute's image, with the suffix -ray."""
+    """Return the name of the image that `dockerfile` builds: that of the chute's image, with the suffix -ray."""
     if isinstance(chute.image, Image):
         return f"{chute.image.username}/{chute.image.name}:{chute.image.tag}-ray".lower()
     return f"{chute.image}-ray"
@@ -200,7 +200,7 @@ def _probes(*, head: bool) -> dict[str, Any]:
     A head node is ready when Ray is; the operator itself checks its HTTP proxy. A worker is ready when its proxy is.
     """
     ray = {"httpGet": {"path": "/api/healthz", "port": _AGENT_PORT}}
-    proxy = {"httpGet": {"path": "/-/healthz", "port": _PORTS["serve"]}}
+    proxy = {"httpGet": {"path": PROXY_HEALTH_PATH, "port": _PORTS["serve"]}}
     times = {"periodSeconds": 5, "timeoutSeconds": 5}
     return {
         "livenessProbe": {**ray, "initialDelaySeconds": 30, **times, "failureThreshold": 120},

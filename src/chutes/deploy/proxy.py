@@ -25,7 +25,7 @@ from chutes.chute._handler.media import body_headers
 from chutes.deploy import cluster, probes
 from chutes.deploy.access_rules import AccessRulesCache
 from chutes.deploy.replica import BY_HOST_HEADER, REPLICA_HEADER
-from chutes.deploy.traffic import Traffic
+from chutes.deploy.traffic import MIN_ERROR_STATUS, Traffic
 from chutes.exception import ChutesError, QueueFull, RequestTimeout, Unavailable
 from chutes.server import Settings
 from chutes.server.access_log import REQUEST_ID_PATTERN
@@ -37,8 +37,6 @@ from chutes.server.lifecycle import RETRY_AFTER
 from chutes.server.origin import OriginPolicy, Violation, deny
 from chutes.server.paths import UNQUEUED
 
-_PROXY_HEALTH_PATH = "/-/healthz"  # Ray's own route
-_MIN_ERROR_STATUS = 400
 _LABEL = re.compile(r"[a-z0-9][a-z0-9-]*")
 _REQUEST_ID = b"x-request-id"
 _MAX_SHOWN = 100  # characters of a path that an error message repeats
@@ -92,7 +90,7 @@ class ProxyMiddleware:
             await self._app(scope, receive, send)
             return
         if scope["path"].startswith("/-/"):
-            if scope["path"] == _PROXY_HEALTH_PATH or (
+            if scope["path"] == cluster.PROXY_HEALTH_PATH or (
                 self._policy.is_direct(scope) and await self._is_from_node(scope)
             ):
                 app = JSONResponse(self._traffic.by_slug()) if scope["path"] == cluster.STATS_PATH else self._app
@@ -234,7 +232,7 @@ class _ProxiedRequest:
         """Pass on a message of the response, unless the response is an error of Ray itself."""
         if message["type"] == "http.response.start":
             headers = message.get("headers", ())
-            if message["status"] >= _MIN_ERROR_STATUS and not any(name == REPLICA_HEADER for name, _ in headers):
+            if message["status"] >= MIN_ERROR_STATUS and not any(name == REPLICA_HEADER for name, _ in headers):
                 retry_after = [value.decode() for name, value in headers if name.lower() == b"retry-after"]
                 self._ray_error = (message["status"], {"Retry-After": retry_after[0]} if retry_after else {})
                 return

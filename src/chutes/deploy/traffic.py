@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 from chutes.server.in_flight import CLIENT_CLOSED_REQUEST
 
+MIN_ERROR_STATUS = 400
+"""The lowest status of a response that is an error."""
+
 WINDOW = 300.0
 """Seconds for which finished requests are remembered."""
 
 _MAX_REMEMBERED = 10_000  # of each chute
-_MIN_ERROR_STATUS = 400
 
 
 class FinishedRequest(NamedTuple):
@@ -57,7 +59,7 @@ class Traffic:
 
 def summary(requests: list[FinishedRequest], seconds: float) -> dict[str, Any]:
     """Summarize the requests of a period. Latencies are those of successful responses, in seconds."""
-    durations = sorted(each.duration for each in requests if each.status < _MIN_ERROR_STATUS)
+    durations = sorted(each.duration for each in requests if each.status < MIN_ERROR_STATUS)
     points = statistics.quantiles(durations, n=100, method="inclusive") if len(durations) > 1 else durations * 99
     return {
         "requests": len(requests),
