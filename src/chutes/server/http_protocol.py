@@ -83,8 +83,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._events = 0  # number of parser events
         self._unparsed = 0  # bytes since the last parser event
-        self._waiting_since = self.sent_since = time.monotonic()
-        self._unsent = 0
+        self._waiting_since = self.last_read_at = time.monotonic()  # `last_read_at`: when the client last read bytes
+        self._unread_by_client = 0
         self._running: RequestResponseCycle | None = None  # `cycle` is the newest request, which may still wait
 
     # Callbacks of the parser
@@ -257,12 +257,12 @@ class HttpProtocol(HttpToolsProtocol):
 
         `now` is a monotonic time, and the timeouts are in seconds.
         """
-        unsent = self.unread
-        if unsent:
-            unsent += _in_kernel(self.transport)
-        if unsent != self._unsent or not unsent:
-            self._unsent, self.sent_since = unsent, now
-        elif now - self.sent_since > send_timeout:
+        unread = self.unread
+        if unread:
+            unread += _unacknowledged_bytes(self.transport)
+        if unread != self._unread_by_client or not unread:
+            self._unread_by_client, self.last_read_at = unread, now
+        elif now - self.last_read_at > send_timeout:
             self.transport.abort()
             return
         if self.cycle is not None and not self.cycle.response_complete:
@@ -281,7 +281,7 @@ def _disconnect(cycle: RequestResponseCycle) -> None:
         cycle.message_event.set()
 
 
-def _in_kernel(transport: asyncio.Transport) -> int:
+def _unacknowledged_bytes(transport: asyncio.Transport) -> int:
     """Return the number of sent bytes that the peer has not acknowledged; 0 if the system does not report it."""
     try:
         unsent = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))

@@ -94,7 +94,7 @@ def _stop_on_signal() -> Iterator[None]:
 def _serve(chute: Chute, settings: Settings, listener: socket.socket) -> ExitCode:
     server = Server(Runtime(chute, settings, check_origins=True), settings)
     server.run(sockets=[listener])
-    return server.code
+    return server.exit_code
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -135,7 +135,7 @@ class Server(uvicorn.Server):
             server_header=False,
         )
         super().__init__(config)
-        self.code = ExitCode.OK
+        self.exit_code = ExitCode.OK
         self._runtime = runtime
         self._settings = settings
         self._draining: asyncio.Task[None] | None = None
@@ -189,7 +189,7 @@ class Server(uvicorn.Server):
     def _bound_unread_responses(self, connections: list[HttpProtocol]) -> None:
         """Abort the connections whose clients have been idle longest, if unread responses take too much memory."""
         unread = sum(connection.unread for connection in connections)
-        for connection in sorted(connections, key=lambda connection: connection.sent_since):
+        for connection in sorted(connections, key=lambda connection: connection.last_read_at):
             if unread <= _UNREAD_FACTOR * self._settings.max_body_bytes:
                 return
             unread -= connection.unread
@@ -198,15 +198,15 @@ class Server(uvicorn.Server):
 
     async def _wait_for_exit(self) -> None:
         """End the process after a failed load or a fatal error."""
-        exit_code = self._runtime.lifecycle.exit_code
-        if exit_code is None:
+        failure = self._runtime.lifecycle.exit_code
+        if failure is None:
             return
-        self.code = await exit_code
+        self.exit_code = await failure
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FATAL_GRACE):
                 await self._runtime.admission.wait_idle()
         self._runtime.abort_all()
-        self.force_exit = self.code is ExitCode.FATAL  # the shutdown hooks could touch the broken GPU
+        self.force_exit = self.exit_code is ExitCode.FATAL  # the shutdown hooks could touch the broken GPU
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -216,10 +216,10 @@ class Server(uvicorn.Server):
         would wait for them.
         """
         await super().shutdown(sockets)
-        if self.code or self.force_exit or self._runtime.lifecycle.abandoned:
+        if self.exit_code or self.force_exit or self._runtime.lifecycle.abandoned:
             logging.shutdown()
             sys.stdout.flush()
-            os._exit(self.code)
+            os._exit(self.exit_code)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -265,7 +265,7 @@ class Server(uvicorn.Server):
 
     def _abort_all(self) -> None:
         if self._runtime.admission.running:
-            self.code = ExitCode.ABORTED
+            self.exit_code = ExitCode.ABORTED
             self._runtime.abort_all()
         self.should_exit = True
 
