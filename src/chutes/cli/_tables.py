@@ -61,7 +61,7 @@ def status(current: dict[str, Any]) -> Group:
         summary.add_row("running", f"{current['running']}, {current['queued']} queued")
         summary.add_row("requests", f"{current['per_minute']:g} per minute")
         summary.add_row("latency", _latency(current))
-        failures = f"{current['errors']} errors, {current['rejected']} rejected, {current['left']} disconnected"
+        failures = f"{current['errors']} errors, {current['rejected']} rejected, {current['disconnected']} disconnected"
         summary.add_row("last 5 minutes", failures)
     replicas = Table("replica", "state", "running", "node", "pid", "since", box=None)
     for each in current["replicas"]:

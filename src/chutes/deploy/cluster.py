@@ -240,7 +240,8 @@ def connected(address: str | None = None, *, start: bool = False) -> Iterator[bo
     try:
         ray.init(address=found, namespace="chutes", log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError) as error:
-        raise NoCluster(f"Cannot connect to the cluster at {found}: {error}") from error
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise NoCluster(f"Cannot connect to the cluster at {found}: {reason}.") from error
     try:
         yield started
     finally:
@@ -250,7 +251,7 @@ def connected(address: str | None = None, *, start: bool = False) -> Iterator[bo
         ray.shutdown()
 
 
-def _head() -> dict[str, Any]:
+def _head_node() -> dict[str, Any]:
     import ray
 
     heads = (node for node in ray.nodes() if node["Alive"] and "node:__internal_head__" in node["Resources"])
@@ -259,7 +260,7 @@ def _head() -> dict[str, Any]:
 
 def head_labels() -> dict[str, str]:
     """Return the labels of the head node."""
-    return dict(_head().get("Labels", {}))
+    return dict(_head_node().get("Labels", {}))
 
 
 def serve_http() -> tuple[str, int]:
@@ -286,36 +287,40 @@ def serve_http() -> tuple[str, int]:
     return str(options.host), int(options.port)
 
 
-def check_proxy(http: tuple[str, int]) -> None:
+def check_proxy(http_address: tuple[str, int]) -> None:
     """Raise NoCluster if another server answers on the port of Ray Serve's proxy. Only the head node can check this."""
     import ray
 
-    if _head().get("NodeID") != ray.get_runtime_context().get_node_id():
+    if _head_node().get("NodeID") != ray.get_runtime_context().get_node_id():
         return
+    host, port = http_address
     deadline = time.monotonic() + _PROXY_TIMEOUT
     while time.monotonic() < deadline:
         with contextlib.suppress(httpx.HTTPError):
             answer = httpx.get(
-                f"{loopback_url(http)}{STATS_PATH}", headers=PROXY_HEADERS, timeout=_CONNECT_TIMEOUT, trust_env=False
+                f"{loopback_url(http_address)}{STATS_PATH}",
+                headers=PROXY_HEADERS,
+                timeout=_CONNECT_TIMEOUT,
+                trust_env=False,
             )
             if answer.is_success or "x-request-id" in answer.headers:  # it answers 404 to a client that is no node
                 return
         time.sleep(0.2)
     raise NoCluster(
-        f"The cluster's proxy does not answer on {http[0]}:{http[1]}. Check whether another process uses the port."
+        f"The cluster's proxy does not answer on {host}:{port}. Check whether another process uses the port."
     )
 
 
-def loopback_url(http: tuple[str, int]) -> str:
-    """Return the URL of a server on this machine, with the loopback address for `0.0.0.0` and `::`."""
-    host, port = http
+def loopback_url(http_address: tuple[str, int]) -> str:
+    """Return the URL of the proxy for clients on its own machine: with the loopback address for `0.0.0.0` and `::`."""
+    host, port = http_address
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared only
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def url(slug: str, http: tuple[str, int]) -> str:
-    """Return the URL of a chute, with this machine's host name for `0.0.0.0` and `::`."""
-    host, port = http
+def url(slug: str, http_address: tuple[str, int]) -> str:
+    """Return the URL of a chute: with this machine's host name for `0.0.0.0` and `::`."""
+    host, port = http_address
     if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared only
         host = socket.gethostname()
     elif host == "127.0.0.1":

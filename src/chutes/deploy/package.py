@@ -68,7 +68,7 @@ def _imported_files(root: Path) -> set[Path]:
     """Return the files of a folder that this process has imported, which include the chute's module."""
     modules = (module for name, module in list(sys.modules.items()) if name != "__main__")
     paths = (getattr(module, "__file__", None) for module in modules)
-    return {path for path in (Path(each).resolve() for each in paths if each) if _is_authors(path, root)}
+    return {path for path in (Path(each).resolve() for each in paths if each) if _is_authors_file(path, root)}
 
 
 def _files_of_imports(root: Path, module: str) -> set[Path]:
@@ -77,7 +77,7 @@ def _files_of_imports(root: Path, module: str) -> set[Path]:
     names = [module]
     while names:
         for file in _module_files(root, names.pop()):
-            if file not in found and _is_authors(file, root):
+            if file not in found and _is_authors_file(file, root):
                 found.add(file)
                 names += _imports(file, root)
     return found
@@ -108,7 +108,7 @@ def _imports(file: Path, root: Path) -> list[str]:
     return [name for name in names if name]
 
 
-def _is_authors(path: Path, root: Path) -> bool:
+def _is_authors_file(path: Path, root: Path) -> bool:
     if path.suffix != ".py" or not path.is_relative_to(root) or path.is_relative_to(sys.prefix):
         return False
     if not path.is_file():

@@ -58,8 +58,8 @@ class DeployedChute:
         return [self.slug] if self.spec is None else [self.spec.name, self.slug, self.spec.uid]
 
     @property
-    def modules(self) -> list[str]:
-        """The names that chutes deployed from the same module share: the module, also with dashes."""
+    def module_names(self) -> list[str]:
+        """The name of the module that the chute was deployed from, also with dashes. Several chutes may share it."""
         if self.spec is None:
             return []
         return [self.spec.module.rpartition(".")[2].replace("_", "-"), self.spec.module]
@@ -83,14 +83,14 @@ def find(name: str, known: Sequence[DeployedChute] | None = None) -> DeployedChu
     """
     known = list_chutes() if known is None else known
     wanted = name.lower()
-    for attribute in ("names", "modules"):
+    for attribute in ("names", "module_names"):
         found = [chute for chute in known if wanted in [each.lower() for each in getattr(chute, attribute)]]
         if len(found) == 1:
             return found[0]
         if found:
             candidates = ", ".join(chute.name for chute in found)
             raise UnknownChute(f"Several chutes are deployed from {name}: {candidates}. Use the name of one of them.")
-    every_name = [each for chute in known for each in (*chute.names, *chute.modules)]
+    every_name = [each for chute in known for each in (*chute.names, *chute.module_names)]
     deployed = f" Deployed chutes: {', '.join(chute.name for chute in known)}." if known else ""
     raise UnknownChute(f"No chute named {name} is deployed.{did_you_mean(name, every_name) or deployed}")
 

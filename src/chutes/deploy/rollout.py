@@ -39,13 +39,13 @@ def roll_out(spec: Spec, report: ProgressCallback) -> None:
     If it fails, restore the previous version and raise RolloutFailed.
     """
     previous = _previous_version(spec)
-    current = _look_up(spec.slug)
-    if previous is not None and not previous.served and current.status != "running":
+    deployed = _look_up(spec.slug)
+    if previous is not None and not previous.served and deployed.status != "running":
         previous = None  # its rollout failed or was interrupted, so there is nothing to restore
     start(spec)
     if previous is None:
         registry.save_spec(spec)  # a first version needs its name in the registry even while it loads
-    failure = _wait_until_ready(spec, {replica["replica_id"] for replica in current.replicas}, report)
+    failure = _wait_until_ready(spec, {replica["replica_id"] for replica in deployed.replicas}, report)
     if failure is None:
         registry.save_spec(replace(spec, served=True))
         return

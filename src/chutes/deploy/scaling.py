@@ -30,10 +30,10 @@ class QueuePolicy:
 
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
         """Return the target number of replicas for a context, Ray Serve's `AutoscalingContext`."""
-        running = context.current_num_replicas
+        replicas = context.current_num_replicas
         queued = context.total_queued_requests or 0
         if queued > self.threshold:
-            return max(running + math.ceil(queued / self.threshold) - 1, running + 1), {}
+            return max(replicas + math.ceil(queued / self.threshold) - 1, replicas + 1), {}
         needed = math.ceil(context.total_num_requests / (self.concurrency * self.utilization))
         return min(max(needed, 1), context.target_num_replicas), {}
 

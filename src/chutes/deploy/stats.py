@@ -3,6 +3,7 @@
 Replicas report what they run. The HTTP proxy reports the traffic, because only the proxy sees queued requests.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,26 +19,26 @@ _NO_TRAFFIC = {
     "per_minute": 0.0,
     "errors": 0,
     "rejected": 0,
-    "left": 0,
+    "disconnected": 0,
     "latency_seconds": {},
 }
 
 
-def traffic(slug: str, http: tuple[str, int]) -> dict[str, Any]:
+def traffic(slug: str, http_address: tuple[str, int]) -> dict[str, Any]:
     """Return the proxy's statistics of a chute's recent requests. All values are None if the proxy does not answer."""
     try:
         # An HTTP proxy named in the environment could not reach this server.
-        url = f"{loopback_url(http)}{STATS_PATH}"
+        url = f"{loopback_url(http_address)}{STATS_PATH}"
         by_slug = httpx.get(url, headers=PROXY_HEADERS, timeout=5, trust_env=False).json()
     except (httpx.HTTPError, ValueError):
         return dict.fromkeys(_NO_TRAFFIC)
     return {**_NO_TRAFFIC, **by_slug.get(slug, {})}
 
 
-def status(chute: DeployedChute, http: tuple[str, int]) -> dict[str, Any]:
+def status(chute: DeployedChute, http_address: tuple[str, int]) -> dict[str, Any]:
     """Return the replicas of a chute with their states, its queue, and its recent requests."""
     reports = collect_reports(chute)
-    recent = traffic(chute.slug, http)
+    recent = traffic(chute.slug, http_address)
     running = sum(each["running"] for each in reports.values())
     return {
         "name": chute.name,
@@ -69,10 +70,10 @@ def _replica_status(replica: Mapping[str, Any], report: Mapping[str, Any]) -> di
     }
 
 
-def metrics(chute: DeployedChute, http: tuple[str, int]) -> dict[str, Any]:
+def metrics(chute: DeployedChute, http_address: tuple[str, int]) -> dict[str, Any]:
     """Return the queue and latencies of a chute, and the GPUs, images and steps of each replica."""
     reports = collect_reports(chute)
-    recent = traffic(chute.slug, http)
+    recent = traffic(chute.slug, http_address)
     running = sum(each["running"] for each in reports.values())
     return {
         "name": chute.name,
@@ -86,20 +87,23 @@ def metrics(chute: DeployedChute, http: tuple[str, int]) -> dict[str, Any]:
 
 def _replica_metrics(report: Mapping[str, Any]) -> dict[str, Any]:
     """Return one replica's metrics from its report. Rates refer to the time in which it generated images."""
-    series = list(_samples(report["metrics"]))
-    total = {name: sum(value for other, _, value in series if other == name) for name, _, _ in series}
-    busy = total.get("imagegen_busy_seconds_total", 0.0)
+    samples = list(_samples(report["metrics"]))
+    totals: defaultdict[str, float] = defaultdict(float)
+    for name, _, value in samples:
+        totals[name] += value
+    images, steps = totals["imagegen_images_total"], totals["imagegen_steps_total"]
+    busy = totals["imagegen_busy_seconds_total"]
     indices = {each.strip() for each in report["gpus"].split(",") if each.strip()}
     return {
         "running": report["running"],
-        "gpus": _gpus(series, indices),
-        "images": int(total.get("imagegen_images_total", 0)),
-        "images_per_second": round(total.get("imagegen_images_total", 0.0) / busy, 3) if busy else 0.0,
-        "steps_per_second": round(total.get("imagegen_steps_total", 0.0) / busy, 2) if busy else 0.0,
+        "gpus": _gpus(samples, indices),
+        "images": int(images),
+        "images_per_second": round(images / busy, 3) if busy else 0.0,
+        "steps_per_second": round(steps / busy, 2) if busy else 0.0,
     }
 
 
-def _gpus(series: Iterable[tuple[str, Mapping[str, str], float]], indices: set[str]) -> list[dict[str, Any]]:
+def _gpus(samples: Iterable[tuple[str, Mapping[str, str], float]], indices: set[str]) -> list[dict[str, Any]]:
     """Return the GPUs with these indices, or all if there are none. The driver reports every GPU of the node."""
     names = {
         "chutes_gpu_utilization_ratio": "utilization",
@@ -107,7 +111,7 @@ def _gpus(series: Iterable[tuple[str, Mapping[str, str], float]], indices: set[s
         "chutes_gpu_memory_total_bytes": "memory_total_bytes",
     }
     gpus: dict[str, dict[str, Any]] = {}
-    for name, labels, value in series:
+    for name, labels, value in samples:
         if name in names and (not indices or labels["gpu"] in indices):
             gpus.setdefault(labels["gpu"], {"gpu": labels["gpu"], "name": labels["name"]})[names[name]] = value
     return list(gpus.values())
@@ -122,17 +126,17 @@ def _samples(text: str) -> Iterable[tuple[str, Mapping[str, str], float]]:
 def prometheus(chute: DeployedChute) -> str:
     """Return the metrics of all replicas as Prometheus text, with the replica's id as a label."""
     families: dict[str, list[str]] = {}
-    headers: dict[str, list[str]] = {}
+    comments: dict[str, list[str]] = {}
     for replica, report in collect_reports(chute).items():
         for family in text_string_to_metric_families(report["metrics"]):
             # The parser strips `_total` from a counter's name, but the text format requires it.
             name = f"{family.name}_total" if family.type == "counter" else family.name
-            headers.setdefault(family.name, [f"# HELP {name} {family.documentation}", f"# TYPE {name} {family.type}"])
+            comments.setdefault(family.name, [f"# HELP {name} {family.documentation}", f"# TYPE {name} {family.type}"])
             for sample in family.samples:
                 labels = {**sample.labels, "replica": replica}
                 label_text = ",".join(f'{key}="{_escape(value)}"' for key, value in labels.items())
                 families.setdefault(family.name, []).append(f"{sample.name}{{{label_text}}} {sample.value}")
-    return "".join("\n".join([*headers[name], *lines]) + "\n" for name, lines in families.items())
+    return "".join("\n".join([*comments[name], *lines]) + "\n" for name, lines in families.items())
 
 
 def _escape(value: str) -> str:

@@ -66,6 +66,6 @@ def summary(requests: list[FinishedRequest], seconds: float) -> dict[str, Any]:
         "per_minute": round(len(requests) * 60 / max(seconds, 1.0), 2),
         "errors": sum(each.status >= 500 for each in requests),
         "rejected": sum(each.status == 429 for each in requests),
-        "left": sum(each.status == CLIENT_CLOSED_REQUEST for each in requests),
+        "disconnected": sum(each.status == CLIENT_CLOSED_REQUEST for each in requests),
         "latency_seconds": {f"p{at}": round(points[at - 1], 3) for at in (50, 95, 99)} if points else {},
     }

@@ -14,7 +14,7 @@ def test_status_as_a_table() -> None:
         "per_minute": 12.5,
         "errors": 1,
         "rejected": 2,
-        "left": 0,
+        "disconnected": 0,
         "latency_seconds": {"p50": 0.5, "p99": 2.0},
         "replicas": [
             {

@@ -234,7 +234,7 @@ async def test_a_disconnected_client_is_counted() -> None:
     scope = {"type": "http", "method": "POST", "path": "/slug/draw", "headers": [], "client": ("10.0.0.9", 1)}
     await middleware(scope, receive, send)
     counts = middleware._traffic.by_slug()["slug"]
-    assert (counts["requests"], counts["left"], counts["errors"], counts["in_flight"]) == (1, 1, 0, 0)
+    assert (counts["requests"], counts["disconnected"], counts["errors"], counts["in_flight"]) == (1, 1, 0, 0)
 
 
 async def test_a_request_is_forwarded_after_its_body_was_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,7 @@ def test_without_a_proxy_the_traffic_is_unknown(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.undo()
     monkeypatch.setattr(stats, "collect_reports", lambda chute: {})
     result = stats.status(CHUTE, ("127.0.0.1", 9))
-    assert {result[name] for name in ("queued", "requests", "errors", "left", "per_minute")} == {None}
+    assert {result[name] for name in ("queued", "requests", "errors", "disconnected", "per_minute")} == {None}
     assert "does not answer" in shown(tables.status(result))
     assert "does not answer" in shown(tables.metrics(stats.metrics(CHUTE, ("127.0.0.1", 9))))
 
