@@ -97,6 +97,7 @@ class JobRecord:
         names, more = list_files(self.output)
         listed = json.dumps({"files": names, "more_files": more}, ensure_ascii=False).encode()
         with (self.folder / _OUTCOME).open("xb") as file:  # "x" fails at a file or link that the job made here
+            # The rest of a JSON object that begins with the summary, so that a response copies it from the disk.
             file.write(b'"result":' + text + b"," + listed[1:])
         if invalid is not None:
             raise invalid

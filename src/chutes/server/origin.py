@@ -48,6 +48,7 @@ class Violation:
         A server is open if it listens on a loopback address and requires no API key. Other servers accept every origin.
         Any site may link to a page, so a request that opens one is accepted unless a cord serves its path.
         """
+        # The end of the path is compared, because it may begin with a root path or, on a cluster, with the slug.
         opens_page = self.page_load and not path.endswith(cord_paths)
         return self.always or (is_open and not opens_page)
 
@@ -64,7 +65,7 @@ class OriginPolicy:
         self._every_host = "*" in settings.allowed_hosts
         self._origins = {origin.encode() for origin in (*settings.cors_origins, *origins)} - {b"*"}
         self._every_origin = "*" in settings.cors_origins
-        self._is_own = lru_cache(maxsize=256)(self._is_own_host)
+        self._is_own = lru_cache(maxsize=256)(self._is_own_host)  # most requests have the same host
 
     def _is_own_host(self, authority: bytes) -> bool:
         name = _host_name(authority)
@@ -80,7 +81,7 @@ class OriginPolicy:
             if name in _CHECKED_HEADERS:
                 if name == b"host" and name in checked:
                     return Violation(BadRequest("Send exactly one Host header; got several."), always=True)
-                checked[name] = value if name not in checked else b""
+                checked[name] = value if name not in checked else b""  # a repeated header is not trusted
         host = checked.pop(b"host", None)
         if host is None and scope.get("http_version") == "1.1":
             return Violation(BadRequest("Send a Host header; HTTP/1.1 requires it."), always=True)

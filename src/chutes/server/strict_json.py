@@ -102,7 +102,7 @@ class _Scan:
         self._digits += sample.count(b"0") * _STRIDE
         if self._digits > _MAX_LONG_DIGITS:
             self._many_digits = True
-        if _LONG_NUMBER[::_STRIDE][:-1] in sample:
+        if _LONG_NUMBER[::_STRIDE][:-1] in sample:  # every number with too many digits has this many samples
             self._many_digits |= _LONG_NUMBER in part.translate(_DIGITS)
 
     def _decode_slice(self, part: bytes, start: int, *, final: bool) -> str:
