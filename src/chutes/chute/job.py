@@ -167,27 +167,29 @@ class Job(Generic[Params, Result]):
             RequestValidationError: Values are missing, unknown, or of the wrong type. It lists at most a hundred.
         """
         parameters = [p for p in self._parameters() if p.name != _OUTPUT_DIR]
-        takes_any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
-        fields: dict[str, Any] = {}
-        hint: Any = None
-        for p in parameters:
-            if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
-                hint = Any if p.annotation is p.empty else signature.resolve(self.func, p.annotation, {})
-                fields[p.name] = hint if p.default is p.empty else NotRequired[hint]
+        named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        hints = {
+            p.name: Any if p.annotation is p.empty else signature.resolve(self.func, p.annotation, {}) for p in named
+        }
         try:
-            if len(fields) == 1 and signature.is_model(hint):
-                if not data and parameters[0].default is not inspect.Parameter.empty:
+            if len(named) == 1 and signature.is_model(hints[named[0].name]):
+                (only,) = named
+                if not data and only.default is not only.empty:
                     return {}
-                return {next(iter(fields)): TypeAdapter(hint).validate_python(data)}
-            if not takes_any_name:  # pydantic would report each of a million unknown names
-                unknown = islice((name for name in data if name not in fields), signature.MAX_ERRORS)
-                data = {name: data[name] for name in (*(name for name in fields if name in data), *unknown)}
-            model = cast("Any", TypedDict)(self.name, fields)
-            config = ConfigDict(extra="allow" if takes_any_name else "forbid", arbitrary_types_allowed=True)
-            model.__pydantic_config__ = config
-            return dict(TypeAdapter(model).validate_python(data))
+                return {only.name: TypeAdapter(hints[only.name]).validate_python(data)}
+            fields = {p.name: hints[p.name] if p.default is p.empty else NotRequired[hints[p.name]] for p in named}
+            return self._validate(data, fields, extra=any(p.kind is p.VAR_KEYWORD for p in parameters))
         except ValidationError as error:
             raise signature.request_error(error) from None
+
+    def _validate(self, data: dict[str, Any], fields: dict[str, Any], *, extra: bool) -> dict[str, Any]:
+        """Validate data by the types of its fields. `extra` allows other names."""
+        if not extra:  # pydantic would report each of a million unknown names
+            unknown = islice((name for name in data if name not in fields), signature.MAX_ERRORS)
+            data = {name: data[name] for name in (*(name for name in fields if name in data), *unknown)}
+        model = cast("Any", TypedDict)(self.name, fields)
+        model.__pydantic_config__ = ConfigDict(extra="allow" if extra else "forbid", arbitrary_types_allowed=True)
+        return dict(TypeAdapter(model).validate_python(data))
 
     async def call(self, data: dict[str, Any], *, output_dir: str) -> Any:
         """Run the function once on the author's event loop, and return its result or raise its error.
@@ -247,7 +249,9 @@ class Job(Generic[Params, Result]):
         return signature.takes_chute(self.func, type(self._app), {})
 
     def _parameters(self) -> list[inspect.Parameter]:
-        return list(inspect.signature(self.func).parameters.values())[self._takes_chute() :]
+        """Return the function's parameters, except for the chute."""
+        parameters = list(inspect.signature(self.func).parameters.values())
+        return parameters[1:] if self._takes_chute() else parameters
 
 
 def _detail(error: Exception) -> str:
