@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chutes._warn import warn
 from chutes.chute import _options
+from chutes.chute._handler.media import BodyKind
 from chutes.chute._loop.author_loop import AuthorLoop
 from chutes.chute._loop.hooks import Hook, by_priority, make_hook
 from chutes.chute._options import ChuteOptions
@@ -70,7 +71,6 @@ class Chute(FastAPI):
     Attributes:
         uid (str): An identifier that depends only on `username` and `name`.
         slug (str): `username` and `name` as one label of a host name.
-        cords (list[Cord]): The registered cords.
         jobs (list[Job]): The registered jobs.
         extra (dict[str, Any]): Unknown keyword arguments.
         executor (AuthorLoop): The event loop and the threads that run the author's code.
@@ -162,8 +162,6 @@ class Chute(FastAPI):
         self.router.route_class = ChuteRoute
         self.router.lifespan_context = self._wrap_lifespan(self.router.lifespan_context)
         self._routes = Routes(self.router)
-        self.cords: list[Cord] = self._routes.cords
-        self._cords = self.cords
         self.jobs: list[Job] = []
         self._jobs = self.jobs
         self._startup_hooks: list[Hook] = []
@@ -211,6 +209,19 @@ class Chute(FastAPI):
             return func
 
         return decorate
+
+    # Cords and jobs
+
+    @property
+    def cords(self) -> list[Cord]:
+        """The registered cords, in the order of definition."""
+        return self._routes.cords
+
+    _cords = cords
+
+    def body_kind(self, cord: Cord) -> BodyKind | None:
+        """Return how the route of a cord parses the body; None if the handler takes the request itself."""
+        return self._routes.body_kind(cord)
 
     def add_cord(self, cord: Cord) -> None:
         """Register a cord. It replaces, with a warning, a cord or route at the same path and method."""

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from http import HTTPMethod
-from typing import TYPE_CHECKING, Any, Never, Protocol, TypedDict, TypeVar
+from typing import Any, NamedTuple, Never, Protocol, TypedDict, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -21,9 +21,6 @@ from chutes.chute._handler.responses import to_response
 from chutes.chute._loop.author_loop import AuthorLoop
 from chutes.exception import InvalidPath
 from chutes.util.schema import Schema, SchemaExtractor
-
-if TYPE_CHECKING:
-    from chutes.chute._handler.media import BodyKind
 
 PATH_RE = re.compile(r"^(/[a-z0-9_]+[a-z0-9-_]*)+$")
 
@@ -63,6 +60,20 @@ class CordOwner(Protocol):
 
     def add_cord(self, cord: "Cord") -> None:
         """Register a cord, so that the chute serves it."""
+
+
+class Endpoint(NamedTuple):
+    """The function that FastAPI calls for a cord, with the facts that only its creation reveals.
+
+    Attributes:
+        function: The endpoint function, with a signature that FastAPI understands.
+        return_hint: The resolved return annotation of the handler, or None.
+        body: The parameter that takes the whole JSON body, or None.
+    """
+
+    function: Callable[..., Any]
+    return_hint: Any
+    body: signature.WholeBody | None
 
 
 class Cord:
@@ -142,9 +153,6 @@ class Cord:
         self.content_type = output_content_type
         self.name = ""
         self._func: Callable[..., Any] | None = None
-        self.return_hint: Any = None
-        self.adapter: signature.HandlerAdapter | None = None
-        self.body_kind: BodyKind | None = None  # set when the cord gets its route
         warn_unknown("Cord", session_kwargs, CordOptions.__annotations__)
         _options.warn_without_effect("Cord", provision_timeout=provision_timeout)
 
@@ -175,7 +183,7 @@ class Cord:
         return frozenset({self.public_api_method})
 
     @property
-    def upstream(self) -> str:
+    def upstream_url(self) -> str:
         """The URL to which a passthrough cord forwards requests."""
         return f"http://127.0.0.1:{self.passthrough_port or _UPSTREAM_PORT}{self.passthrough_path}"
 
@@ -231,8 +239,8 @@ class Cord:
 
     # Endpoint
 
-    def endpoint(self, names: Mapping[str, Any] | None = None) -> Callable[..., Any]:
-        """Return the endpoint function that FastAPI calls, with a signature that FastAPI understands.
+    def endpoint(self, names: Mapping[str, Any]) -> Endpoint:
+        """Return the endpoint of the cord.
 
         Args:
             names: The local names where the handler is defined, which its annotations may use.
@@ -240,30 +248,34 @@ class Cord:
         Raises:
             UnresolvedError: An annotation refers to a name that is not defined, or not defined yet.
         """
-        self.return_hint = signature.return_hint(self.func, names or {})
-        endpoint = self._passthrough_endpoint() if self.passthrough else self._endpoint(names)
-        endpoint.__name__ = self.name
-        endpoint.__doc__ = self.func.__doc__
-        return endpoint
+        body = None
+        if self.passthrough:
+            function = self._passthrough_function()
+        else:
+            adapter = signature.adapt_handler(
+                self.func, type(self._app), self.public_api_method, self.input_model, names
+            )
+            function, body = self._handler_function(adapter), adapter.body
+        function.__name__ = self.name
+        function.__doc__ = self.func.__doc__
+        return Endpoint(function, signature.return_hint(self.func, names), body)
 
-    def _passthrough_endpoint(self) -> Callable[..., Any]:
+    def _passthrough_function(self) -> Callable[..., Any]:
         async def endpoint(request: Request) -> Response:
             read_timeout = None if self.sglang_passthrough else _READ_TIMEOUT
-            return await forward(request, self.method, self.upstream, self._app.passthrough_headers, read_timeout)
+            return await forward(request, self.method, self.upstream_url, self._app.passthrough_headers, read_timeout)
 
         return endpoint
 
-    def _endpoint(self, names: Mapping[str, Any] | None) -> Callable[..., Any]:
+    def _handler_function(self, adapter: signature.HandlerAdapter) -> Callable[..., Any]:
         chute, loop, func = self._app, self._app.executor, self.func
-        adapter = signature.adapt_handler(func, type(chute), self.public_api_method, self.input_model, names)
-        self.adapter = adapter
         is_generator = inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func)
         body = adapter.body
 
         async def endpoint(**values: Any) -> Response:
             if body is not None and values[body.name] is None:
                 values[body.name] = _empty_body(body.adapter)
-            given = adapter.take_response(values)
+            injected = adapter.take_response(values)
             background = [value for value in values.values() if isinstance(value, BackgroundTasks)]
             for name, value in values.items():
                 if isinstance(value, Request):
@@ -274,8 +286,8 @@ class Cord:
                 tasks.tasks = [BackgroundTask(loop.run, t.func, *t.args, **t.kwargs) for t in tasks.tasks]
             response = await to_response(result, self.content_type, loop, stream=self.stream)
             if response is not result:
-                response.status_code = given.status_code or response.status_code
-                response.raw_headers = [*response.raw_headers, *given.raw_headers]
+                response.status_code = injected.status_code or response.status_code
+                response.raw_headers = [*response.raw_headers, *injected.raw_headers]
             return response
 
         endpoint.__signature__ = adapter.signature  # type: ignore[attr-defined]  # FastAPI reads it with inspect.signature()

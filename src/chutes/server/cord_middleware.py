@@ -143,7 +143,7 @@ class CordMiddleware:
         if cord.passthrough:
             self._admission.check()
             return InFlightRequest(upload.receive, send, await read_body(upload.receive))
-        headers.check_media_type(cord.body_kind)
+        headers.check_media_type(self._chute.body_kind(cord))
         compressed = headers.has_body and check_encoding(headers.encoding)
         self._admission.check()
         body = await self._read(cord, scope, upload, headers, compressed=compressed)

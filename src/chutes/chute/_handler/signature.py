@@ -45,7 +45,7 @@ class UnresolvedError(TypeError):
     """An annotation of a handler refers to a name that is not defined, or not defined yet."""
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class WholeBody:
     """A parameter that takes the whole JSON body. A missing body counts as `{}`."""
 
@@ -62,12 +62,11 @@ class WholeBody:
         return False
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class HandlerAdapter:
-    """An author's function with the signature that FastAPI sees, and the conversion of FastAPI's values to arguments.
+    """The signature that FastAPI sees for an author's function, and the conversion of FastAPI's values to arguments.
 
     Attributes:
-        func: The author's function.
         takes_chute: Whether the first argument is the chute.
         signature: The signature that FastAPI sees.
         positional: The names of the positional-only parameters.
@@ -75,12 +74,11 @@ class HandlerAdapter:
         response_parameter: The name of the function's parameter for a `Response`, or an empty string.
     """
 
-    func: Callable[..., Any]
     takes_chute: bool
     signature: inspect.Signature
     positional: list[str]
-    body: WholeBody | None = None
-    response_parameter: str = ""
+    body: WholeBody | None
+    response_parameter: str
 
     def take_response(self, values: dict[str, Any]) -> Response:
         """Return the response on which dependencies and the handler set headers and status.
@@ -153,8 +151,8 @@ def adapt_handler(
     func: Callable[..., Any],
     app: type,
     method: str,
-    schema: type[BaseModel] | None = None,
-    names: Mapping[str, Any] | None = None,
+    schema: type[BaseModel] | None,
+    names: Mapping[str, Any],
 ) -> HandlerAdapter:
     """Return the adapter of an author's function, with the signature that FastAPI sees.
 
@@ -168,37 +166,46 @@ def adapt_handler(
     Raises:
         UnresolvedError: An annotation refers to a name that is not defined, or not defined yet.
     """
-    names = names or {}
     try:
         parameters = list(inspect.signature(func).parameters.values())
         chute_first = takes_chute(func, app, names)
     except NameError as error:  # Python 3.14 evaluates annotations on access
         raise UnresolvedError(f"an annotation cannot be resolved: {error}") from None
-    parameters = [p for p in parameters[chute_first:] if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    resolved = {p.name: p.replace(annotation=_resolve_hint(func, p, names)) for p in parameters}
-    plain = [p for p in resolved.values() if not _is_fastapi_parameter(p)]
-    adapter = HandlerAdapter(
-        func=func,
-        takes_chute=chute_first,
-        signature=inspect.Signature(),
-        positional=[p.name for p in parameters if p.kind is p.POSITIONAL_ONLY],
-    )
-    as_form = any(_is_form(p) for p in resolved.values())
-    if method in BODYLESS:
-        resolved |= {p.name: _query_parameter(p, is_only=len(plain) == 1, schema=schema) for p in plain}
-    elif as_form:
-        resolved |= {p.name: _with_marker(p, Form()) for p in plain}
-    elif len(plain) == 1 and (hint := _whole_body(plain[0], schema)) is not None:
-        resolved[plain[0].name] = _take_whole_body(plain[0], hint, adapter)
-    else:
-        resolved |= {p.name: _with_marker(p, Body(embed=True)) for p in plain}
+    if chute_first:
+        del parameters[0]
+    parameters = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    resolved = [p.replace(annotation=_resolve_hint(func, p, names)) for p in parameters]
+    marked, body = _mark_sources(resolved, method, schema)
     # FastAPI calls by keyword, and the order of defaults does not matter for keyword-only parameters.
-    signature = [p.replace(kind=p.KEYWORD_ONLY) for p in resolved.values()]
-    adapter.response_parameter = next((p.name for p in signature if _is_response(p.annotation)), "")
-    if not adapter.response_parameter:  # FastAPI fills in only one such parameter
+    signature = [p.replace(kind=p.KEYWORD_ONLY) for p in marked]
+    response_parameter = next((p.name for p in signature if _is_response(p.annotation)), "")
+    if not response_parameter:  # FastAPI fills in only one such parameter
         signature.append(inspect.Parameter(_ADDED_RESPONSE, inspect.Parameter.KEYWORD_ONLY, annotation=Response))
-    adapter.signature = inspect.Signature(signature)
-    return adapter
+    return HandlerAdapter(
+        takes_chute=chute_first,
+        signature=inspect.Signature(signature),
+        positional=[p.name for p in parameters if p.kind is p.POSITIONAL_ONLY],
+        body=body,
+        response_parameter=response_parameter,
+    )
+
+
+def _mark_sources(
+    parameters: list[inspect.Parameter], method: str, schema: type[BaseModel] | None
+) -> tuple[list[inspect.Parameter], WholeBody | None]:
+    """Annotate each parameter with the source of its value. Return also the parameter that takes the whole body."""
+    plain = [p for p in parameters if not _is_fastapi_parameter(p)]
+    marked = {p.name: p for p in parameters}
+    body = None
+    if method in BODYLESS:
+        marked |= {p.name: _query_parameter(p, is_only=len(plain) == 1, schema=schema) for p in plain}
+    elif any(_is_form(p) for p in parameters):
+        marked |= {p.name: _with_marker(p, Form()) for p in plain}
+    elif len(plain) == 1 and (hint := _whole_body(plain[0], schema)) is not None:
+        marked[plain[0].name], body = _take_whole_body(plain[0], hint)
+    else:
+        marked |= {p.name: _with_marker(p, Body(embed=True)) for p in plain}
+    return list(marked.values()), body
 
 
 def _resolve_hint(func: Callable[..., Any], parameter: inspect.Parameter, names: Mapping[str, Any]) -> Any:
@@ -266,12 +273,13 @@ def _whole_body(parameter: inspect.Parameter, schema: type[BaseModel] | None) ->
     return hint if is_model(hint) else None
 
 
-def _take_whole_body(parameter: inspect.Parameter, hint: Any, adapter: HandlerAdapter) -> inspect.Parameter:
+def _take_whole_body(parameter: inspect.Parameter, hint: Any) -> tuple[inspect.Parameter, WholeBody | None]:
+    """Mark a parameter as the whole body. A missing body counts as `{}` unless the parameter is optional."""
     if parameter.default is not _EMPTY:
-        return _with_marker(parameter.replace(annotation=hint), Body())
-    if type(None) not in _members(hint):
-        adapter.body = WholeBody(parameter.name, TypeAdapter(hint))
-    return parameter.replace(annotation=Annotated[hint, Body()], default=None)
+        return _with_marker(parameter.replace(annotation=hint), Body()), None
+    is_optional = type(None) in _members(hint)
+    body = None if is_optional else WholeBody(parameter.name, TypeAdapter(hint))
+    return parameter.replace(annotation=Annotated[hint, Body()], default=None), body
 
 
 def _query_parameter(

@@ -10,8 +10,8 @@ from pydantic.errors import PydanticSchemaGenerationError
 from starlette.responses import Response
 
 from chutes.chute._handler.media import BINARY, JSON, JSON_LINES, is_json
-from chutes.chute._handler.signature import BODYLESS
-from chutes.chute.cord import Cord
+from chutes.chute._handler.signature import BODYLESS, WholeBody
+from chutes.chute.cord import Cord, Endpoint
 
 _STREAMS = (
     typing.AsyncIterator,
@@ -24,33 +24,33 @@ _STREAMS = (
 _STREAM_ORIGINS = frozenset(typing.get_origin(kind) for kind in _STREAMS)
 
 
-def describe(cord: Cord) -> dict[str, Any]:
+def describe(cord: Cord, endpoint: Endpoint) -> dict[str, Any]:
     """Return keyword arguments for FastAPI's route: `summary`, `responses` and `openapi_extra`."""
     first_line = (inspect.getdoc(cord.func) or "").partition("\n")[0].strip()
-    request = _request(cord)
+    request = _request(cord, endpoint.body)
     return {
         "summary": first_line.rstrip(".") or None,
-        "responses": {200: _response(cord)},
+        "responses": {200: _response(cord, endpoint.return_hint)},
         "openapi_extra": {"requestBody": request} if request else None,
     }
 
 
-def _request(cord: Cord) -> dict[str, Any]:
+def _request(cord: Cord, body: WholeBody | None) -> dict[str, Any]:
     if cord.passthrough:
         schema = cord.input_model.model_json_schema() if cord.input_model else {}
         has_body = cord.public_api_method not in BODYLESS
         return {"content": {JSON: {"schema": schema}}} if has_body else {}
-    if cord.adapter is None or cord.adapter.body is None:
+    if body is None:
         return {}
-    request: dict[str, Any] = {"required": cord.adapter.body.is_required}
+    request: dict[str, Any] = {"required": body.is_required}
     if (example := cord.minimal_example) is not None:
         request["content"] = {JSON: {"example": example}}
     return request
 
 
-def _response(cord: Cord) -> dict[str, Any]:
+def _response(cord: Cord, hint: Any) -> dict[str, Any]:
     """Describe the response with status 200."""
-    hint, content_type = cord.return_hint, cord.content_type
+    content_type = cord.content_type
     is_stream = cord.stream or typing.get_origin(hint) in _STREAM_ORIGINS
     if isinstance(hint, type) and issubclass(hint, Response):
         content_type = content_type or hint.media_type

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from chutes._warn import warn
+from chutes.chute._handler.media import BodyKind
 from chutes.chute._handler.signature import UnresolvedError
 from chutes.chute._routing.openapi import describe
 from chutes.chute._routing.route import BodyCheckRoute
@@ -26,10 +27,19 @@ class Routes:
     """The registered cords, and their routes in a router."""
 
     def __init__(self, router: APIRouter) -> None:
-        self.cords: list[Cord] = []
         self._router = router
-        self._routes: dict[int, BaseRoute] = {}
-        self._unresolved: list[tuple[Cord, _Names]] = []
+        self._routes: dict[Cord, BaseRoute] = {}
+        self._unresolved: dict[Cord, _Names] = {}
+
+    @property
+    def cords(self) -> list[Cord]:
+        """The registered cords, in the order of definition."""
+        return list(self._routes)
+
+    def body_kind(self, cord: Cord) -> BodyKind | None:
+        """Return how the route of a cord parses the body; None if the handler takes the request itself."""
+        route = self._routes[cord]
+        return route.body_kind if isinstance(route, BodyCheckRoute) else None
 
     def add(self, cord: Cord, names: _Names) -> None:
         """Register a cord. It replaces, with a warning, a cord or route at the same path and method.
@@ -42,42 +52,37 @@ class Routes:
             DuplicatePath: A cord with another public path has the same internal path.
             TypeError: FastAPI does not accept the handler.
         """
-        shared_route = self._remove_conflicts(cord)
-        self.cords.append(cord)
-        if shared_route is not None:
-            self._routes[id(cord)] = shared_route
-            return
-        try:
-            self._routes[id(cord)] = self._install(cord, names)
-        except UnresolvedError:
-            placeholder = Route(cord.route_path, _placeholder, methods=list(cord.route_methods))
-            self._router.routes.append(placeholder)
-            self._routes[id(cord)] = placeholder
-            self._unresolved.append((cord, names))
+        route = self._remove_conflicts(cord)
+        if route is None:
+            try:
+                route = self._make_route(cord, names)
+            except UnresolvedError:
+                route = Route(cord.route_path, _placeholder, methods=list(cord.route_methods))
+                self._unresolved[cord] = names
+            self._router.routes.append(route)
+        self._routes[cord] = route
 
     def resolve(self) -> None:
         """Replace the placeholders by routes. Raise TypeError if an annotation still cannot be resolved."""
-        while self._unresolved:
-            cord, names = self._unresolved[0]
+        for cord, names in list(self._unresolved.items()):
             try:
-                route = self._install(cord, names)
+                route = self._make_route(cord, names)
             except UnresolvedError as error:
                 raise TypeError(f"Cord {cord.name!r}: {error}. Define or import it in the handler's module.") from None
-            self._router.routes.remove(route)
-            position = self._router.routes.index(self._routes[id(cord)])
+            position = self._router.routes.index(self._routes[cord])
             self._router.routes[position] = route
-            self._routes[id(cord)] = route
-            del self._unresolved[0]
+            self._routes[cord] = route
+            del self._unresolved[cord]
 
     def _remove_conflicts(self, cord: Cord) -> BaseRoute | None:
         """Remove the cords and routes that a new cord replaces.
 
         If a passthrough cord at the same path has the same upstream, remove nothing, and return the route to share.
         """
-        for other in list(self.cords):
+        for other in self.cords:
             if other.route_path == cord.route_path and other.route_methods & cord.route_methods:
-                if other.passthrough and cord.passthrough and other.upstream == cord.upstream:
-                    return self._routes[id(other)]
+                if other.passthrough and cord.passthrough and other.upstream_url == cord.upstream_url:
+                    return self._routes[other]
                 methods = "/".join(sorted(cord.route_methods))
                 warn(f"Cord {cord.name!r} replaces cord {other.name!r} at {methods} {cord.route_path}.")
                 self._remove(other)
@@ -98,33 +103,30 @@ class Routes:
         return None
 
     def _remove(self, cord: Cord) -> None:
-        self.cords.remove(cord)
-        self._unresolved = [(other, names) for other, names in self._unresolved if other is not cord]
-        route = self._routes.pop(id(cord))
+        self._unresolved.pop(cord, None)
+        route = self._routes.pop(cord)
         if route in self._router.routes and route not in self._routes.values():
             self._router.routes.remove(route)
 
-    def _install(self, cord: Cord, names: _Names) -> BaseRoute:
+    def _make_route(self, cord: Cord, names: _Names) -> BaseRoute:
+        """Return a route with the router's options, but do not leave it in the router."""
         try:
             endpoint = cord.endpoint(names)
             self._router.add_api_route(
                 cord.route_path,
-                endpoint,
+                endpoint.function,
                 methods=list(cord.route_methods),
                 name=cord.name,
                 response_class=Response,
                 response_model=None,
                 route_class_override=BodyCheckRoute,
-                **describe(cord),
+                **describe(cord, endpoint),
             )
         except UnresolvedError:
             raise
         except Exception as error:
             raise TypeError(f"Cord {cord.name!r} cannot be served: {error}") from error
-        route = self._router.routes[-1]
-        if isinstance(route, BodyCheckRoute):
-            cord.body_kind = route.body_kind
-        return route
+        return self._router.routes.pop()
 
 
 async def _placeholder(_: object) -> Response:
