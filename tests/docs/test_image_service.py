@@ -1,7 +1,9 @@
-"""The page about the image service: its commands run against the service, and its tables match the code."""
+"""The pages about image generation: their commands run against the service, and their tables match the code."""
 
+import re
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,12 +11,15 @@ from PIL import Image
 from pydantic import BaseModel
 
 from benchmarks.harness.cluster import cluster_folder
+from imagegen.checkpoint import BUNDLED
 from imagegen.http.responses import _ERRORS
 from imagegen.http.schemas import BatchGenerationInput, GenerationInput, Img2ImgInput, InpaintInput
 from imagegen.settings import Settings
 from tests.docs.page import DOCS, Reader, blocks_of, reader
 
 PAGE = DOCS / "image-service.md"
+MODELS = DOCS / "models.md"
+PAGES = [PAGE, MODELS, DOCS / "image-engine.md"]
 ROUTES: dict[str, type[BaseModel]] = {
     "/generate": GenerationInput,
     "/batch": BatchGenerationInput,
@@ -40,16 +45,17 @@ FIELDS = (
 
 @pytest.fixture(scope="module")
 def who() -> Iterator[Reader]:
-    """A reader who has followed the page to its end."""
+    """A reader who has followed the pages to their end."""
     if shutil.which("curl") is None:
-        pytest.skip("the page uses curl")
+        pytest.skip("the pages use curl")
     with cluster_folder() as cluster, reader(cluster) as who:
         (who.folder / "chutes_app.py").symlink_to(DOCS.parent / "chutes_app.py")
         Image.effect_noise((160, 120), 50).convert("RGB").save(who.folder / "photo.jpg")
         Image.effect_noise((160, 120), 50).convert("RGB").save(who.folder / "lake.png")
         Image.new("L", (160, 120), 255).save(who.folder / "mask.png")
-        for block in blocks_of(PAGE):
-            who.read(block)
+        for page in PAGES:
+            for block in blocks_of(page):
+                who.read(block)
         yield who
 
 
@@ -73,12 +79,34 @@ def test_the_commands_write_images_of_the_requested_sizes(who: Reader) -> None:
     }
 
 
-def test_only_the_download_is_not_run() -> None:
-    assert [block.reason for block in blocks_of(PAGE) if block.reason] == ["downloads 34 GB"]
+def test_only_what_needs_flux_is_not_run() -> None:
+    reasons = [block.reason for page in PAGES for block in blocks_of(page) if block.reason]
+    assert reasons == ["downloads 34 GB", "needs the weights of FLUX.1-dev"]
+
+
+def test_a_lora_is_fused_into_a_copy_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from diffusers import FluxPipeline
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    import imagegen
+
+    monkeypatch.chdir(tmp_path)
+    original = FluxPipeline.from_pretrained(BUNDLED, dtype=torch.bfloat16).transformer
+    before = {name: value.clone() for name, value in original.state_dict().items()}
+    original.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=["to_q"], init_lora_weights=False))
+    FluxPipeline.save_lora_weights(tmp_path, get_peft_model_state_dict(original), weight_name="my-lora.safetensors")
+    (code,) = re.findall(r"```python\n(.*?)```", MODELS.read_text("utf-8").split("### Use a LoRA")[1], re.DOTALL)
+    assert code.count("black-forest-labs/FLUX.1-dev") == 1
+    exec(code.replace("black-forest-labs/FLUX.1-dev", str(BUNDLED)), {"__name__": "page"})
+    after = imagegen.load("./flux-with-my-lora").text2image.transformer.state_dict()
+    changed = {name for name in before if not torch.allclose(before[name].float(), after[name].float())}
+    assert after.keys() == before.keys()
+    assert changed == {name for name in before if name.endswith("to_q.weight")}
 
 
 def test_every_setting_is_on_the_page() -> None:
-    page = PAGE.read_text()
+    page = MODELS.read_text()
     for name in Settings.model_fields:
         assert f"`IMAGEGEN_{name.upper()}`" in page
 
