@@ -50,6 +50,8 @@ bytes. In a variable that holds several values, separate them by commas.
 | --- | --- | --- |
 | `HF_HOME` | `~/.cache/huggingface` | Folder of the Hugging Face cache. |
 | `HF_TOKEN` | | Token for downloading models whose terms you accepted. |
+| `CUDA_VISIBLE_DEVICES` | all GPUs | Numbers of the GPUs that `chutes run` may use, such as `1`. |
+| `TMPDIR` | `/tmp` | Folder in which jobs keep their files. |
 | `FORWARDED_ALLOW_IPS` | `127.0.0.1` | Addresses of proxies whose `X-Forwarded-For` names the client. |
 | `RAY_ADDRESS` | | Head node that `chutes deploy` and `chutes chutes` connect to. |
 | `RAY_AUTH_TOKEN` | | Token that the nodes of a cluster share. |
