@@ -181,7 +181,7 @@ def run(minutes: float, seed: int) -> dict[str, Any]:
     }
     faults = sum(count for answer, count in answers.items() if answer.startswith("5") and answer != "503")
     targets = {
-        "no answer is a 5xx other than 503": not faults,
+        "no response is a 5xx other than 503": not faults,
         f"memory rises by at most {MEMORY_SLOPE:g} MiB an hour": slopes["memory_mib"] <= MEMORY_SLOPE,
         "no step of memory": not risen,
         "threads do not rise": slopes["threads"] * minutes / 60 < 1,
