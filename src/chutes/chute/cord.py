@@ -135,13 +135,14 @@ class Cord:
         _options.check_integer("Cord max_json_values", max_json_values, 1, optional=True)
         self._app = app
         self.stream = stream
-        self.path = _normalize_path(path)
+        self.path = _normalize_path("path", path)
         self.passthrough = passthrough
-        self.passthrough_path = _normalize_path(passthrough_path)
+        self.passthrough_path = _normalize_path("passthrough_path", passthrough_path)
         self.passthrough_port = passthrough_port
-        self.public_api_path = _normalize_path(public_api_path) or None
-        self.method = _normalize_method(method)
-        self.public_api_method = _normalize_method(public_api_method or ("POST" if passthrough else method))
+        self.public_api_path = _normalize_path("public_api_path", public_api_path) or None
+        self.method = _normalize_method("method", method)
+        public_default = "POST" if passthrough else self.method
+        self.public_api_method = _normalize_method("public_api_method", public_api_method or public_default)
         self.provision_timeout = provision_timeout
         self.sglang_passthrough = sglang_passthrough
         self.max_body_bytes = max_body_bytes
@@ -160,8 +161,8 @@ class Cord:
         """Register a function as the handler, and return it unchanged."""
         self._func = func
         self.name = getattr(func, "__name__", type(func).__name__)
-        self.path = self.path or _normalize_path(self.name)
-        self.passthrough_path = self.passthrough_path or _normalize_path(self.name)
+        self.path = self.path or _normalize_path("path", self.name)
+        self.passthrough_path = self.passthrough_path or _normalize_path("passthrough_path", self.name)
         self._app.add_cord(self)
         return func
 
@@ -302,8 +303,8 @@ def _empty_body(adapter: TypeAdapter[Any]) -> Any:
         raise signature.request_error(error) from None
 
 
-def _normalize_path(path: str | None) -> str:
-    """Return a path with one leading and no trailing slash, or an empty string for None.
+def _normalize_path(option: str, path: str | None) -> str:
+    """Return the path in an option, with one leading and no trailing slash, or an empty string for None.
 
     Raise InvalidPath if the path is malformed.
     """
@@ -312,14 +313,15 @@ def _normalize_path(path: str | None) -> str:
     normal = "/" + path.strip("/")
     if not PATH_RE.fullmatch(normal):
         raise InvalidPath(
-            f"Cord path {path!r} is invalid. Use lower-case letters, digits, '_' and '-', with no '-' after a '/'."
+            f"Cord {option} must consist of lower-case letters, digits, '_' and '-', with no '-' after a '/'; "
+            f"got {path!r}."
         )
     return normal
 
 
-def _normalize_method(method: str) -> str:
+def _normalize_method(option: str, method: str) -> str:
     if method.upper() not in HTTPMethod.__members__:
-        raise ValueError(f"Cord method must be an HTTP method such as 'GET' or 'POST'; got {method!r}.")
+        raise ValueError(f"Cord {option} must be an HTTP method such as 'GET' or 'POST'; got {method!r}.")
     return method.upper()
 
 

@@ -13,7 +13,7 @@ from typing import Any, Generic, Never, NotRequired, Protocol, cast
 
 from fastapi import HTTPException
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, field_validator
 from typing_extensions import ParamSpec, TypedDict, TypeVar
 
 from chutes._warn import warn_unknown
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _MIN_TIMEOUT, _MAX_TIMEOUT = 30, 86_400  # seconds
 _SSH_PORT = 2202
-_MIN_PORT = 8002
+_MIN_PORT, _MAX_PORT = 8002, 65_535
 _OUTPUT_DIR = "output_dir"
 
 # A bare `Job` in an annotation is a job with any function.
@@ -46,14 +46,14 @@ class Port(BaseModel):
     """A port that a job declares: 2202, or 8002 to 65535."""
 
     name: str
-    port: int = Field(le=65_535)
+    port: int
     proto: str = "tcp"
 
     @field_validator("port")
     @classmethod
     def _allowed(cls, port: int) -> int:
-        if port != _SSH_PORT and port < _MIN_PORT:
-            raise ValueError(f"Port must be {_SSH_PORT}, or from {_MIN_PORT} to 65535; got {port}.")
+        if port != _SSH_PORT and not _MIN_PORT <= port <= _MAX_PORT:
+            raise ValueError(f"Port must be {_SSH_PORT}, or from {_MIN_PORT} to {_MAX_PORT}; got {port}.")
         return port
 
 

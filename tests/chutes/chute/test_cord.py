@@ -31,8 +31,11 @@ def test_paths_are_normalised(chute: Chute, written: str, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/Gen", "/a.b", "/a{b}", "/-a", "/", "", "/a b", "/a\n"])
 def test_invalid_paths(chute: Chute, path: str) -> None:
-    with pytest.raises(InvalidPath):
-        chute.cord(public_api_path=path)
+    for option in ("path", "public_api_path", "passthrough_path"):
+        with pytest.raises(InvalidPath) as refused:
+            chute.cord(**{option: path})
+        assert str(refused.value).startswith(f"Cord {option} must consist of ")
+        assert str(refused.value).endswith(f"; got {path!r}.")
 
 
 def test_a_cord_without_a_path_is_served_at_its_own_name(chute: Chute, serve: Serve) -> None:
@@ -64,9 +67,10 @@ def test_the_public_method(chute: Chute, options: dict[str, Any], verb: str) -> 
     assert chute.cords[0].route_methods == {verb}
 
 
-def test_an_invalid_method(chute: Chute) -> None:
-    with pytest.raises(ValueError, match="FOO"):
-        chute.cord(method="FOO")
+@pytest.mark.parametrize("option", ["method", "public_api_method"])
+def test_an_invalid_method(chute: Chute, option: str) -> None:
+    with pytest.raises(ValueError, match=f"Cord {option} must be an HTTP method such as .*; got 'FOO'"):
+        chute.cord(**{option: "FOO"})
 
 
 def test_another_method_is_405(chute: Chute, serve: Serve) -> None:

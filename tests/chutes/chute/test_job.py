@@ -227,7 +227,7 @@ def test_invalid_timeouts(chute: Chute, timeout: Any) -> None:
 
 @pytest.mark.parametrize("port", [0, 2201, 8001, 65_536])
 def test_invalid_ports(port: int) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(ValidationError, match=f"Port must be 2202, or from 8002 to 65535; got {port}"):
         Port(name="http", port=port, proto="tcp")
 
 
