@@ -76,9 +76,10 @@ def _generic(parser: ConfigParser) -> GenericConfig:
 
 def _read() -> Config:
     if not Path(CONFIG_PATH).exists() and not ALLOW_MISSING:
-        raise NotConfigured
+        raise NotConfigured(f"There is no configuration file {CONFIG_PATH}. Create it, or set CHUTES_CONFIG_PATH.")
     parser = _parse()
     auth = AuthConfig(**{f.name: parser.get("auth", f.name, fallback=None) for f in fields(AuthConfig)})
-    if not ALLOW_MISSING and any(getattr(auth, f.name) is None for f in fields(auth)):
-        raise AuthenticationRequired
+    missing = [f.name for f in fields(auth) if getattr(auth, f.name) is None]
+    if missing and not ALLOW_MISSING:
+        raise AuthenticationRequired(f"Section [auth] of {CONFIG_PATH} lacks {', '.join(missing)}. Add them.")
     return Config(auth, _generic(parser))

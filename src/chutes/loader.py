@@ -65,9 +65,9 @@ def locate(ref: str) -> Source:
     source = parse_reference(ref)
     if source.file is not None:
         if not source.file.is_file():
-            raise LoadError(f"There is no file {source.location}.")
+            raise LoadError(f"There is no file {source.location}. Check the path.")
         if source.file.suffix != ".py":
-            raise LoadError(f"{source.location} is not a Python file: its name must end in .py.")
+            raise _not_python(source)
         return source
     if not all(part.isidentifier() for part in source.module.split(".")):
         raise LoadError(f"{source.module!r} is not a module's name. Use module:name, or the path of a file.")
@@ -87,7 +87,7 @@ def load_chute(ref: str | Source) -> Chute:
         return found.chute
     if not isinstance(found, Chute):
         kind = type(found).__name__
-        raise LoadError(f"{source.location}:{source.name} must be a Chute; it is of type {kind}.")
+        raise LoadError(f"{source.location}:{source.name} must be a Chute; got an object of type {kind}.")
     return found
 
 
@@ -95,7 +95,7 @@ def _import_file(source: Source, file: Path) -> ModuleType:
     _make_importable(source.root)
     spec = importlib.util.spec_from_file_location(source.module, file)
     if spec is None or spec.loader is None:
-        raise LoadError(f"{source.location} is not a Python file: its name must end in .py.")
+        raise _not_python(source)
     module = importlib.util.module_from_spec(spec)
     sys.modules[source.module] = module  # pydantic and pickle look up a class's module by name
     try:
@@ -120,8 +120,15 @@ def _import_module(source: Source) -> ModuleType:
         raise _import_failed(source, error) from error
 
 
+def _not_python(source: Source) -> LoadError:
+    return LoadError(f"A chute's file must have a name that ends in .py; got {source.location}.")
+
+
 def _missing_module(source: Source) -> LoadError:
-    return LoadError(f"There is no module {source.module} in {source.root} or among the installed packages.")
+    return LoadError(
+        f"There is no module {source.module} in {source.root} or among the installed packages. Check its name, or run "
+        "the command in its folder."
+    )
 
 
 def _make_importable(folder: Path) -> None:
@@ -155,6 +162,6 @@ def _look_up(module: ModuleType, source: Source) -> Any:
         if found is None:
             names = [name for name, value in vars(module).items() if isinstance(value, (Chute, ChutePack))]
             chutes = ", ".join(f"{source.location}:{name}" for name in names)
-            hint = f"It has {chutes}." if names else "It defines no chute."
+            hint = f"It has {chutes}." if names else "Define one with `chute = Chute(...)`."
             raise LoadError(f"{source.location} has no chute named {source.name}. {hint}")
     return found

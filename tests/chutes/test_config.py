@@ -24,15 +24,15 @@ def test_a_whole_file(file: Path) -> None:
     assert config.get_config() is config.get_config()
 
 
-def test_no_file() -> None:
-    with pytest.raises(NotConfigured):
+def test_no_file(file: Path) -> None:
+    with pytest.raises(NotConfigured, match=f"There is no configuration file {file}"):
         config.get_config()
     assert config.get_generic_config().api_base_url.startswith("http://127.0.0.1")
 
 
 def test_no_account(file: Path) -> None:
     file.write_text("[auth]\nusername = me\n")
-    with pytest.raises(AuthenticationRequired):
+    with pytest.raises(AuthenticationRequired, match="lacks user_id, hotkey_seed, hotkey_name, hotkey_ss58address"):
         config.get_config()
 
 

@@ -93,15 +93,15 @@ def test_an_absolute_path_from_another_folder(folder: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("ref", "says"),
     [
-        ("missing.py", "There is no file missing.py."),
-        ("folder/missing", "There is no file folder/missing."),
+        ("missing.py", "There is no file missing.py. Check the path."),
+        ("folder/missing", "There is no file folder/missing. Check the path."),
         ("missing:chute", "There is no module missing in "),
         ("package.missing", "There is no module package.missing in "),
         (
             "some_chute:nothing",
             "some_chute has no chute named nothing. It has some_chute:chute, some_chute:other, some_chute:pack.",
         ),
-        ("some_chute:number", "some_chute:number must be a Chute; it is of type int."),
+        ("some_chute:number", "some_chute:number must be a Chute; got an object of type int."),
         (":chute", "is not a module's name"),
         ("", "is not a module's name"),
         ("..:x", "is not a module's name"),

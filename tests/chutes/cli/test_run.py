@@ -136,7 +136,7 @@ def test_a_port_in_use_is_one_line(chutes: Run, folder: Path) -> None:
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("Error: ")
     assert "in use" in done.stderr
-    assert missing.stderr == "Error: There is no file nothing.py.\n"
+    assert missing.stderr == "Error: There is no file nothing.py. Check the path.\n"
 
 
 @pytest.mark.parametrize("extra", [[], ["--dev"]])
