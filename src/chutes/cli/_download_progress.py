@@ -22,7 +22,7 @@ from chutes.cli._console import format_bytes, note
 _LOG_INTERVAL = 10.0  # seconds
 
 
-class Transfer:
+class DownloadProgress:
     """The progress of one download.
 
     Pass `bar_class` to the hub's client as its `tqdm_class`: its bars draw nothing and report their bytes here.
@@ -30,7 +30,7 @@ class Transfer:
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self.bar_class = type("Bar", (_SilentBar,), {"transfer": self})
+        self.bar_class = type("Bar", (_SilentBar,), {"progress": self})
         self._started = self._last_line = time.monotonic()
         self._progress: Progress | None = None
         if sys.stderr.isatty():
@@ -71,11 +71,11 @@ class Transfer:
 class _SilentBar(tqdm):  # type: ignore[type-arg]  # generic only in its stub
     """A tqdm bar that draws nothing and reports the bytes that it counts."""
 
-    transfer: Transfer
+    progress: DownloadProgress
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "file": io.StringIO(), "mininterval": 0.1})
 
     def display(self, *args: Any, **kwargs: Any) -> None:
         if self.unit == "B":
-            self.transfer.show(self.n)
+            self.progress.show(self.n)

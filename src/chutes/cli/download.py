@@ -52,7 +52,7 @@ def _fetch(repo: str) -> str:
     """Download the missing files of a model, and return its folder."""
     from huggingface_hub import HfApi, RepoFile, snapshot_download
 
-    from chutes.cli._download_progress import Transfer
+    from chutes.cli._download_progress import DownloadProgress
 
     api = HfApi()
     tree = [entry for entry in api.list_repo_tree(repo, recursive=True) if isinstance(entry, RepoFile)]
@@ -63,8 +63,8 @@ def _fetch(repo: str) -> str:
     total = sum(file.file_size or 0 for file in plan)
     _check_disk_space(missing)
     note(f"{repo}: {len(plan)} files, {format_bytes(total)}; {format_bytes(missing)} to download.")
-    with Transfer(missing) as transfer:
-        return snapshot_download(repo, allow_patterns=patterns, tqdm_class=transfer.bar_class)
+    with DownloadProgress(missing) as progress:
+        return snapshot_download(repo, allow_patterns=patterns, tqdm_class=progress.bar_class)
 
 
 def _find_in_cache(repo: str) -> str:
