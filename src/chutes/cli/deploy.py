@@ -2,13 +2,18 @@
 
 import os
 import re
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from chutes.cli._console import fail, load_settings, note, require
 from chutes.cli._deploy_progress import DeployProgress
 from chutes.cli._options import ChuteRef, ClusterAddress, NoAuth
+
+if TYPE_CHECKING:
+    from chutes.chute import Chute
+    from chutes.deploy.application import Spec
+    from chutes.deploy.package import Package
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
@@ -36,7 +41,7 @@ def deploy(
     Exit codes: 0 the chute is ready, 1 the command or a file is wrong, 3 the chute failed to load.
     """
     require("ray")
-    from chutes.deploy import application, cluster, package, placement, rollout
+    from chutes.deploy import cluster, package, rollout
     from chutes.exception import CommandError
     from chutes.loader import load_chute
     from chutes.server.auth import check_exposure
@@ -44,7 +49,7 @@ def deploy(
 
     environment = _parse_environment(env or [])
     if name is not None and not re.search(r"[A-Za-z0-9]", name):
-        fail(f"--name is {name!r}, but a name needs at least one letter or digit")
+        fail(f"--name is {name!r}, but a name needs at least one letter or digit.")
     load_settings(environment)  # the replicas get these settings, so reject an invalid one here
     for warning in misspelt_settings({**os.environ, **environment}):
         note(warning)
@@ -57,23 +62,12 @@ def deploy(
             progress.report("starting a cluster on this machine" if starts_cluster else "connecting", None)
             with cluster.connected(address, start=True) as started:
                 try:
-                    http = cluster.serve_http()
-                    cluster.check_proxy(http)
-                    check_exposure(load_settings(host=http[0], no_auth=no_auth))
-                    nodes = cluster.ray_nodes()
-                    ray_options = placement.place(chute.node_selector, nodes)
-                    if chute.node_selector and "num_gpus" not in ray_options:
-                        note(f"No node has a GPU. {chute.name} is placed on a node without one and may fail to load.")
-                    spec = application.spec_for(
-                        chute,
-                        packed,
-                        name=name,
-                        environment=environment,
-                        ray_options=ray_options,
-                        surge=placement.has_room(chute.node_selector, nodes, cluster.free_gpus()),
-                        no_auth=no_auth,
-                    )
-                    (rollout.roll_out if wait else rollout.start_without_waiting)(spec, progress.report)
+                    http_address = cluster.serve_http()
+                    cluster.check_proxy(http_address)
+                    check_exposure(load_settings(host=http_address[0], no_auth=no_auth))
+                    spec = _place(chute, packed, name=name, environment=environment, no_auth=no_auth)
+                    roll_out = rollout.roll_out if wait else rollout.start_without_waiting
+                    roll_out(spec, progress.report)
                 except CommandError:
                     if started:  # `stop_local` needs them after the connection has ended
                         labels = cluster.head_labels()
@@ -81,12 +75,33 @@ def deploy(
     except CommandError as error:
         cluster.stop_local(labels)
         fail(error, error.exit_code)
-    typer.echo(cluster.url(spec.slug, http))
+    typer.echo(cluster.url(spec.slug, http_address))
+
+
+def _place(
+    chute: "Chute", packed: "Package", *, name: str | None, environment: dict[str, str], no_auth: bool
+) -> "Spec":
+    """Return the specification of a new version, with the resources of the nodes that can run it."""
+    from chutes.deploy import application, cluster, placement
+
+    nodes = cluster.ray_nodes()
+    ray_options = placement.place(chute.node_selector, nodes)
+    if chute.node_selector and "num_gpus" not in ray_options:
+        note(f"No node has a GPU. {chute.name} is placed on a node without one and may fail to load.")
+    return application.spec_for(
+        chute,
+        packed,
+        name=name,
+        environment=environment,
+        ray_options=ray_options,
+        surge=placement.has_room(chute.node_selector, nodes, cluster.free_gpus()),
+        no_auth=no_auth,
+    )
 
 
 def _parse_environment(values: list[str]) -> dict[str, str]:
     pairs = [value.partition("=") for value in values]
     for name, equals, _ in pairs:
         if not equals or not name.isidentifier():
-            fail(f"--env is {name!r}, but must have the form KEY=VALUE")
+            fail(f"--env is {name!r}, but must have the form KEY=VALUE.")
     return {name: value for name, _, value in pairs}
