@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _COLORS = ("cyan", "green", "magenta", "yellow", "blue", "red")
 _LEVELS = {"error": "red", "critical": "red", "warning": "yellow"}
 _INDENT = "    "
+_UNKNOWN = "unknown, because the cluster's proxy does not answer"
 
 
 def chutes(rows: list[dict[str, Any]]) -> Table:
@@ -99,9 +100,6 @@ def metrics(current: dict[str, Any]) -> Group:
         queue = f"{current['running']} running, {current['queued']} queued"
         heading = f"{queue}; {current['per_minute']:g} requests per minute; {_latency(current)}"
     return Group(heading, table)
-
-
-_UNKNOWN = "unknown, because the cluster's proxy does not answer"
 
 
 def _latency(current: dict[str, Any]) -> str:

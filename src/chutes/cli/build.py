@@ -57,7 +57,7 @@ def build(
     except BuildContextError as error:
         fail(error)
     except OSError as error:
-        fail(f"Cannot write {error.filename or folder}: {error.strerror}")
+        fail(f"Cannot write {error.filename or folder}: {error.strerror}. Name another folder with --context.")
     note(f"Wrote the Dockerfile and {len(author.files)} of your files to {folder}.")
     _run_docker(folder, f"{image.username}/{image.name}:{image.tag}".lower())
 

@@ -30,7 +30,7 @@ _FOLLOW_INTERVAL = 0.5
 class _Connection:
     """A connection to a cluster: the address of its HTTP proxy, and the labels of its head node."""
 
-    http: tuple[str, int]
+    http_address: tuple[str, int]
     labels: dict[str, str]
 
 
@@ -54,12 +54,13 @@ def list_chutes(*, address: ClusterAddress = None, as_json: AsJson = False) -> N
     """List the chutes on a cluster."""
     require("ray")
     from chutes.deploy import cluster, registry
+    from chutes.exception import NoCluster
 
     if cluster.explicit_address(address) is None and cluster.find() is None:
         if as_json:
             typer.echo("[]")
         else:
-            note("No cluster is running on this machine. Start one with `chutes deploy`.")
+            note(NoCluster.message)
         return
     with _connect(address) as connection:
         rows = [
@@ -69,7 +70,7 @@ def list_chutes(*, address: ClusterAddress = None, as_json: AsJson = False) -> N
                 "slug": chute.slug,
                 "status": chute.status,
                 "replicas": sum(replica["state"] == "running" for replica in chute.replicas),
-                "url": cluster.url(chute.slug, connection.http),
+                "url": cluster.url(chute.slug, connection.http_address),
             }
             for chute in registry.list_chutes()
         ]
@@ -102,8 +103,8 @@ def _describe(chute: "DeployedChute", connection: _Connection) -> dict[str, Any]
     description: dict[str, Any] = {
         "name": chute.name,
         "status": chute.status,
-        "url": cluster.url(chute.slug, connection.http),
-        "host": f"http://{chute.slug}.localhost:{connection.http[1]}",
+        "url": cluster.url(chute.slug, connection.http_address),
+        "host": f"http://{chute.slug}.localhost:{connection.http_address[1]}",
     }
     if spec is not None:
         scaling = spec.autoscaling
@@ -148,12 +149,12 @@ def status(
     from chutes.deploy import registry, stats
 
     with _connect(address) as connection:
-        current = stats.status(registry.find(name), connection.http)
+        current = stats.status(registry.find(name), connection.http_address)
         while as_json and watch:
             typer.echo(json.dumps(current, default=str))
             sys.stdout.flush()
             time.sleep(_WATCH_INTERVAL)
-            current = stats.status(registry.find(name), connection.http)
+            current = stats.status(registry.find(name), connection.http_address)
         if as_json:
             _print_json(current)
             return
@@ -163,7 +164,7 @@ def status(
         with Live(tables.status(current), refresh_per_second=4) as live:
             while True:
                 time.sleep(_WATCH_INTERVAL)
-                live.update(tables.status(stats.status(registry.find(name), connection.http)))
+                live.update(tables.status(stats.status(registry.find(name), connection.http_address)))
 
 
 @app.command()
@@ -184,7 +185,7 @@ def metrics(
         if prometheus:
             typer.echo(stats.prometheus(chute), nl=False)
             return
-        current = stats.metrics(chute, connection.http)
+        current = stats.metrics(chute, connection.http_address)
     if as_json:
         _print_json(current)
         return
@@ -259,7 +260,7 @@ def scale(
     with _connect(address):
         chute = registry.find(name)
         if chute.spec is None:
-            fail(f"{chute.name} was not deployed by `chutes deploy`, so it cannot be scaled")
+            fail(f"{chute.name} was not deployed by `chutes deploy`, so it cannot be scaled.")
         rollout.scale(chute.spec, replicas)
     note(f"Scaling {chute.name} to {replicas} replica{'s' if replicas > 1 else ''}.")
 

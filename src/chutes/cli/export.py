@@ -44,15 +44,18 @@ def kuberay(
     from chutes.deploy import kuberay as manifests
     from chutes.exception import LoadError
     from chutes.loader import load_chute
+    from chutes.server.keys import unreadable_keys
 
     load_settings()  # the replicas get these settings, so reject an invalid one here
     try:
         chute = load_chute(ref)
-        spec = application.spec_for(chute, package.pack(ref), ray_options={})
+        packed = package.pack(ref)
     except LoadError as error:
         fail(error)
+    try:
+        spec = application.spec_for(chute, packed, ray_options={})
     except (OSError, ValueError) as error:
-        fail(f"The API keys cannot be read: {error}")
+        fail(unreadable_keys(error))
     manifest = manifests.manifest(chute, spec, image=image)
     if output is None:
         typer.echo(manifest, nl=False)
@@ -62,5 +65,5 @@ def kuberay(
         (output / "rayservice.yaml").write_text(manifest, encoding="utf-8")
         (output / "Dockerfile").write_text(manifests.dockerfile(chute), encoding="utf-8")
     except OSError as error:
-        fail(f"Cannot write {error.filename or output}: {error.strerror}")
+        fail(f"Cannot write {error.filename or output}: {error.strerror}. Name another folder with --output.")
     note(f"Wrote rayservice.yaml and Dockerfile to {output}.")

@@ -37,6 +37,6 @@ def init(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the c
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        fail(f"Cannot write {path}: {error.strerror}")
+        fail(f"Cannot write {path.resolve()}: {error.strerror}. Run the command in a folder that you can write to.")
     typer.echo(path)
     note(f"To serve it, run: chutes run {module}")

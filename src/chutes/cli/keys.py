@@ -11,7 +11,7 @@ from chutes._warn import did_you_mean
 from chutes.cli import COMMANDS
 from chutes.cli._console import fail, load_settings, note
 from chutes.cli._options import AsJson
-from chutes.server.keys import Key, KeyStore
+from chutes.server.keys import Key, KeyStore, unreadable_keys
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="markdown", help=COMMANDS["keys"])
 
@@ -26,7 +26,7 @@ def _read_keys(store: KeyStore) -> list[Key]:
     try:
         return store.list()
     except (OSError, ValueError) as error:
-        fail(f"{str(error).rstrip('.')}. Move the file away, or set CHUTES_KEYS_FILE to another one.")
+        fail(unreadable_keys(error))
 
 
 def _warn_of_risks(store: KeyStore) -> None:
@@ -91,7 +91,7 @@ def delete(name: KeyName) -> None:
     try:
         deleted = store.delete(name)
     except OSError as error:
-        fail(f"Cannot change {store.path}: {error.strerror}")
+        fail(f"Cannot write {store.path}: {error.strerror}. Change the permissions of the file and its folder.")
     if not deleted:
         fail(f"There is no API key named {name!r}.{did_you_mean(name, names)} List them with `chutes keys list`.")
     _warn_of_risks(store)

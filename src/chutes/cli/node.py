@@ -57,7 +57,7 @@ def start(
     """
     require("ray")
     if head == (address is not None):
-        fail("Choose either --head to start a cluster, or --address HOST:PORT to join one")
+        fail("Choose either --head to start a cluster, or --address HOST:PORT to join one.")
     from chutes._gpus import installed_gpus
     from chutes.deploy import cluster, placement
     from chutes.exception import NoCluster
@@ -70,13 +70,14 @@ def start(
         gpus = placement.fake_gpus(fake_gpus) if fake_gpus else installed_gpus()
     except ValueError as error:
         fail(f"--fake-gpus is invalid: {error}")
-    labels, environment = {}, dict(cluster.ENVIRONMENT)
+    labels: dict[str, str] = {}
+    environment = dict(cluster.ENVIRONMENT)
     if head:
         environment |= cluster.HEAD_ENVIRONMENT
         settings = load_settings()
-        http = host or settings.host, port or settings.port
-        labels[cluster.HTTP_HOST_LABEL], labels[cluster.HTTP_PORT_LABEL] = http[0], str(http[1])
-        _check_port(*http)
+        http_host, http_port = host or settings.host, port or settings.port
+        labels |= {cluster.HTTP_HOST_LABEL: http_host, cluster.HTTP_PORT_LABEL: str(http_port)}
+        _check_port(http_host, http_port)
         _check_port("0.0.0.0", 0 if local else cluster_port)  # noqa: S104 - where Ray listens
     if local:
         labels[cluster.LOCAL_LABEL] = str(os.getpid())
@@ -99,7 +100,7 @@ def _check_ip(option: str, value: str) -> None:
     try:
         ipaddress.ip_address(value)
     except ValueError:
-        fail(f"{option} is {value!r}, but must be an IP address such as 10.0.0.5")
+        fail(f"{option} is {value!r}, but must be an IP address such as 10.0.0.5.")
 
 
 def _check_port(host: str, port: int) -> None:

@@ -80,7 +80,7 @@ def _run_and_reload(command: list[str], folder: Path, stop_timeout: float) -> No
     from watchfiles import PythonFilter, watch
 
     if not folder.is_dir():
-        fail(f"The folder {folder} does not exist")
+        fail(f"There is no folder {folder} to watch. Check the path of the chute.")
     last_signal = signal.SIGTERM
 
     def stop(*_: object) -> None:

@@ -18,7 +18,7 @@ from chutes.exception import BadRequest, InsecureSettings, Unauthorized
 from chutes.server.body import respond_and_drain
 from chutes.server.errors import from_chutes_error
 from chutes.server.hosts import is_loopback
-from chutes.server.keys import KeyStore
+from chutes.server.keys import KeyStore, unreadable_keys
 from chutes.server.origin import POLICY_VIOLATION, OriginPolicy, deny
 from chutes.server.paths import METRICS_PATHS, PROBES
 from chutes.server.settings import Settings
@@ -44,10 +44,7 @@ def check_exposure(settings: Settings) -> None:
     try:
         has_keys = bool(key_store(settings))
     except (OSError, ValueError) as error:
-        raise InsecureSettings(
-            f"The API keys cannot be read: {str(error).rstrip('.')}. Move the file away, or set CHUTES_KEYS_FILE to "
-            "another one."
-        ) from error
+        raise InsecureSettings(unreadable_keys(error)) from error
     if has_keys or settings.is_loopback:
         return
     raise InsecureSettings(

@@ -181,3 +181,9 @@ class KeyStore:
 @functools.cache
 def _warn_once(risk: str) -> None:
     log.warning("%s", risk)
+
+
+def unreadable_keys(error: OSError | ValueError) -> str:
+    """Return the message about a key file that cannot be read."""
+    reason = str(error).rstrip(".")
+    return f"The API keys cannot be read: {reason}. Move the file away, or set CHUTES_KEYS_FILE to another one."

@@ -156,7 +156,7 @@ def test_invalid_settings_are_one_line_with_their_name(fails: Callable[..., str]
 
 
 def test_reloading_needs_a_folder_to_watch(fails: Callable[..., str], folder: Path) -> None:
-    assert re.search(r"folder \S+/nowhere does not exist", fails("run", "nowhere/app.py", "--reload"))
+    assert re.search(r"There is no folder \S+/nowhere to watch", fails("run", "nowhere/app.py", "--reload"))
 
 
 def test_options_win_over_the_environment(folder: Path) -> None:
