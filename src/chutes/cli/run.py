@@ -27,7 +27,7 @@ def run(
     *,
     reload: Annotated[bool, typer.Option("--reload", help="Restart the server when a Python file changes.")] = False,
     dev: Annotated[
-        bool, typer.Option("--dev", help="Development mode: no API key on loopback, and no limit on queued requests.")
+        bool, typer.Option("--dev", help="Development mode: no API key on loopback, and a queue of 10,000 requests.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Same as --log-level debug.")] = False,
     **settings: Any,
