@@ -4,7 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
-LAST_PORT = 65_535
+MAX_PORT = 65_535
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-_.]*", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(\.\d+)?(ns|us|ms|s|m|h))+")

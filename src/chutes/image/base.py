@@ -5,9 +5,9 @@ import shlex
 from typing import Never, Self
 from uuid import NAMESPACE_OID, uuid5
 
-from chutes._warn import warn_unknown
+from chutes._warn import warn, warn_unknown
 from chutes.image._arguments import (
-    LAST_PORT,
+    MAX_PORT,
     check,
     check_exists,
     check_name,
@@ -115,8 +115,8 @@ class Image:
         for directive in self._directives:
             # hadolint's DL3059 asks to merge consecutive RUN directives, but each `run_command` is a layer of its own.
             consecutive_runs = isinstance(directive, RUN) and isinstance(previous, RUN)
-            if ignore := (*directive.ignore, *(("DL3059",) if consecutive_runs else ())):
-                lines.append(f"# hadolint ignore={','.join(ignore)}")
+            if rules := (*directive.ignored_rules, *(("DL3059",) if consecutive_runs else ())):
+                lines.append(f"# hadolint ignore={','.join(rules)}")
             lines.append(str(directive))
             previous = directive
         return "\n".join(lines)
@@ -226,14 +226,17 @@ class Image:
             checksum: The expected checksum of a URL's contents, `sha256:` and 64 hex digits.
             chown: The owner of the files, such as `user:group`.
             chmod: The mode of the files, such as `755`.
-            exclude: No effect.
-            build_dir: No effect.
+            exclude: No effect. Every file of the source is added.
+            build_dir: No effect. Docker's build context is the folder that `chutes build` writes.
 
         Raises:
             AssertionError: The local source does not exist.
         """
         if is_remote():
             return self
+        for name, value in {"exclude": exclude, "build_dir": build_dir}.items():
+            if value:
+                warn(f"Image.add: {name}={value!r} has no effect.")
         directive = ADD(
             source,
             dest,
@@ -293,8 +296,8 @@ class Image:
         Args:
             port: A number from 1 to 65535.
         """
-        if not 0 < int(port) <= LAST_PORT:
-            raise AssertionError(f"Port must be from 1 to {LAST_PORT}; got {port!r}.")
+        if not 0 < int(port) <= MAX_PORT:
+            raise AssertionError(f"Image port must be from 1 to {MAX_PORT}; got {port!r}.")
         return self._append(EXPOSE(str(port)))
 
     def with_healthcheck(

@@ -43,7 +43,7 @@ class BaseDirective:
     type: ClassVar[DirectiveType]
 
     @property
-    def ignore(self) -> tuple[str, ...]:
+    def ignored_rules(self) -> tuple[str, ...]:
         """The hadolint rules to disable for this directive, because the author decides what they check."""
         return ()
 
@@ -97,7 +97,7 @@ class APT(RUN):
             super().__init__(f"apt-get {action} -y {names}")
 
     @property
-    def ignore(self) -> tuple[str, ...]:
+    def ignored_rules(self) -> tuple[str, ...]:
         """The hadolint rule about unpinned versions, unless all versions are pinned."""
         return () if self._pinned else ("DL3008",)
 
@@ -111,7 +111,7 @@ class PIP(RUN):
         super().__init__(f"pip install --no-cache-dir {' '.join(shell_word(word) for word in words)}")
 
     @property
-    def ignore(self) -> tuple[str, ...]:
+    def ignored_rules(self) -> tuple[str, ...]:
         """The hadolint rule about unpinned versions, unless all versions are pinned."""
         return () if self._pinned else ("DL3013",)
 
@@ -185,7 +185,7 @@ class USER(BaseDirective):
     type = DirectiveType.USER
 
     @property
-    def ignore(self) -> tuple[str, ...]:
+    def ignored_rules(self) -> tuple[str, ...]:
         """The hadolint rule about user names, unless the user is a number. The image itself may create the user."""
         return () if re.fullmatch(r"\d+(:\d+)?", self.args) else ("DL3066",)
 

@@ -207,6 +207,15 @@ def test_add_and_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert image.sources == ["*.py", f"{tmp_path}/x.py", "a b", "x.py", "w.tar.gz"]
 
 
+@pytest.mark.parametrize(("option", "value"), [("exclude", ["*.log"]), ("build_dir", "build")])
+def test_an_option_without_effect_warns_at_the_authors_line(option: str, value: Any, tmp_path: Path) -> None:
+    with pytest.warns(ChutesWarning) as caught:
+        make().add(str(tmp_path), "/x", **{option: value})
+    (warning,) = caught
+    assert str(warning.message) == f"Image.add: {option}={value!r} has no effect."
+    assert warning.filename == __file__
+
+
 def test_inside_a_built_image_no_source_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHUTES_EXECUTION_CONTEXT", "REMOTE")
     assert lines(make().add("nowhere", "/x").copy("nowhere", "/x")) == []
