@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Chute", "Image", "NodeSelector", "__version__"]
 
-_HOMES = {"Chute": "chutes.chute", "Image": "chutes.image", "NodeSelector": "chutes.chute"}
+_MODULES = {"Chute": "chutes.chute", "Image": "chutes.image", "NodeSelector": "chutes.chute"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

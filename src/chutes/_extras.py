@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 
 DISTRIBUTION = "chutes-selfhosted"
-_MODULES = {
+_MODULES_BY_EXTRA = {
     "deploy": {"ray", "yaml"},
     "imagegen": {
         "PIL",
@@ -27,7 +27,7 @@ def is_installed(module: str) -> bool:
 
 def install_hint(module: str) -> str:
     """Return a sentence with the command that installs a module, or an empty string if no extra contains it."""
-    for extra, modules in _MODULES.items():
+    for extra, modules in _MODULES_BY_EXTRA.items():
         if module.partition(".")[0] in modules:
             return f"Install it with `pip install '{DISTRIBUTION}[{extra}]'`."
     return ""

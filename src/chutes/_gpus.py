@@ -24,7 +24,7 @@ class Gpu:
     """A GPU of a machine.
 
     Attributes:
-        kind: The model's name in `GPU_MODELS`; for another model, the driver's device name in lower case.
+        kind: The model's key in `GPU_MODELS`; for another model, the driver's device name in lower case.
         vram_gb: Memory in GB.
     """
 
@@ -109,16 +109,16 @@ _PREFIX = re.compile(r"^(nvidia|geforce|tesla|quadro|rtx|amd|instinct)[ _-]*")
 _DEFAULT_SIZE = {"a100": "80gb", "h100": "80gb", "v100": "16gb", "h200": "141gb"}
 
 
-def gpu_id(device_name: str) -> str | None:
-    """Return the name of the model with a device name (`NVIDIA H200` -> `h200`), or None if it is unknown."""
+def gpu_kind(device_name: str) -> str | None:
+    """Return the kind of a GPU, a key of `GPU_MODELS`, for a device name (`NVIDIA H200` -> `h200`); None if unknown."""
     for name, model in GPU_MODELS.items():
         if re.search(model.device_pattern, device_name):
             return name
     return None
 
 
-def nearest_gpu(spelling: str) -> str | None:
-    """Return the model's name for a common spelling (`rtx4090` -> `4090`, `a100-80gb` -> `a100`), or None."""
+def nearest_kind(spelling: str) -> str | None:
+    """Return the kind for a common spelling (`rtx4090` -> `4090`, `a100-80gb` -> `a100`), or None."""
     name = spelling.strip().lower()
     if name in GPU_MODELS:
         return name
@@ -142,7 +142,7 @@ def identify_gpu(device_name: str, memory: int) -> Gpu:
 
     The result has the advertised memory of its model. A MIG slice, which has less, has the memory that it reports.
     """
-    kind = gpu_id(device_name)
+    kind = gpu_kind(device_name)
     if kind is not None and memory >= REPORTED_SHARE * GPU_MODELS[kind].vram_gb * _BYTES_PER_GB:
         return Gpu(kind, GPU_MODELS[kind].vram_gb)
     unknown = re.sub(r"[^a-z0-9]+", "_", device_name.lower().removeprefix("nvidia ")).strip("_")

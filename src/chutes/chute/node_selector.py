@@ -4,7 +4,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from chutes._gpus import GPU_MODELS, REPORTED_SHARE, nearest_gpu
+from chutes._gpus import GPU_MODELS, REPORTED_SHARE, nearest_kind
 from chutes._warn import did_you_mean, warn, warn_unknown
 from chutes.chute._options import warn_without_effect
 
@@ -58,22 +58,22 @@ class NodeSelector(BaseModel):
         """The known GPU models that this selector accepts."""
         return [name for name, gpu in GPU_MODELS.items() if self.accepts(name, gpu.vram_gb)]
 
-    def accepts(self, gpu: str | None, vram_gb: float) -> bool:
-        """Return whether a GPU is accepted, given the name of its model (None if unknown) and its memory in GB."""
-        if self.include is not None and not _is_one_of(gpu, self.include):
+    def accepts(self, kind: str | None, vram_gb: float) -> bool:
+        """Return whether a GPU is accepted, given its kind (None if unknown) and its memory in GB."""
+        if self.include is not None and not _is_one_of(kind, self.include):
             return False
-        if self.exclude is not None and _is_one_of(gpu, self.exclude):
+        if self.exclude is not None and _is_one_of(kind, self.exclude):
             return False
         return vram_gb >= REPORTED_SHARE * self.min_vram_gb_per_gpu
 
 
-def _is_one_of(gpu: str | None, names: list[str]) -> bool:
-    """Return whether a name is in a list. `h100` also stands for its form factors, `h100_sxm` and `h100_nvl`."""
-    return gpu is not None and (gpu in names or gpu.removesuffix("_sxm").removesuffix("_nvl") in names)
+def _is_one_of(kind: str | None, kinds: list[str]) -> bool:
+    """Return whether a kind is in a list. `h100` also stands for its form factors, `h100_sxm` and `h100_nvl`."""
+    return kind is not None and (kind in kinds or kind.removesuffix("_sxm").removesuffix("_nvl") in kinds)
 
 
 def _normalize_name(name: str) -> str:
-    known = nearest_gpu(name)
+    known = nearest_kind(name)
     if known is None:
         warn(f"NodeSelector: {name!r} is not a known GPU.{did_you_mean(name, GPU_MODELS)}")
         return name.lower()

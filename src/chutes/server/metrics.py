@@ -12,7 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from chutes._gpus import query_gpus
-from chutes.metrics import SECONDS
+from chutes.metrics import DURATION_BUCKETS
 from chutes.server.admission import Admission
 
 in_flight = Gauge("chutes_in_flight", "Running requests and jobs", ["chute_id"])
@@ -20,7 +20,7 @@ queue_depth = Gauge("chutes_queue_depth", "Requests and jobs in the queue", ["ch
 concurrency = Gauge("chutes_concurrency", "Number of slots", ["chute_id"])
 ready = Gauge("chutes_ready", "1 if the chute accepts requests", ["chute_id"])
 queue_wait = Histogram(
-    "chutes_queue_wait_seconds", "Seconds that a request waited for a slot", ["chute_id"], buckets=SECONDS
+    "chutes_queue_wait_seconds", "Seconds that a request waited for a slot", ["chute_id"], buckets=DURATION_BUCKETS
 )
 rejections = Counter("chutes_rejections", "Rejected and aborted requests", ["chute_id", "reason"])
 disconnects = Counter("chutes_disconnects", "Clients that disconnected before the response", ["chute_id", "stage"])

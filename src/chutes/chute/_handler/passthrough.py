@@ -56,7 +56,7 @@ async def forward(
             client.build_request(
                 method,
                 httpx.URL(url, query=request.scope["query_string"] or None),  # an empty one would add a "?"
-                headers=_outgoing(request, headers),
+                headers=_request_headers(request, headers),
                 content=request.stream() if _has_body(request) else None,
             ),
             stream=True,
@@ -73,14 +73,14 @@ async def forward(
     return _Relay(client, upstream)
 
 
-def _outgoing(request: Request, headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+def _request_headers(request: Request, headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     """Return the client's headers for the upstream, with the given headers in place of the client's."""
     replacements = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     dropped = _DROPPED_FROM_REQUEST | {name.decode("latin-1") for name, _ in replacements}
-    return [*_without(request.headers.raw, dropped), *replacements]
+    return [*_drop_headers(request.headers.raw, dropped), *replacements]
 
 
-def _without(headers: Sequence[tuple[bytes, bytes]], dropped: frozenset[str]) -> list[tuple[bytes, bytes]]:
+def _drop_headers(headers: Sequence[tuple[bytes, bytes]], dropped: frozenset[str]) -> list[tuple[bytes, bytes]]:
     """Return headers in lower case, except for dropped ones and those that the `Connection` header names."""
     named = (value.decode("latin-1").lower().split(",") for name, value in headers if name.lower() == b"connection")
     dropped = dropped.union(*([token.strip() for token in tokens] for tokens in named))
@@ -99,7 +99,7 @@ class _Relay(StreamingResponse):
 
     def __init__(self, client: httpx.AsyncClient, upstream: httpx.Response) -> None:
         super().__init__(upstream.aiter_raw(), upstream.status_code)
-        self.raw_headers = _without(upstream.headers.raw, _DROPPED_FROM_RESPONSE)
+        self.raw_headers = _drop_headers(upstream.headers.raw, _DROPPED_FROM_RESPONSE)
         self._client = client
         self._upstream = upstream
 
