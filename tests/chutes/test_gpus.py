@@ -1,6 +1,6 @@
 import pytest
 
-from chutes._gpus import Gpu, gpu_id, identify_gpu, installed_gpus
+from chutes._gpus import Gpu, gpu_kind, identify_gpu, installed_gpus
 
 
 def test_installed_gpus_have_memory() -> None:
@@ -55,4 +55,4 @@ def test_a_gpu_has_its_advertised_memory(name: str, mib: int, gpu: Gpu) -> None:
     ],
 )
 def test_device_names(device: str, name: str | None) -> None:
-    assert gpu_id(device) == name
+    assert gpu_kind(device) == name

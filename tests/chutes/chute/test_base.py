@@ -255,11 +255,15 @@ def test_progress_and_failure_can_be_reported_from_any_thread() -> None:
     chute = make()
     reasons: list[str] = []
     chute.set_failure_callback(reasons.append)
-    threading.Thread(target=chute.fail, args=["poisoned"]).start()
-    threading.Thread(target=chute.progress.update, args=["reading", 1, 4, "GB"]).run()
+    threads = [
+        threading.Thread(target=chute.fail, args=["poisoned"]),
+        threading.Thread(target=chute.progress.update, args=["reading", 1, 4, "GB"]),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert chute.progress.snapshot() == {"stage": "reading", "done": 1, "total": 4, "unit": "GB", "fraction": 0.25}
-    while not reasons:
-        pass
     assert (reasons, chute.failure) == (["poisoned"], "poisoned")
     later: list[str] = []
     chute.set_failure_callback(later.append)  # the new callback replaces the first
