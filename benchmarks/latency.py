@@ -118,7 +118,7 @@ def occupied(server: Server, folder: Path, path: str, requests: int) -> Iterator
 
 def busy(folder: Path) -> None:
     """Measure probes during a blocking startup hook and a blocking handler, rejections, a disconnect and shutdown."""
-    with serving(folder, SOURCE, wait=False, queue_size=3) as server:
+    with serving(folder, SOURCE, wait=False, imported=(), queue_size=3) as server:
         server.wait_for_port()
         probe(server, "loading")
         (folder / "load").touch()
@@ -153,7 +153,7 @@ def late(folder: Path) -> None:
     """Measure timeouts of handlers that never end."""
     within = 0.5
     (folder / "load").touch()
-    with serving(folder, SOURCE, request_timeout=within) as server:
+    with serving(folder, SOURCE, imported=(), request_timeout=within) as server:
         for _ in range(3):
             began = time.perf_counter()
             status = server.post("/wait").status_code
@@ -165,7 +165,8 @@ def late(folder: Path) -> None:
 def drawing(folder: Path) -> None:
     """Measure probes while the bundled model draws."""
     body = {"prompt": "a cat", "width": 512, "height": 512, "num_inference_steps": 30}
-    with serving(folder, "", ref=str(results.ROOT / "chutes_app.py")) as server, ThreadPoolExecutor(1) as pool:
+    ref = str(results.ROOT / "chutes_app.py")
+    with serving(folder, "", ref=ref, imported=()) as server, ThreadPoolExecutor(1) as pool:
         server.post("/generate", json={**body, "num_inference_steps": 1})
         picture = pool.submit(server.post, "/generate", json=body)
         while not picture.done():

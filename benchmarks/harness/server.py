@@ -7,16 +7,30 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from benchmarks.harness.fork_server import ForkedProcess, fork_server
 from benchmarks.harness.waiting import LIMIT, wait_for
 
-__all__ = ["Server", "serving", "wait_for"]
+__all__ = ["IMAGE_MODULES", "MODULES", "Server", "serving", "wait_for"]
+
+MODULES = ("chutes.cli.run", "chutes.server.process")
+"""The modules of every server."""
+
+IMAGE_MODULES = (
+    *MODULES,
+    "imagegen.http.service",
+    "imagegen.engine",
+    "imagegen.models",
+    "diffusers.pipelines.flux.pipeline_flux_img2img",
+    "diffusers.pipelines.flux.pipeline_flux_inpaint",
+)
+"""The modules of a server that loads a FLUX pipeline."""
 
 PREAMBLE = """
 import asyncio, threading, time
@@ -28,7 +42,7 @@ chute = Chute(username="test", name="promise", image="none", concurrency={concur
 class Server:
     """A `chutes run` process, with its address and its log."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str] | ForkedProcess) -> None:
         self.process = process
         self.lines: list[str] = []
         self.client = httpx.Client(timeout=LIMIT, verify=False, trust_env=False)
@@ -99,7 +113,14 @@ class Server:
 
 @contextmanager
 def serving(
-    folder: Path, source: str, *, concurrency: int = 1, wait: bool = True, ref: str | None = None, **env: object
+    folder: Path,
+    source: str,
+    *,
+    concurrency: int = 1,
+    wait: bool = True,
+    ref: str | None = None,
+    imported: Sequence[str] = MODULES,
+    **env: object,
 ) -> Iterator[Server]:
     """Serve a chute whose module consists of PREAMBLE and `source`.
 
@@ -109,6 +130,7 @@ def serving(
         concurrency: the chute's concurrency.
         wait: wait until the server is ready.
         ref: serve this reference instead of the module.
+        imported: fork the server from a process with these modules; if empty, start a new interpreter.
         env: settings, passed as CHUTES_* variables.
     """
     module = folder / "served.py"
@@ -116,23 +138,25 @@ def serving(
     settings = {f"CHUTES_{key.upper()}": str(value) for key, value in env.items()}
     settings.setdefault("CHUTES_PORT", "0")
     settings.setdefault("CHUTES_KEYS_FILE", str(folder / "keys.json"))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "chutes", "run", ref or str(module)],
-        cwd=folder,
-        env={**os.environ, **settings},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    server = Server(process)
+    server = Server(_start(["run", ref or str(module)], folder, {**os.environ, **settings}, imported))
     try:
         if wait:
             server.wait_for_port()
             server.wait_until_ready()
         yield server
     finally:
-        if process.poll() is None:
-            process.kill()
+        if server.process.poll() is None:
+            server.process.kill()
         server.wait()
         server.client.close()
-        assert process.stderr is not None
-        process.stderr.close()
+        assert server.process.stderr is not None
+        server.process.stderr.close()
+
+
+def _start(
+    arguments: list[str], folder: Path, env: dict[str, str], imported: Sequence[str]
+) -> subprocess.Popen[str] | ForkedProcess:
+    if imported:
+        return fork_server(*imported).start(arguments, folder, env)
+    command = [sys.executable, "-m", "chutes", *arguments]
+    return subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.PIPE, text=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmarks.harness.server import Server, serving, wait_for
+from benchmarks.harness.server import IMAGE_MODULES, Server, serving, wait_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,7 +81,7 @@ def health_until_the_end(server: Server) -> list[int]:
 
 
 def test_a_gpu_that_hangs_ends_the_process(tmp_path: Path, tiny_model: Path) -> None:
-    with serving(tmp_path, SERVICE.format(folder=str(tiny_model))) as server:
+    with serving(tmp_path, SERVICE.format(folder=str(tiny_model)), imported=IMAGE_MODULES) as server:
         assert server.post("/draw").json() == "4"
         answers = []
         request = threading.Thread(
@@ -99,7 +99,7 @@ def test_a_gpu_that_hangs_ends_the_process(tmp_path: Path, tiny_model: Path) -> 
 
 
 def test_memory_that_stays_full_ends_the_process(tmp_path: Path, tiny_model: Path) -> None:
-    with serving(tmp_path, SERVICE.format(folder=str(tiny_model))) as server:
+    with serving(tmp_path, SERVICE.format(folder=str(tiny_model)), imported=IMAGE_MODULES) as server:
         for _ in range(3):
             answer = server.post("/draw", json={"fault": "full"})
             assert (answer.status_code, answer.json()["code"]) == (503, "out_of_memory")
@@ -121,7 +121,8 @@ def test_damaged_weights_are_one_line_and_exit_code_3(
 ) -> None:
     monkeypatch.setenv("IMAGEGEN_MODEL", str(damaged))
     ref = str(ROOT / "chutes_app.py") if source == "chutes_app" else None
-    with serving(tmp_path, TEMPLATE.format(folder=str(damaged)), ref=ref, wait=False) as server:
+    template = TEMPLATE.format(folder=str(damaged))
+    with serving(tmp_path, template, ref=ref, wait=False, imported=IMAGE_MODULES) as server:
         assert server.wait() == 3
         (line,) = [line["message"] for line in server.log if line["level"] == "error"]
         print(line)

@@ -1,0 +1,151 @@
+"""Start `chutes` processes from a template process, which has imported the libraries already.
+
+Importing torch and diffusers takes about five seconds of CPU time, and importing the runtime half a second. A forked
+server saves this time. In all other respects it is a process of its own: it has its own working directory, environment,
+standard error, signals and exit code.
+"""
+
+import atexit
+import contextlib
+import functools
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import NoReturn
+
+_MESSAGE = 1 << 20  # bytes, for a whole environment
+
+
+class ForkedProcess:
+    """A process that the template process forked, with the methods of `subprocess.Popen`."""
+
+    def __init__(self, pid: int, stderr: int, status: socket.socket) -> None:
+        self.pid = pid
+        self.stderr = os.fdopen(stderr)
+        self.returncode: int | None = None
+        self._status = status
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while the process runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end of the process, and return its exit code; negative if a signal ended it."""
+        if self.returncode is None:
+            if not select.select([self._status], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired("chutes", timeout or 0)
+            self.returncode = int(self._status.recv(_MESSAGE))
+            self._status.close()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless the process has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Send SIGKILL, unless the process has ended."""
+        self.send_signal(signal.SIGKILL)
+
+
+class ForkServer:
+    """A template process that has imported `modules`. It ends with this process."""
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__, *modules],
+                cwd=Path(__file__).parents[2],
+                env={**os.environ, "TRANSFORMERS_VERBOSITY": "error"},
+                stdin=theirs.fileno(),
+            )
+        atexit.register(self._stop)
+
+    def _stop(self) -> None:
+        self._socket.close()
+        self._process.wait()
+
+    def start(self, arguments: Sequence[str], folder: Path, env: Mapping[str, str]) -> ForkedProcess:
+        """Fork a process that runs `chutes ARGUMENTS` in `folder` with the environment `env`."""
+        stderr, their_stderr = os.pipe()
+        status, their_status = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with their_status:
+            request = json.dumps({"arguments": arguments, "folder": str(folder), "env": dict(env)})
+            socket.send_fds(self._socket, [request.encode()], [their_stderr, their_status.fileno()])
+        os.close(their_stderr)
+        return ForkedProcess(int(status.recv(_MESSAGE)), stderr, status)
+
+
+@functools.cache
+def fork_server(*modules: str) -> ForkServer:
+    """Return the template process with these modules; start it on the first call."""
+    return ForkServer(modules)
+
+
+def main() -> None:
+    """Import the modules, then fork a process for each request until standard input is closed."""
+    for name in sys.argv[1:]:
+        import_module(name)
+    gc.freeze()  # so that the garbage collector of a forked process does not copy the pages of these objects
+    requests = socket.socket(fileno=0)
+    wakeup, write_end = socket.socketpair()
+    write_end.setblocking(False)
+    handler = signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(write_end.fileno())
+    running: dict[int, socket.socket] = {}
+    while True:
+        ready, _, _ = select.select([requests, wakeup], [], [])
+        if wakeup in ready:
+            wakeup.recv(_MESSAGE)
+            for pid in list(running):
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                if ended:
+                    with contextlib.suppress(OSError), running.pop(pid) as client:
+                        client.send(str(os.waitstatus_to_exitcode(status)).encode())
+        if requests in ready:
+            request, descriptors, _, _ = socket.recv_fds(requests, _MESSAGE, 2)
+            if not request:
+                return
+            stderr, client = descriptors[0], socket.socket(fileno=descriptors[1])
+            if not (pid := os.fork()):
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, handler)
+                for each in (wakeup, write_end, client, *running.values()):
+                    each.close()
+                _run(stderr=stderr, **json.loads(request))
+            os.close(stderr)
+            client.send(str(pid).encode())
+            running[pid] = client
+
+
+def _run(arguments: list[str], folder: str, env: dict[str, str], stderr: int) -> NoReturn:
+    """Run `chutes` as `python -m chutes` does."""
+    from chutes.cli import app
+
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(stderr, 2)
+    os.close(stderr)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.argv[:] = ["chutes", *arguments]
+    sys.path[0] = folder
+    app(prog_name="chutes")
+    sys.exit()
+
+
+if __name__ == "__main__":
+    main()
