@@ -1,15 +1,24 @@
 """Clients that disconnect in any stage of a request leak nothing."""
 
 import asyncio
+import os
+from pathlib import Path
 
+from benchmarks.harness.server import IMAGE_MODULES, serving
 from benchmarks.hostile.disconnects import MEMORY_MARGIN, STAGES, disconnect, reference, settle
-from benchmarks.hostile.server import PICTURES, serving
+from benchmarks.hostile.server import Server
 
+PICTURES = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from benchmarks.hostile.pictures import chute
+"""
 POOL = 8  # threads by which a pool may grow; a leak would add one for each client
 
 
-def test_sixty_disconnects_from_the_image_service_leak_nothing() -> None:
-    with serving(PICTURES) as server:
+def test_sixty_disconnects_from_the_image_service_leak_nothing(tmp_path: Path) -> None:
+    with serving(tmp_path, PICTURES, imported=IMAGE_MODULES) as served:
+        server = Server(served.process, Path(os.devnull), served.port)
         first = reference(server)
         asyncio.run(disconnect(server.port, 30, seed=1))
         before = settle(server)
