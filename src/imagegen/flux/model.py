@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
-_IMAGES = 4  # images whose constants are kept: those of two requests with a negative prompt each
+_MAX_CONSTANTS = 4  # images whose constants are kept: those of two requests with a negative prompt each
 
 
 class FluxConfig(Protocol):
@@ -187,7 +187,8 @@ class FluxTransformer(nn.Module):
             ValueError: if `joint_attention_kwargs` holds adapters, or `guidance` is missing.
         """
         if adapters := set(joint_attention_kwargs or {}) - {"scale"}:
-            raise ValueError(f"The fast transformer does not support attention adapters; got {', '.join(adapters)}.")
+            given = ", ".join(sorted(adapters))
+            raise ValueError(f"joint_attention_kwargs may only hold scale; got {given}. Fuse adapters first.")
         constants = self._find_constants(
             encoder_hidden_states, pooled_projections, guidance, img_ids, txt_ids, timestep
         )
@@ -241,29 +242,35 @@ class FluxTransformer(nn.Module):
 
         A pipeline passes the same tensor objects at each of an image's steps, so their identity identifies the image.
         """
-        times = None if self._scheduler is None else self._scheduler.timesteps
-        key: tuple[Tensor | None, ...] = (text, pooled, guidance, img_ids, txt_ids, times)
+        timesteps = None if self._scheduler is None else self._scheduler.timesteps
+        key: tuple[Tensor | None, ...] = (text, pooled, guidance, img_ids, txt_ids, timesteps)
         for constants in self._constants:
             if all(a is b for a, b in zip(constants.key, key, strict=True)):
                 return constants
-        # Rounds in the same steps as the pipeline does.
-        scheduled = None if times is None else times.to(timestep.device, timestep.dtype) / 1000
-        known = scheduled is not None and bool((scheduled == timestep[0]).any())  # a GPU sync, once per image
-        if scheduled is None or not known:
-            scheduled, key = timestep[:1].clone(), (None,) * len(key)  # not one of the scheduler's steps: never reused
-        cos, sin = _rotary(torch.cat([_flat(txt_ids), _flat(img_ids)]), self.config.axes_dims_rope)
-        table = self._modulate(scheduled, guidance, pooled.to(self.dtype))
+        times = self._scheduled_times(timestep)
+        if times is None:
+            times, key = timestep[:1].clone(), (None,) * len(key)  # a key that is never found again
+        cos, sin = _rotary(torch.cat([_unbatched(txt_ids), _unbatched(img_ids)]), self.config.axes_dims_rope)
+        table = self._modulate(times, guidance, pooled.to(self.dtype))
         projected = self.text_in(text.to(self.dtype).flatten(0, 1)).view(*text.shape[:2], -1)
-        constants = _Constants(key, projected, cos, sin, scheduled, table)
-        self._constants = [constants, *self._constants][:_IMAGES]
+        constants = _Constants(key, projected, cos, sin, times, table)
+        self._constants = [constants, *self._constants][:_MAX_CONSTANTS]
         return constants
+
+    def _scheduled_times(self, timestep: Tensor) -> Tensor | None:
+        """Return the times of all of the scheduler's steps, or None if `timestep` is not one of them."""
+        if self._scheduler is None:
+            return None
+        # Rounds in the same steps as the pipeline does.
+        times = self._scheduler.timesteps.to(timestep.device, timestep.dtype) / 1000
+        return times if bool((times == timestep[0]).any()) else None  # a GPU sync, once per image
 
     def _modulate(self, times: Tensor, guidance: Tensor | None, pooled: Tensor) -> Tensor:
         """Compute all modulation vectors at all times: (steps,), (B,), (B, P) -> (steps, B, vectors * D)."""
         vector: Tensor = self.vector_in(pooled)
         if self.guidance_in is not None:
             if guidance is None:
-                raise ValueError("This FLUX model is guidance-distilled: pass `guidance`.")
+                raise ValueError("guidance is None, but this FLUX model is guidance-distilled. Pass a guidance scale.")
             vector = vector + self.guidance_in(_sinusoid(guidance.to(self.dtype) * 1000).to(self.dtype))
         time: Tensor = self.time_in(_sinusoid(times.to(self.dtype) * 1000).to(self.dtype))
         vec = F.silu(time[:, None] + vector[None])
@@ -289,5 +296,5 @@ def _rotary(ids: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     return joined.cos().float(), joined.sin().float()
 
 
-def _flat(ids: Tensor) -> Tensor:
+def _unbatched(ids: Tensor) -> Tensor:
     return ids[0] if ids.ndim == 3 else ids  # older pipelines add a batch dimension
