@@ -60,14 +60,14 @@ class ModulationLayout(NamedTuple):
     width: int
 
     @property
-    def triples(self) -> int:
+    def triple_count(self) -> int:
         """Number of triples: two per stream of a double block, one per single block."""
         return 4 * self.double_blocks + self.single_blocks
 
     @property
     def size(self) -> int:
         """Number of values in a row: all triples, then the final layer's scale and shift."""
-        return (3 * self.triples + 2) * self.width
+        return (3 * self.triple_count + 2) * self.width
 
     def image_triple(self, block: int) -> int:
         """Index of a double block's first image triple; its MLP's is the next one."""
@@ -95,15 +95,18 @@ class ModulationLayout(NamedTuple):
         return [self._layer(previous, layer) for previous, layer in pairwise([*order, None])]  # None: the final layer
 
     def _layer(self, previous: tuple[int, int] | None, layer: tuple[int, int] | None) -> LayerModulation:
-        text, image = (
-            VectorOffsets(
-                gate=0 if previous is None else self.offset(previous[stream]) + 2 * self.width,
-                scale=self.offset(self.triples) if layer is None else self.offset(layer[stream]) + self.width,
-                shift=self.offset(self.triples) + self.width if layer is None else self.offset(layer[stream]),
-            )
-            for stream in (0, 1)
-        )
-        return LayerModulation(text, image, *(layer or (0, 0)), first=previous is None)
+        """Return a layer's modulation, from the (text, image) triples of the previous layer and its own."""
+
+        def norm(stream: int) -> VectorOffsets:
+            gate = 0 if previous is None else self.offset(previous[stream]) + 2 * self.width
+            if layer is None:
+                final = self.offset(self.triple_count)
+                return VectorOffsets(gate, scale=final, shift=final + self.width)
+            own = self.offset(layer[stream])
+            return VectorOffsets(gate, scale=own + self.width, shift=own)
+
+        text_gate, image_gate = layer or (0, 0)
+        return LayerModulation(norm(0), norm(1), text_gate, image_gate, first=previous is None)
 
 
 class FoldedGates(NamedTuple):

@@ -1,7 +1,7 @@
 """Copy diffusers' FLUX weights into a `FluxTransformer`, from a `state_dict` or from safetensors files.
 
 Diffusers has separate layers for q, k and v, and for each block's modulation. Here they are row ranges of larger
-layers, which `weight_map` lists. `stream` reads the files in parallel, as fast as the disk allows.
+layers, which `weight_map` lists. `read_weights` reads the files in parallel, as fast as the disk allows.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def weight_map(model: FluxTransformer) -> dict[str, Write]:  # noqa: C901 - one 
         linear(f"{block}.proj_mlp", single.up)
         linear(f"{block}.proj_out", single.out)
         linear(f"{block}.norm.linear", model.modulation, layout.offset(layout.single_triple(index)))
-    linear("norm_out.linear", model.modulation, layout.offset(layout.triples))
+    linear("norm_out.linear", model.modulation, layout.offset(layout.triple_count))
     linear("proj_out", model.image_out)
     return writers
 
@@ -111,8 +111,8 @@ class _Entry:
     name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
-    file: int
-    """The file's descriptor."""
+    descriptor: int
+    """The open file's descriptor."""
     start: int
     """Offset of the tensor's bytes in the file."""
     size: int
@@ -129,17 +129,17 @@ _DTYPES = {
 }
 
 
-def _entries(file: int) -> Iterator[_Entry]:
+def _entries(descriptor: int) -> Iterator[_Entry]:
     """Read a safetensors file's header: 8 bytes of length, then JSON, then the tensors' bytes."""
-    size = int.from_bytes(os.pread(file, 8, 0), "little")
-    header: dict[str, Any] = json.loads(os.pread(file, size, 8))
+    size = int.from_bytes(os.pread(descriptor, 8, 0), "little")
+    header: dict[str, Any] = json.loads(os.pread(descriptor, size, 8))
     header.pop("__metadata__", None)
     for name, value in header.items():
         start, stop = value["data_offsets"]
-        yield _Entry(name, _DTYPES[value["dtype"]], tuple(value["shape"]), file, 8 + size + start, stop - start)
+        yield _Entry(name, _DTYPES[value["dtype"]], tuple(value["shape"]), descriptor, 8 + size + start, stop - start)
 
 
-def stream(
+def read_weights(
     files: list[Path],
     writers: Mapping[str, Write],
     progress: Callable[[float, float], None],
@@ -152,9 +152,9 @@ def stream(
 
     Raises ValueError if the files' names are not those of `writers`, and EOFError if a file is truncated.
     """
-    handles = [os.open(path, os.O_RDONLY) for path in files]
+    descriptors = [os.open(path, os.O_RDONLY) for path in files]
     try:
-        entries = [entry for handle in handles for entry in _entries(handle)]
+        entries = [entry for descriptor in descriptors for entry in _entries(descriptor)]
         names = {entry.name for entry in entries}
         tied = {name for name in writers.keys() - names if name.endswith("embed_tokens.weight")}
         if mismatched := (writers.keys() - tied) ^ names:
@@ -164,9 +164,9 @@ def stream(
         batches = [entries[at : at + _THREADS] for at in range(0, len(entries), _THREADS)]
         with ThreadPoolExecutor(_THREADS) as pool:
             # The threads read the next batch while this one goes to its writers.
-            pending = [_begin(pool, entry, device) for entry in batches[0]] if batches else []
+            pending = [_start_reads(pool, entry, device) for entry in batches[0]] if batches else []
             for following in [*batches[1:], []]:
-                current, pending = pending, [_begin(pool, entry, device) for entry in following]
+                current, pending = pending, [_start_reads(pool, entry, device) for entry in following]
                 for entry, values, reads in current:
                     for read in reads:
                         read.result()
@@ -177,12 +177,12 @@ def stream(
             # Not `torch.cuda.synchronize`, which would invalidate a graph that another thread captures.
             torch.cuda.current_stream().synchronize()
     finally:
-        for handle in handles:
-            os.close(handle)
+        for descriptor in descriptors:
+            os.close(descriptor)
     return total
 
 
-def _begin(
+def _start_reads(
     pool: ThreadPoolExecutor, entry: _Entry, device: torch.device | str
 ) -> tuple[_Entry, Tensor, list[Future[None]]]:
     """Allocate memory for one tensor on the device and start its reads."""
@@ -222,9 +222,9 @@ def _bytes(values: Tensor) -> memoryview:
 
 def _fill(view: memoryview, entry: _Entry, at: int) -> None:
     """Fill `view` with the bytes of a tensor from offset `at` on."""
-    got = 0
-    while got < len(view):
-        read = os.preadv(entry.file, [view[got:]], entry.start + at + got)
+    filled = 0
+    while filled < len(view):
+        read = os.preadv(entry.descriptor, [view[filled:]], entry.start + at + filled)
         if read == 0:
             raise EOFError(f"The weight file ends within {entry.name}: it is truncated. Download it again.")
-        got += read
+        filled += read

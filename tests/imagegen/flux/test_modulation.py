@@ -23,7 +23,7 @@ def test_gates_are_folded_into_scale_and_bias_of_their_own_layer() -> None:
     table = torch.randn(3, layout.size).to(torch.bfloat16)
     layers = [
         SimpleNamespace(weight=torch.empty(8, 4), scale=torch.rand(8, 1), bias=torch.randn(8).to(torch.bfloat16))
-        for _ in range(layout.triples)
+        for _ in range(layout.triple_count)
     ]
     folded = fold_gates(table, layers)
     assert len(folded.scales) == len(folded.biases) == len(layers)
