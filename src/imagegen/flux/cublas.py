@@ -100,19 +100,19 @@ def matmul(
         RuntimeError: if cuBLASLt reports an error.
     """
     shape = Shape(y.shape[0], y.shape[1], x.shape[1], x.stride(0), y.stride(0), gelu, scales is not None, add)
-    plan(shape, x.device.index).run(x, weight, bias, y, scales)
+    find_plan(shape, x.device.index).run(x, weight, bias, y, scales)
     return y
 
 
-plans: dict[tuple[Shape, int], Plan] = {}
+plans: dict[tuple[Shape, int], MatmulPlan] = {}
 
 
-def plan(shape: Shape, device: int) -> Plan:
+def find_plan(shape: Shape, device: int) -> MatmulPlan:
     """Return the plan of a shape, created at its first use."""
-    known = plans.get((shape, device))
-    if known is None:
-        known = plans[shape, device] = Plan(shape, device)
-    return known
+    plan = plans.get((shape, device))
+    if plan is None:
+        plan = plans[shape, device] = MatmulPlan(shape, device)
+    return plan
 
 
 def load_kernels(device: int) -> None:
@@ -127,11 +127,11 @@ def load_kernels(device: int) -> None:
     x, y = torch.empty(2, size, dtype=torch.bfloat16, device=torch.device("cuda", device))
     for kind in kinds:
         for rows in _PRELOADED_ROWS:
-            each = plan(kind._replace(rows=rows), device)
-            each.run(x, x, x, y, (x, x) if kind.fp8 else None)
+            plan = find_plan(kind._replace(rows=rows), device)
+            plan.run(x, x, x, y, (x, x) if kind.fp8 else None)
 
 
-class Plan:
+class MatmulPlan:
     """The descriptors and the algorithm of one shape on one GPU."""
 
     def __init__(self, shape: Shape, device: int) -> None:
@@ -151,7 +151,7 @@ class Plan:
         self.y = _layout(_BF16, shape.out, shape.rows, shape.y_stride)
         self.problem = _handle(), self.operation, self.weight, self.x, self.y, self.y
         sm_count = torch.cuda.get_device_properties(device).multi_processor_count
-        self.tiles = tiles_for(shape, sm_count) if hopper(device) else None
+        self.tiles = tiles_for(shape, sm_count) if is_hopper(device) else None
 
     def set(self, attribute: int, value: Any) -> None:
         """Set an attribute of the matmul descriptor."""
@@ -238,7 +238,7 @@ def tiles_for(shape: Shape, sm_count: int) -> Tiles | None:
 
 
 @cache
-def hopper(device: int | None) -> bool:
+def is_hopper(device: int | None) -> bool:
     """Return whether a GPU is a Hopper: cuBLAS supports rowwise fp8 scales, and the fastest tiles were measured."""
     return torch.cuda.get_device_capability(device)[0] == HOPPER
 

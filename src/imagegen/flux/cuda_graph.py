@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     Run = Callable[..., tuple[Tensor, ...]]
 
-_SHAPES = 16  # for which graphs are kept
-_FLUSHES = 16  # per graph: each further graph costs the GPU a pause of 12 µs at every replay
+_MAX_SHAPES = 16  # for which graphs are kept
+_FLUSHES_PER_GRAPH = 16  # each further graph costs the GPU a pause of 12 µs at every replay
 
 
 class _Captured(NamedTuple):
@@ -42,7 +42,7 @@ class CudaGraphCache:
 
     def __init__(self) -> None:
         self.captured: dict[tuple[torch.Size, ...], _Captured] = {}  # ordered by last use
-        self._open: list[torch.cuda.CUDAGraph] = []  # of the capture in progress
+        self._in_progress: list[torch.cuda.CUDAGraph] = []  # the graphs of the current capture
         self._flushes = 0
 
     @torch.inference_mode()
@@ -61,7 +61,7 @@ class CudaGraphCache:
             for graph in captured.graphs:
                 graph.replay()
         else:
-            while len(self.captured) >= _SHAPES:
+            while len(self.captured) >= _MAX_SHAPES:
                 self.captured.pop(next(iter(self.captured)))
             with suppress(torch.OutOfMemoryError):
                 captured = self._capture(run, inputs)
@@ -74,7 +74,7 @@ class CudaGraphCache:
     @property
     def capturing(self) -> bool:
         """Whether a capture is in progress; may be read from any thread."""
-        return bool(self._open)
+        return bool(self._in_progress)
 
     def clear(self) -> None:
         """Free all graphs with their memory."""
@@ -86,15 +86,15 @@ class CudaGraphCache:
         Capturing takes longer than running. The GPU runs the captured graphs instead of waiting for the last one.
         """
         self._flushes += 1
-        if self._open and self._flushes % _FLUSHES == 0:
+        if self._in_progress and self._flushes % _FLUSHES_PER_GRAPH == 0:
             self._end()
-            self._begin(self._open[0].pool())
+            self._begin(self._in_progress[0].pool())
 
     def _capture(self, run: Run, inputs: tuple[Tensor, ...]) -> _Captured:
         buffers = tuple(value.clone() for value in inputs)
         # All graphs share one memory pool, as no two run at the same time.
-        known = [graph for each in self.captured.values() for graph in each.graphs]
-        pool = known[0].pool() if known else torch.cuda.graph_pool_handle()
+        graphs = [graph for captured in self.captured.values() for graph in captured.graphs]
+        pool = graphs[0].pool() if graphs else torch.cuda.graph_pool_handle()
         if torch.cuda.mem_get_info()[0] < torch.cuda.memory_reserved() - torch.cuda.memory_allocated():
             torch.cuda.empty_cache()  # the capture cannot use memory that the allocator has cached
         torch.cuda.current_blas_handle()  # cannot be created during a capture
@@ -110,18 +110,18 @@ class CudaGraphCache:
                 finally:
                     self._end()
         finally:
-            graphs, self._open = self._open, []
+            graphs, self._in_progress = self._in_progress, []
             torch.cuda.current_stream().wait_stream(stream)
         return _Captured(graphs, buffers, outputs)
 
     def _begin(self, pool: _POOL_HANDLE) -> None:
         graph = torch.cuda.CUDAGraph()
         graph.capture_begin(pool, capture_error_mode="relaxed")  # allows kernels to be loaded during the capture
-        self._open.append(graph)
+        self._in_progress.append(graph)
 
     def _end(self) -> None:
-        self._open[-1].capture_end()
-        self._open[-1].replay()
+        self._in_progress[-1].capture_end()
+        self._in_progress[-1].replay()
 
 
 @cache

@@ -68,7 +68,7 @@ class Linear(nn.Module):
 
     def _fp8_matmul(self, x: Quantized, y: Tensor, scale: Tensor, bias: Tensor, *, add: bool) -> Tensor:
         rows = x.values.shape[0]
-        hopper = cublas.hopper(x.values.device.index)
+        hopper = cublas.is_hopper(x.values.device.index)
         if x.scale.data_ptr() % 16 or (rows % _FP8_ROWS and not hopper):
             x = x.padded(_FP8_ROWS)
         if hopper:

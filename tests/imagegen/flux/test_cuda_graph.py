@@ -13,7 +13,7 @@ DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 
 
 def test_each_call_gets_its_own_result_at_any_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_graph, "_SHAPES", 2)
+    monkeypatch.setattr(cuda_graph, "_MAX_SHAPES", 2)
     weight = torch.randn(8, 8, device=DEVICE)
     calls = []
 
@@ -75,7 +75,7 @@ def test_graphs_share_their_memory() -> None:
 def test_a_capture_in_several_graphs_returns_the_same(
     flushes: int, graphs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cuda_graph, "_FLUSHES", flushes)
+    monkeypatch.setattr(cuda_graph, "_FLUSHES_PER_GRAPH", flushes)
     cache = cuda_graph.CudaGraphCache()
 
     def run(x: Any) -> Any:
