@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_SMALLEST_HEAD = 64  # values; FlashAttention-3 has no kernel for fewer
+_MIN_HEAD_DIM = 64  # FlashAttention-3 has no kernel for smaller heads
 
 
 @cache
@@ -49,7 +49,7 @@ def flash_attention_3() -> Operator | None:
 
 
 def _flash(dim: int) -> Operator | None:
-    return flash_attention_3() if dim >= _SMALLEST_HEAD else None
+    return flash_attention_3() if dim >= _MIN_HEAD_DIM else None
 
 
 def attention(qkv: Tensor, out: Tensor | None = None) -> Tensor:
@@ -61,8 +61,10 @@ def attention(qkv: Tensor, out: Tensor | None = None) -> Tensor:
     flash = _flash(q.shape[-1])
     if flash is not None:
         into = None if out is None else out.unflatten(2, q.shape[2:])
-        # The arguments between v and the softmax scale are for caches, pages, variable lengths and fp8 scales.
+        # The operator has positional arguments only. Unused: those for caches, pages, variable lengths and fp8 scales.
         unused = [None] * 16
+        # Not causal, no window (left, right), no chunks, no softcap; then the defaults of the package's own call for
+        # rotary layout, scheduler metadata, splits, packed groups and the margin of multiprocessors.
         options = (False, -1, -1, 0, 0.0, True, None, 1, None, 0)
         attended = flash(q, k, v, None, None, None, into, *unused, q.shape[-1] ** -0.5, *options)[0]
         return attended.flatten(2) if out is None else out

@@ -18,7 +18,7 @@ from imagegen.flux.kernels.fp8 import FP8
 from imagegen.flux.model import FluxTransformer
 from imagegen.flux.text_encoders import GraphedEncoder, fuse_attention, use_fp8_weights
 from imagegen.flux.vae import to_channels_last
-from imagegen.flux.weights import copy_state, parameter_map, stream, weight_map
+from imagegen.flux.weights import copy_state, parameter_map, read_weights, weight_map
 from imagegen.settings import Precision
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _FP8_CAPABILITY = (8, 9)  # the first compute capability with fp8 matmuls
 _WARM_UP_ROWS = (1024, 4096)  # patches of 512x512 and 1024x1024 pixels
 
 # Defaults of diffusers' `FluxTransformer2DModel`, for settings that a config.json omits.
-DEFAULTS = {"out_channels": None, "guidance_embeds": False, "axes_dims_rope": (16, 56, 56)}
+CONFIG_DEFAULTS = {"out_channels": None, "guidance_embeds": False, "axes_dims_rope": (16, 56, 56)}
 
 
 class LoadedModule(NamedTuple):
@@ -85,7 +85,7 @@ def replace_modules(pipeline: FluxPipeline, *, precision: str = "bf16", device: 
 
     `precision` is one of `PRECISIONS`. LoRA weights must already be fused into the pipeline.
     """
-    model = _transformer(pipeline.transformer.config, precision, device)
+    model = _build_transformer(pipeline.transformer.config, precision, device)
     copy_state(model, pipeline.transformer.state_dict())
     pipeline.register_modules(transformer=model)
     if precision != "bf16":
@@ -94,7 +94,7 @@ def replace_modules(pipeline: FluxPipeline, *, precision: str = "bf16", device: 
             write(state[name])
     for name in ("text_encoder", "text_encoder_2", "vae"):
         getattr(pipeline, name).to(device)
-    return _finish(pipeline, precision)
+    return _connect(pipeline, precision)
 
 
 def read_transformer(
@@ -105,10 +105,10 @@ def read_transformer(
     On a GPU, steps of 512x512 and 1024x1024 pixels are captured in advance. `text_length` is the number of tokens
     to which pipelines pad every prompt.
     """
-    config: Any = SimpleNamespace(**DEFAULTS | json.loads((folder / "transformer" / "config.json").read_text()))
+    config: Any = SimpleNamespace(**CONFIG_DEFAULTS | json.loads((folder / "transformer" / "config.json").read_text()))
     began = time.perf_counter()
-    model = _transformer(config, precision, device)
-    loaded = _fill(model, weight_map(model), folder / "transformer", progress, device, began)
+    model = _build_transformer(config, precision, device)
+    loaded = _read_into(model, weight_map(model), folder / "transformer", progress, device, began)
     progress("compiling kernels", None, None)
     if device == "cuda":
         for rows in _WARM_UP_ROWS:
@@ -157,7 +157,7 @@ def load(
         t5 = T5EncoderModel(T5Config.from_pretrained(folder / "text_encoder_2")).eval()
     quantized = {} if precision == "bf16" else use_fp8_weights(t5, device)
     _materialize(t5, device)
-    encoder = _fill(t5, parameter_map(t5) | quantized, folder / "text_encoder_2", progress, device, began)
+    encoder = _read_into(t5, parameter_map(t5) | quantized, folder / "text_encoder_2", progress, device, began)
     if transformer is None:
         denoiser = read_transformer(folder, precision=precision, progress=progress, device=device)
     else:
@@ -174,13 +174,13 @@ def load(
     pipeline.register_modules(transformer=denoiser.module)  # from_pretrained accepts diffusers' own classes only
     for name in ("text_encoder", "vae"):
         getattr(pipeline, name).to(device)
-    fast_path = _finish(pipeline, precision)
+    fast_path = _connect(pipeline, precision)
     size, seconds = (encoder.size + denoiser.size) / 1e9, encoder.seconds + denoiser.seconds
     fast_path.info["weights_read"] = f"{size:.1f} GB in {seconds:.1f} s ({size / seconds:.1f} GB/s)"
     return pipeline, fast_path
 
 
-def _fill(
+def _read_into(
     module: nn.Module,
     writers: Mapping[str, Callable[[Tensor], object]],
     folder: Path,
@@ -189,7 +189,9 @@ def _fill(
     began: float,
 ) -> LoadedModule:
     """Read a folder's weight files into a module; `began` is when its construction began."""
-    size = stream(checkpoint.weight_files(folder)[0], writers, partial(progress, f"reading {folder.name}"), device)
+    size = read_weights(
+        checkpoint.weight_files(folder)[0], writers, partial(progress, f"reading {folder.name}"), device
+    )
     return LoadedModule(module, size, time.perf_counter() - began)
 
 
@@ -203,7 +205,7 @@ def _materialize(module: Any, device: str) -> None:  # transformers declares a w
     module.to(device)
 
 
-def _transformer(config: FluxConfig, precision: str, device: str) -> FluxTransformer:
+def _build_transformer(config: FluxConfig, precision: str, device: str) -> FluxTransformer:
     """Build a transformer; raise ValueError if the device does not support the precision."""
     if precision not in PRECISIONS:
         raise ValueError(f"Precision must be one of {', '.join(PRECISIONS)}; got {precision!r}.")
@@ -217,7 +219,7 @@ def _transformer(config: FluxConfig, precision: str, device: str) -> FluxTransfo
     return FluxTransformer(config, fp8=precision != "bf16", fp8_attention=fp8_attention, device=device)
 
 
-def _finish(pipeline: DiffusionPipeline, precision: str) -> FastPath:
+def _connect(pipeline: DiffusionPipeline, precision: str) -> FastPath:
     """Connect the transformer to the scheduler, replace the other modules, and find out which attention kernel runs."""
     model: FluxTransformer = pipeline.transformer
     model.bind_scheduler(pipeline.scheduler)

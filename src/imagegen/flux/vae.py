@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from diffusers.models.resnet import ResnetBlock2D
     from diffusers.models.upsampling import Upsample2D
 
-_SCORES = 2**25  # attention scores in float32 at a time: 128 MB
+_MAX_SCORES = 2**25  # attention scores in float32 at a time: 128 MB
 
 
 def to_channels_last(vae: AutoencoderKL) -> DecoderWarmup | None:
@@ -164,7 +164,7 @@ def _without_bias(conv: nn.Conv2d, x: Tensor) -> Tensor:
 def _one_head_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Compute softmax attention of one head: (S, C) each -> (S, C)."""
     out = torch.empty_like(q)
-    rows = max(_SCORES // len(k), 1)
+    rows = max(_MAX_SCORES // len(k), 1)
     for part, into in zip(q.split(rows), out.split(rows), strict=True):
         if part.is_cuda and part.dtype is not torch.float32:
             scores = torch.mm(part, k.t(), out_dtype=torch.float32)

@@ -179,7 +179,7 @@ def test_freed_caches_are_rebuilt_with_the_same_images(loaded: Any) -> None:
 
 def test_defaults_of_the_config_are_those_of_diffusers() -> None:
     parameters = inspect.signature(diffusers.FluxTransformer2DModel.__init__).parameters
-    assert {name: parameters[name].default for name in fast.DEFAULTS} == fast.DEFAULTS
+    assert {name: parameters[name].default for name in fast.CONFIG_DEFAULTS} == fast.CONFIG_DEFAULTS
 
 
 def test_reading_the_transformer_does_not_import_diffusers(folder: Any) -> None:

@@ -51,7 +51,7 @@ def autoencoder(*widths: int) -> AutoencoderKL:
 @torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 def test_images_and_latents_are_those_of_diffusers(widths: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     height, width = (5, 3) if INTERPRETED else (10, 6)  # of latents
-    monkeypatch.setattr(vae, "_SCORES", 4 * height * width)  # so that attention takes several parts
+    monkeypatch.setattr(vae, "_MAX_SCORES", 4 * height * width)  # so that attention takes several parts
     model = autoencoder(*widths)
     image = torch.randn(2, 3, 4 * height, 4 * width, device=DEVICE)
     latents = torch.randn(2, 16, height, width, device=DEVICE)

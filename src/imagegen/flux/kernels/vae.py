@@ -74,8 +74,8 @@ def _group_affine(
         slope = root * tl.load(weight + cols, mask=mask, other=0.0).to(tl.float32)
         centre = mean.to(tl.float32) - tl.load(shift + cols, mask=mask, other=0.0).to(tl.float32)
         tl.store(factor + start + cols, slope, mask=mask)
-        line = tl.load(bias + cols, mask=mask, other=0.0).to(tl.float32) - centre * slope
-        tl.store(offset + start + cols, line, mask=mask)
+        intercept = tl.load(bias + cols, mask=mask, other=0.0).to(tl.float32) - centre * slope
+        tl.store(offset + start + cols, intercept, mask=mask)
 
 
 @triton.jit(do_not_specialize=["pixels"])
@@ -151,8 +151,8 @@ def _upsample(x, out, pixels, width, C: tl.constexpr, BLOCK: tl.constexpr):
     values = tl.load(x + rows.to(tl.int64)[:, None] * C + cols, mask=mask)
     corner = (rows // width).to(tl.int64) * (4 * width) + rows % width * 2
     for pixel in tl.static_range(4):
-        there = corner + pixel // 2 * (2 * width) + pixel % 2
-        tl.store(out + there[:, None] * C + cols, values, mask=mask)
+        target = corner + pixel // 2 * (2 * width) + pixel % 2
+        tl.store(out + target[:, None] * C + cols, values, mask=mask)
 
 
 def upsample(x: Tensor) -> Tensor:
