@@ -14,7 +14,7 @@ from benchmarks.harness.server import Server, serving
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "600"))  # for all tests together
 TESTS = 6
-EACH = timedelta(seconds=5)  # for one example, on a machine that may be busy
+EXAMPLE_TIMEOUT = timedelta(seconds=5)  # for one example, on a machine that may be busy
 EXAMPLES = 100  # before the seed changes and the time is checked
 
 ECHO = """
@@ -67,7 +67,7 @@ def fuzz() -> Fuzz:
             @seed(time.time_ns())
             @settings(
                 max_examples=EXAMPLES,
-                deadline=EACH,
+                deadline=EXAMPLE_TIMEOUT,
                 database=None,
                 print_blob=True,
                 suppress_health_check=list(HealthCheck),

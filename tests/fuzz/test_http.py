@@ -17,11 +17,11 @@ LIMIT = 4.5  # seconds for a response to a complete request, within the limit fo
 
 names = st.from_regex(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,20}", fullmatch=True)
 plain = st.from_regex(r"[!-~]([ -~]{0,40}[!-~])?", fullmatch=True)
-_OURS = {
+_SET_BY_THE_TEST = {
     "host", "content-length", "transfer-encoding", "content-type", "content-encoding", "connection", "upgrade",
     "expect", "origin", "trailer", "te", "sec-fetch-site", "authorization",
 }  # fmt: skip
-others = st.lists(st.tuples(names, plain).filter(lambda pair: pair[0].lower() not in _OURS), max_size=20)
+others = st.lists(st.tuples(names, plain).filter(lambda pair: pair[0].lower() not in _SET_BY_THE_TEST), max_size=20)
 offers = st.sampled_from([
     [], ["Upgrade: h2c", "Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAMAAABk"], ["Upgrade: websocket",
     "Connection: Upgrade"], ["Upgrade: TLS/1.0, HTTP/2.0", "Connection: keep-alive, Upgrade"],

@@ -13,8 +13,8 @@ from tests.fuzz.conftest import Fuzz
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(3600)]
 
-MOST_DIGITS = 640
-REFUSED = {400, 413, 422}
+MAX_DIGITS = 640
+REJECTED = {400, 413, 422}
 JSON = {"Content-Type": "application/json"}
 
 texts = st.text(st.characters(codec="utf-8"), max_size=40)
@@ -62,30 +62,30 @@ def _no_constant(name: str) -> Any:
     raise NotJson(name)
 
 
-class Either(Exception):
+class Ambiguous(Exception):
     """Text that a server may accept or reject."""
 
 
 def _number(digits: str) -> float:
     runs = [len(run) for run in re.findall(r"\d+", digits)]
-    if max(runs) > MOST_DIGITS or not math.isfinite(float(digits)):
+    if max(runs) > MAX_DIGITS or not math.isfinite(float(digits)):
         raise NotJson(digits)
-    if sum(runs) > MOST_DIGITS:
-        raise Either(digits)
+    if sum(runs) > MAX_DIGITS:
+        raise Ambiguous(digits)
     return float(digits)
 
 
 def _whole(digits: str) -> int:
-    if len(digits.lstrip("-")) > MOST_DIGITS:
+    if len(digits.lstrip("-")) > MAX_DIGITS:
         raise NotJson(digits)
     return int(digits)
 
 
 def read(body: bytes) -> dict[str, Any]:
-    """Parse a body by the standard. Raise ValueError, RecursionError or Either."""
+    """Parse a body by the standard. Raise ValueError, RecursionError or Ambiguous."""
     text = body.decode("utf-8")
     if text.startswith("\ufeff"):
-        raise Either("a byte-order mark")
+        raise Ambiguous("a byte-order mark")
     found = json.loads(text, parse_constant=_no_constant, parse_float=_number, parse_int=_whole)
     json.dumps(found, ensure_ascii=False).encode("utf-8")  # half of a surrogate pair cannot be encoded
     if not isinstance(found, dict):
@@ -98,8 +98,8 @@ def test_valid_json_is_read_and_other_text_is_rejected(server: Server, fuzz: Fuz
         answer = server.post("/any", json=None, content=body, headers=JSON)
         try:
             expected = read(body)
-        except Either:
-            assert answer.status_code in {200, *REFUSED}
+        except Ambiguous:
+            assert answer.status_code in {200, *REJECTED}
             return
         except (ValueError, RecursionError):
             expected = None
@@ -107,7 +107,7 @@ def test_valid_json_is_read_and_other_text_is_rejected(server: Server, fuzz: Fuz
             assert answer.status_code == 200, answer.text
             assert answer.json() == expected
         elif body:  # an empty body is an empty object
-            assert answer.status_code in REFUSED, (body, answer.text[:200])
+            assert answer.status_code in REJECTED, (body, answer.text[:200])
 
     print(f"{fuzz(bodies, check)} bodies")
 
@@ -115,9 +115,9 @@ def test_valid_json_is_read_and_other_text_is_rejected(server: Server, fuzz: Fuz
 def test_models_and_jobs_never_fail_with_500(server: Server, fuzz: Fuzz) -> None:
     def check(body: bytes) -> None:
         drawn = server.post("/model", json=None, content=body, headers=JSON)
-        assert drawn.status_code in {200, *REFUSED}, drawn.text
+        assert drawn.status_code in {200, *REJECTED}, drawn.text
         submitted = server.post("/jobs/work", json=None, content=body, headers=JSON)
-        assert submitted.status_code in {202, 429, *REFUSED}, submitted.text
+        assert submitted.status_code in {202, 429, *REJECTED}, submitted.text
 
     named = st.fixed_dictionaries({"prompt": values}, optional={"width": values, "scale": values, "steps": values})
     print(f"{fuzz(bodies | named.map(lambda each: json.dumps(each).encode()), check)} bodies")

@@ -16,7 +16,7 @@ async def native(text: dict) -> int:
     return len(text["text"])
 """
 
-MOST = 100_000
+MAX_BODY_BYTES = 100_000
 
 
 def answer_to(server: Server, sent: bytes) -> bytes:
@@ -29,7 +29,7 @@ def answer_to(server: Server, sent: bytes) -> bytes:
 
 
 def test_a_content_length_over_the_limit_is_rejected_at_once(tmp_path: Path) -> None:
-    with serving(tmp_path, ECHO, max_body_bytes=MOST) as server:
+    with serving(tmp_path, ECHO, max_body_bytes=MAX_BODY_BYTES) as server:
         for path in (b"/size", b"/native", b"/v1/nowhere"):
             head = b"POST %s HTTP/1.1\r\nHost: localhost\r\n"
             head += b"Content-Type: application/json\r\nContent-Length: 99999999999\r\n\r\n{"
@@ -41,7 +41,7 @@ def test_a_content_length_over_the_limit_is_rejected_at_once(tmp_path: Path) -> 
 
 def test_a_chunked_body_over_the_limit_is_rejected(tmp_path: Path) -> None:
     chunk = b"2000\r\n" + b"x" * 0x2000 + b"\r\n"
-    with serving(tmp_path, ECHO, max_body_bytes=MOST) as server:
+    with serving(tmp_path, ECHO, max_body_bytes=MAX_BODY_BYTES) as server:
         for path in (b"/size", b"/native"):
             head = b"POST %s HTTP/1.1\r\nHost: localhost\r\n"
             head += b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -51,11 +51,11 @@ def test_a_chunked_body_over_the_limit_is_rejected(tmp_path: Path) -> None:
 
 def test_the_limit_is_exact(tmp_path: Path) -> None:
     frame = len('{"text":""}')
-    with serving(tmp_path, ECHO, max_body_bytes=MOST) as server:
+    with serving(tmp_path, ECHO, max_body_bytes=MAX_BODY_BYTES) as server:
         for path in ("/size", "/native"):
-            fits = b'{"text":"' + b"x" * (MOST - frame) + b'"}'
+            fits = b'{"text":"' + b"x" * (MAX_BODY_BYTES - frame) + b'"}'
             headers = {"Content-Type": "application/json"}
-            assert server.post(path, json=None, content=fits, headers=headers).json() == MOST - frame
+            assert server.post(path, json=None, content=fits, headers=headers).json() == MAX_BODY_BYTES - frame
             assert server.post(path, json=None, content=b" " + fits, headers=headers).status_code == 413
 
 
@@ -69,9 +69,9 @@ def test_an_unauthorized_client_that_sends_its_whole_body_reads_the_response(tmp
 
 
 def test_a_client_that_sends_its_whole_body_reads_the_response(tmp_path: Path) -> None:
-    with serving(tmp_path, ECHO, max_body_bytes=MOST) as server:
+    with serving(tmp_path, ECHO, max_body_bytes=MAX_BODY_BYTES) as server:
         client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=LIMIT)
-        client.request("POST", "/size", b"x" * (20 * MOST), {"Content-Type": "application/json"})
+        client.request("POST", "/size", b"x" * (20 * MAX_BODY_BYTES), {"Content-Type": "application/json"})
         assert client.getresponse().status == 413
         client.close()
         assert server.get("/health").status_code == 200

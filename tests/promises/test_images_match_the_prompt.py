@@ -56,10 +56,12 @@ def test_the_named_object_is_drawn_on_the_named_background(service: Server, judg
         for each in requests
     }
     named = [name for (name, _, _), picture in pictures.items() if shows(judge, picture, name)]
-    grounds = [colour for (_, colour, _), picture in pictures.items() if evaluate.background_colour(picture) == colour]
-    print(f"{len(named)} of {len(requests)} things named, {len(grounds)} of {len(requests)} backgrounds right")
+    backgrounds = [
+        colour for (_, colour, _), picture in pictures.items() if evaluate.background_colour(picture) == colour
+    ]
+    print(f"{len(named)} of {len(requests)} things named, {len(backgrounds)} of {len(requests)} backgrounds right")
     assert len(named) >= 0.8 * len(requests)
-    assert len(grounds) >= 0.9 * len(requests)
+    assert len(backgrounds) >= 0.9 * len(requests)
 
 
 def test_img2img_stays_close_only_at_a_low_strength(service: Server) -> None:

@@ -37,7 +37,7 @@ async def wait(self, output_dir: str) -> None:
     await asyncio.sleep(600)
 """
 MIB = 1 << 20
-OVER = {"complete", "error", "cancelled", "timeout"}
+FINISHED = {"complete", "error", "cancelled", "timeout"}
 
 
 def submit(server: Server, name: str, **data: Any) -> str:
@@ -46,8 +46,8 @@ def submit(server: Server, name: str, **data: Any) -> str:
     return str(answer.json()["id"])
 
 
-def after(server: Server, job: str) -> dict[str, Any]:
-    wait_for(lambda: server.get(f"/jobs/{job}").json()["status"] in OVER)
+def wait_for_end(server: Server, job: str) -> dict[str, Any]:
+    wait_for(lambda: server.get(f"/jobs/{job}").json()["status"] in FINISHED)
     return dict(server.get(f"/jobs/{job}").json())
 
 
@@ -60,11 +60,11 @@ def memory(server: Server) -> int:
 def probing(server: Server) -> Iterator[list[float]]:
     """Record the response times of `/health` in the block."""
     seconds: list[float] = []
-    over = threading.Event()
+    stop = threading.Event()
 
     def ask() -> None:
         with httpx.Client(timeout=60, trust_env=False) as client:
-            while not over.wait(0.02):
+            while not stop.wait(0.02):
                 started_at = time.monotonic()
                 assert client.get(f"{server.url}/health").status_code == 200
                 seconds.append(time.monotonic() - started_at)
@@ -74,7 +74,7 @@ def probing(server: Server) -> Iterator[list[float]]:
         try:
             yield seconds
         finally:
-            over.set()
+            stop.set()
             prober.result()
 
 
@@ -101,7 +101,7 @@ def test_many_large_results_take_no_memory_and_are_not_listed(tmp_path: Path, te
             for _ in range(49):
                 wait_for(lambda: server.get("/_conn_stats").json()["in_flight"] == 0)
                 jobs.append(submit(server, "echo", size=8 * MIB))
-            assert after(server, jobs[-1])["status"] == "complete"
+            assert wait_for_end(server, jobs[-1])["status"] == "complete"
             started_at = time.monotonic()
             listed = server.get("/jobs")
             assert time.monotonic() - started_at < 5
@@ -119,10 +119,10 @@ def test_a_result_of_500_mb_is_an_error_at_once(tmp_path: Path, temporary: Path)
     with serving(tmp_path, JOBS) as server:
         before = memory(server)
         with probing(server) as seconds:
-            record = after(server, submit(server, "echo", size=500_000_000))
+            record = wait_for_end(server, submit(server, "echo", size=500_000_000))
             assert (record["status"], record["result"]) == ("error", None)
             assert "CHUTES_MAX_JOB_RESULT_BYTES" in record["detail"]
-            record = after(server, submit(server, "numbers", count=20_000_000))
+            record = wait_for_end(server, submit(server, "numbers", count=20_000_000))
             assert (record["status"], record["result"]) == ("error", None)
         report("a result of 500 MB", server, before + 160 * MIB, seconds)  # the list of 20 million pointers
 
@@ -132,7 +132,7 @@ def test_a_hundred_thousand_files_are_listed_in_part_and_removed(tmp_path: Path,
         before = memory(server)
         with probing(server) as seconds:
             job = submit(server, "write", count=100_000)
-            record = after(server, job)
+            record = wait_for_end(server, job)
             assert (record["status"], len(record["files"]), record["more_files"]) == ("complete", 10_000, True)
             assert len(server.get("/jobs").content) < 1000
             assert server.get(f"/jobs/{job}/files/099999").status_code == 200
@@ -152,7 +152,7 @@ def test_many_jobs_at_once_are_accepted_or_rejected(tmp_path: Path, temporary: P
             answer.status_code
             for answer in pool.map(lambda job: server.client.delete(f"{server.url}/jobs/{job}"), jobs)
         } == {202}
-        assert {after(server, job)["status"] for job in jobs} == {"cancelled"}
+        assert {wait_for_end(server, job)["status"] for job in jobs} == {"cancelled"}
         assert server.get("/_conn_stats").json()["in_flight"] == 0
         assert {
             answer.status_code
@@ -180,7 +180,7 @@ def test_the_next_start_removes_files_of_killed_servers_only(tmp_path: Path, tem
 
 def test_a_server_removes_its_files_at_exit(tmp_path: Path, temporary: Path) -> None:
     with serving(tmp_path, JOBS, drain_grace=30) as server:
-        after(server, submit(server, "write", count=100))
+        wait_for_end(server, submit(server, "write", count=100))
         assert list(temporary.glob("chutes-jobs-*/*/output/000099"))
         server.signal()
         assert server.wait() == 0

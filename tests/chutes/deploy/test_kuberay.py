@@ -210,7 +210,7 @@ def test_the_operator_finds_its_ports() -> None:
     assert operator.cluster["headGroupSpec"]["rayStartParams"]["dashboard-host"] == "0.0.0.0"
 
 
-def test_the_rules_of_the_operator_refuse_broken_manifests() -> None:
+def test_the_rules_of_the_operator_reject_broken_manifests() -> None:
     manifest = exported()
     operator = Operator(manifest)
     operator.head["ports"] = [port for port in operator.head["ports"] if port["name"] not in {"dashboard", "serve"}]
@@ -228,7 +228,7 @@ def test_the_operator_accepts_every_name(username: str, name: str) -> None:
     manifest = exported(username=username, name=name)
     Operator(manifest).validate()
     [served] = yaml.safe_load(manifest["spec"]["serveConfigV2"])["applications"]
-    assert served["route_prefix"].endswith(served["name"]), "the path does not change with it"
+    assert served["route_prefix"].endswith(served["name"]), "a shortened resource name must not change the path"
 
 
 def test_long_names_stay_distinct() -> None:
@@ -291,8 +291,8 @@ def test_gpus_with_enough_memory() -> None:
     pod = workers["template"]["spec"]
     assert pod["containers"][0]["resources"] == {"limits": {"nvidia.com/gpu": 2}}
     terms = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
-    [least] = terms[0]["matchExpressions"][0]["values"]
-    assert 46_000 < int(least) < 81_559  # more than a card of 48 GB has, and less than an H100, in MiB
+    [min_mib] = terms[0]["matchExpressions"][0]["values"]
+    assert 46_000 < int(min_mib) < 81_559  # more than a card of 48 GB has, and less than an H100, in MiB
     assert (workers["minReplicas"], workers["maxReplicas"]) == (1, 2)
 
 

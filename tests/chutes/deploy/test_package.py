@@ -65,7 +65,7 @@ def test_a_module_without_a_file_is_left_out(folder: Path, monkeypatch: pytest.M
     assert "_ops.py" not in package.pack("packed").files
 
 
-def test_files_that_are_too_large_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_are_too_large_are_rejected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load_chute("packed")
     monkeypatch.setattr(package, "MAX_BYTES", 10)
     with pytest.raises(LoadError, match="can be deployed"):
@@ -81,7 +81,7 @@ def test_unpacked_files_can_be_imported(folder: Path, monkeypatch: pytest.Monkey
     assert (unpacked / "inside" / "cousin.py").read_text() == "value = 2\n"
     assert package.unpack(packed.content) == unpacked
     assert [each.name for each in unpacked.parent.iterdir()] == [unpacked.name]
-    (unpacked / "eager.py").unlink()  # as what cleans /tmp does
+    (unpacked / "eager.py").unlink()  # as a cleanup of /tmp does
     package.unpack(packed.content)
     assert (unpacked / "eager.py").is_file()
     unpacked.parent.chmod(0o777)
@@ -89,7 +89,7 @@ def test_unpacked_files_can_be_imported(folder: Path, monkeypatch: pytest.Monkey
         package.unpack(packed.content)
 
 
-def test_a_link_in_place_of_the_users_folder_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_link_in_place_of_the_users_folder_is_rejected(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     private = tmp_path / "private"
     private.mkdir(mode=0o700)

@@ -33,8 +33,8 @@ def test_selects_by_label() -> None:
     )
     assert options["num_gpus"] == 2
     accepted = options["label_selector"][placement.LABEL].removeprefix("in(").removesuffix(")").split(",")
-    assert "odd-200" in accepted  # a node that is here, of a kind that no table knows
-    assert "h200-141" in accepted  # one that may join later
+    assert "odd-200" in accepted  # the GPU of this node, although no table contains it
+    assert "h200-141" in accepted  # a GPU of a node that may join later
     assert "h100_sxm-80" not in accepted
 
 
@@ -76,6 +76,6 @@ def test_the_label_survives_its_round_trip() -> None:
 
 
 @pytest.mark.parametrize("text", ["h100", "h100:", ":80", "h100:80,", "H 100:80"])
-def test_malformed_fake_gpus_are_refused(text: str) -> None:
+def test_malformed_fake_gpus_are_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="is not a GPU"):
         placement.fake_gpus(text)

@@ -39,11 +39,11 @@ class Serve:
     """A double of Ray Serve's proxy, which records the scopes of its requests."""
 
     def __init__(
-        self, status: int | None = 200, headers: Any = (), *, ours: bool = True, deployed: tuple[str, ...] = ()
+        self, status: int | None = 200, headers: Any = (), *, from_replica: bool = True, deployed: tuple[str, ...] = ()
     ) -> None:
         self.status = status
         self.deployed = deployed
-        self.headers = [*headers, *([(REPLICA_HEADER, b"r1")] if ours else [])]
+        self.headers = [*headers, *([(REPLICA_HEADER, b"r1")] if from_replica else [])]
         self.scopes: list[dict[str, Any]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,7 +71,7 @@ def test_a_response_of_a_replica_passes_unchanged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours", "code"),
+    ("ray_status", "status", "code"),
     [
         (404, 404, "not_found"),
         (408, 504, "timeout"),
@@ -81,28 +81,28 @@ def test_a_response_of_a_replica_passes_unchanged() -> None:
         (None, 502, "replica_lost"),
     ],
 )
-def test_errors_of_ray_become_our_own(theirs: int | None, ours: int, code: str) -> None:
-    answer = ask(Serve(theirs, [(b"retry-after", b"9"), (b"content-length", b"21")], ours=False))
-    assert answer.status_code == ours
+def test_errors_of_ray_become_errors_of_this_package(ray_status: int | None, status: int, code: str) -> None:
+    answer = ask(Serve(ray_status, [(b"retry-after", b"9"), (b"content-length", b"21")], from_replica=False))
+    assert answer.status_code == status
     assert answer.json()["code"] == code
     assert "Ray" not in answer.text
     assert "path" not in answer.text
-    assert answer.headers.get("retry-after") == (None if theirs is None else "9")
+    assert answer.headers.get("retry-after") == (None if ray_status is None else "9")
     assert len(answer.headers["x-request-id"]) == 32
 
 
 def test_an_unknown_slug_is_named_in_part() -> None:
-    answer = ask(Serve(404, ours=False), "/my-slug/draw")
+    answer = ask(Serve(404, from_replica=False), "/my-slug/draw")
     assert answer.json()["detail"] == "No chute is deployed at /my-slug."
-    assert len(ask(Serve(404, ours=False), "/" + "x" * 5000).content) < 300
+    assert len(ask(Serve(404, from_replica=False), "/" + "x" * 5000).content) < 300
 
 
 def test_503_has_a_retry_after_header() -> None:
-    assert ask(Serve(503, ours=False)).headers["retry-after"] == "5"
+    assert ask(Serve(503, from_replica=False)).headers["retry-after"] == "5"
 
 
 def test_errors_below_v1_have_the_format_of_openai() -> None:
-    answer = ask(Serve(429, [(b"retry-after", b"5")], ours=False), "/slug/v1/images/generations")
+    answer = ask(Serve(429, [(b"retry-after", b"5")], from_replica=False), "/slug/v1/images/generations")
     assert set(answer.json()["error"]) == {"message", "type", "code", "param"}
 
 
@@ -158,7 +158,7 @@ def test_a_response_has_one_request_id() -> None:
 
 
 def test_routes_of_ray_itself_are_kept() -> None:
-    assert ask(Serve(200, ours=False), "/-/routes").text == "Ray's words: /a/path."
+    assert ask(Serve(200, from_replica=False), "/-/routes").text == "Ray's words: /a/path."
 
 
 def test_statistics_are_for_machines_of_the_cluster_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,14 +166,14 @@ def test_statistics_are_for_machines_of_the_cluster_only(monkeypatch: pytest.Mon
     monkeypatch.setattr(ray, "nodes", lambda: [{"NodeManagerAddress": "10.0.0.2"}])
 
     def ask_from(address: str, path: str) -> int:
-        middleware = proxy.ProxyMiddleware(Serve(404 if path != "/-/healthz" else 200, ours=False))
+        middleware = proxy.ProxyMiddleware(Serve(404 if path != "/-/healthz" else 200, from_replica=False))
         return TestClient(middleware, base_url="http://localhost", client=(address, 1)).get(path).status_code
 
     assert ask_from("10.0.0.2", cluster.STATS_PATH) == 200
     assert ask_from("10.0.0.3", cluster.STATS_PATH) == 404
     assert ask_from("10.0.0.3", "/-/healthz") == 200
 
-    outside = Serve(404, ours=False)
+    outside = Serve(404, from_replica=False)
     TestClient(proxy.ProxyMiddleware(outside), base_url="http://localhost", client=("10.0.0.3", 1)).get("/-/routes")
     assert [scope["path"] for scope in outside.scopes] == ["/-/"]  # where Ray has no route
 
@@ -188,7 +188,7 @@ def test_a_flood_of_requests_for_routes_of_ray_reads_the_nodes_once(monkeypatch:
 
     monkeypatch.setattr(ray, "nodes", nodes)
     monkeypatch.setattr(proxy, "_CACHE_SECONDS", 60)
-    middleware = proxy.ProxyMiddleware(Serve(404, ours=False))
+    middleware = proxy.ProxyMiddleware(Serve(404, from_replica=False))
     for address, status in [("10.0.0.3", 404), ("10.0.0.2", 200)] * 5:
         flood = TestClient(middleware, base_url="http://localhost", client=(address, 1))
         assert flood.get(cluster.STATS_PATH).status_code == status
@@ -267,9 +267,9 @@ def test_requests_are_counted() -> None:
     client = TestClient(middleware, base_url="http://localhost", client=("127.0.0.1", 1))
     for path in ("/a/draw", "/a/draw", "/b/draw", "/a/ready"):
         client.post(path)
-    middleware._app = Serve(429, ours=False)
+    middleware._app = Serve(429, from_replica=False)
     client.post("/a/draw")
-    middleware._app = Serve(404, ours=False)
+    middleware._app = Serve(404, from_replica=False)
     client.post("/scan/me")  # requests for unknown chutes are not counted
     counts = client.get(cluster.STATS_PATH).json()
     assert set(counts) == {"a", "b"}
@@ -286,12 +286,12 @@ EVIL = {"Origin": "http://evil.example"}
 
 
 def deploy(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, no_auth: bool = False, author: bool = False, **env: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, no_auth: bool = False, author_cors: bool = False, **env: str
 ) -> None:
     """Have the proxy find a chute at /slug that was deployed with these settings."""
     monkeypatch.setenv("CHUTES_KEYS_FILE", str(tmp_path / "keys.json"))
     chute = Chute(username="test", name="slug", image="none")
-    if author:
+    if author_cors:
         chute.add_middleware(CORSMiddleware, allow_origins=(PAGE,), allow_methods={"POST"})
 
     @chute.cord(public_api_path="/look", method="GET")
@@ -310,7 +310,7 @@ def client(serve: Serve | None = None, server: str = "localhost") -> TestClient:
     return TestClient(middleware, base_url=f"http://{server}:8000", client=("127.0.0.1", 1))
 
 
-def test_foreign_pages_are_refused_before_ray_sees_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_foreign_pages_are_rejected_before_ray_sees_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     deploy(monkeypatch, tmp_path)
     serve = Serve(deployed=("/slug",))
     browser = client(serve)
@@ -335,9 +335,8 @@ def test_foreign_pages_are_refused_before_ray_sees_them(monkeypatch: pytest.Monk
 def test_a_chute_with_keys_checks_them_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     deploy(monkeypatch, tmp_path, api_keys="right")
     assert client().post("/slug/draw", headers={**EVIL, "Host": "gpu.example"}).status_code == 200
-    assert (
-        client().get(cluster.STATS_PATH, headers={"Host": "gpu.example"}).status_code == 403
-    )  # a host name that belongs to no chute
+    by_unknown_host = client().get(cluster.STATS_PATH, headers={"Host": "gpu.example"})
+    assert by_unknown_host.status_code == 403
 
 
 def test_the_first_key_ends_the_check_of_origins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -360,18 +359,18 @@ def test_a_public_cluster_does_not_check_origins(
     assert client().post("/slug/draw", headers=EVIL).status_code == 403
 
 
-def test_what_a_chute_was_deployed_with_is_allowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_settings_of_the_deployed_chute_apply(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     deploy(monkeypatch, tmp_path, allowed_hosts="*.gpu.example", cors_origins=PAGE)
     for headers in ({"Host": "slug.gpu.example"}, {"Origin": PAGE}, {"Host": "x.gpu.example", "Origin": PAGE}):
         assert client().post("/slug/draw", headers=headers).status_code == 200
     assert client().post("/nothing/draw", headers={"Origin": PAGE}).status_code == 403
 
 
-@pytest.mark.parametrize("author", [True, False])
-def test_errors_have_cors_headers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, author: bool) -> None:
-    deploy(monkeypatch, tmp_path, author=author, **({} if author else {"cors_origins": PAGE}))
+@pytest.mark.parametrize("author_cors", [True, False])
+def test_errors_have_cors_headers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, author_cors: bool) -> None:
+    deploy(monkeypatch, tmp_path, author_cors=author_cors, **({} if author_cors else {"cors_origins": PAGE}))
     monkeypatch.setenv("CHUTES_MAX_BODY_BYTES", "100")
-    serve = Serve(429, [(b"retry-after", b"5")], ours=False, deployed=("/slug",))
+    serve = Serve(429, [(b"retry-after", b"5")], from_replica=False, deployed=("/slug",))
     browser = client(serve)
     too_many, too_large = (
         browser.post("/slug/draw", content=b"x" * size, headers={"Origin": PAGE}) for size in (1, 101)
@@ -382,10 +381,10 @@ def test_errors_have_cors_headers(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         assert "x-request-id" in answer.headers["access-control-expose-headers"].lower()
     assert "retry-after" in too_many.headers["access-control-expose-headers"].lower()
     serve.scopes.clear()
-    asking = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
-    preflight = browser.options("/slug/draw", headers={"Origin": PAGE, **asking})
+    preflight_headers = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    preflight = browser.options("/slug/draw", headers={"Origin": PAGE, **preflight_headers})
     assert (preflight.status_code, preflight.headers["access-control-allow-origin"]) == (200, PAGE)
-    assert serve.scopes == []  # it does not wait behind pictures
+    assert serve.scopes == []  # it does not wait in the queue
     assert (
         "access-control-allow-origin" not in browser.post("/slug/draw", headers={"Origin": "http://localhost"}).headers
     )
@@ -393,13 +392,13 @@ def test_errors_have_cors_headers(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 def test_cors_headers_are_not_repeated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     deploy(monkeypatch, tmp_path, cors_origins=PAGE)
-    theirs = {
+    replica_headers = {
         "Access-Control-Allow-Origin": PAGE,
         "Access-Control-Expose-Headers": "X-Seed",
         "Vary": "Origin",
         "X-Seed": "1",
     }
-    raw = [(name.lower().encode(), value.encode()) for name, value in theirs.items()]
+    raw = [(name.lower().encode(), value.encode()) for name, value in replica_headers.items()]
     answer = client(Serve(200, raw, deployed=("/slug",))).post("/slug/draw", headers={"Origin": PAGE})
     assert answer.headers.get_list("access-control-allow-origin") == [PAGE]
     assert answer.headers.get_list("vary") == ["Origin"]
@@ -410,7 +409,7 @@ def test_cors_headers_are_not_repeated(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_statistics_are_not_for_proxies_and_pages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, header: str) -> None:
     monkeypatch.setenv("CHUTES_KEYS_FILE", str(tmp_path / "keys.json"))
     KeyStore(tmp_path / "keys.json").create("first")
-    serve = Serve(404, ours=False, deployed=("/slug",))
+    serve = Serve(404, from_replica=False, deployed=("/slug",))
     for path in (cluster.STATS_PATH, "/-/routes"):
         serve.scopes.clear()
         assert client(serve).get(path, headers={header: "127.0.0.1.evil.example"}).status_code == 404

@@ -39,7 +39,7 @@ def test_another_chute_with_the_same_slug_is_not_replaced(
 
 
 @pytest.mark.parametrize("deploy", [rollout.roll_out, rollout.start_without_waiting])
-def test_a_chute_without_a_slug_is_refused(monkeypatch: pytest.MonkeyPatch, deploy: Callable[..., None]) -> None:
+def test_a_chute_without_a_slug_is_rejected(monkeypatch: pytest.MonkeyPatch, deploy: Callable[..., None]) -> None:
     monkeypatch.setattr(registry, "load_spec", lambda _: pytest.fail("the registry was read"))
     with pytest.raises(rollout.InvalidChuteName, match="Choose a name with --name"):
         deploy(replace(make_spec(), slug=""), lambda *_: None)

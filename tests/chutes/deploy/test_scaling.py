@@ -51,7 +51,7 @@ def test_starting_replicas_are_not_added_again() -> None:
 
 @given(load=st.floats(0.1, 40), running=st.integers(1, 8), concurrency=st.integers(1, 8))
 def test_a_steady_load_keeps_its_replicas(load: float, running: int, concurrency: int) -> None:
-    """What the policy settles on without a queue it settles on again."""
+    """Without a queue, the number of replicas that the policy returns does not change at its next call."""
     policy = QueuePolicy(threshold=10, utilization=0.75, concurrency=concurrency)
     first = target_replicas(policy, running=running, queued=0, in_flight=min(load, running * concurrency))
     assert target_replicas(policy, running=first, queued=0, in_flight=min(load, first * concurrency)) == first

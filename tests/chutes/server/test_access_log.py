@@ -42,10 +42,10 @@ def test_each_request_has_an_id_and_one_log_line(client: TestClient, caplog: pyt
     answer = client.get("/fine?q=secret")
     assert len(answer.text) == 32
     assert answer.headers["x-request-id"] == answer.text
-    said = line(caplog)
-    assert (said["method"], said["path"], said["status"], said["queue_ms"]) == ("GET", "/fine", 200, 12.5)
-    assert 0 < said["ms"] < 1000
-    assert "secret" not in said["message"]
+    logged = line(caplog)
+    assert (logged["method"], logged["path"], logged["status"], logged["queue_ms"]) == ("GET", "/fine", 200, 12.5)
+    assert 0 < logged["ms"] < 1000
+    assert "secret" not in logged["message"]
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_a_file_replaced_by_a_link_after_the_check_is_not_served(
 
     monkeypatch.setattr(job_files, "_resolve", resolve_then_swap)
     assert read(output, "sub/file") is None
-    assert (output / "sub/file").read_text() == "secret"  # what would have been read
+    assert (output / "sub/file").read_text() == "secret"  # so following the link would reveal it
 
 
 def test_an_output_folder_that_became_a_link_is_empty(output: Path, tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_a_folder_removed_by_a_cleanup_is_created_again(temporary: Path) -> None
 def test_a_folder_removed_before_it_is_locked_is_created_again(
     temporary: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    """Another process starts in this very moment, and takes the folder for an abandoned one."""
+    """Another process, which starts at the same time, removes the folder as abandoned."""
     module = {"open": os, "flock": fcntl}[when]
     real, lost = getattr(module, when), []
 

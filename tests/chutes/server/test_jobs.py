@@ -26,7 +26,7 @@ COUNTED = {"chute_id": Chute(username="test", name="jobs", image="none").uid, "r
 
 
 class Tensor:
-    """What an author may have in a variable."""
+    """A large object in a variable of an author's function."""
 
 
 class Training(BaseModel):
@@ -117,7 +117,7 @@ def submit(client: TestClient, name: str, **data: Any) -> str:
     return str(answer.json()["id"])
 
 
-def after(client: TestClient, job: str) -> dict[str, Any]:
+def wait_for_end(client: TestClient, job: str) -> dict[str, Any]:
     def ended() -> bool:
         return client.get(f"/jobs/{job}").json()["status"] not in {"queued", "running", "cancelling"}
 
@@ -127,7 +127,7 @@ def after(client: TestClient, job: str) -> dict[str, Any]:
 
 def test_a_job_runs_and_its_result_and_files_can_be_fetched(client: TestClient) -> None:
     job = submit(client, "train", steps=3)
-    record = after(client, job)
+    record = wait_for_end(client, job)
     assert (record["status"], record["result"], record["detail"]) == ("complete", {"steps": 3}, None)
     assert record["created"] <= record["started"] <= record["finished"]
     assert record["files"] == ["sub/weights.txt"]
@@ -137,11 +137,11 @@ def test_a_job_runs_and_its_result_and_files_can_be_fetched(client: TestClient) 
 
 
 def test_an_error_is_reported_without_internals(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
-    assert after(client, submit(client, "fail", how="http"))["detail"] == "no such data set"
-    record = after(client, submit(client, "fail", how="crash"))
+    assert wait_for_end(client, submit(client, "fail", how="http"))["detail"] == "no such data set"
+    record = wait_for_end(client, submit(client, "fail", how="crash"))
     assert (record["status"], "secret" in str(record)) == ("error", False)
     assert "secret of /home/me" in caplog.text
-    record = after(client, submit(client, "fail", how="timeout"))
+    record = wait_for_end(client, submit(client, "fail", how="timeout"))
     assert (record["status"], record["detail"]) == ("error", "The job failed. The log has the reason.")
     assert "a database" in caplog.text
 
@@ -196,10 +196,10 @@ def test_jobs_share_the_slots_and_the_queue_with_requests(client: TestClient) ->
     assert int(refused.headers["retry-after"]) >= 1
 
     assert client.delete(f"/jobs/{queued}").status_code == 202
-    assert after(client, queued)["status"] == "cancelled"
+    assert wait_for_end(client, queued)["status"] == "cancelled"
     started_at = time.monotonic()
     assert client.delete(f"/jobs/{running}").status_code == 202
-    assert after(client, running)["status"] == "cancelled"
+    assert wait_for_end(client, running)["status"] == "cancelled"
     assert time.monotonic() - started_at < 5
     assert client.get("/_conn_stats").json()["in_flight"] == 0
 
@@ -215,14 +215,14 @@ def test_a_job_without_a_folder_returns_its_slot(chute: Chute, tmp_path: Path, m
 
 
 def test_a_job_that_raises_fatal_fails_the_chute(client: TestClient) -> None:
-    record = after(client, submit(client, "fail", how="fatal"))
+    record = wait_for_end(client, submit(client, "fail", how="fatal"))
     assert (record["status"], record["detail"]) == ("error", "poisoned")
     wait_for(lambda: client.get("/health").status_code == 503)
 
 
 def test_deleting_a_finished_job_removes_it(client: TestClient) -> None:
     job = submit(client, "train", steps=1)
-    after(client, job)
+    wait_for_end(client, job)
     assert client.delete(f"/jobs/{job}").status_code == 204
     assert client.get(f"/jobs/{job}").status_code == 404
     assert client.delete(f"/jobs/{job}").status_code == 404
@@ -233,7 +233,7 @@ def test_files_are_listed_once_and_removed_with_their_job(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     job = submit(client, "train", steps=3)
-    after(client, job)
+    wait_for_end(client, job)
     monkeypatch.setattr(jobs_module, "list_files", lambda folder: pytest.fail("looked again"))
     assert client.get(f"/jobs/{job}").json()["files"] == ["sub/weights.txt"]
     [written] = tmp_path.glob("chutes-jobs-*/*/output/sub/weights.txt")
@@ -244,39 +244,39 @@ def test_files_are_listed_once_and_removed_with_their_job(
 
 def test_the_list_has_neither_results_nor_files(client: TestClient) -> None:
     job = submit(client, "train", steps=3)
-    record = after(client, job)
+    record = wait_for_end(client, job)
     summary = {key: value for key, value in record.items() if key not in {"result", "files", "more_files"}}
     assert client.get("/jobs").json() == {"jobs": [summary]}
     assert summary.keys() == {"id", "name", "status", "created", "started", "finished", "detail"}
 
 
 def test_a_result_that_is_too_large_is_an_error_and_keeps_the_files(client: TestClient) -> None:
-    record = after(client, submit(client, "write", size=1001))
+    record = wait_for_end(client, submit(client, "write", size=1001))
     assert (record["status"], record["result"], record["files"]) == ("error", None, ["file"])
     assert "larger than 1000 bytes" in record["detail"]
     assert "CHUTES_MAX_JOB_RESULT_BYTES" in record["detail"]
-    record = after(client, submit(client, "write", size=998))
+    record = wait_for_end(client, submit(client, "write", size=998))
     assert (record["status"], record["result"]) == ("complete", "x" * 998)
 
 
 def test_a_result_that_contains_itself_is_an_error(client: TestClient) -> None:
-    record = after(client, submit(client, "contain_itself"))
+    record = wait_for_end(client, submit(client, "contain_itself"))
     assert (record["status"], record["result"], "contains itself" in record["detail"]) == ("error", None, True)
 
 
 def test_the_detail_of_a_failed_job_has_at_most_a_thousand_characters(client: TestClient) -> None:
-    record = after(client, submit(client, "reject", what="ä" * 5000))
+    record = wait_for_end(client, submit(client, "reject", what="ä" * 5000))
     assert record["detail"] == "ä" * 1000
-    record = after(client, submit(client, "reject", half_pair=True))
+    record = wait_for_end(client, submit(client, "reject", half_pair=True))
     assert record["detail"] == "half ?"
 
 
 def test_a_failed_job_keeps_only_its_record_in_memory(
     client: TestClient, chute: Chute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An exception leads to the variables of all functions that it went through: tensors on the GPU, for one."""
+    """An exception refers to the variables of every function that it passed, such as tensors on the GPU."""
     monkeypatch.setattr(jobs_module.log, "disabled", True)  # pytest keeps log records, and with them the exception
-    after(client, submit(client, "hold"))
+    wait_for_end(client, submit(client, "hold"))
 
     def is_gone() -> bool:
         gc.collect()
@@ -300,16 +300,16 @@ def test_a_cancellation_waits_until_the_result_is_written(client: TestClient, mo
     assert client.get(f"/jobs/{job}").json()["status"] == "cancelling"
     assert client.get("/_conn_stats").json()["in_flight"] == 1
     go_on.set()
-    assert after(client, job)["status"] == "cancelled"
+    assert wait_for_end(client, job)["status"] == "cancelled"
     assert client.get("/_conn_stats").json()["in_flight"] == 0
     assert client.delete(f"/jobs/{job}").status_code == 204
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
 def test_an_outcome_that_cannot_be_written_is_an_error(client: TestClient, tmp_path: Path, kind: str) -> None:
-    """An archive with `../outcome` in it, for one, which the job has unpacked."""
+    """A job may create that file, for example when it unpacks an archive that contains `../outcome`."""
     (tmp_path / "secret").write_text('"result":"secret"}')
-    record = after(client, submit(client, "block", kind=kind, target=str(tmp_path / "secret")))
+    record = wait_for_end(client, submit(client, "block", kind=kind, target=str(tmp_path / "secret")))
     assert (record["status"], record["detail"]) == ("error", "The job failed. The log has the reason.")
     assert (record["result"], record["files"], record["more_files"]) == (None, [], False)
     assert (tmp_path / "secret").read_text() == '"result":"secret"}'
@@ -317,7 +317,7 @@ def test_an_outcome_that_cannot_be_written_is_an_error(client: TestClient, tmp_p
 
 def test_a_file_is_sent_whole_or_in_part_and_sandboxed(client: TestClient) -> None:
     job = submit(client, "write", size=1)
-    after(client, job)
+    wait_for_end(client, job)
     answer = client.get(f"/jobs/{job}/files/page.html")
     assert answer.status_code == 404
     answer = client.get(f"/jobs/{job}/files/file")
@@ -332,7 +332,7 @@ def test_a_file_is_sent_whole_or_in_part_and_sandboxed(client: TestClient) -> No
 def test_links_to_the_outside_are_neither_listed_nor_served(client: TestClient, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
     job = submit(client, "link", target=str(tmp_path))
-    assert after(client, job)["files"] == ["inside", "real"]
+    assert wait_for_end(client, job)["files"] == ["inside", "real"]
     assert client.get(f"/jobs/{job}/files/inside").text == "fine"
     for name in ("file", "folder/secret", "up/outcome", "output", "up", "pipe"):
         answer = client.get(f"/jobs/{job}/files/{name}")
@@ -352,7 +352,7 @@ def test_unknown_ids_are_404(client: TestClient, job: str) -> None:
 )
 def test_unknown_file_names_are_404(client: TestClient, name: str) -> None:
     job = submit(client, "write", size=1)
-    after(client, job)
+    wait_for_end(client, job)
     answer = client.get(f"/jobs/{job}/files/{name}")
     assert (answer.status_code, len(answer.content) < 1000) == (404, True)
 
@@ -361,14 +361,14 @@ def test_a_limited_number_of_jobs_is_kept_newest_first(client: TestClient) -> No
     ids = []
     for steps in range(4):
         ids.append(submit(client, "train", steps=steps))
-        after(client, ids[-1])
+        wait_for_end(client, ids[-1])
     ids.append(submit(client, "train", steps=4))
-    after(client, ids[-1])
+    wait_for_end(client, ids[-1])
     assert [job["id"] for job in client.get("/jobs").json()["jobs"]] == [ids[4], ids[3], ids[2]]
 
 
 def test_jobs_are_counted(client: TestClient) -> None:
-    after(client, submit(client, "train", steps=1))
+    wait_for_end(client, submit(client, "train", steps=1))
     assert "invocation_total{" in client.get("/metrics").text
     assert 'function="train",status="complete"' in client.get("/metrics").text
 

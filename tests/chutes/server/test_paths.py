@@ -1,4 +1,4 @@
-"""The runtime's paths have one owner; configuration files, which cannot import it, name the same paths."""
+"""The paths of the server are defined in one module, and configuration files use the same ones."""
 
 import re
 from pathlib import Path
@@ -28,7 +28,9 @@ def test_configuration_files_use_the_same_paths(file: str, pattern: str, path: A
 def test_other_modules_contain_no_literal_paths() -> None:
     paths = "|".join(map(re.escape, {*MONITORING, JOBS}))
     literal = re.compile(rf"""["']({paths})["'/]""")
-    modules = [path for room in ("server", "deploy", "cli") for path in (ROOT / "src/chutes" / room).rglob("*.py")]
+    modules = [
+        path for package in ("server", "deploy", "cli") for path in (ROOT / "src/chutes" / package).rglob("*.py")
+    ]
     assert len(modules) > 30
     found = {str(path) for path in modules if path.name != "paths.py" and literal.search(path.read_text())}
     assert not found

@@ -8,7 +8,7 @@ from chutes.exception import AddressUnavailable, InsecureSettings, LoadError
 from chutes.server import Settings, serve
 from chutes.server.process import bind
 
-# tests/promises shows with real processes how they end.
+# The tests in tests/promises check how real processes end.
 
 
 def test_bind_reserves_the_port_without_listening() -> None:

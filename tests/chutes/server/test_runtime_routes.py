@@ -17,7 +17,7 @@ from chutes.server import Settings, create_app
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A probe of the chute's own may take as long as a busy machine needs."""
+    """Let the chute take as long for its own probe as a busy machine needs."""
     monkeypatch.setattr("chutes.server.runtime_routes._PROBE_TIMEOUT", LIMIT)
 
 
@@ -87,10 +87,8 @@ def test_a_post_cord_at_the_path_of_a_probe_does_not_replace_it(chute: Chute, tm
         for path in ("/health", "/ready", "/metrics"):
             assert client.get(path).status_code == 200
             answer = client.post(path, json={})
-            assert (answer.json(), "x-chutes-conn-used" in answer.headers) == (
-                "mine",
-                True,
-            )  # in a slot
+            assert answer.json() == "mine"
+            assert "x-chutes-conn-used" in answer.headers, "the cord took no slot"
 
 
 def test_an_application_mounted_at_the_root_does_not_replace_the_probes(chute: Chute, tmp_path: Path) -> None:
