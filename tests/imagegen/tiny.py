@@ -97,7 +97,7 @@ def vae(channels: int, **config: object) -> AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=1,
         latent_channels=channels,
-        norm_num_groups=4,
+        norm_num_groups=2,
         mid_block_add_attention=False,
         **config,
     )

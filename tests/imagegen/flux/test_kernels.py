@@ -17,7 +17,7 @@ DEVICE = "cpu" if INTERPRETED else "cuda"
 BF16 = 2**-8 * (2 if INTERPRETED else 1)  # one rounding costs at most this; the interpreter truncates
 E4M3 = 0.08 if INTERPRETED else 0.035  # likewise, with three bits of mantissa
 
-SIZES = [(1, 7, 3, 96), (2, 33, 0, 64), (3, 20, 20, 256)]
+SIZES = [(1, 5, 2, 96), (2, 3, 0, 64), (3, 2, 2, 256)]  # the interpreter takes milliseconds a row
 if not INTERPRETED:
     SIZES += [(1, 4608, 512, 3072), (2, 1001, 77, 3072)]
 
@@ -77,7 +77,8 @@ def test_gate_residual_norm(batch: Any, length: Any, text: Any, width: Any, gate
 
 
 @pytest.mark.parametrize(
-    ("batch", "length", "text", "heads", "dim"), [(1, 5, 2, 3, 32), (2, 9, 0, 24, 128), (2, 4, 4, 8, 64)]
+    ("batch", "length", "text", "heads", "dim"),
+    [(1, 5, 2, 3, 32), (2, 2, 0, 9, 128), (2, 2, 2, 8, 64)] + ([] if INTERPRETED else [(2, 9, 0, 24, 128)]),
 )
 @pytest.mark.parametrize("fp8", [True, False])
 def test_norm_rope(batch: int, length: int, text: int, heads: int, dim: int, fp8: bool) -> None:
@@ -105,9 +106,9 @@ def test_norm_rope(batch: int, length: int, text: int, heads: int, dim: int, fp8
     assert error(out, expected) < (E4M3 if fp8 else BF16)
 
 
-ROWS = [(1, 3, 96, 384), (2, 5, 128, 0), (2, 7, 0, 200)]
+ROWS = [(1, 3, 96, 384), (2, 2, 128, 0), (2, 2, 0, 40)]
 if not INTERPRETED:
-    ROWS += [(1, 130, 3072, 12288), (2, 67, 0, 12288)]
+    ROWS += [(2, 7, 0, 200), (1, 130, 3072, 12288), (2, 67, 0, 12288)]
 
 
 @pytest.mark.parametrize(("batch", "length", "attention", "hidden"), ROWS)

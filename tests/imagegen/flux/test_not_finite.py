@@ -40,7 +40,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tiny.write(tmp_path_factory.mktemp("flux") / "tiny") if INTERPRETED else checkpoint.BUNDLED
     kind = diffusers.FluxPipeline
     pipeline, path = fast.load(kind, folder, precision=precision, progress=lambda *_: None, device=DEVICE)
-    settings = Settings(max_sequence_length=8) if INTERPRETED else Settings()
+    settings = Settings(max_sequence_length=3) if INTERPRETED else Settings()
     return models._assemble(pipeline, path, "flux", {}, settings, None if INTERPRETED else "resident")
 
 

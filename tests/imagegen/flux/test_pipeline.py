@@ -218,7 +218,7 @@ def test_fill_and_kontext_pipelines_draw_the_same_images(folder: Any, kind: Any)
 
     ours = pipeline()
     fast.replace_modules(ours, device=DEVICE)
-    # All three use diffusers' VAE, since ours rounds twice as coarsely in the interpreter; test_vae compares the VAEs.
+    # All use diffusers' VAE, since ours rounds twice as coarsely in the interpreter; test_vae compares the VAEs.
     ours.register_modules(vae=diffusers_pipeline(folder).vae)
     assert_as_exact(kind, *(generate(each, kind) for each in (ours, pipeline(), in_float32(pipeline()))))
 
