@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 OBJECT_COLUMNS = ("drawing", "x", "y", "scale", "angle", "mirror", "recoloured", "red", "green", "blue")
 BACKGROUND_COLUMNS = ("top_r", "top_g", "top_b", "bottom_r", "bottom_g", "bottom_b", "horizon", "sharpness")
+DAY_SKY = (186, 222, 250)  # above a ground whose caption names no sky
 COLUMNS = len(OBJECT_COLUMNS) * 2 + len(BACKGROUND_COLUMNS)
 
 
@@ -148,22 +149,20 @@ class SceneSampler:
         if kind < 0.34:  # white or a pale colour, not mentioned in the caption
             if rng.random() < 0.6:
                 return _plain(COLOURS["white"]), []
-            soft = tuple(round(255 - 60 * rng.random()) for _ in range(3))
-            return _plain(Colour((soft[0], soft[1], soft[2]), ())), []
+            pale = tuple(round(255 - 60 * rng.random()) for _ in range(3))
+            return _plain(Colour((pale[0], pale[1], pale[2]), ())), []
         if kind < 0.78:
             colour = COLOURS[rng.choice(list(COLOURS))]
             return _plain(colour), [_background_phrase(rng, rng.choice(colour.words))]
-        sky = rng.choice(list(SKIES.values())) if rng.random() < 0.6 else None
-        ground = rng.choice(list(GROUNDS.values())) if sky is None or rng.random() < 0.4 else None
-        if ground is None and sky is not None:
+        if rng.random() >= 0.6:
+            ground = rng.choice(list(GROUNDS.values()))
+            return ground._replace(top=DAY_SKY), [rng.choice(ground.words)]
+        sky = rng.choice(list(SKIES.values()))
+        if rng.random() >= 0.4:
             return sky, [rng.choice(sky.words)]
-        if ground is not None and sky is not None:
-            mixed = ground._replace(top=sky.top, bottom=_dimmed(ground.bottom, sky))
-            return mixed, [rng.choice(ground.words), rng.choice(sky.words)]
-        if ground is None:
-            raise AssertionError
-        day = (186, 222, 250)
-        return ground._replace(top=day), [rng.choice(ground.words)]
+        ground = rng.choice(list(GROUNDS.values()))
+        both = ground._replace(top=sky.top, bottom=_tinted(ground.bottom, sky))
+        return both, [rng.choice(ground.words), rng.choice(sky.words)]
 
     def _drawing(self) -> int:
         return self.rng.choices(range(len(self.names)), cum_weights=self.weights)[0]
@@ -268,7 +267,7 @@ def _without_colour(name: str) -> str:
     return rest if rest and first in COLOURS else name
 
 
-def _dimmed(rgb: tuple[int, int, int], sky: Background) -> tuple[int, int, int]:
+def _tinted(rgb: tuple[int, int, int], sky: Background) -> tuple[int, int, int]:
     """Tint a ground with the colour of the sky above it: darker at night, orange at sunset."""
     red, green, blue = (round(0.65 * own + 0.35 * above) for own, above in zip(rgb, sky.top, strict=True))
     return red, green, blue
