@@ -67,7 +67,10 @@ def unpack_archive(source: Path, run: Path) -> None:
     run.mkdir(parents=True, exist_ok=True)
     parts = sorted(source.glob("run.tar.*"))
     if not parts:
-        raise SystemExit(f"Cannot resume from {source}: it contains no run.tar.* files.")
+        raise SystemExit(
+            f"Cannot resume from {source}: it contains no run.tar.* files. "
+            "Pass a folder that --archive wrote, or an exported model."
+        )
     whole = b"".join(part.read_bytes() for part in parts)
     with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
         tar.extractall(run, filter="data")

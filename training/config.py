@@ -18,7 +18,7 @@ class Config:
     run: Path = Path("runs/bundled")  # folder of checkpoints, logs and samples
     seed: int = 0
     size: int = 256  # pixels per side, of drawings and images
-    max_words: int = 32  # tokens per caption, including special tokens
+    max_tokens: int = 32  # tokens per caption, including special tokens
 
     # autoencoder: 8x down, 16 channels
     vae_widths: tuple[int, ...] = (32, 64, 80, 80)
@@ -65,7 +65,7 @@ class Config:
     guidance_range: tuple[float, float] = (1.0, 10.0)
     guidance_strength: float = 0.35  # classifier-free scale 1 + strength * (guidance - 1): 7.5 means 3.3
     long_every: int = 16  # distillation steps between two with long padding, diffusers' default
-    long_words: tuple[int, ...] = (128, 512)
+    long_lengths: tuple[int, ...] = (128, 512)
 
     # scheduler of the exported pipeline
     scheduler_shift: float = 2.0
@@ -85,7 +85,7 @@ class Config:
         return self.heads * self.head_width
 
     @property
-    def tokens(self) -> int:
+    def tokens_per_side(self) -> int:
         """Image tokens per side: the autoencoder reduces the size 8x, packing 2x."""
         return self.size // 16
 
@@ -95,7 +95,7 @@ FULL = Config()
 SMOKE = Config(
     run=Path("runs/smoke"),
     size=64,
-    max_words=16,
+    max_tokens=16,
     vae_widths=(8, 16, 16, 16),
     vae_minutes=0.08,
     vae_batch=8,
@@ -117,7 +117,7 @@ SMOKE = Config(
     warmup=10,
     ema=0.9,
     long_every=4,
-    long_words=(24, 32),
+    long_lengths=(24, 32),
     classifier_minutes=0.05,
     classifier_size=32,
     classifier_batch=16,

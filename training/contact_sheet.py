@@ -69,19 +69,19 @@ def draw_prompts(
 ) -> list[Image.Image]:
     """Draw prompts with the training model, prompt i with seed i."""
     device = next(model.parameters()).device
-    words = vocabulary.encode(vocabulary.vocabulary(drawings.names), prompts, config.max_words)
-    shape = (1, 16, 2 * config.tokens, 2 * config.tokens)
+    token_ids = vocabulary.encode(vocabulary.vocabulary(drawings.names), prompts, config.max_tokens)
+    shape = (1, 16, 2 * config.tokens_per_side, 2 * config.tokens_per_side)
     noises = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in range(len(prompts))]
     tokens = sample(
         model,
-        torch.from_numpy(words).long().to(device),
+        torch.from_numpy(token_ids).long().to(device),
         pack_latents(torch.cat(noises)).to(device),
         steps=steps,
         shift=config.scheduler_shift,
         guidance=7.5,
         scale=scale,
     )
-    return to_images(decode(vae, unpack_latents(tokens, config.tokens)))
+    return to_images(decode(vae, unpack_latents(tokens, config.tokens_per_side)))
 
 
 def reconstructions(config: Config, drawings: Drawings, vae: AutoencoderKL, device: torch.device) -> Image.Image:

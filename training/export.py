@@ -35,9 +35,9 @@ def export(config: Config, drawings: Drawings, target: Path) -> None:
         scheduler=FlowMatchEulerDiscreteScheduler(shift=config.scheduler_shift),
         vae=vae.bfloat16(),
         text_encoder=model.clip,
-        tokenizer=wrapped_tokenizer(words, config.max_words, start=True),
+        tokenizer=wrapped_tokenizer(words, config.max_tokens, start=True),
         text_encoder_2=model.t5,
-        tokenizer_2=wrapped_tokenizer(words, config.max_words, start=False),
+        tokenizer_2=wrapped_tokenizer(words, config.max_tokens, start=False),
         transformer=model.transformer,
     )
     target.mkdir(parents=True, exist_ok=True)
@@ -49,14 +49,17 @@ def export(config: Config, drawings: Drawings, target: Path) -> None:
     about = {
         "name": NAME,
         "native_size": config.size,
-        "max_sequence_length": config.max_words,
+        "max_sequence_length": config.max_tokens,
         "seconds_of_training": trained,
     }
     (target / "imagegen.json").write_text(json.dumps(about, indent=2) + "\n")
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     print(f"{target}: {size / 1e6:.2f} MB", flush=True)
     if size > MAX_BYTES:
-        raise SystemExit(f"The exported folder {target} has {size} bytes; the limit is {MAX_BYTES}.")
+        raise SystemExit(
+            f"The exported folder {target} has {size} bytes; the limit is {MAX_BYTES}. Remove other files from it, or "
+            "reduce the model's widths in training/config.py."
+        )
 
 
 def restore(folder: Path, run: Path) -> None:

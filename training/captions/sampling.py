@@ -17,5 +17,5 @@ def sample_tokens(
     """Return the rows of random scenes and the token ids of their captions; `shape` is (scenes, captions, tokens)."""
     count, captions, length = shape
     rows, texts = scenes.sample_scenes(names, colours, seed, count, captions)
-    tokens = vocabulary.encode(words, [text for each in texts for text in each], length)
-    return rows, tokens.reshape(shape)
+    token_ids = vocabulary.encode(words, [text for each in texts for text in each], length)
+    return rows, token_ids.reshape(shape)

@@ -83,9 +83,9 @@ def tokenizer(words: list[str], *, start: bool) -> Tokenizer:
     return backend
 
 
-def encode(words: list[str], texts: list[str], max_words: int) -> NDArray[np.int16]:
-    """Return the T5 token ids of captions, (captions, max_words)."""
+def encode(words: list[str], texts: list[str], max_tokens: int) -> NDArray[np.int16]:
+    """Return the T5 token ids of captions, (captions, max_tokens)."""
     backend = tokenizer(words, start=False)
-    backend.enable_truncation(max_words)
-    backend.enable_padding(length=max_words, pad_id=PAD_ID, pad_token=PAD)
+    backend.enable_truncation(max_tokens)
+    backend.enable_padding(length=max_tokens, pad_id=PAD_ID, pad_token=PAD)
     return np.array([row.ids for row in backend.encode_batch_fast(texts)], dtype=np.int16)

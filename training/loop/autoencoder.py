@@ -116,9 +116,9 @@ def train(config: Config, drawings: Drawings, device: torch.device, deadline: fl
 
 def _report(clock: Clock, log: Log, loss: float, error: float, seen: int) -> None:
     if not math.isfinite(loss):
-        raise FloatingPointError(f"The autoencoder's loss is {loss} after {seen} crops.")
-    rate = seen / max(1e-3, clock.spent - clock.before)
-    clock.line(f"loss {loss:.4f}  error {error:.4f}  {rate:.0f} crops/s")
+        raise FloatingPointError(f"The autoencoder's loss is {loss} after {seen} crops. Lower its learning rates.")
+    rate = seen / max(1e-3, clock.spent - clock.spent_before)
+    clock.print_line(f"loss {loss:.4f}  error {error:.4f}  {rate:.0f} crops/s")
     log.add(stage=NAME, seconds=clock.spent, loss=loss, error=error, rate=rate)
 
 

@@ -56,7 +56,7 @@ def train(config: Config, drawings: Drawings, device: torch.device, deadline: fl
         stop = clock.expired
         if clock.due() or stop:
             accuracy = float((scores.argmax(1) == batch[:, 0]).float().mean())
-            clock.line(
+            clock.print_line(
                 f"loss {float(loss.detach()):.3f}  accuracy {accuracy:.1%}  {step / max(1e-3, clock.spent):.0f} steps/s"
             )
             log.add(stage=NAME, seconds=clock.spent, loss=float(loss.detach()), accuracy=accuracy)

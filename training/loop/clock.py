@@ -27,7 +27,7 @@ class Clock:
     """
 
     def __init__(self, name: str, minutes: float, spent: float, deadline: float) -> None:
-        self.name, self.total, self.before, self.deadline = name, minutes * 60, spent, deadline
+        self.name, self.total, self.spent_before, self.deadline = name, minutes * 60, spent, deadline
         self.start = time.monotonic()
         self.reported = self.start
 
@@ -38,7 +38,7 @@ class Clock:
     @property
     def spent(self) -> float:
         """Seconds of training so far, including earlier runs."""
-        return self.before + time.monotonic() - self.start
+        return self.spent_before + time.monotonic() - self.start
 
     @property
     def progress(self) -> float:
@@ -57,7 +57,7 @@ class Clock:
         self.reported = time.monotonic()
         return True
 
-    def line(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Print a progress bar followed by `text`, in the first process only."""
         if distributed.rank():
             return

@@ -29,17 +29,17 @@ CHUNK = 4096  # scenes per task of a worker process
 
 @dataclass
 class Pool:
-    """Standardized latents, packed into tokens, and their captions."""
+    """Standardized latents, packed into image tokens, and the token ids of their captions."""
 
     latents: Tensor  # (scenes, tokens, 64), fp16
-    words: Tensor  # (scenes, captions, max_words), int16
+    token_ids: Tensor  # (scenes, captions, max_tokens), int16
 
     def batch(self, size: int) -> tuple[Tensor, Tensor]:
-        """Return random latents (size, tokens, 64), each with one of its captions (size, max_words)."""
+        """Return random latents (size, tokens, 64), each with one of its captions (size, max_tokens)."""
         device = self.latents.device
         index = torch.randint(len(self.latents), (size,), device=device)
-        caption = torch.randint(self.words.shape[1], (size,), device=device)
-        return self.latents[index].float(), self.words[index, caption].long()
+        caption = torch.randint(self.token_ids.shape[1], (size,), device=device)
+        return self.latents[index].float(), self.token_ids[index, caption].long()
 
 
 def build(config: Config, drawings: Drawings, vae: AutoencoderKL, device: torch.device, seed: int) -> Pool:
@@ -48,9 +48,11 @@ def build(config: Config, drawings: Drawings, vae: AutoencoderKL, device: torch.
     colours = drawings.colour_names()
     chunk = min(CHUNK, config.pool_scenes)
     count = config.pool_scenes // chunk
-    latents = torch.empty(count * chunk, config.tokens**2, 64, dtype=torch.float16, device=device)
-    ids = torch.empty(count * chunk, config.captions_per_scene, config.max_words, dtype=torch.int16, device=device)
-    shape = (chunk, config.captions_per_scene, config.max_words)
+    latents = torch.empty(count * chunk, config.tokens_per_side**2, 64, dtype=torch.float16, device=device)
+    token_ids = torch.empty(
+        count * chunk, config.captions_per_scene, config.max_tokens, dtype=torch.int16, device=device
+    )
+    shape = (chunk, config.captions_per_scene, config.max_tokens)
     composer = Composer(drawings, device)
     vae = vae.to(memory_format=torch.channels_last)
     filled, start = 0, time.monotonic()
@@ -61,14 +63,14 @@ def build(config: Config, drawings: Drawings, vae: AutoencoderKL, device: torch.
             for number in range(count)
         ]
         for job in as_completed(jobs):
-            rows, tokens = job.result()
+            rows, chunk_ids = job.result()
             start = start if filled else time.monotonic()
             for offset in range(0, chunk, config.pool_batch):
                 part = torch.from_numpy(rows[offset : offset + config.pool_batch]).to(device)
                 latents[filled + offset : filled + offset + len(part)] = pack_latents(
                     standardized_latents(vae, composer(part))
                 )
-            ids[filled : filled + chunk] = torch.from_numpy(tokens).to(device)
+            token_ids[filled : filled + chunk] = torch.from_numpy(chunk_ids).to(device)
             filled += chunk
             if time.monotonic() - start > config.pool_seconds:
                 workers.shutdown(wait=False, cancel_futures=True)
@@ -77,4 +79,4 @@ def build(config: Config, drawings: Drawings, vae: AutoencoderKL, device: torch.
         torch.cuda.synchronize()
     seconds = max(1e-3, time.monotonic() - start)
     print(f"pool: {filled} scenes, {filled / seconds:.0f} scenes/s", flush=True)
-    return Pool(latents[:filled], ids[:filled])
+    return Pool(latents[:filled], token_ids[:filled])

@@ -12,7 +12,7 @@ from training import distributed
 from training.checkpoints import load_state, read_progress, save_state, write_progress
 from training.loop.clock import Clock, Log, linear_decay
 from training.loop.optim import EMA, MuonAdamW
-from training.models.flux import NAME, FluxWithEncoders, build, empty_words, pad_words
+from training.models.flux import NAME, FluxWithEncoders, build, empty_captions, pad_captions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,15 +78,15 @@ class Flow:
 
         The guidance is random, so that the model learns to ignore it until distillation.
         """
-        latents, words = self.pool.batch(config.batch)
+        latents, token_ids = self.pool.batch(config.batch)
         device = latents.device
-        dropped = torch.rand(len(words), 1, device=device) < config.caption_dropout
-        words = torch.where(dropped, empty_words(words), words)
+        dropped = torch.rand(len(token_ids), 1, device=device) < config.caption_dropout
+        token_ids = torch.where(dropped, empty_captions(token_ids), token_ids)
         noise = torch.randn_like(latents)
         sigma = random_noise_levels(config, len(latents), device)
         noisy = torch.lerp(latents, noise, sigma[:, None, None])
         with distributed.autocast(device):
-            velocity = forward(noisy, words, sigma, random_guidance(config, len(latents), device), rope)
+            velocity = forward(noisy, token_ids, sigma, random_guidance(config, len(latents), device), rope)
         return F.mse_loss(velocity.float(), noise - latents)
 
 
@@ -94,19 +94,20 @@ class Distillation:
     """Guidance distillation: one pass with the scale as input learns the result of two passes (Meng et al., 2023).
 
     The teacher is the model after flow matching. Every `long_every`-th step pads captions for the student to
-    `long_words` tokens, as diffusers does with its default `max_sequence_length`. The teacher never sees this padding.
+    `long_lengths` tokens, as diffusers does with its default `max_sequence_length`. The teacher never sees this
+    padding.
     """
 
     def __init__(self, model: FluxWithEncoders, pool: Pool, config: Config) -> None:
         self.model, self.pool = model, pool
         self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
         self.compiled_teacher: Callable[..., Tensor] = torch.compile(self.teacher) if config.compile else self.teacher
-        self.ropes = {length: model.rope(length, pool.latents.device) for length in config.long_words}
+        self.ropes = {length: model.rope(length, pool.latents.device) for length in config.long_lengths}
 
     def loss(self, config: Config, rope: tuple[Tensor, Tensor], forward: Callable[..., Tensor], step: int) -> Tensor:
         """Return the mean squared distance to the guided teacher on a new batch."""
         long = step % config.long_every == config.long_every - 1
-        latents, words = self.pool.batch(config.batch // 8 if long else config.batch)
+        latents, token_ids = self.pool.batch(config.batch // 8 if long else config.batch)
         device, count = latents.device, len(latents)
         sigma = random_noise_levels(config, count, device)
         noisy = torch.lerp(latents, torch.randn_like(latents), sigma[:, None, None])
@@ -114,15 +115,15 @@ class Distillation:
         scale = (1 + config.guidance_strength * (guidance - 1))[:, None, None]
         teacher = self.teacher if long else self.compiled_teacher
         with torch.no_grad(), distributed.autocast(device):
-            conditional = teacher(noisy, words, sigma, guidance, rope).float()
-            unconditional = teacher(noisy, empty_words(words), sigma, guidance, rope).float()
+            conditional = teacher(noisy, token_ids, sigma, guidance, rope).float()
+            unconditional = teacher(noisy, empty_captions(token_ids), sigma, guidance, rope).float()
         target = unconditional + scale * (conditional - unconditional)
         with distributed.autocast(device):
             if long:
-                length = config.long_words[step // config.long_every % len(config.long_words)]
-                velocity = self.model(noisy, pad_words(words, length), sigma, guidance, self.ropes[length])
+                length = config.long_lengths[step // config.long_every % len(config.long_lengths)]
+                velocity = self.model(noisy, pad_captions(token_ids, length), sigma, guidance, self.ropes[length])
             else:
-                velocity = forward(noisy, words, sigma, guidance, rope)
+                velocity = forward(noisy, token_ids, sigma, guidance, rope)
         return F.mse_loss(velocity.float(), target)
 
 
@@ -139,7 +140,7 @@ class _Trainer:
         on_save: Callable[[], None],
     ) -> None:
         self.config, self.model, self.device, self.deadline, self.on_save = config, model, device, deadline, on_save
-        self.rope = model.rope(pool.words.shape[2], device)
+        self.rope = model.rope(pool.token_ids.shape[2], device)
         self.forward: Callable[..., Tensor] = torch.compile(model) if config.compile else model
         self.log = Log(config.run / "log.jsonl")
 
@@ -175,10 +176,12 @@ class _Trainer:
                 value = distributed.mean(torch.stack(losses).mean())
                 losses.clear()
                 if value != value:  # noqa: PLR0124 - only a NaN differs from itself
-                    raise FloatingPointError(f"The loss is NaN after {step} steps of stage {name!r}.")
+                    raise FloatingPointError(
+                        f"The loss of stage {name!r} is NaN after {step} steps. Lower the learning rates."
+                    )
                 samples = (step - uncounted_steps) * config.batch * distributed.world_size()
-                speed = samples / max(1e-3, clock.spent - clock.before)
-                clock.line(f"loss {value:.4f}  {speed:.0f} samples/s")
+                speed = samples / max(1e-3, clock.spent - clock.spent_before)
+                clock.print_line(f"loss {value:.4f}  {speed:.0f} samples/s")
                 self.log.add(stage=name, seconds=begin * 60 + clock.spent, loss=value, rate=speed)
             if stop or distributed.broadcast_bool(clock.spent - saved_at > 75, self.device):
                 saved_at = clock.spent

@@ -42,21 +42,21 @@ class FluxWithEncoders(nn.Module):
         )
         self.t5 = t5_encoder(config, vocabulary_size)
         self.clip = clip_encoder(config, vocabulary_size)
-        self.side = config.tokens
-        self.max_words = config.max_words
+        self.side = config.tokens_per_side
+        self.max_tokens = config.max_tokens
         _zero_modulations(self.transformer)
 
     def forward(
-        self, noisy: Tensor, words: Tensor, sigma: Tensor, guidance: Tensor, rope: tuple[Tensor, Tensor]
+        self, noisy: Tensor, token_ids: Tensor, sigma: Tensor, guidance: Tensor, rope: tuple[Tensor, Tensor]
     ) -> Tensor:
-        """Map (batch, tokens, 64), (batch, words), (batch,), (batch,) to (batch, tokens, 64).
+        """Map (batch, tokens, 64), (batch, length), (batch,), (batch,) to (batch, tokens, 64).
 
         This computes the same as `FluxTransformer2DModel.forward`, but embeds noise level and guidance in full
         precision: bfloat16 has too few digits for a guidance of 7.5 times 1000.
         """
         flux = self.transformer
-        states = self.t5(words).last_hidden_state
-        pooled = self.clip(clip_words(words[:, : self.max_words])).pooler_output
+        states = self.t5(token_ids).last_hidden_state
+        pooled = self.clip(clip_token_ids(token_ids[:, : self.max_tokens])).pooler_output
         hidden = flux.x_embedder(noisy)
         modulation = flux.time_text_embed(sigma * 1000, guidance * 1000, pooled)
         context = flux.context_embedder(states)
@@ -71,32 +71,32 @@ class FluxWithEncoders(nn.Module):
         velocity: Tensor = flux.proj_out(flux.norm_out(hidden, modulation))
         return velocity
 
-    def rope(self, words: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return cosine and sine of the rotary embedding, for `words` text tokens at the origin and the image grid."""
+    def rope(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return cosine and sine of the rotary embedding, for `length` text tokens at the origin and the image grid."""
         grid = torch.zeros(self.side, self.side, 3)
         grid[..., 1] = torch.arange(self.side)[:, None]
         grid[..., 2] = torch.arange(self.side)[None, :]
-        ids = torch.cat((torch.zeros(words, 3), grid.view(-1, 3)))
+        ids = torch.cat((torch.zeros(length, 3), grid.view(-1, 3)))
         cos, sin = self.transformer.pos_embed(ids)
         return cos.to(device), sin.to(device)
 
 
-def clip_words(words: Tensor) -> Tensor:
+def clip_token_ids(token_ids: Tensor) -> Tensor:
     """Convert T5 token ids to CLIP's: prepend <s>, and end truncated captions with </s>."""
-    shifted = torch.cat((torch.full_like(words[:, :1], START_ID), words[:, :-1]), 1)
+    shifted = torch.cat((torch.full_like(token_ids[:, :1], START_ID), token_ids[:, :-1]), 1)
     ended = (shifted == END_ID).any(1, keepdim=True)
     last = torch.where(ended, shifted[:, -1:], END_ID)
     return torch.cat((shifted[:, :-1], last), 1)
 
 
-def pad_words(words: Tensor, length: int) -> Tensor:
+def pad_captions(token_ids: Tensor, length: int) -> Tensor:
     """Pad captions to a length."""
-    return nn.functional.pad(words, (0, length - words.shape[1]), value=PAD_ID)
+    return nn.functional.pad(token_ids, (0, length - token_ids.shape[1]), value=PAD_ID)
 
 
-def empty_words(words: Tensor) -> Tensor:
+def empty_captions(token_ids: Tensor) -> Tensor:
     """Return empty captions of the same shape."""
-    empty = torch.full_like(words, PAD_ID)
+    empty = torch.full_like(token_ids, PAD_ID)
     empty[:, 0] = END_ID
     return empty
 
@@ -131,7 +131,7 @@ def unpack_latents(tokens: Tensor, side: int) -> Tensor:
 @torch.no_grad()
 def sample(
     model: FluxWithEncoders,
-    words: Tensor,
+    token_ids: Tensor,
     noise: Tensor,
     *,
     steps: int,
@@ -145,16 +145,16 @@ def sample(
     """
     model.eval()
     device = noise.device
-    rope = model.rope(words.shape[1], device)
+    rope = model.rope(token_ids.shape[1], device)
     uniform = torch.linspace(1, 1 / steps, steps)
     sigmas = [*(shift * uniform / (1 + (shift - 1) * uniform)).tolist(), 0.0]
-    embedded_guidance = torch.full((len(words),), guidance, device=device)
+    embedded_guidance = torch.full((len(token_ids),), guidance, device=device)
     for current, following in pairwise(sigmas):
-        sigma = torch.full((len(words),), current, device=device)
+        sigma = torch.full((len(token_ids),), current, device=device)
         with autocast(device):
-            velocity = model(noise, words, sigma, embedded_guidance, rope).float()
+            velocity = model(noise, token_ids, sigma, embedded_guidance, rope).float()
             if scale is not None:
-                unconditional = model(noise, empty_words(words), sigma, embedded_guidance, rope).float()
+                unconditional = model(noise, empty_captions(token_ids), sigma, embedded_guidance, rope).float()
                 velocity = unconditional + scale * (velocity - unconditional)
         noise = noise + (following - current) * velocity
     return noise

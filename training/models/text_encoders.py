@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 VOCABULARY_MULTIPLE = 64  # vocabulary sizes are rounded up to a multiple that is fast on a GPU
 
 
-def wrapped_tokenizer(words: list[str], max_words: int, *, start: bool) -> PreTrainedTokenizerFast:
+def wrapped_tokenizer(words: list[str], max_tokens: int, *, start: bool) -> PreTrainedTokenizerFast:
     """Wrap the tokenizer in the transformers class that loads any tokenizer.json."""
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer(words, start=start),
-        model_max_length=max_words,
+        model_max_length=max_tokens,
         model_input_names=["input_ids", "attention_mask"],
         pad_token=PAD,
         eos_token=END,
@@ -56,7 +56,7 @@ def clip_encoder(config: Config, vocabulary_size: int) -> CLIPTextModel:
             intermediate_size=config.clip_width * 4,
             num_hidden_layers=config.clip_layers,
             num_attention_heads=config.clip_width // 32,
-            max_position_embeddings=config.max_words,
+            max_position_embeddings=config.max_tokens,
             projection_dim=config.clip_width,
             bos_token_id=START_ID,
             eos_token_id=END_ID,
