@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import results
+from benchmarks.harness.ports import free_port
 
 RESULT = results.RESULTS / "overhead.json"
 BODY = b'{"prompt": "a lighthouse in a storm"}'
@@ -43,12 +43,12 @@ SERVERS = {
 class Client(asyncio.Protocol):
     """A minimal client: one keep-alive connection that sends the next request after each answer."""
 
-    def __init__(self, request: bytes, until: float, most: int) -> None:
+    def __init__(self, request: bytes, until: float, max_requests: int) -> None:
         self.times: list[float] = []
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._request = request
         self._until = until
-        self._most = most
+        self._max_requests = max_requests
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -75,7 +75,7 @@ class Client(asyncio.Protocol):
         now = time.perf_counter()
         self.times.append(now - self._sent_at)
         self._received = b""
-        if now < self._until and len(self.times) < self._most:
+        if now < self._until and len(self.times) < self._max_requests:
             self._send()
         else:
             self._transport.close()
@@ -90,7 +90,7 @@ class Client(asyncio.Protocol):
         self._transport.close()
 
 
-async def load(port: int, clients: int, seconds: float, most: int = sys.maxsize) -> tuple[list[float], float]:
+async def load(port: int, clients: int, seconds: float, max_requests: int = sys.maxsize) -> tuple[list[float], float]:
     """Return the time of each answer in seconds, and the number of answers per second."""
     head = "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     head += f"Content-Length: {len(BODY)}\r\n\r\n"
@@ -98,7 +98,7 @@ async def load(port: int, clients: int, seconds: float, most: int = sys.maxsize)
     began = time.perf_counter()
 
     def connect() -> Client:
-        return Client(head.encode() + BODY, began + seconds, most)
+        return Client(head.encode() + BODY, began + seconds, max_requests)
 
     connections = [(await loop.create_connection(connect, "127.0.0.1", port))[1] for _ in range(clients)]
     await asyncio.gather(*(client.done for client in connections))
@@ -109,8 +109,7 @@ async def load(port: int, clients: int, seconds: float, most: int = sys.maxsize)
 @contextmanager
 def serving(name: str) -> Iterator[int]:
     """Run a server on a free port until the block ends."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, *(part.format(port=port) for part in SERVERS[name])]
     environment = {**os.environ, "CHUTES_KEYS_FILE": "/nonexistent", "CHUTES_API_KEYS": ""}
     with tempfile.TemporaryFile() as output:
@@ -127,7 +126,7 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            asyncio.run(load(port, 1, 1, most=1))
+            asyncio.run(load(port, 1, 1, max_requests=1))
         except (OSError, RuntimeError, IndexError):
             time.sleep(0.05)
         else:
@@ -141,8 +140,8 @@ def measure(rounds: int, requests: int, seconds: float) -> dict[str, dict[str, f
     for _ in range(rounds):
         for name in SERVERS:
             with serving(name) as port:
-                uvloop.run(load(port, CLIENTS, 60, most=20))  # warm up
-                times, _ = uvloop.run(load(port, 1, 60, most=requests))
+                uvloop.run(load(port, CLIENTS, 60, max_requests=20))  # warm up
+                times, _ = uvloop.run(load(port, 1, 60, max_requests=requests))
                 under_load, per_second = uvloop.run(load(port, CLIENTS, seconds))
             percents, loaded = statistics.quantiles(times, n=100), statistics.quantiles(under_load, n=100)
             measured[name].append(

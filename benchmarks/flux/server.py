@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from benchmarks.flux.image import request
+from benchmarks.harness.ports import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,13 +21,11 @@ if TYPE_CHECKING:
 
 def over_http(folder: Path, precision: str = "bf16", images: int = 3) -> dict[str, Any]:
     """Serve a checkpoint with `chutes run`, and return the times that a client measures, in seconds."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    chosen = {"IMAGEGEN_MODEL": str(folder), "IMAGEGEN_PRECISION": precision, "IMAGEGEN_MAX_SEQUENCE_LENGTH": "512"}
+    port = free_port()
+    settings = {"IMAGEGEN_MODEL": str(folder), "IMAGEGEN_PRECISION": precision, "IMAGEGEN_MAX_SEQUENCE_LENGTH": "512"}
     command = [sys.executable, "-m", "chutes", "run", "chutes_app:chute", "--port", str(port)]
     began = time.perf_counter()
-    server = subprocess.Popen(command, env={**os.environ, **chosen})
+    server = subprocess.Popen(command, env={**os.environ, **settings})
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600) as client:
             figures: dict[str, Any] = {"ready": _ready(client, server) - began}

@@ -5,7 +5,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from typing import Any, Self
 
 import httpx
 
+from benchmarks.harness.ports import free_port
 from benchmarks.harness.waiting import LIMIT, wait_for
 
 __all__ = ["Cluster", "Load", "cluster_folder", "free_port", "percentile", "wait_for"]
@@ -158,12 +158,6 @@ def cluster_folder() -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.stop()
-
-
-def free_port() -> int:
-    """Return a TCP port that nothing listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 class Load:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.harness.ports import free_port
 from benchmarks.harness.waiting import LIMIT, wait_for
 
 CONFIG = Path(__file__).resolve().parents[2] / "deploy" / "nginx" / "nginx.conf"
@@ -30,8 +31,7 @@ def nginx(
         changes: replacements in the configuration in addition to the addresses.
         listen: options to append to the `listen` directive.
     """
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = int(probe.getsockname()[1])
+    port = free_port()
     text = CONFIG.read_text()
     for old, new in (
         ("server server:8000", f"server 127.0.0.1:{backend}"),
