@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.hostile.server import Server, wait_for
+from benchmarks.hostile.server import Server, wait_until
 from benchmarks.hostile.wire import Part, Reply, connect, exchange, post, send
 
 Outcome = int | str
@@ -94,7 +94,7 @@ def after_jobs(count: int, name: str, arguments: Mapping[str, object]) -> Attack
                 begun += 1
             else:
                 await asyncio.sleep(0.02)
-        await asyncio.to_thread(wait_for, lambda: server.metric("invocation_total", function=name) >= count)
+        await asyncio.to_thread(wait_until, lambda: server.metric("invocation_total", function=name) >= count)
         filled = [part if isinstance(part, float) else part.replace(b"JOB_ID", job_id) for part in parts]
         return await once(server, row, filled)
 
@@ -107,7 +107,7 @@ async def while_stopping(server: Server, row: Row, parts: Iterable[Part]) -> lis
     await asyncio.sleep(1)
     began = time.perf_counter()
     server.process.send_signal(signal.SIGTERM)
-    ended = await asyncio.to_thread(wait_for, lambda: server.process.poll() is not None, row.limit)
+    ended = await asyncio.to_thread(wait_until, lambda: server.process.poll() is not None, row.limit)
     reply = await asked
     reply.seconds = time.perf_counter() - began
     if not ended or server.process.returncode:

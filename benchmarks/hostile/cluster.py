@@ -23,13 +23,13 @@ from benchmarks.hostile.inputs import GROWTH, HEALTH_MS, count_outcomes, find_mi
 from benchmarks.hostile.probe import probing
 from benchmarks.hostile.rows import ROWS
 from benchmarks.hostile.rows.bodies import MIB, prompt
-from benchmarks.hostile.server import Process, Server, wait_for
+from benchmarks.hostile.server import Process, Server, wait_until
 from benchmarks.hostile.wire import HOST, Part, exchange, post
 from benchmarks.results import ROOT
 
 SLUG = "benchmark-hostile"
 OWN_HOST = f"{SLUG}.localhost"
-_HONEST = post("/generate", b'{"prompt": "x"}', host=OWN_HOST)
+_VALID_REQUEST = post("/generate", b'{"prompt": "x"}', host=OWN_HOST)
 _SETTLED = 0.5  # seconds of probing before and after an attack
 _RECOVERED = 120.0  # seconds in which a proxy must serve again after an attack, or replace a killed one
 
@@ -85,14 +85,14 @@ def find_proxy(cluster: Cluster) -> int:
 
 
 def _serves(port: int) -> bool:
-    return asyncio.run(exchange(port, [_HONEST], limit=10)).status == 200
+    return asyncio.run(exchange(port, [_VALID_REQUEST], limit=10)).status == 200
 
 
 def replace_proxy(cluster: Cluster) -> Process:
     """Kill Ray's proxy and wait for its replacement, which is not affected by the previous attack."""
     old = find_proxy(cluster)
     os.kill(old, signal.SIGKILL)
-    if not wait_for(lambda: find_proxy(cluster) not in {0, old} and _serves(cluster.port), _RECOVERED):
+    if not wait_until(lambda: find_proxy(cluster) not in {0, old} and _serves(cluster.port), _RECOVERED):
         raise RuntimeError(f"Ray did not replace the killed proxy within {_RECOVERED:g} seconds.")
     return Process(find_proxy(cluster))
 
@@ -108,7 +108,7 @@ def measure(cluster: Cluster, entrance: Entrance, row: Row) -> dict[str, Any]:
     with probing(port, f"/{SLUG}") as probe:
         time.sleep(_SETTLED)
         replies = asyncio.run((row.attack or once)(entrance.server, row, row.build()))
-        recovers = wait_for(lambda: _serves(port), _RECOVERED)
+        recovers = wait_until(lambda: _serves(port), _RECOVERED)
         time.sleep(_SETTLED)
     lost = find_proxy(cluster) == 0 or not proxy.exists()
     growth = 0 if lost else sum(process.peak_memory() for process in watched) - before

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from benchmarks.hostile.report import report
-from benchmarks.hostile.server import MIB, PICTURES, Server, serving, wait_for
+from benchmarks.hostile.server import MIB, PICTURES, Server, serving, wait_until
 from benchmarks.hostile.wire import connect, post
 
 STAGES = {
@@ -47,17 +47,17 @@ class Resources:
         return cls(server.threads(), server.descriptors(), server.memory())
 
 
-async def leave(port: int, stage: str, chance: random.Random) -> None:
+async def disconnect_at(port: int, stage: str, chance: random.Random) -> None:
     """Open a connection, bring its request to a stage, and close it with FIN or RST."""
     request = post("/generate", json.dumps(_SMALL).encode())
-    neck = request.index(b"\r\n\r\n") + 4
+    head_length = request.index(b"\r\n\r\n") + 4
     sock = await connect(port, receive_buffer=4096)
     try:
         loop = asyncio.get_running_loop()
         if stage == "headers":
-            await loop.sock_sendall(sock, request[: chance.randrange(1, neck)])
+            await loop.sock_sendall(sock, request[: chance.randrange(1, head_length)])
         elif stage == "body":
-            await loop.sock_sendall(sock, request[: chance.randrange(neck, len(request))])
+            await loop.sock_sendall(sock, request[: chance.randrange(head_length, len(request))])
         elif stage == "waiting":
             await loop.sock_sendall(sock, request)
         elif stage in {"picture", "stream"}:
@@ -75,16 +75,16 @@ async def leave(port: int, stage: str, chance: random.Random) -> None:
 async def disconnect(port: int, count: int, seed: int) -> Counter[str]:
     """Disconnect `count` clients, AT_ONCE in parallel, and return their number by stage."""
     chance = random.Random(seed)
-    left: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     stages = iter([chance.choice(list(STAGES)) for _ in range(count)])
 
-    async def keep_leaving(own: random.Random) -> None:
+    async def keep_disconnecting(own: random.Random) -> None:
         for stage in stages:
-            await leave(port, stage, own)
-            left[stage] += 1
+            await disconnect_at(port, stage, own)
+            counts[stage] += 1
 
-    await asyncio.gather(*(keep_leaving(random.Random(chance.random())) for _ in range(AT_ONCE)))
-    return left
+    await asyncio.gather(*(keep_disconnecting(random.Random(chance.random())) for _ in range(AT_ONCE)))
+    return counts
 
 
 def reference(server: Server) -> str:
@@ -96,11 +96,11 @@ def reference(server: Server) -> str:
 
 def settle(server: Server, before: Resources | None = None) -> Resources:
     """Wait until the server is idle and surplus threads and sockets are closed, and return its resources."""
-    wait_for(server.is_idle, 60)
+    wait_until(server.is_idle, 60)
     if before is None:
         time.sleep(2)
     else:
-        wait_for(lambda: server.threads() <= before.threads and server.descriptors() <= before.descriptors, 60)
+        wait_until(lambda: server.threads() <= before.threads and server.descriptors() <= before.descriptors, 60)
     return Resources.by(server)
 
 
@@ -112,15 +112,15 @@ def run(count: int, seed: int) -> dict[str, Any]:
         before = settle(server)
         queued, running = (server.metric("chutes_disconnects_total", stage=stage) for stage in ("queued", "running"))
         began = time.monotonic()
-        left = asyncio.run(disconnect(server.port, count, seed))
+        counts = asyncio.run(disconnect(server.port, count, seed))
         took = time.monotonic() - began
         after = settle(server, before)
         queued = server.metric("chutes_disconnects_total", stage="queued") - queued
         running = server.metric("chutes_disconnects_total", stage="running") - running
         idle, last = server.is_idle(), reference(server)
     figures = {
-        "disconnects": left.total(),
-        **{f"disconnected {STAGES[stage]}": left[stage] for stage in STAGES},
+        "disconnects": counts.total(),
+        **{f"disconnected {STAGES[stage]}": counts[stage] for stage in STAGES},
         "seen by the server: queued": int(queued),
         "seen by the server: running": int(running),
         "seconds": round(took, 1),

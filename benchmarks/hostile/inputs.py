@@ -13,20 +13,20 @@ from benchmarks.hostile.attack import Outcome, Row, once
 from benchmarks.hostile.probe import probing
 from benchmarks.hostile.rows import ROWS
 from benchmarks.hostile.rows.bodies import LIMIT
-from benchmarks.hostile.server import MIB, Server, serving, wait_for
+from benchmarks.hostile.server import MIB, Server, serving, wait_until
 from benchmarks.hostile.wire import Reply, exchange, post
 
 HEALTH_MS = 250
 GROWTH = 4 * LIMIT
 _SETTLED = 0.3  # seconds of probing before and after an attack
-_HONEST = post("/generate", b'{"prompt": "x"}', "Authorization: Bearer a-key")
+_VALID_REQUEST = post("/generate", b'{"prompt": "x"}', "Authorization: Bearer a-key")
 
 
 def measure(row: Row) -> dict[str, Any]:
     """Send a row to a new server, and return its figures and missed targets."""
     parts = row.build()
     with serving(settings=row.settings) as server:
-        asyncio.run(exchange(server.port, [_HONEST]))  # so that imports and caches do not count
+        asyncio.run(exchange(server.port, [_VALID_REQUEST]))  # so that imports and caches do not count
         server.reset_peak()
         before = server.memory()
         with probing(server.port) as probe:
@@ -53,8 +53,8 @@ def measure(row: Row) -> dict[str, Any]:
 
 def _recovers(server: Server) -> bool:
     """Return whether a valid request succeeds within ten seconds and the server becomes idle."""
-    reply = asyncio.run(exchange(server.port, [_HONEST], limit=10))
-    return reply.status == 200 and wait_for(server.is_idle, 10)
+    reply = asyncio.run(exchange(server.port, [_VALID_REQUEST], limit=10))
+    return reply.status == 200 and wait_until(server.is_idle, 10)
 
 
 def _outcomes(reply: Reply) -> list[Outcome]:

@@ -13,7 +13,7 @@ import uvloop
 
 from benchmarks.hostile.probe import probing
 from benchmarks.hostile.report import report
-from benchmarks.hostile.server import Server, serving, wait_for
+from benchmarks.hostile.server import Server, serving, wait_until
 from benchmarks.hostile.wire import HOST, post
 
 SERVICE = 0.05  # seconds that a request holds the only slot
@@ -120,7 +120,7 @@ def run(seconds: float) -> dict[str, Any]:
         load = Load(server.port, rate)
         with probing(server.port) as probe:
             uvloop.run(load.run(seconds))
-        idle = wait_for(server.is_idle, 10)
+        idle = wait_until(server.is_idle, 10)
         service = _mean_service(server)
     accepted, rejected = load.times.get(200, []), load.times.get(429, [])
     bound = (QUEUE + 1) * service

@@ -120,9 +120,9 @@ def serving(ref: str = CHUTE, settings: Mapping[str, object] | None = None) -> I
             process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
         server = Server(process, log)
         try:
-            wait_for(lambda: process.poll() is not None or server.is_ready(), _LOADED)
+            wait_until(lambda: process.poll() is not None or server.is_ready(), _LOADED)
             if process.poll() is not None or not server.port:
-                raise RuntimeError(f"The server did not start:\n{server.log()}")
+                raise RuntimeError(f"{ref} did not start. Its log:\n{server.log()}")
             yield server
         finally:
             if process.poll() is None:
@@ -130,9 +130,9 @@ def serving(ref: str = CHUTE, settings: Mapping[str, object] | None = None) -> I
             process.wait()
 
 
-def wait_for(condition: Callable[[], object], within: float = 30) -> bool:
-    """Wait until a condition holds, and return whether it held in time."""
-    deadline = time.monotonic() + within
+def wait_until(condition: Callable[[], object], seconds: float = 30) -> bool:
+    """Wait until a condition holds, for a limited time, and return whether it did."""
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
             return True

@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from benchmarks.hostile.disconnects import STAGES, leave, reference, settle
+from benchmarks.hostile.disconnects import STAGES, disconnect_at, reference, settle
 from benchmarks.hostile.report import report
 from benchmarks.hostile.rows.bodies import KIB, unclosed
 from benchmarks.hostile.server import MIB, PICTURES, Server, serving
@@ -90,8 +90,8 @@ async def _hostile(client: httpx.AsyncClient, port: int, chance: random.Random) 
     return (await exchange(port, [sent], limit=30)).status
 
 
-async def _leave(client: httpx.AsyncClient, port: int, chance: random.Random) -> str:
-    await leave(port, chance.choice(list(STAGES)), chance)
+async def _disconnect(client: httpx.AsyncClient, port: int, chance: random.Random) -> str:
+    await disconnect_at(port, chance.choice(list(STAGES)), chance)
     return "left"
 
 
@@ -104,7 +104,7 @@ MIX: dict[Ask, int] = {
     _unknown: 4,
     _observe: 4,
     _hostile: 4,
-    _leave: 8,
+    _disconnect: 8,
 }
 
 
