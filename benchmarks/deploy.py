@@ -57,7 +57,7 @@ def latency(url: str, requests: int) -> dict[str, float]:
 
 
 @contextmanager
-def running(cluster: Cluster) -> Iterator[str]:
+def serving(cluster: Cluster) -> Iterator[str]:
     """Serve the chute with `chutes run` until the block ends, and yield its URL."""
     port = free_port()
     command = [sys.executable, "-m", "chutes", "run", "draws.py", "--port", str(port)]
@@ -96,22 +96,22 @@ def memory(cluster: Cluster) -> dict[str, Any]:
 def overload(url: str, seconds: float) -> dict[str, Any]:
     """Send ten times the capacity of one replica, at 0.1 s per request."""
     answers: list[tuple[float, int, str | None]] = []
-    over = threading.Event()
+    stop = threading.Event()
 
     def ask() -> None:
         with httpx.Client(timeout=60) as client:
-            while not over.is_set():
+            while not stop.is_set():
                 began = time.monotonic()
                 answer = client.post(url, json={"seconds": 0.1})
                 taken = time.monotonic() - began
                 answers.append((taken, answer.status_code, answer.headers.get("retry-after")))
-                over.wait(max(0.0, 0.2 - taken))
+                stop.wait(max(0.0, 0.2 - taken))
 
     threads = [threading.Thread(target=ask) for _ in range(20)]
     for thread in threads:
         thread.start()
     time.sleep(seconds)
-    over.set()
+    stop.set()
     for thread in threads:
         thread.join()
     accepted = [taken for taken, status, _ in answers if status == 200]
@@ -149,7 +149,7 @@ def scaling(cluster: Cluster, steady: float) -> dict[str, Any]:
     url = cluster.url("test-draws/draw")
     try:
         wait_for(lambda: timeline)
-        burst = time.monotonic() - began
+        burst_at = time.monotonic() - began
         with ThreadPoolExecutor(40) as pool:
             failed = sum(
                 status != 200
@@ -159,7 +159,7 @@ def scaling(cluster: Cluster, steady: float) -> dict[str, Any]:
             )
         done = time.monotonic() - began
         wait_for(lambda: timeline[-1]["replicas"] == 1)
-        alone = time.monotonic() - began
+        single_at = time.monotonic() - began
         with Load(url, clients=12, body={"seconds": 0.5}):
             time.sleep(steady)
     finally:
@@ -167,15 +167,15 @@ def scaling(cluster: Cluster, steady: float) -> dict[str, Any]:
         reader.join()
         watch.wait()
         stream.close()
-    result = [each for each in timeline if alone < each["at"] <= alone + steady]
+    steady_samples = [each for each in timeline if single_at < each["at"] <= single_at + steady]
     return {
-        "burst_at": round(burst, 1),
-        "three_after_s": round(next(each["at"] for each in timeline if each["replicas"] == 3) - burst, 1),
-        "burst_done_after_s": round(done - burst, 1),
-        "one_again_after_s": round(alone - burst, 1),
+        "burst_at": round(burst_at, 1),
+        "three_after_s": round(next(each["at"] for each in timeline if each["replicas"] == 3) - burst_at, 1),
+        "burst_done_after_s": round(done - burst_at, 1),
+        "one_again_after_s": round(single_at - burst_at, 1),
         "failed": failed,
         "steady_s": steady,
-        "replicas_under_steady_load": [each["replicas"] for each in result],
+        "replicas_under_steady_load": [each["replicas"] for each in steady_samples],
         "timeline": timeline,
     }
 
@@ -220,7 +220,7 @@ def main() -> int:
         cluster.write("draws", SOURCE)
         cluster.env["CHUTES_QUEUE_SIZE"] = "8"
         began = time.monotonic()
-        with running(cluster) as url:
+        with serving(cluster) as url:
             result["run_start_s"] = round(time.monotonic() - began, 1)
             result["run"] = latency(f"{url}/draw", given.requests)
         began = time.monotonic()

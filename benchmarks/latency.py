@@ -90,7 +90,7 @@ def measure_help() -> None:
         subprocess.run([sys.executable, "-m", "chutes", "--help"], stdout=subprocess.DEVNULL, check=True)
 
 
-def probe(server: Server, name: str) -> None:
+def measure_probes(server: Server, name: str) -> None:
     """Measure requests to /health."""
     for _ in range(PROBES):
         with FIGURES[name].measured():
@@ -116,28 +116,28 @@ def occupied(server: Server, folder: Path, path: str, requests: int) -> Iterator
     (folder / "go").unlink()
 
 
-def busy(folder: Path) -> None:
+def measure_busy_server(folder: Path) -> None:
     """Measure probes during a blocking startup hook and a blocking handler, rejections, a disconnect and shutdown."""
     with serving(folder, SOURCE, wait=False, imported=(), queue_size=3) as server:
         server.wait_for_port()
-        probe(server, "loading")
+        measure_probes(server, "loading")
         (folder / "load").touch()
         server.wait_until_ready()
         with occupied(server, folder, "/block", 1):
-            probe(server, "blocking")
+            measure_probes(server, "blocking")
         with occupied(server, folder, "/wait", 4):
             for _ in range(PROBES):
                 with FIGURES["full"].measured():
                     status = server.post("/wait").status_code
                 if status != 429:
                     raise RuntimeError(f"The queue is full, but the answer is {status} instead of 429.")
-        disconnect(server)
+        measure_disconnect(server)
         server.signal()
         with FIGURES["idle"].measured():
             server.wait()
 
 
-def disconnect(server: Server) -> None:
+def measure_disconnect(server: Server) -> None:
     """Close the connection of a running request, and measure when its slot is free."""
     client = server.connect()
     client.sendall(
@@ -149,20 +149,20 @@ def disconnect(server: Server) -> None:
         wait_for(lambda: server.metric("chutes_in_flight") == 0)
 
 
-def late(folder: Path) -> None:
+def measure_timeouts(folder: Path) -> None:
     """Measure timeouts of handlers that never end."""
-    within = 0.5
+    timeout = 0.5
     (folder / "load").touch()
-    with serving(folder, SOURCE, imported=(), request_timeout=within) as server:
+    with serving(folder, SOURCE, imported=(), request_timeout=timeout) as server:
         for _ in range(3):
             began = time.perf_counter()
             status = server.post("/wait").status_code
             if status != 504:
                 raise RuntimeError(f"The handler never ends, but the answer is {status} instead of 504.")
-            FIGURES["late"].times.append((time.perf_counter() - began - within) * 1000)
+            FIGURES["late"].times.append((time.perf_counter() - began - timeout) * 1000)
 
 
-def drawing(folder: Path) -> None:
+def measure_drawing(folder: Path) -> None:
     """Measure probes while the bundled model draws."""
     body = {"prompt": "a cat", "width": 512, "height": 512, "num_inference_steps": 30}
     ref = str(results.ROOT / "chutes_app.py")
@@ -201,12 +201,12 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=RESULT)
     given = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    parts: list[Callable[[Path], None]] = [busy, late, drawing]
+    measurements: list[Callable[[Path], None]] = [measure_busy_server, measure_timeouts, measure_drawing]
     for _ in range(given.rounds):
         measure_help()
-        for part in parts:
+        for measure in measurements:
             with tempfile.TemporaryDirectory() as folder:
-                part(Path(folder))
+                measure(Path(folder))
     figures = report()
     results.write(given.output, {**results.provenance(), "figures": figures})
     return 0 if all(each["met"] for each in figures.values()) else 1

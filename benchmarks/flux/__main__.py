@@ -111,7 +111,7 @@ def _steps(measured: Results) -> None:
     for precision in PRECISIONS:
         measured.add(f"ms, ours {precision}", partial(step.our_steps, denoiser, precision))
         measured.add(f"kernels, ours {precision}", partial(step.kernels_of_a_step, denoiser, precision))
-    measured.add("under load", partial(step.loads, denoiser))
+    measured.add("under load", partial(step.constant_load, denoiser))
     measured.add("ms, diffusers eager", partial(step.peer_steps, denoiser, step.SIZES))
 
 

@@ -18,7 +18,7 @@ PLOT = ROOT / "docs" / "performance-steps.svg"
 RESULT = RESULTS / "flux.json"
 SIZES = ("512x512", "1024x1024", "768x1344", "1920x1088")
 # What a row of the step table shows: its name, the run, the key of its times, and the key of its error.
-STEPS = (
+STEP_ROWS = (
     ("fast path, bf16", "steps", "ms, ours bf16", "ours bf16"),
     ("fast path, fp8", "steps", "ms, ours fp8", "ours fp8"),
     ("fast path, fp8 with fp8 attention", "steps", "ms, ours fp8+attention", "ours fp8+attention"),
@@ -40,7 +40,7 @@ def steps_table(runs: dict[str, Any]) -> str:
     """Render milliseconds per step, and the relative error at 1024x1024."""
     errors = next(row for row in runs["steps"]["error"] if row["size"] == "1024x1024")
     rows = []
-    for name, run, times, error in STEPS:
+    for name, run, times, error in STEP_ROWS:
         found = runs.get(run, {}).get(times, {})
         cells = [f"{found[size]:.1f}" if size in found else "" for size in SIZES]
         rows.append([name, *cells, f"{errors[error]:.2e}" if error else ""])
@@ -111,7 +111,7 @@ def plot(runs: dict[str, Any], sizes: Iterable[str] = ("512x512", "1024x1024", "
 
     mpl.rcParams.update({"svg.hashsalt": "steps", "svg.fonttype": "none", "font.family": "sans-serif"})
     figures = runs["steps"]
-    rows = {name: runs.get(run, {}).get(times, {}) for name, run, times, _ in STEPS[:-1]}
+    rows = {name: runs.get(run, {}).get(times, {}) for name, run, times, _ in STEP_ROWS[:-1]}
     panels_of = list(sizes)
     sheet, panels = plt.subplots(1, len(panels_of), figsize=(10, 2.8), layout="constrained", sharey=True)
     for panel, size in zip(panels, panels_of, strict=True):

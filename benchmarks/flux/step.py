@@ -80,14 +80,14 @@ def under_load(run: Callable[[], object], seconds: float = 4.0) -> dict[str, flo
 
 
 @torch.inference_mode()
-def loads(weights: Any) -> dict[str, dict[str, float]]:
+def constant_load(denoiser: Any) -> dict[str, dict[str, float]]:
     """Measure constant load: 64 matmuls of 8192^3, and steps of the fast path at 1024x1024."""
     a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    products = under_load(lambda: [torch.mm(a, b) for _ in range(64)])
-    products["TFLOP/s"] = 64 * 2 * 8192**3 / products["ms"] / 1e9
-    figures = {"matmul": products}
+    matmuls = under_load(lambda: [torch.mm(a, b) for _ in range(64)])
+    matmuls["TFLOP/s"] = 64 * 2 * 8192**3 / matmuls["ms"] / 1e9
+    figures = {"matmul": matmuls}
     for precision in ("bf16", "fp8"):
-        model = ours(weights, precision)
+        model = ours(denoiser, precision)
         model.bind_scheduler(Schedule())
         given = scheduled(1024, 1024)
         figures[f"ours {precision}"] = under_load(lambda model=model, given=given: model(**given))  # type: ignore[misc]
@@ -106,10 +106,10 @@ def flop(width: int, height: int, text: int = 512) -> float:
 
 
 @torch.inference_mode()
-def exactness(weights: Any, sizes: list[tuple[int, int]]) -> list[dict[str, Any]]:
+def exactness(denoiser: Any, sizes: list[tuple[int, int]]) -> list[dict[str, Any]]:
     """Return the relative error of each path against the same weights in float32."""
     torch.backends.cuda.matmul.allow_tf32 = False
-    paths = {"diffusers bf16": weights, "ours bf16": ours(weights)}
+    paths = {"diffusers bf16": denoiser, "ours bf16": ours(denoiser)}
     outs: dict[tuple[str, tuple[int, int]], torch.Tensor] = {}
 
     def given(size: tuple[int, int]) -> dict[str, torch.Tensor]:
@@ -120,13 +120,13 @@ def exactness(weights: Any, sizes: list[tuple[int, int]]) -> list[dict[str, Any]
             outs[name, size] = model(**given(size), return_dict=False)[0]
     del paths
     for precision in ("fp8", "fp8+attention"):
-        model = ours(weights, precision)
+        model = ours(denoiser, precision)
         for size in sizes:
             outs[f"ours {precision}", size] = model(**given(size), return_dict=False)[0]
         del model
     release()
     reference = transformer(torch.float32)
-    reference.load_state_dict(weights.state_dict())
+    reference.load_state_dict(denoiser.state_dict())
     rows = []
     for size in sizes:
         wide = {name: value.float() for name, value in given(size).items()}
@@ -140,9 +140,9 @@ def exactness(weights: Any, sizes: list[tuple[int, int]]) -> list[dict[str, Any]
 
 
 @torch.inference_mode()
-def our_steps(weights: Any, precision: str) -> dict[str, float]:
+def our_steps(denoiser: Any, precision: str) -> dict[str, float]:
     """Return the fast path's median ms per step at each size; `first …` is the wall time of a first step."""
-    model = ours(weights, precision)
+    model = ours(denoiser, precision)
     model.bind_scheduler(Schedule())
     out = {}
     for index, (width, height) in enumerate(SIZES):
@@ -186,10 +186,10 @@ def attention_alone() -> dict[str, float]:
 
 @torch.inference_mode()
 def kernels_of_a_step(
-    weights: Any, precision: str = "bf16", size: tuple[int, int] = (1024, 1024)
+    denoiser: Any, precision: str = "bf16", size: tuple[int, int] = (1024, 1024)
 ) -> list[dict[str, Any]]:
     """Return the GPU time of each kernel in one step, longest first."""
-    model = ours(weights, precision)
+    model = ours(denoiser, precision)
     model.bind_scheduler(Schedule())
     given = scheduled(*size)
     for _ in range(2):
