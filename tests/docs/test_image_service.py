@@ -72,6 +72,7 @@ def test_the_commands_write_images_of_the_requested_sizes(who: Reader) -> None:
         "cat.png": (1024, 1024),
         "icon.png": (256, 256),
         "lake.png": (160, 120),
+        "lamp.jpg": (512, 512),
         "mask.png": (160, 120),
         "photo.jpg": (160, 120),
         "picture.jpg": (1024, 768),
