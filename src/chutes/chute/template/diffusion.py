@@ -1,7 +1,7 @@
 """A chute that generates images with any diffusers pipeline: `imagegen` behind one route."""
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import Response
 from pydantic import BaseModel, Field
@@ -13,23 +13,21 @@ from chutes.chute.node_selector import NodeSelector
 from chutes.image import Image
 from chutes.image.standard.diffusion import DIFFUSION
 from imagegen.http.responses import image_response
+from imagegen.http.schemas import Guidance, Prompt, Seed, Text
 from imagegen.http.service import ImageChute, install
-from imagegen.limits import MAX_SEED, MAX_SIDE, MIN_SIDE
-
-# Without control characters, and short enough for the image file's metadata.
-_Text = Annotated[str, Field(max_length=5_000, pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$")]
+from imagegen.limits import MAX_SIDE, MIN_SIDE
 
 
 class GenerationInput(BaseModel):
     """The body of `/generate`."""
 
-    prompt: Annotated[_Text, Field(min_length=1)]
-    negative_prompt: _Text = ""
+    prompt: Prompt
+    negative_prompt: Text = ""
     height: int = Field(default=1024, ge=MIN_SIDE, le=MAX_SIDE)
     width: int = Field(default=1024, ge=MIN_SIDE, le=MAX_SIDE)
     num_inference_steps: int = Field(default=25, ge=1, le=50)
-    guidance_scale: float = Field(default=7.5, ge=1, le=20)
-    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
+    guidance_scale: Guidance = 7.5
+    seed: Seed | None = None
 
 
 class MinifiedGenerationInput(BaseModel):
