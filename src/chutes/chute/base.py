@@ -144,7 +144,8 @@ class Chute(FastAPI):
         self.scaling_threshold: float = scaling["scaling_threshold"]
         self.scale_up_threshold: float | None = scaling["scale_up_threshold"]
         self.shutdown_after_seconds: int = scaling["shutdown_after_seconds"]
-        self.max_replicas, self.scale_down_delay = self.max_instances, self.shutdown_after_seconds
+        self.max_replicas, self.min_instances = self.max_instances, self.min_replicas
+        self.scale_down_delay = self.shutdown_after_seconds
         self.allow_external_egress = allow_external_egress
         self.encrypted_fs = encrypted_fs
         self.passthrough_headers = dict(passthrough_headers or {})

@@ -63,7 +63,8 @@ def test_both_names_of_the_scaling_arguments() -> None:
     assert (seed.shutdown_after_seconds, seed.scale_down_delay) == (300, 300)
     upstream = make(max_instances=3, scaling_threshold=0.5, shutdown_after_seconds=60)
     assert (upstream.max_replicas, upstream.scaling_threshold, upstream.scale_down_delay) == (3, 0.5, 60)
-    assert make(min_instances=0).min_replicas == 0
+    warm = make(min_instances=2)
+    assert (warm.min_instances, warm.min_replicas) == (2, 2)
     assert make(scale_up_threshold=0.8).scaling_threshold == 0.8  # a part of one is a utilization
     with pytest.warns(ChutesWarning, match="mean the same"):
         assert make(max_instances=2, max_replicas=4).max_instances == 4
