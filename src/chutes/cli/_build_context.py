@@ -103,7 +103,7 @@ def _copy_source(source: str, root: Path, folder: Path) -> None:
         raise BuildContextError(f"{source} is outside of {root}. An image can only add files from inside that folder.")
     found = [root] if relative in {"", "."} else sorted(root.glob(relative))
     if not found:
-        raise BuildContextError(f"The image adds {source}, which does not exist in {root}.")
+        raise BuildContextError(f"The image adds {source}, which does not exist in {root}. Correct the path.")
     for path in found:
         files = all_files(path) if path.is_dir() else [path]
         _copy_files(files, root, folder, folder)

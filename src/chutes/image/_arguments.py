@@ -68,7 +68,7 @@ def package_names(packages: tuple[str | list[str], ...]) -> list[str]:
     """Return the names of Debian packages. Raise AssertionError if one is malformed, or if there is none."""
     names = [name for package in flatten(packages) for name in package.split()]
     if not names:
-        raise AssertionError("No package is given. Name at least one.")
+        raise AssertionError(f"Debian packages must not be empty; got {packages!r}. Name at least one package.")
     for name in names:
         check("package name", name)
     return names
@@ -85,7 +85,7 @@ def pip_words(packages: tuple[str | list[str], ...]) -> list[str]:
         for word in (shlex.split(package) if package.startswith("-") else [package.strip()])
     ]
     if not words:
-        raise AssertionError("No package is given. Name at least one.")
+        raise AssertionError(f"Python packages must not be empty; got {packages!r}. Name at least one package.")
     return words
 
 
