@@ -180,15 +180,18 @@ def _is_number(value: object) -> TypeIs[int | float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def check_parentheses(decorator: str, argument: object, arguments: str = "") -> None:
-    """Raise TypeError if a decorator is used without parentheses, which makes the function its argument."""
+def check_parentheses(decorator: str, argument: object, example: str = "") -> None:
+    """Raise TypeError if a decorator is used without parentheses, which makes the function its argument.
+
+    The message shows the decorator with the arguments in `example`.
+    """
     if callable(argument):
         name = getattr(argument, "__name__", "function")
-        raise TypeError(f"@chute.{decorator} needs parentheses. Write @chute.{decorator}({arguments}) above {name!r}.")
+        raise TypeError(f"@chute.{decorator} needs parentheses. Write @chute.{decorator}({example}) above {name!r}.")
 
 
-def check_keywords_only(decorator: str, argument: object, arguments: str = "") -> None:
+def check_keywords_only(decorator: str, argument: object, example: str = "") -> None:
     """Raise TypeError if a decorator gets a positional argument or is used without parentheses."""
-    check_parentheses(decorator, argument, arguments)
+    check_parentheses(decorator, argument, example)
     if argument is not None:
         raise TypeError(f"@chute.{decorator} takes keyword arguments only; got {argument!r}.")

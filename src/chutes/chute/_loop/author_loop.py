@@ -94,7 +94,7 @@ class AuthorLoop:
         Raises:
             Draining: The loop was stopped.
         """
-        if is_coroutine_function(func):
+        if _is_coroutine_function(func):
             return await self._run_coroutine(func, args, kwargs)
         result = await self._run_in_thread(func, args, kwargs)
         if inspect.isawaitable(result):  # a plain function that returns a coroutine
@@ -235,7 +235,7 @@ class _Call:
         return self._outcome  # includes an error raised during cancellation, as for a coroutine on this loop
 
 
-def is_coroutine_function(func: Callable[..., Any]) -> bool:
+def _is_coroutine_function(func: Callable[..., Any]) -> bool:
     """Return whether a call of an object returns a coroutine, including partials and objects with async `__call__`."""
     return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(
         getattr(func, "__call__", None)  # noqa: B004 - `callable` does not distinguish async functions

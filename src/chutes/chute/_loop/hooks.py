@@ -4,8 +4,6 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from chutes.chute._loop.author_loop import is_coroutine_function
-
 Hook = tuple[int, Callable[[], Awaitable[Any]]]
 """A priority, and the coroutine function to run."""
 
@@ -20,7 +18,7 @@ def make_hook(func: Callable[..., Any], chute: object) -> Callable[[], Awaitable
 
     async def hook() -> Any:
         result = func(*arguments)
-        return await result if is_coroutine_function(func) or inspect.isawaitable(result) else result
+        return await result if inspect.isawaitable(result) else result
 
     hook.__name__ = getattr(func, "__name__", "hook")
     return hook
