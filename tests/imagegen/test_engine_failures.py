@@ -209,7 +209,7 @@ class Block:
         def blocking(*args: object, **kwargs: object) -> object:
             calls.append(1)
             if len(calls) == at:
-                monkeypatch.setattr(watchdog, "_FACTOR", 0)  # a usual step takes long on a busy machine
+                monkeypatch.setattr(watchdog, "_HANG_FACTOR", 0)  # a usual step takes long on a busy machine
                 self.entered.set()
                 self.go.wait(150)
             return run(*args, **kwargs)

@@ -116,10 +116,10 @@ def test_old_kinds_are_forgotten() -> None:
     watchdog = Watchdog(lambda reason: None, hang_after=60, cancel_timeout=60)
     for kind in range(2_000):
         watchdog.begin(kind, threading.Event())
-    assert len(watchdog._usual) <= 512
+    assert len(watchdog._durations) <= 512
     for _ in range(100):
         watchdog.begin("step", threading.Event())
-    assert len(watchdog._usual["step"]) <= 15
+    assert len(watchdog._durations["step"]) <= 15
 
 
 STOPPED = """
@@ -138,7 +138,7 @@ print("ended", flush=True)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGSTOP")
-def test_a_stopped_process_has_not_hung() -> None:
+def test_a_stopped_process_does_not_count_as_hung() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", STOPPED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

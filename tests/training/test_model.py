@@ -46,7 +46,7 @@ def test_pack_latents_equals_diffusers() -> None:
     assert torch.equal(unpack_latents(pack_latents(latents), 4), latents)
 
 
-def test_clip_words_always_end_with_the_end_token() -> None:
+def test_clip_token_ids_always_end_with_the_end_token() -> None:
     full = torch.tensor([[5, 6, 7, 8, vocabulary.END_ID], [5, vocabulary.END_ID, 0, 0, 0]])
     assert clip_token_ids(full).tolist() == [
         [vocabulary.START_ID, 5, 6, 7, vocabulary.END_ID],
