@@ -27,15 +27,15 @@ _STREAM_ORIGINS = frozenset(typing.get_origin(kind) for kind in _STREAMS)
 def describe(cord: Cord, endpoint: Endpoint) -> dict[str, Any]:
     """Return keyword arguments for FastAPI's route: `summary`, `responses` and `openapi_extra`."""
     first_line = (inspect.getdoc(cord.func) or "").partition("\n")[0].strip()
-    request = _request(cord, endpoint.body)
+    request_body = _request_body(cord, endpoint.body)
     return {
         "summary": first_line.rstrip(".") or None,
         "responses": {200: _response(cord, endpoint.return_hint)},
-        "openapi_extra": {"requestBody": request} if request else None,
+        "openapi_extra": {"requestBody": request_body} if request_body else None,
     }
 
 
-def _request(cord: Cord, body: WholeBody | None) -> dict[str, Any]:
+def _request_body(cord: Cord, body: WholeBody | None) -> dict[str, Any]:
     if cord.passthrough:
         schema = cord.input_model.model_json_schema() if cord.input_model else {}
         has_body = cord.public_api_method not in BODYLESS
