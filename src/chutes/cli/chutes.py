@@ -260,7 +260,7 @@ def scale(
     with _connect(address):
         chute = registry.find(name)
         if chute.spec is None:
-            fail(f"{chute.name} was not deployed by `chutes deploy`, so it cannot be scaled.")
+            fail(f"{chute.name} was not deployed by `chutes deploy`. Deploy it with that command, then scale it.")
         rollout.scale(chute.spec, replicas)
     note(f"Scaling {chute.name} to {replicas} replica{'s' if replicas > 1 else ''}.")
 

@@ -49,7 +49,7 @@ def deploy(
 
     environment = _parse_environment(env or [])
     if name is not None and not re.search(r"[A-Za-z0-9]", name):
-        fail(f"--name is {name!r}, but a name needs at least one letter or digit.")
+        fail(f"--name must contain a letter or digit; got {name!r}.")
     load_settings(environment)  # the replicas get these settings, so reject an invalid one here
     for warning in misspelt_settings({**os.environ, **environment}):
         note(warning)
@@ -103,5 +103,5 @@ def _parse_environment(values: list[str]) -> dict[str, str]:
     pairs = [value.partition("=") for value in values]
     for name, equals, _ in pairs:
         if not equals or not name.isidentifier():
-            fail(f"--env is {name!r}, but must have the form KEY=VALUE.")
+            fail(f"--env must have the form KEY=VALUE; got {name!r}.")
     return {name: value for name, _, value in pairs}

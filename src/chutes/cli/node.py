@@ -100,7 +100,7 @@ def _check_ip(option: str, value: str) -> None:
     try:
         ipaddress.ip_address(value)
     except ValueError:
-        fail(f"{option} is {value!r}, but must be an IP address such as 10.0.0.5.")
+        fail(f"{option} must be an IP address such as 10.0.0.5; got {value!r}.")
 
 
 def _check_port(host: str, port: int) -> None:

@@ -29,7 +29,7 @@ def test_a_missing_module_starts_no_cluster() -> None:
 def test_environment_variables_are_pairs() -> None:
     done = run.invoke(app, ["deploy", "x", "--env", "NOPE"])
     assert done.exit_code == 1
-    assert done.stderr == "Error: --env is 'NOPE', but must have the form KEY=VALUE.\n"
+    assert done.stderr == "Error: --env must have the form KEY=VALUE; got 'NOPE'.\n"
 
 
 @pytest.mark.parametrize(
@@ -37,8 +37,8 @@ def test_environment_variables_are_pairs() -> None:
     [
         (["--env", "CHUTES_QUEUE_SIZE=lots"], {}, "CHUTES_QUEUE_SIZE is 'lots'"),
         ([], {"CHUTES_PORT": "abc"}, "CHUTES_PORT is 'abc'"),
-        (["--name", ""], {}, "--name is ''"),
-        (["--name", "///"], {}, "--name is '///'"),
+        (["--name", ""], {}, "--name must contain a letter or digit; got ''."),
+        (["--name", "///"], {}, "--name must contain a letter or digit; got '///'."),
     ],
 )
 def test_an_invalid_option_or_setting_is_one_line(

@@ -73,7 +73,7 @@ def test_malformed_fake_gpus_are_one_line(began: Calls) -> None:
             ["--head", "--host", "203.0.113.7"],
             "Cannot listen on 203.0.113.7:8123: Cannot assign requested address. Choose another host or port",
         ),
-        (["--head", "--node-ip", "999.1.1.1"], "--node-ip is '999.1.1.1', but must be an IP address such as 10.0.0.5"),
+        (["--head", "--node-ip", "999.1.1.1"], "--node-ip must be an IP address such as 10.0.0.5; got '999.1.1.1'"),
         (
             ["--address", "nonsense"],
             "No cluster answers at nonsense. Set --address to the HOST:PORT of the head node",
