@@ -61,10 +61,10 @@ def attention(qkv: Tensor, out: Tensor | None = None) -> Tensor:
     flash = _flash(q.shape[-1])
     if flash is not None:
         into = None if out is None else out.unflatten(2, q.shape[2:])
-        # The operator has positional arguments only. Unused: those for caches, pages, variable lengths and fp8 scales.
+        # The arguments between v and the softmax scale are for caches, pages, variable lengths and fp8 scales.
         unused = [None] * 16
-        # Not causal, no window (left, right), no chunks, no softcap; then the defaults of the package's own call for
-        # rotary layout, scheduler metadata, splits, packed groups and the margin of multiprocessors.
+        # causal, window to the left and to the right, chunk, softcap, rotary interleaved, scheduler metadata, splits,
+        # pack GQA, SM margin: full attention, and otherwise the defaults of the package's Python function.
         options = (False, -1, -1, 0, 0.0, True, None, 1, None, 0)
         attended = flash(q, k, v, None, None, None, into, *unused, q.shape[-1] ** -0.5, *options)[0]
         return attended.flatten(2) if out is None else out
