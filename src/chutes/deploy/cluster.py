@@ -78,10 +78,15 @@ def node_command(
     gpus: Sequence[Gpu],
     labels: dict[str, str],
 ) -> list[str]:
-    """Return the command that runs a node in the foreground. Without an address to join, the node is a head node."""
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+    """Return the command that runs a node in the foreground. Without an address to join, the node is a head node.
+
+    The node runs no dashboard, no monitor of Ray's own autoscaler for machines, and no monitor that sends the output
+    of workers to clients, because `chutes` uses none of them.
+    """
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
+    command += ["--disable-usage-stats", "--include-log-monitor=false"]
     if address is None:
-        command += ["--head", f"--port={cluster_port}", "--include-dashboard=false"]
+        command += ["--head", f"--port={cluster_port}", "--include-dashboard=false", "--no-monitor"]
     else:
         command += [f"--address={address}"]
     if node_ip is not None:

@@ -107,6 +107,13 @@ def test_nodes_report_their_gpus_as_a_label() -> None:
     assert "--num-gpus=0" in cluster.node_command(gpus=[], labels={})
 
 
+def test_nodes_run_only_the_processes_of_ray_that_chutes_uses() -> None:
+    head = cluster.node_command(gpus=[], labels={})
+    assert {"--include-log-monitor=false", "--no-monitor", "--include-dashboard=false"} <= set(head)
+    joining = cluster.node_command(address="10.0.0.1:6379", gpus=[], labels={})
+    assert "--include-log-monitor=false" in joining
+
+
 @pytest.mark.parametrize(
     ("http", "url"),
     [
