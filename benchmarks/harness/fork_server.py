@@ -59,30 +59,40 @@ class ForkedProcess:
 
 
 class ForkServer:
-    """A template process that has imported `modules`. It ends with this process."""
+    """A template process that has imported `modules`. It ends with this process, or when it is closed.
 
-    def __init__(self, modules: Sequence[str]) -> None:
+    Args:
+        modules: The modules to import.
+        env: The environment of the imports, if it is not that of this process.
+    """
+
+    def __init__(self, modules: Sequence[str], env: Mapping[str, str] | None = None) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__, *modules],
                 cwd=Path(__file__).parents[2],
-                env={**os.environ, "TRANSFORMERS_VERBOSITY": "error"},
+                env={**(os.environ if env is None else env), "TRANSFORMERS_VERBOSITY": "error"},
                 stdin=theirs.fileno(),
             )
-        atexit.register(self._stop)
+        self.pid = self._process.pid
+        atexit.register(self.close)
 
-    def _stop(self) -> None:
+    def close(self) -> None:
+        """End the template process. The processes that it forked continue."""
         self._socket.close()
         self._process.wait()
 
-    def start(self, arguments: Sequence[str], folder: Path, env: Mapping[str, str]) -> ForkedProcess:
-        """Fork a process that runs `chutes ARGUMENTS` in `folder` with the environment `env`."""
+    def start(self, arguments: Sequence[str], folder: Path, env: Mapping[str, str], stdout: int = 1) -> ForkedProcess:
+        """Fork a process that runs `chutes ARGUMENTS` in `folder` with the environment `env`.
+
+        Its standard output is the file descriptor `stdout`, by default that of this process.
+        """
         stderr, their_stderr = os.pipe()
         status, their_status = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with their_status:
             request = json.dumps({"arguments": arguments, "folder": str(folder), "env": dict(env)})
-            socket.send_fds(self._socket, [request.encode()], [their_stderr, their_status.fileno()])
+            socket.send_fds(self._socket, [request.encode()], [stdout, their_stderr, their_status.fileno()])
         os.close(their_stderr)
         return ForkedProcess(int(status.recv(_MESSAGE)), stderr, status)
 
@@ -114,30 +124,33 @@ def main() -> None:
                     with contextlib.suppress(OSError), running.pop(pid) as client:
                         client.send(str(os.waitstatus_to_exitcode(status)).encode())
         if requests in ready:
-            request, descriptors, _, _ = socket.recv_fds(requests, _MESSAGE, 2)
+            request, descriptors, _, _ = socket.recv_fds(requests, _MESSAGE, 3)
             if not request:
                 return
-            stderr, client = descriptors[0], socket.socket(fileno=descriptors[1])
+            stdout, stderr, status_socket = descriptors
+            client = socket.socket(fileno=status_socket)
             if not (pid := os.fork()):
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, handler)
                 for each in (wakeup, write_end, client, *running.values()):
                     each.close()
-                _run(stderr=stderr, **json.loads(request))
+                _run(stdout=stdout, stderr=stderr, **json.loads(request))
+            os.close(stdout)
             os.close(stderr)
             client.send(str(pid).encode())
             running[pid] = client
 
 
-def _run(arguments: list[str], folder: str, env: dict[str, str], stderr: int) -> NoReturn:
+def _run(arguments: list[str], folder: str, env: dict[str, str], stdout: int, stderr: int) -> NoReturn:
     """Run `chutes` as `python -m chutes` does."""
     from chutes.cli import app
 
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    os.dup2(stderr, 2)
-    os.close(stderr)
+    for number, descriptor in ((1, stdout), (2, stderr)):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)
