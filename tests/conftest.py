@@ -28,9 +28,8 @@ settings.load_profile("patient")  # no deadline, because the machine may be busy
 ROOT = Path(__file__).parent
 # The files that take longest. They start first, so that no process ends long after the others.
 SLOW = (
-    "promises/test_deploy_serving.py",
+    "promises/test_deploy_cluster.py",
     "promises/test_deploy_local.py",
-    "promises/test_deploy_nodes.py",
     "imagegen/flux/test_model.py",
     "imagegen/flux/test_kernels.py",
     "imagegen/flux/test_pipeline.py",

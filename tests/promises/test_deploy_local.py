@@ -6,10 +6,8 @@ import json
 import time
 from pathlib import Path
 
-import httpx
-
 from benchmarks.harness.cluster import Cluster, cluster_folder, wait_for
-from benchmarks.harness.waiting import LIMIT
+from chutes.deploy.cluster import LOOPBACK_ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,20 +68,36 @@ def check_origins(cluster: Cluster) -> None:
     assert names <= {"ray::ServeReplica:test-small-one:chute"}
     foreign = {"Origin": "http://evil.example"}
     for path, headers in (("test-small-one/say", foreign), ("say", {"Host": "test-small-one.evil.example"})):
-        refused = httpx.post(cluster.url(path), headers=headers)
+        refused = cluster.client.post(cluster.url(path), headers=headers)
         assert (refused.status_code, "_not_allowed" in refused.text) == (403, True)
-    assert httpx.get(cluster.url("-/chutes"), headers=foreign).status_code == 403
+    assert cluster.client.get(cluster.url("-/chutes"), headers=foreign).status_code == 403
     page = {"Origin": "https://app.example"}
     preflight = {"Access-Control-Request-Method": "POST"}
     for answer in (
-        httpx.options(cluster.url("test-small-one/say"), headers={**page, **preflight}),
-        httpx.get(cluster.url("test-small-one/ready"), headers=page),
-        httpx.post(cluster.url("test-small-one/say"), json={}, headers=page),
-        httpx.post(cluster.url("test-small-one/say"), json={"word": []}, headers=page),
+        cluster.client.options(cluster.url("test-small-one/say"), headers={**page, **preflight}),
+        cluster.client.get(cluster.url("test-small-one/ready"), headers=page),
+        cluster.client.post(cluster.url("test-small-one/say"), json={}, headers=page),
+        cluster.client.post(cluster.url("test-small-one/say"), json={"word": []}, headers=page),
     ):
         assert answer.headers.get_list("access-control-allow-origin") == ["https://app.example"]
-    assert httpx.get(cluster.url("test-small-one/say/")).headers["location"] == "/test-small-one/say"
-    assert httpx.get(cluster.url("say/"), headers={"Host": "test-small-one.localhost"}).headers["location"] == "/say"
+    assert cluster.client.get(cluster.url("test-small-one/say/")).headers["location"] == "/test-small-one/say"
+    assert (
+        cluster.client.get(cluster.url("say/"), headers={"Host": "test-small-one.localhost"}).headers["location"]
+        == "/say"
+    )
+
+
+def check_commands(cluster: Cluster, url: str) -> None:
+    """The commands that inspect a chute know this one. The first starts as users start it, the others preloaded."""
+    [row] = json.loads(cluster.chutes("chutes", "list", "--json").stdout)
+    assert (row["name"], row["status"], row["replicas"], row["url"]) == ("Small One", "running", 1, url)
+    cluster.preload(LOOPBACK_ENVIRONMENT)
+    description = json.loads(cluster.chutes("chutes", "get", "small-one", "--json").stdout)
+    assert description["files"] == ["beside.py", "later.py", "small_one.py"]
+    assert "saying beside" in cluster.chutes("chutes", "logs", "small-one", "--tail", "20").stdout
+    wrong = cluster.chutes("chutes", "get", "smal-one", check=False)
+    assert wrong.returncode == 1
+    assert "Did you mean 'small-one'?" in wrong.stderr
 
 
 def test_a_chute_is_deployed_called_and_deleted(bundled: Path, tmp_path: Path) -> None:
@@ -116,7 +130,7 @@ def test_a_chute_is_deployed_called_and_deleted(bundled: Path, tmp_path: Path) -
         answer = cluster.get("test-small-one/ready")
         assert (answer.status_code, answer.json()["model"]) == (200, "small")
         assert cluster.get("test-small-one/health").json() == {"status": "ok"}
-        with httpx.stream("POST", cluster.url("test-small-one/count"), json={}, timeout=LIMIT) as stream:
+        with cluster.client.stream("POST", cluster.url("test-small-one/count"), json={}) as stream:
             lines = stream.iter_lines()
             assert json.loads(next(lines)) == {"number": 0}
             seen.touch()  # the second line is written only after the first has been read
@@ -128,15 +142,7 @@ def test_a_chute_is_deployed_called_and_deleted(bundled: Path, tmp_path: Path) -
         assert nothing.status_code == 404
         assert set(nothing.json()) == {"detail", "code"}
 
-        [row] = json.loads(cluster.chutes("chutes", "list", "--json").stdout)
-        assert (row["name"], row["status"], row["replicas"], row["url"]) == ("Small One", "running", 1, url)
-        description = json.loads(cluster.chutes("chutes", "get", "small-one", "--json").stdout)
-        assert description["files"] == ["beside.py", "later.py", "small_one.py"]
-        assert "saying beside" in cluster.chutes("chutes", "logs", "small-one", "--tail", "20").stdout
-        wrong = cluster.chutes("chutes", "get", "smal-one", check=False)
-        assert wrong.returncode == 1
-        assert "Did you mean 'small-one'?" in wrong.stderr
-
+        check_commands(cluster, url)
         cluster.chutes("deploy", "chutes_app:chute", "--env", f"IMAGEGEN_MODEL={bundled}", cwd=ROOT)
         body = {"prompt": "a lighthouse", "width": 128, "height": 128, "num_inference_steps": 2, "seed": 7}
         picture = cluster.post("myuser-flux-1-dev-generator/generate", body)
