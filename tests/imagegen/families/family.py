@@ -1,0 +1,62 @@
+"""What a family is: a pipeline with random weights, and how models of that architecture are used."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+Task = Literal["text2image", "img2img", "inpaint", "edit", "control"]
+Text = ("text2image",)
+All = ("text2image", "img2img", "inpaint")
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family. `write` makes a folder of tiny random weights; the rest says how the real models are used.
+
+    - `name`: the model's name, also good for a folder.
+    - `build`: returns the pipeline that is saved.
+    - `tasks`: what the weights can do; "edit" follows an instruction and has no `strength`, "control" needs a map.
+    - `steps`, `guidance`: the defaults of the real model; `guidance` is None where guidance has no effect.
+    - `guidance_name`: the pipeline's argument for it.
+    - `negative`: what makes a negative prompt change the picture: "cfg" (guidance over 1), "true_cfg" (`true_cfg_scale`
+      over 1), or "none".
+    - `tokens`: number of prompt tokens that the pipeline sends by default; None if it is the tokenizer's alone.
+    - `size`: width and height that are quick to draw.
+    - `native`: side in pixels without `height` and `width`, as these weights have it.
+    - `multiple`: number of pixels of which both sides must be a multiple.
+    - `refused`: why the service must refuse the folder; empty if it must load.
+    - `finish`: changes the saved folder, for what `save_pretrained` cannot write.
+    """
+
+    name: str
+    build: Callable[[], Any]
+    tasks: tuple[Task, ...] = All
+    steps: int = 50
+    guidance: float | None = 5.0
+    guidance_name: str = "guidance_scale"
+    negative: Literal["cfg", "true_cfg", "none"] = "cfg"
+    tokens: int | None = 512
+    size: tuple[int, int] = (64, 64)
+    native: int = 1024
+    multiple: int = 16
+    refused: str = ""
+    finish: Callable[[Path], None] | None = field(default=None, repr=False)
+    safetensors: bool = True
+
+    def write(self, folder: Path) -> Path:
+        """Write the model into `folder` and return it."""
+        torch.manual_seed(0)
+        self.build().save_pretrained(folder, safe_serialization=self.safetensors)
+        if self.finish:
+            self.finish(folder)
+        return folder
+
+
+def edit_index(folder: Path, **entries: Any) -> None:
+    """Change entries of `model_index.json`."""
+    index = folder / "model_index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), **entries}))

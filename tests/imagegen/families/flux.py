@@ -1,0 +1,124 @@
+"""FLUX.1 and FLUX.2."""
+
+from typing import Any
+
+from diffusers import (
+    ChromaPipeline,
+    ChromaTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
+    FluxControlPipeline,
+    FluxFillPipeline,
+    FluxKontextPipeline,
+    FluxPipeline,
+    FluxTransformer2DModel,
+)
+from transformers import Qwen3ForCausalLM
+
+from tests.imagegen.families import parts
+from tests.imagegen.families.family import Family
+
+SHAPE = {"num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2}
+
+
+def flux1(kind: type = FluxPipeline, *, channels: int = 64, guided: bool = True) -> Any:
+    """Return a FLUX.1 of class `kind`, whose transformer reads `channels` channels."""
+    return kind(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=guided, shift=3.0 if guided else 1.0),
+        vae=parts.vae_flux(),
+        text_encoder=parts.clip(layers=1),
+        tokenizer=parts.tokenizer(77),
+        text_encoder_2=parts.t5(),
+        tokenizer_2=parts.tokenizer(512),
+        transformer=FluxTransformer2DModel(
+            **SHAPE,
+            in_channels=channels,
+            out_channels=64,
+            joint_attention_dim=parts.WIDTH,
+            pooled_projection_dim=parts.WIDTH,
+            guidance_embeds=guided,
+            axes_dims_rope=(4, 6, 6),
+        ),
+    )
+
+
+def klein() -> Flux2KleinPipeline:
+    """Return a FLUX.2 klein, which takes the states of three layers of its text encoder."""
+    return Flux2KleinPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0),
+        vae=parts.vae_flux2(),
+        text_encoder=parts.qwen3(Qwen3ForCausalLM, layers=28),
+        tokenizer=parts.tokenizer(512, chat=True),
+        transformer=flux2_transformer(guidance_embeds=False),
+        is_distilled=True,
+    )
+
+
+def flux2_transformer(**config: object) -> Flux2Transformer2DModel:
+    """Return FLUX.2's transformer."""
+    return Flux2Transformer2DModel(
+        **SHAPE,
+        in_channels=16,
+        joint_attention_dim=3 * parts.WIDTH,
+        timestep_guidance_channels=32,
+        axes_dims_rope=(4, 4, 4, 4),
+        **config,
+    )
+
+
+def chroma() -> ChromaPipeline:
+    """Return a Chroma: FLUX.1 without CLIP, and with classifier-free guidance."""
+    return ChromaPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=parts.vae_flux(),
+        text_encoder=parts.t5(),
+        tokenizer=parts.tokenizer(512),
+        transformer=ChromaTransformer2DModel(
+            **SHAPE,
+            in_channels=64,
+            joint_attention_dim=parts.WIDTH,
+            axes_dims_rope=(4, 6, 6),
+            approximator_num_channels=32,
+            approximator_hidden_dim=16,
+            approximator_layers=1,
+        ),
+    )
+
+
+FAMILIES = [
+    Family("FLUX.1-dev", flux1, steps=28, guidance=3.5, negative="true_cfg"),
+    Family("FLUX.1-schnell", lambda: flux1(guided=False), steps=4, guidance=None, negative="true_cfg", tokens=256),
+    Family(
+        "FLUX.1-Fill-dev",
+        lambda: flux1(FluxFillPipeline, channels=384),
+        tasks=("inpaint",),
+        guidance=30.0,
+        negative="none",
+    ),
+    Family(
+        "FLUX.1-Kontext-dev",
+        lambda: flux1(FluxKontextPipeline),
+        tasks=("text2image", "edit", "inpaint"),
+        steps=28,
+        guidance=3.5,  # the class's; its authors use 2.5
+        negative="true_cfg",
+    ),
+    Family(
+        "FLUX.1-Depth-dev",
+        lambda: flux1(FluxControlPipeline, channels=128),
+        tasks=("control",),
+        steps=28,
+        guidance=3.5,
+        negative="none",
+    ),
+    Family(
+        "FLUX.2-klein",
+        klein,
+        tasks=("text2image", "edit", "inpaint"),
+        steps=4,
+        guidance=None,
+        negative="none",
+    ),
+    Family("Chroma", chroma, steps=35),
+]

@@ -1,0 +1,88 @@
+"""Pipelines whose text encoder is a Qwen."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    QwenImageEditPipeline,
+    QwenImageEditPlusPipeline,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
+)
+from torch import nn
+from transformers import Qwen3Model
+
+from tests.imagegen.families import parts
+from tests.imagegen.families.family import Family, edit_index
+
+
+def qwen_image(kind: type = QwenImagePipeline) -> Any:
+    """Return a Qwen-Image; `_add_processor` adds what the editing classes need besides."""
+    words = parts.vision_tokenizer(1024)
+    transformer = QwenImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=parts.WIDTH,
+        axes_dims_rope=(4, 6, 6),
+    )
+    nn.init.normal_(transformer.transformer_blocks[0].attn.add_v_proj.weight, std=20)  # few words, many patches
+    return kind(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=0.5, max_shift=0.9),
+        vae=parts.vae_qwen(),
+        text_encoder=parts.qwen2_5_vl(words),
+        tokenizer=words,
+        transformer=transformer,
+        **({} if kind is QwenImagePipeline else {"processor": None}),
+    )
+
+
+def _add_processor(folder: Path) -> None:
+    """Add the processor of an editing model as the hub has it: a tokenizer and two descriptions."""
+    parts.vision_tokenizer(1024).save_pretrained(folder / "processor")
+    pixels = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2, "min_pixels": 56**2, "max_pixels": 112**2}
+    for part in ("image", "video"):
+        text = json.dumps({f"{part}_processor_type": f"Qwen2VL{part.title()}Processor", **pixels})
+        (folder / "processor" / f"{part}_preprocessor_config.json".removeprefix("image_")).write_text(text)
+    edit_index(folder, processor=["transformers", "Qwen2VLProcessor"])
+
+
+def z_image(shift: float) -> ZImagePipeline:
+    """Return a Z-Image; Turbo differs in its scheduler's `shift`."""
+    transformer = ZImageTransformer2DModel(
+        dim=32,
+        n_layers=1,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=parts.WIDTH,
+        axes_dims=(4, 6, 6),
+        axes_lens=(1024, 512, 512),
+    )
+    nn.init.normal_(transformer.x_pad_token)  # not initialised otherwise
+    nn.init.normal_(transformer.cap_pad_token)
+    return ZImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=shift),
+        vae=parts.vae_flux(),
+        text_encoder=parts.qwen3(Qwen3Model),
+        tokenizer=parts.tokenizer(512, chat=True),
+        transformer=transformer,
+    )
+
+
+_QWEN = {"guidance": 4.0, "guidance_name": "true_cfg_scale", "negative": "true_cfg"}
+_EDIT = {**_QWEN, "tasks": ("edit", "inpaint"), "finish": _add_processor}
+
+FAMILIES = [
+    Family("Qwen-Image", qwen_image, **_QWEN),
+    Family("Qwen-Image-Edit", lambda: qwen_image(QwenImageEditPipeline), **_EDIT),
+    Family("Qwen-Image-Edit-Plus", lambda: qwen_image(QwenImageEditPlusPipeline), **_EDIT),
+    Family("Z-Image", lambda: z_image(6.0)),
+    Family("Z-Image-Turbo", lambda: z_image(3.0), steps=9, guidance=0.0),
+]
