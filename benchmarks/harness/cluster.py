@@ -73,13 +73,7 @@ class Cluster:
         """Run a `chutes` command to its end; with `check`, its exit code must be 0."""
         cwd = cwd or self.folder
         if self._template is not None:
-            with tempfile.TemporaryFile("w+") as output:
-                process = self._template.start(arguments, cwd, self.env, output.fileno())
-                with process.stderr:
-                    code = process.wait(LIMIT)  # a pipe holds more than a command writes to standard error
-                    errors = process.stderr.read()
-                output.seek(0)
-                done = subprocess.CompletedProcess(arguments, code, output.read(), errors)
+            done = self._template.run(arguments, cwd, self.env)
         else:
             command = [sys.executable, "-m", "chutes", *arguments]
             done = subprocess.run(

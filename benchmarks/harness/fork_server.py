@@ -16,10 +16,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, Any, NoReturn
+
+from benchmarks.harness.waiting import LIMIT
 
 _MESSAGE = 1 << 20  # bytes, for a whole environment
 
@@ -27,9 +30,9 @@ _MESSAGE = 1 << 20  # bytes, for a whole environment
 class ForkedProcess:
     """A process that the template process forked, with the methods of `subprocess.Popen`."""
 
-    def __init__(self, pid: int, stderr: int, status: socket.socket) -> None:
+    def __init__(self, pid: int, status: socket.socket, stderr: IO[str] | None) -> None:
         self.pid = pid
-        self.stderr = os.fdopen(stderr)
+        self.stderr = stderr
         self.returncode: int | None = None
         self._status = status
 
@@ -42,8 +45,8 @@ class ForkedProcess:
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the end of the process, and return its exit code; negative if a signal ended it."""
         if self.returncode is None:
-            if not select.select([self._status], [], [], timeout)[0]:
-                raise subprocess.TimeoutExpired("chutes", timeout or 0)
+            if timeout is not None and not select.select([self._status], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired("chutes", timeout)
             self.returncode = int(self._status.recv(_MESSAGE))
             self._status.close()
         return self.returncode
@@ -83,18 +86,42 @@ class ForkServer:
         self._socket.close()
         self._process.wait()
 
-    def start(self, arguments: Sequence[str], folder: Path, env: Mapping[str, str], stdout: int = 1) -> ForkedProcess:
+    def start(
+        self, arguments: Sequence[str], folder: Path, env: Mapping[str, str], *, log: IO[Any] | None = None
+    ) -> ForkedProcess:
         """Fork a process that runs `chutes ARGUMENTS` in `folder` with the environment `env`.
 
-        Its standard output is the file descriptor `stdout`, by default that of this process.
+        It is the leader of a new session. Its standard error is the file `log`, or else a pipe.
         """
-        stderr, their_stderr = os.pipe()
+        if log is not None:
+            return self._fork(arguments, folder, env, [log.fileno()])
+        read_end, write_end = os.pipe()
+        try:
+            return self._fork(arguments, folder, env, [write_end], os.fdopen(read_end))
+        finally:
+            os.close(write_end)
+
+    def run(self, arguments: Sequence[str], folder: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+        """Run `chutes ARGUMENTS` to its end, and capture its output."""
+        with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+            code = self._fork(arguments, folder, env, [stderr.fileno(), stdout.fileno()]).wait(LIMIT)
+            for file in (stdout, stderr):
+                file.seek(0)
+            return subprocess.CompletedProcess(["chutes", *arguments], code, stdout.read(), stderr.read())
+
+    def _fork(
+        self,
+        arguments: Sequence[str],
+        folder: Path,
+        env: Mapping[str, str],
+        outputs: list[int],
+        stderr: IO[str] | None = None,
+    ) -> ForkedProcess:
         status, their_status = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with their_status:
             request = json.dumps({"arguments": arguments, "folder": str(folder), "env": dict(env)})
-            socket.send_fds(self._socket, [request.encode()], [stdout, their_stderr, their_status.fileno()])
-        os.close(their_stderr)
-        return ForkedProcess(int(status.recv(_MESSAGE)), stderr, status)
+            socket.send_fds(self._socket, [request.encode()], [their_status.fileno(), *outputs])
+        return ForkedProcess(int(status.recv(_MESSAGE)), status, stderr)
 
 
 @functools.cache
@@ -118,38 +145,40 @@ def main() -> None:
         ready, _, _ = select.select([requests, wakeup], [], [])
         if wakeup in ready:
             wakeup.recv(_MESSAGE)
-            for pid in list(running):
-                ended, status = os.waitpid(pid, os.WNOHANG)
-                if ended:
-                    with contextlib.suppress(OSError), running.pop(pid) as client:
-                        client.send(str(os.waitstatus_to_exitcode(status)).encode())
+            _report_exit_codes(running)
         if requests in ready:
             request, descriptors, _, _ = socket.recv_fds(requests, _MESSAGE, 3)
             if not request:
                 return
-            stdout, stderr, status_socket = descriptors
-            client = socket.socket(fileno=status_socket)
+            client, outputs = socket.socket(fileno=descriptors[0]), descriptors[1:]
             if not (pid := os.fork()):
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, handler)
                 for each in (wakeup, write_end, client, *running.values()):
                     each.close()
-                _run(stdout=stdout, stderr=stderr, **json.loads(request))
-            os.close(stdout)
-            os.close(stderr)
+                _run(outputs=outputs, **json.loads(request))
+            for output in outputs:
+                os.close(output)
             client.send(str(pid).encode())
             running[pid] = client
 
 
-def _run(arguments: list[str], folder: str, env: dict[str, str], stdout: int, stderr: int) -> NoReturn:
-    """Run `chutes` as `python -m chutes` does."""
+def _report_exit_codes(running: dict[int, socket.socket]) -> None:
+    """Send the exit codes of the processes that have ended, and remove these processes from `running`."""
+    for pid in list(running):
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            with contextlib.suppress(OSError), running.pop(pid) as client:
+                client.send(str(os.waitstatus_to_exitcode(status)).encode())
+
+
+def _run(arguments: list[str], folder: str, env: dict[str, str], outputs: list[int]) -> NoReturn:
+    """Run `chutes` as `python -m chutes` does; `outputs` are its standard error and possibly its standard output."""
     from chutes.cli import app
 
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
-    for number, descriptor in ((1, stdout), (2, stderr)):
-        os.dup2(descriptor, number)
+    os.setsid()
+    for descriptor, standard in zip((os.open(os.devnull, os.O_RDONLY), *outputs), (0, 2, 1), strict=False):
+        os.dup2(descriptor, standard)
         os.close(descriptor)
     os.chdir(folder)
     os.environ.clear()

@@ -1,14 +1,14 @@
-"""Run `chutes` in a process of its own."""
+"""Run `chutes` in a process of its own, which is forked from one that has imported the runtime."""
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from benchmarks.harness.waiting import LIMIT
+from benchmarks.harness.fork_server import fork_server
+from benchmarks.harness.server import MODULES
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -21,14 +21,8 @@ def chutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         unset = {name for name in os.environ if name.startswith(("CHUTES_", "HF_", "IMAGEGEN_"))}
         inherited = {name: value for name, value in os.environ.items() if name not in unset}
-        return subprocess.run(
-            [sys.executable, "-m", "chutes", *arguments],
-            env={**inherited, "HOME": str(tmp_path), "COLUMNS": "100", **environment},
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-            check=False,
-        )
+        env = {**inherited, "HOME": str(tmp_path), "COLUMNS": "100", **environment}
+        return fork_server(*MODULES).run(arguments, Path.cwd(), env)
 
     return run
 

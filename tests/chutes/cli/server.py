@@ -1,4 +1,4 @@
-"""`chutes run` as a process, on a free port."""
+"""`chutes run` as a process, on a free port. With a prefix it is a new interpreter, otherwise it is forked."""
 
 import os
 import signal
@@ -12,9 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from benchmarks.harness.fork_server import ForkedProcess, fork_server
+from benchmarks.harness.server import MODULES
 from benchmarks.harness.waiting import LIMIT
 
 T = TypeVar("T")
+Process = subprocess.Popen[str] | ForkedProcess
 
 
 def free_port() -> int:
@@ -28,7 +31,7 @@ def get(port: int, path: str) -> int:
         return int(response.status)
 
 
-def eventually(ask: Callable[[], T], process: subprocess.Popen[str]) -> T:
+def eventually(ask: Callable[[], T], process: Process) -> T:
     """Return the result of `ask` as soon as it does not raise."""
     deadline = time.monotonic() + LIMIT
     while True:
@@ -42,20 +45,23 @@ def eventually(ask: Callable[[], T], process: subprocess.Popen[str]) -> T:
 
 @contextmanager
 def running(
-    folder: Path, *arguments: str, prefix: Sequence[str] = (), **environment: str
-) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    folder: Path,
+    *arguments: str,
+    prefix: Sequence[str] = (),
+    imported: Sequence[str] = MODULES,
+    **environment: str,
+) -> Iterator[tuple[Process, int]]:
     port = free_port()
-    env = {name: value for name, value in os.environ.items() if not name.startswith("CHUTES_")}
-    command = [*prefix, sys.executable, "-m", "chutes", "run", *arguments, "--port", str(port)]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("CHUTES_")}
+    env = {**inherited, "HOME": str(folder), **environment}
+    command = ["run", *arguments, "--port", str(port)]
+    process: Process
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env={**env, "HOME": str(folder), **environment},
-            stderr=log,
-            text=True,
-            start_new_session=True,
-        )
+        if prefix:
+            fresh = [*prefix, sys.executable, "-m", "chutes", *command]
+            process = subprocess.Popen(fresh, cwd=folder, env=env, stderr=log, text=True, start_new_session=True)
+        else:
+            process = fork_server(*imported).start(command, folder, env, log=log)
     try:
         yield process, port
     finally:

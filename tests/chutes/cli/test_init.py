@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from benchmarks.harness.server import IMAGE_MODULES
 from benchmarks.harness.waiting import LIMIT
 from tests.chutes.cli.conftest import Run
 from tests.chutes.cli.server import eventually, get, running
@@ -39,7 +40,7 @@ def test_nothing_is_overwritten_or_hidden(chutes: Run, fails: Callable[..., str]
 
 def test_the_new_chute_generates_images(chutes: Run, tmp_path: Path, bundled: Path) -> None:
     chutes("init", "my-image-gen")
-    with running(tmp_path, "my_image_gen", IMAGEGEN_MODEL=str(bundled)) as (process, port):
+    with running(tmp_path, "my_image_gen", imported=IMAGE_MODULES, IMAGEGEN_MODEL=str(bundled)) as (process, port):
         eventually(lambda: get(port, "/ready"), process)
         body = json.dumps({"prompt": "a red apple", "width": 200, "height": 136, "num_inference_steps": 1}).encode()
         request = urllib.request.Request(

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -20,7 +19,7 @@ import pytest
 
 from benchmarks.harness.waiting import LIMIT
 from tests.chutes.cli.conftest import Run
-from tests.chutes.cli.server import eventually, get, running
+from tests.chutes.cli.server import Process, eventually, get, running
 
 CHUTE = """
 import os
@@ -73,7 +72,7 @@ def post(port: int, **headers: str) -> dict[str, str]:
 
 
 @contextmanager
-def running_request(folder: Path, process: subprocess.Popen[str], port: int) -> Iterator[Future[dict[str, str]]]:
+def running_request(folder: Path, process: Process, port: int) -> Iterator[Future[dict[str, str]]]:
     """A request that slow.py is handling, until the folder has a file named go."""
 
     def begun() -> None:
