@@ -39,11 +39,24 @@ SLOW = (
     "chutes/cli/test_run.py",
     "chutes/cli/test_build.py",
 )
+# The files that start image services. One process runs them, so that they share the service and the imported libraries.
+IMAGE_SERVICES = (
+    "promises/test_a_killed_client_frees_the_engine.py",
+    "promises/test_disconnects_in_every_stage.py",
+    "promises/test_gpu_failures.py",
+    "promises/test_health_while_generating.py",
+    "promises/test_images_are_reproducible.py",
+    "promises/test_images_have_the_requested_size.py",
+    "promises/test_images_match_the_prompt.py",
+    "promises/test_inpainting.py",
+    "promises/test_readme_command.py",
+    "chutes/cli/test_init.py",
+)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out long tests unless `-m` names their marker, and make each file a group that one process runs."""
+    """Leave out long tests unless `-m` names their marker, and group the tests that one process runs."""
     left_out = [
         item
         for item in items
@@ -55,8 +68,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.pluginmanager.hasplugin("xdist") and (hasattr(config, "workerinput") or config.option.numprocesses):
         files = {item: item.path.relative_to(ROOT).as_posix() for item in items}
         for item, file in files.items():
-            item.add_marker(pytest.mark.xdist_group(file))
-        items.sort(key=lambda item: SLOW.index(files[item]) if files[item] in SLOW else len(SLOW))
+            item.add_marker(pytest.mark.xdist_group("image services" if file in IMAGE_SERVICES else file))
+        order = {file: place for place, file in enumerate((*SLOW, *IMAGE_SERVICES))}
+        items.sort(key=lambda item: order.get(files[item], len(order)))
 
 
 @pytest.hookimpl(wrapper=True)
