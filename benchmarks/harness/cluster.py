@@ -22,12 +22,16 @@ from benchmarks.harness.ports import free_port
 from benchmarks.harness.waiting import LIMIT, wait_for
 from chutes.deploy.cluster import ENVIRONMENT
 
-__all__ = ["Cluster", "Load", "cluster_folder", "free_port", "percentile", "wait_for"]
+__all__ = ["WITHOUT_METRICS", "Cluster", "Load", "cluster_folder", "free_port", "percentile", "wait_for"]
 
 PREAMBLE = """
 import asyncio, os, time
 from chutes.chute import Chute, NodeSelector
 """
+
+
+WITHOUT_METRICS = {"RAY_enable_metrics_collection": "0", "REPORTER_UPDATE_INTERVAL_MS": "60000"}
+"""Environment variables that turn Ray's own metrics off. `chutes` does not read them, and they take CPU time."""
 
 
 class Cluster:
@@ -47,8 +51,6 @@ class Cluster:
             "CHUTES_KEYS_FILE": str(folder / "keys.json"),
             "TMPDIR": str(folder),
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",
-            "RAY_enable_metrics_collection": "0",  # Ray's own metrics, which nothing here reads
-            "REPORTER_UPDATE_INTERVAL_MS": "60000",
             "OMP_NUM_THREADS": "1",
             "COLUMNS": "200",
         }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.harness.cluster import cluster_folder
+from benchmarks.harness.cluster import WITHOUT_METRICS, cluster_folder
 from chutes.chute import Chute, Cord, Job, NodeSelector
 from chutes.image import Image
 from tests.docs.page import DOCS, blocks_of, reader
@@ -36,6 +36,7 @@ TABLES = {
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
 def test_the_blocks_of(page: Path) -> None:
     with cluster_folder() as cluster, reader(cluster) as who:
+        cluster.env |= WITHOUT_METRICS
         for block in blocks_of(page):
             who.read(block)
 

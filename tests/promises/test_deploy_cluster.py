@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from benchmarks.harness.cluster import Cluster, Load, cluster_folder, wait_for
+from benchmarks.harness.cluster import WITHOUT_METRICS, Cluster, Load, cluster_folder, wait_for
 from benchmarks.harness.waiting import LIMIT
 
 SOURCE = """
@@ -64,6 +64,7 @@ async def where(self) -> str:
 def cluster() -> Iterator[Cluster]:
     """A head node with two small GPUs, which serves the first version: one replica and a short queue."""
     with cluster_folder() as cluster:
+        cluster.env |= WITHOUT_METRICS
         cluster.node("--head", "--host", "0.0.0.0", "--cluster-port", "0", "--fake-gpus", "4090:24,4090:24")
         cluster.preload()
         cluster.write("draws", SOURCE)

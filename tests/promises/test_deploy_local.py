@@ -6,7 +6,7 @@ import json
 import time
 from pathlib import Path
 
-from benchmarks.harness.cluster import Cluster, cluster_folder, wait_for
+from benchmarks.harness.cluster import WITHOUT_METRICS, Cluster, cluster_folder, wait_for
 from chutes.deploy.cluster import LOOPBACK_ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,9 +100,10 @@ def check_commands(cluster: Cluster, url: str) -> None:
     assert "Did you mean 'small-one'?" in wrong.stderr
 
 
-def test_a_chute_is_deployed_called_and_deleted(bundled: Path, tmp_path: Path) -> None:
+def test_a_chute_is_deployed_called_and_deleted(tiny_model: Path, tmp_path: Path) -> None:
     bye, seen = tmp_path / "bye", tmp_path / "seen"
     with cluster_folder() as cluster:
+        cluster.env |= WITHOUT_METRICS
         cluster.write("small_one", SOURCE)
         (cluster.folder / "beside.py").write_text("WORD = 'beside'\n")
         (cluster.folder / "later.py").write_text("NUMBER = 7\n")
@@ -143,7 +144,7 @@ def test_a_chute_is_deployed_called_and_deleted(bundled: Path, tmp_path: Path) -
         assert set(nothing.json()) == {"detail", "code"}
 
         check_commands(cluster, url)
-        cluster.chutes("deploy", "chutes_app:chute", "--env", f"IMAGEGEN_MODEL={bundled}", cwd=ROOT)
+        cluster.chutes("deploy", "chutes_app:chute", "--env", f"IMAGEGEN_MODEL={tiny_model}", cwd=ROOT)
         body = {"prompt": "a lighthouse", "width": 128, "height": 128, "num_inference_steps": 2, "seed": 7}
         picture = cluster.post("myuser-flux-1-dev-generator/generate", body)
         assert (picture.status_code, picture.headers["content-type"]) == (200, "image/jpeg")
