@@ -100,7 +100,7 @@ def check_commands(cluster: Cluster, url: str) -> None:
     assert "Did you mean 'small-one'?" in wrong.stderr
 
 
-def test_a_chute_is_deployed_called_and_deleted(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_chute_is_deployed_called_and_deleted(bundled: Path, tmp_path: Path) -> None:
     bye, seen = tmp_path / "bye", tmp_path / "seen"
     with cluster_folder() as cluster:
         cluster.env |= WITHOUT_METRICS
@@ -144,7 +144,7 @@ def test_a_chute_is_deployed_called_and_deleted(tiny_model: Path, tmp_path: Path
         assert set(nothing.json()) == {"detail", "code"}
 
         check_commands(cluster, url)
-        cluster.chutes("deploy", "chutes_app:chute", "--env", f"IMAGEGEN_MODEL={tiny_model}", cwd=ROOT)
+        cluster.chutes("deploy", "chutes_app:chute", "--env", f"IMAGEGEN_MODEL={bundled}", cwd=ROOT)
         body = {"prompt": "a lighthouse", "width": 128, "height": 128, "num_inference_steps": 2, "seed": 7}
         picture = cluster.post("myuser-flux-1-dev-generator/generate", body)
         assert (picture.status_code, picture.headers["content-type"]) == (200, "image/jpeg")
