@@ -9,7 +9,7 @@ from PIL import Image
 from benchmarks.harness.server import Server
 from imagegen import image_file
 
-REQUEST = {"prompt": "Käse 🧀 on a red table", "width": 256, "height": 192, "num_inference_steps": 4}
+REQUEST = {"prompt": "Käse 🧀 on a red table", "width": 256, "height": 192, "num_inference_steps": 2}
 
 
 def test_an_image_has_the_same_bytes_alone_and_in_a_queue(service: Server) -> None:
