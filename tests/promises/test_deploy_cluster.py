@@ -70,6 +70,7 @@ def cluster() -> Iterator[Cluster]:
         cluster.write("draws", SOURCE)
         cluster.env["CHUTES_QUEUE_SIZE"] = "8"
         cluster.deploy("draws", "--no-auth", "--env", "VERSION=1")
+        assert draw(cluster).json()["version"] == "1"  # the proxy learns the length of the queue with the first request
         yield cluster
 
 
