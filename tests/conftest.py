@@ -51,6 +51,7 @@ IMAGE_SERVICES = (
     "promises/test_inpainting.py",
     "promises/test_readme_command.py",
     "chutes/cli/test_init.py",
+    "docs/test_image_service.py",
 )
 
 

@@ -21,7 +21,7 @@ import shlex
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,8 @@ from typing import Any
 import pytest
 
 from benchmarks.harness.cluster import Cluster, free_port
-from benchmarks.harness.server import Server
+from benchmarks.harness.fork_server import fork_server
+from benchmarks.harness.server import MODULES, Server
 from benchmarks.harness.waiting import LIMIT, wait_for
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -80,6 +81,8 @@ class Reader:
     """One who does what a page says, in a folder of their own."""
 
     cluster: Cluster
+    imported: Sequence[str] = MODULES
+    """Modules of the process from which servers are forked."""
     names: dict[str, Any] = field(default_factory=lambda: {"__name__": "page"})
     port: int = 0
     output: str | None = None
@@ -161,15 +164,15 @@ class Reader:
     def _serve(self, where: str, command: str) -> None:
         self.stop()
         self.port = free_port()
-        script = command.strip().removesuffix("&").replace("chutes run", "exec chutes run", 1)
-        process = subprocess.Popen(
-            ["bash", "-c", f"set -a\n. ./.environment\nCHUTES_PORT={self.port}\nCHUTES_LOG_FORMAT=json\n{script}"],
-            cwd=self.folder,
-            env=self._environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
+        settings = f"set -ae\n. ./.environment\nCHUTES_PORT={self.port}\nCHUTES_LOG_FORMAT=json\n"
+        # The shell prints the variables and the arguments that it would pass to `chutes`.
+        prints = command.strip().removesuffix("&").replace("chutes run", "env -0; printf '%s\\0' '' run", 1)
+        done = subprocess.run(
+            ["bash", "-c", settings + prints], cwd=self.folder, env=self._environment(), capture_output=True, check=True
         )
+        variables, _, arguments = done.stdout.decode().partition("\0\0")
+        env = dict(each.split("=", 1) for each in variables.split("\0"))
+        process = fork_server(*self.imported).start(arguments.removesuffix("\0").split("\0"), self.folder, env)
         self._server = Server(process)
         self._server.wait_for_port()
         self._server.wait_until_ready()
@@ -221,12 +224,12 @@ def _without_indent(text: str) -> str:
 
 
 @contextmanager
-def reader(cluster: Cluster) -> Iterator[Reader]:
+def reader(cluster: Cluster, imported: Sequence[str] = MODULES) -> Iterator[Reader]:
     """A reader in the cluster's folder, whose imports are forgotten and whose server is stopped in the end."""
     (cluster.folder / ".environment").touch()
     before = set(sys.modules)
     sys.path.insert(0, str(cluster.folder))
-    who = Reader(cluster)
+    who = Reader(cluster, imported)
     try:
         yield who
     finally:

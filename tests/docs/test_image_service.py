@@ -11,6 +11,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 from benchmarks.harness.cluster import cluster_folder
+from benchmarks.harness.server import IMAGE_MODULES
 from imagegen.checkpoint import BUNDLED
 from imagegen.http.responses import _ERRORS
 from imagegen.http.schemas import BatchGenerationInput, GenerationInput, Img2ImgInput, InpaintInput
@@ -48,7 +49,7 @@ def who() -> Iterator[Reader]:
     """A reader who has followed the pages to their end."""
     if shutil.which("curl") is None:
         pytest.skip("the pages use curl")
-    with cluster_folder() as cluster, reader(cluster) as who:
+    with cluster_folder() as cluster, reader(cluster, IMAGE_MODULES) as who:
         (who.folder / "chutes_app.py").symlink_to(DOCS.parent / "chutes_app.py")
         Image.effect_noise((160, 120), 50).convert("RGB").save(who.folder / "photo.jpg")
         Image.effect_noise((160, 120), 50).convert("RGB").save(who.folder / "lake.png")
