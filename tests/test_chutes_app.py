@@ -23,7 +23,7 @@ from schemathesis import GenerationMode
 from benchmarks.harness.waiting import wait_for
 from chutes.chute._progress import Progress
 from chutes.server import Settings, create_app
-from imagegen import Request, image_file, memory
+from imagegen import Engine, Request, image_file, load, memory
 from imagegen.http import service
 
 
@@ -47,6 +47,14 @@ def client(app: Any) -> Iterator[Any]:
     with TestClient(app) as client:
         wait_for(lambda: client.get("/ready").status_code == 200)
         yield client
+
+
+@pytest.fixture(scope="module")
+def tiny_engine(tiny_model: Path) -> Iterator[Engine]:
+    engine = Engine(load(str(tiny_model)))
+    engine.start()
+    yield engine
+    engine.stop()
 
 
 def b64(image: Image.Image, kind: str = "PNG") -> str:
@@ -84,7 +92,7 @@ def test_without_a_gpu_the_bundled_model_is_used_and_reported(
     update = chute.progress.update
     monkeypatch.setattr(chute.progress, "update", lambda *args, **unit: (stages.append(args[0]), update(*args, **unit)))
     asyncio.run(service.start_engine(chute))
-    picture = asyncio.run(chute.engine.generate(Request("a cat")))
+    picture = asyncio.run(chute.engine.generate(Request("a cat", steps=1)))
     asyncio.run(service.stop_engine(chute))
     assert chute.info["origin"] == picture.origin == "bundled"
     assert "small bundled model" in caplog.text
@@ -112,8 +120,9 @@ def test_the_request_of_the_documentation(client: Any) -> None:
 
 
 def test_a_random_seed_is_reported_and_repeats_the_image(client: Any) -> None:
-    first = client.post("/generate", json={"prompt": "a cat"})
-    again = client.post("/generate", json={"prompt": "a cat", "seed": int(first.headers["x-seed"])})
+    request = {"prompt": "a cat", "num_inference_steps": 4}
+    first = client.post("/generate", json=request)
+    again = client.post("/generate", json={**request, "seed": int(first.headers["x-seed"])})
     assert first.content == again.content
     metadata = image_file.read_metadata(first.content)
     assert (metadata["prompt"], metadata["seed"]) == ("a cat", int(first.headers["x-seed"]))
@@ -121,7 +130,7 @@ def test_a_random_seed_is_reported_and_repeats_the_image(client: Any) -> None:
 
 @pytest.mark.parametrize("file_format", ["jpeg", "png", "webp"])
 def test_formats(client: Any, file_format: str) -> None:
-    answer = client.post("/generate", json={"prompt": "a cat", "format": file_format})
+    answer = client.post("/generate", json={"prompt": "a cat", "num_inference_steps": 1, "format": file_format})
     assert answer.headers["content-type"] == f"image/{file_format}"
     assert opened(answer.content).format == file_format.upper()
     ending = "jpg" if file_format == "jpeg" else file_format
@@ -227,13 +236,16 @@ def test_bodies_that_are_not_requests(client: Any, body: str) -> None:
 def test_unknown_routes_and_wrong_verbs(client: Any) -> None:
     assert client.post("/no-such-route").status_code == 404
     assert client.get("/generate").status_code == 405
-    assert client.post("/generate", json={"prompt": "still working"}).status_code == 200
+    assert client.post("/generate", json={"prompt": "still working", "num_inference_steps": 1}).status_code == 200
 
 
 @pytest.mark.parametrize("mode", GenerationMode)
 @pytest.mark.parametrize("path", ["/generate", "/batch", "/img2img", "/inpaint"])
-def test_no_request_generated_from_the_openapi_document_is_a_server_error(client: Any, path: str, mode: Any) -> None:
-    """Schemathesis generates valid requests and slightly invalid ones."""
+def test_no_request_generated_from_the_openapi_document_is_a_server_error(
+    client: Any, chute: Any, tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch, path: str, mode: Any
+) -> None:
+    """Schemathesis generates valid requests and slightly invalid ones. A tiny model draws them."""
+    monkeypatch.setattr(chute, "engine", tiny_engine)
     document = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
     seen = collections.Counter()
 
@@ -253,7 +265,7 @@ def test_no_request_generated_from_the_openapi_document_is_a_server_error(client
 
 
 def test_a_fallback_of_any_image_in_a_batch_is_marked(client: Any, chute: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    generated = [asyncio.run(chute.engine.generate(Request(prompt))) for prompt in ("a cat", "an owl")]
+    generated = [asyncio.run(chute.engine.generate(Request(prompt, steps=1))) for prompt in ("a cat", "an owl")]
     fallback = dataclasses.replace(generated[1], fallback="out-of-memory", generated_size=(128, 128))
     pictures = iter([generated[0], fallback])
 
