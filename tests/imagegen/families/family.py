@@ -28,7 +28,9 @@ class Family:
     - `size`: width and height that are quick to draw.
     - `native`: side in pixels without `height` and `width`, as these weights have it.
     - `multiple`: number of pixels of which both sides must be a multiple.
+    - `own_size`: whether the pipeline draws about a megapixel whatever `height` and `width` are, and returns that.
     - `refused`: why the service must refuse the folder; empty if it must load.
+    - `safetensors`: False for weights in `.bin` files.
     - `finish`: changes the saved folder, for what `save_pretrained` cannot write.
     """
 
@@ -43,6 +45,7 @@ class Family:
     size: tuple[int, int] = (64, 64)
     native: int = 1024
     multiple: int = 16
+    own_size: bool = False
     refused: str = ""
     finish: Callable[[Path], None] | None = field(default=None, repr=False)
     safetensors: bool = True

@@ -1,5 +1,7 @@
 """FLUX.1 and FLUX.2."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 from diffusers import (
@@ -7,6 +9,7 @@ from diffusers import (
     ChromaTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
+    Flux2Pipeline,
     Flux2Transformer2DModel,
     FluxControlPipeline,
     FluxFillPipeline,
@@ -17,7 +20,7 @@ from diffusers import (
 from transformers import Qwen3ForCausalLM
 
 from tests.imagegen.families import parts
-from tests.imagegen.families.family import Family
+from tests.imagegen.families.family import Family, edit_index
 
 SHAPE = {"num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2}
 
@@ -55,15 +58,36 @@ def klein() -> Flux2KleinPipeline:
     )
 
 
+def flux2() -> Flux2Pipeline:
+    """Return a FLUX.2, whose tokenizer `_name_processor` describes as the hub does."""
+    return Flux2Pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0),
+        vae=parts.vae_flux2(),
+        text_encoder=parts.mistral3(),
+        tokenizer=parts.tokenizer(512, chat=True),
+        transformer=flux2_transformer(),
+    )
+
+
+def _name_processor(folder: Path) -> None:
+    """Turn the tokenizer into a processor for text and pictures: transformers' own needs torchvision."""
+    about = {"image_processor_type": "PixtralImageProcessor", "processor_class": "PixtralProcessor"}
+    (folder / "tokenizer" / "preprocessor_config.json").write_text(json.dumps(about))
+    (folder / "tokenizer" / "processor_config.json").write_text(json.dumps({"processor_class": "PixtralProcessor"}))
+    edit_index(folder, tokenizer=["transformers", "PixtralProcessor"])
+
+
 def flux2_transformer(**config: object) -> Flux2Transformer2DModel:
     """Return FLUX.2's transformer."""
-    return Flux2Transformer2DModel(
-        **SHAPE,
-        in_channels=16,
-        joint_attention_dim=3 * parts.WIDTH,
-        timestep_guidance_channels=32,
-        axes_dims_rope=(4, 4, 4, 4),
-        **config,
+    return parts.amplify(
+        Flux2Transformer2DModel(
+            **SHAPE,
+            in_channels=16,
+            joint_attention_dim=3 * parts.WIDTH,
+            timestep_guidance_channels=32,
+            axes_dims_rope=(4, 4, 4, 4),
+            **config,
+        )
     )
 
 
@@ -103,6 +127,7 @@ FAMILIES = [
         steps=28,
         guidance=3.5,  # the class's; its authors use 2.5
         negative="true_cfg",
+        own_size=True,
     ),
     Family(
         "FLUX.1-Depth-dev",
@@ -112,6 +137,7 @@ FAMILIES = [
         guidance=3.5,
         negative="none",
     ),
+    Family("FLUX.2-dev", flux2, tasks=("text2image", "edit"), guidance=4.0, negative="none", finish=_name_processor),
     Family(
         "FLUX.2-klein",
         klein,

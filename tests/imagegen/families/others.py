@@ -1,13 +1,49 @@
 """Pipelines of other makers."""
 
 from diffusers import (
+    AuraFlowPipeline,
+    AuraFlowTransformer2DModel,
+    AutoencoderKLLTXVideo,
+    BriaFiboPipeline,
+    BriaFiboTransformer2DModel,
+    BriaPipeline,
+    BriaTransformer2DModel,
+    CogView4Pipeline,
+    CogView4Transformer2DModel,
+    DDPMScheduler,
     DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    HiDreamImagePipeline,
+    HiDreamImageTransformer2DModel,
+    HunyuanDiT2DModel,
+    HunyuanDiTPipeline,
+    IFPipeline,
+    Kandinsky3Pipeline,
+    Kandinsky3UNet,
+    LTXPipeline,
+    LTXVideoTransformer3DModel,
+    Lumina2Pipeline,
+    Lumina2Transformer2DModel,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
     SanaPipeline,
     SanaSprintPipeline,
     SanaTransformer2DModel,
     SCMScheduler,
+    UNet2DConditionModel,
+    VQModel,
+    WanPipeline,
+    WanTransformer3DModel,
+)
+from diffusers.pipelines.deepfloyd_if import IFWatermarker
+from transformers import (
+    CLIPTextModelWithProjection,
+    GlmConfig,
+    GlmModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
 )
 
 from tests.imagegen.families import parts
@@ -73,8 +109,276 @@ def pixart_sigma() -> PixArtSigmaPipeline:
     )
 
 
+def hidream() -> HiDreamImagePipeline:
+    """Return a HiDream, which has four text encoders and always draws about a megapixel."""
+    return HiDreamImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=parts.vae_flux(),
+        text_encoder=parts.clip(CLIPTextModelWithProjection, length=248),
+        tokenizer=parts.tokenizer(248),
+        text_encoder_2=parts.clip(CLIPTextModelWithProjection, length=248),
+        tokenizer_2=parts.tokenizer(248),
+        text_encoder_3=parts.t5(),
+        tokenizer_3=parts.tokenizer(512),
+        text_encoder_4=parts.llama(LlamaForCausalLM, LlamaConfig),
+        tokenizer_4=parts.tokenizer(1024),
+        transformer=HiDreamImageTransformer2DModel(
+            patch_size=2,
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            caption_channels=[parts.WIDTH, parts.WIDTH],
+            text_emb_dim=2 * parts.WIDTH,
+            axes_dims_rope=(4, 2, 2),
+            llama_layers=[0, 1],
+        ),
+    )
+
+
+def hunyuan_dit() -> HunyuanDiTPipeline:
+    """Return a HunyuanDiT, which draws only the sizes that it was trained for."""
+    return HunyuanDiTPipeline(
+        vae=parts.vae(),
+        text_encoder=parts.bert(),
+        tokenizer=parts.tokenizer(),
+        text_encoder_2=parts.t5(),
+        tokenizer_2=parts.tokenizer(256),
+        transformer=HunyuanDiT2DModel(
+            sample_size=128,
+            num_layers=2,
+            patch_size=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            in_channels=4,
+            hidden_size=16,
+            cross_attention_dim=parts.WIDTH,
+            cross_attention_dim_t5=parts.WIDTH,
+            pooled_projection_dim=16,
+        ),
+        scheduler=DDPMScheduler(prediction_type="v_prediction"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def lumina2() -> Lumina2Pipeline:
+    """Return a Lumina-Image 2."""
+    return Lumina2Pipeline(
+        transformer=Lumina2Transformer2DModel(
+            in_channels=16,
+            hidden_size=16,
+            num_layers=1,
+            num_refiner_layers=1,
+            num_attention_heads=2,
+            num_kv_heads=1,
+            multiple_of=16,
+            axes_dim_rope=(4, 2, 2),
+            cap_feat_dim=parts.WIDTH,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
+        vae=parts.vae_flux(),
+        text_encoder=parts.gemma2(),
+        tokenizer=parts.tokenizer(8192),
+    )
+
+
+def cogview4() -> CogView4Pipeline:
+    """Return a CogView4."""
+    return CogView4Pipeline(
+        tokenizer=parts.tokenizer(1024),
+        text_encoder=parts.llama(GlmModel, GlmConfig),
+        vae=parts.vae(16),
+        transformer=parts.amplify(
+            CogView4Transformer2DModel(
+                num_layers=1,
+                attention_head_dim=8,
+                num_attention_heads=2,
+                text_embed_dim=parts.WIDTH,
+                time_embed_dim=8,
+                condition_dim=4,
+            )
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            base_shift=0.25, max_shift=0.75, base_image_seq_len=256, use_dynamic_shifting=True, time_shift_type="linear"
+        ),
+    )
+
+
+def aura_flow() -> AuraFlowPipeline:
+    """Return an AuraFlow."""
+    return AuraFlowPipeline(
+        tokenizer=parts.tokenizer(512),
+        text_encoder=parts.umt5(),
+        vae=parts.vae(),
+        transformer=parts.amplify(
+            AuraFlowTransformer2DModel(
+                sample_size=128,
+                num_mmdit_layers=1,
+                num_single_dit_layers=1,
+                attention_head_dim=8,
+                num_attention_heads=2,
+                joint_attention_dim=parts.WIDTH,
+                caption_projection_dim=16,
+                pos_embed_max_size=4096,
+            )
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),
+    )
+
+
+def bria() -> BriaPipeline:
+    """Return a Bria 3.2."""
+    return BriaPipeline(
+        transformer=BriaTransformer2DModel(in_channels=16, joint_attention_dim=parts.WIDTH, **_BRIA),
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=parts.vae(),
+        text_encoder=parts.t5(),
+        tokenizer=parts.tokenizer(512),
+    )
+
+
+def bria_fibo() -> BriaFiboPipeline:
+    """Return a Bria FIBO. Its pipeline uses token 128000, so that the text encoder must have as many."""
+    width = 4
+    return BriaFiboPipeline(
+        transformer=BriaFiboTransformer2DModel(
+            in_channels=16, joint_attention_dim=2 * width, text_encoder_dim=width, **_BRIA
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=parts.vae_wan(patch_size=2, in_channels=12, out_channels=12, scale_factor_spatial=16),
+        text_encoder=parts.llama(
+            SmolLM3ForCausalLM,
+            SmolLM3Config,
+            vocab_size=128001,
+            hidden_size=width,
+            num_attention_heads=1,
+            num_key_value_heads=1,
+            tie_word_embeddings=True,
+        ),
+        tokenizer=parts.tokenizer(3000),
+    )
+
+
+_BRIA = {
+    "num_layers": 1,
+    "num_single_layers": 1,
+    "attention_head_dim": 8,
+    "num_attention_heads": 2,
+    "axes_dims_rope": (0, 4, 4),
+}
+
+
+def kandinsky3() -> Kandinsky3Pipeline:
+    """Return a Kandinsky 3, whose autoencoder is called `movq`."""
+    return Kandinsky3Pipeline(
+        tokenizer=parts.tokenizer(128),
+        text_encoder=parts.t5(),
+        unet=Kandinsky3UNet(
+            time_embedding_dim=16,
+            groups=2,
+            attention_head_dim=4,
+            layers_per_block=3,
+            block_out_channels=(8, 16),
+            cross_attention_dim=8,
+            encoder_hid_dim=parts.WIDTH,
+        ),
+        scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
+        movq=VQModel(
+            block_out_channels=(32, 32, 32, 32),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            latent_channels=4,
+            norm_num_groups=4,
+            norm_type="spatial",
+            num_vq_embeddings=16,
+            vq_embed_dim=4,
+        ),
+    )
+
+
+def deepfloyd() -> IFPipeline:
+    """Return a DeepFloyd IF: it draws pixels of 64x64 and has no autoencoder."""
+    return IFPipeline(
+        tokenizer=parts.tokenizer(77),
+        text_encoder=parts.t5(),
+        unet=UNet2DConditionModel(
+            sample_size=64,
+            layers_per_block=1,
+            block_out_channels=(8, 16),
+            norm_num_groups=4,
+            down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+            mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+            up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+            in_channels=3,
+            out_channels=6,
+            cross_attention_dim=32,
+            encoder_hid_dim=parts.WIDTH,
+            attention_head_dim=8,
+            addition_embed_type="text",
+            addition_embed_type_num_heads=2,
+            cross_attention_norm="group_norm",
+            resnet_time_scale_shift="scale_shift",
+            act_fn="gelu",
+        ),
+        scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2", variance_type="learned_range", thresholding=True),
+        safety_checker=None,
+        feature_extractor=None,
+        watermarker=IFWatermarker(),
+        requires_safety_checker=False,
+    )
+
+
+def ltx() -> LTXPipeline:
+    """Return an LTX-Video."""
+    return LTXPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=AutoencoderKLLTXVideo(
+            latent_channels=8,
+            block_out_channels=(8, 8, 8, 8),
+            decoder_block_out_channels=(8, 8, 8, 8),
+            layers_per_block=(1, 1, 1, 1, 1),
+            decoder_layers_per_block=(1, 1, 1, 1, 1),
+        ),
+        text_encoder=parts.t5(),
+        tokenizer=parts.tokenizer(128),
+        transformer=LTXVideoTransformer3DModel(
+            in_channels=8,
+            out_channels=8,
+            num_attention_heads=2,
+            attention_head_dim=8,
+            cross_attention_dim=16,
+            num_layers=1,
+            caption_channels=parts.WIDTH,
+        ),
+    )
+
+
+def wan() -> WanPipeline:
+    """Return a Wan 2.1."""
+    return WanPipeline(
+        tokenizer=parts.tokenizer(512),
+        text_encoder=parts.umt5(),
+        vae=parts.vae_wan(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        transformer=WanTransformer3DModel(
+            num_attention_heads=2,
+            attention_head_dim=12,
+            text_dim=parts.WIDTH,
+            freq_dim=16,
+            ffn_dim=32,
+            num_layers=1,
+        ),
+    )
+
+
+_TEXT = {"tasks": ("text2image",)}
+_VIDEO = {"tasks": (), "refused": "video"}
+
 FAMILIES = [
-    Family("Sana_1600M_1024px", sana, tasks=("text2image",), steps=20, guidance=4.5, tokens=300, multiple=32),
+    Family("Sana_1600M_1024px", sana, steps=20, guidance=4.5, tokens=300, multiple=32, **_TEXT),
     Family(
         "Sana_Sprint_1.6B_1024px",
         sana_sprint,
@@ -85,5 +389,18 @@ FAMILIES = [
         tokens=300,
         multiple=32,
     ),
-    Family("PixArt-Sigma-XL-2-1024-MS", pixart_sigma, tasks=("text2image",), steps=20, guidance=4.5, tokens=300),
+    Family("PixArt-Sigma-XL-2-1024-MS", pixart_sigma, steps=20, guidance=4.5, tokens=300, **_TEXT),
+    Family("HiDream-I1-Full", hidream, tokens=128, own_size=True, **_TEXT),
+    Family("HunyuanDiT-v1.2", hunyuan_dit, tokens=None, own_size=True, **_TEXT),
+    Family("Lumina-Image-2.0", lumina2, steps=30, guidance=4.0, tokens=256, **_TEXT),
+    Family("CogView4-6B", cogview4, tokens=1024, **_TEXT),
+    Family("AuraFlow-v0.3", aura_flow, guidance=3.5, tokens=256, **_TEXT),
+    Family("BRIA-3.2", bria, steps=30, tokens=128, **_TEXT),
+    Family("FIBO", bria_fibo, steps=30, tokens=3000, **_TEXT),
+    Family(
+        "kandinsky-3", kandinsky3, tasks=("text2image", "img2img"), steps=25, guidance=3.0, tokens=None, multiple=64
+    ),
+    Family("IF-I-XL-v1.0", deepfloyd, steps=100, guidance=7.0, tokens=None, native=64, multiple=8),
+    Family("LTX-Video", ltx, **_VIDEO),
+    Family("Wan2.1-T2V-1.3B", wan, **_VIDEO),
 ]

@@ -6,6 +6,10 @@ from typing import Any
 
 from diffusers import (
     FlowMatchEulerDiscreteScheduler,
+    Krea2Pipeline,
+    Krea2Transformer2DModel,
+    OvisImagePipeline,
+    OvisImageTransformer2DModel,
     QwenImageEditPipeline,
     QwenImageEditPlusPipeline,
     QwenImagePipeline,
@@ -38,7 +42,7 @@ def qwen_image(kind: type = QwenImagePipeline) -> Any:
         vae=parts.vae_qwen(),
         text_encoder=parts.qwen2_5_vl(words),
         tokenizer=words,
-        transformer=transformer,
+        transformer=parts.amplify(transformer),
         **({} if kind is QwenImagePipeline else {"processor": None}),
     )
 
@@ -76,6 +80,57 @@ def z_image(shift: float) -> ZImagePipeline:
     )
 
 
+def ovis() -> OvisImagePipeline:
+    """Return an Ovis-Image."""
+    return OvisImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0),
+        vae=parts.vae_flux(),
+        text_encoder=parts.qwen3(Qwen3Model),
+        tokenizer=parts.tokenizer(1024, chat=True),
+        transformer=parts.amplify(
+            OvisImageTransformer2DModel(
+                num_layers=1,
+                num_single_layers=1,
+                attention_head_dim=16,
+                num_attention_heads=2,
+                joint_attention_dim=parts.WIDTH,
+                axes_dims_rope=(4, 6, 6),
+            )
+        ),
+    )
+
+
+def krea2() -> Krea2Pipeline:
+    """Return a Krea 2, whose index lists the layers of the text encoder that it takes."""
+    words = parts.vision_tokenizer(1024)
+    return Krea2Pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, max_image_seq_len=6400),
+        vae=parts.vae_qwen(),
+        text_encoder=parts.qwen3_vl(words),
+        tokenizer=words,
+        transformer=parts.amplify(
+            Krea2Transformer2DModel(
+                in_channels=16,
+                num_layers=1,
+                attention_head_dim=8,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                intermediate_size=32,
+                timestep_embed_dim=8,
+                text_hidden_dim=parts.WIDTH,
+                num_text_layers=3,
+                text_num_attention_heads=2,
+                text_num_key_value_heads=1,
+                text_intermediate_size=16,
+                num_layerwise_text_blocks=1,
+                num_refiner_text_blocks=1,
+                axes_dims_rope=(4, 2, 2),
+            )
+        ),
+        text_encoder_select_layers=(0, 1, 2),
+    )
+
+
 _QWEN = {"guidance": 4.0, "guidance_name": "true_cfg_scale", "negative": "true_cfg"}
 _EDIT = {**_QWEN, "tasks": ("edit", "inpaint"), "finish": _add_processor}
 
@@ -85,4 +140,6 @@ FAMILIES = [
     Family("Qwen-Image-Edit-Plus", lambda: qwen_image(QwenImageEditPlusPipeline), **_EDIT),
     Family("Z-Image", lambda: z_image(6.0)),
     Family("Z-Image-Turbo", lambda: z_image(3.0), steps=9, guidance=0.0),
+    Family("Ovis-Image-7B", ovis, tasks=("text2image",), tokens=256),
+    Family("Krea-2", krea2, tasks=("text2image",), steps=28, guidance=4.5),
 ]

@@ -139,6 +139,7 @@ _SDXL = {**_SD, "guidance": 5.0}
 FAMILIES = [
     Family("stable-diffusion-v1-5", lambda: sd(checked=True), **_SD),
     Family("stable-diffusion-v1-5-unchecked", sd, **_SD),
+    Family("stable-diffusion-v1-5-bin", sd, safetensors=False, **_SD),
     Family(
         "stable-diffusion-2-1",
         lambda: sd(
