@@ -40,26 +40,26 @@ install(chute)  # loads the model as `self.engine`
 )
 async def generate(self: ImageChute, params: GenerationInput) -> Response:
     """Generate an image from a prompt."""
-    picture = await self.engine.generate(params.to_request())
+    picture = await self.engine.generate(params.to_request(self.engine.profile))
     return await image_response(picture, params.format)
 
 
 @chute.cord(public_api_path="/batch", method="POST", input_schema=BatchGenerationInput, max_body_bytes=MIB)
 async def generate_batch(self: ImageChute, params: BatchGenerationInput) -> JSONResponse:
     """Generate an image for each of up to four prompts, and return a list of base64 files."""
-    pictures = [await self.engine.generate(request) for request in params.to_requests()]
+    pictures = [await self.engine.generate(request) for request in params.to_requests(self.engine.profile)]
     return await batch_response(pictures, params.format)
 
 
 @chute.cord(public_api_path="/img2img", method="POST", input_schema=Img2ImgInput, output_content_type="image/jpeg")
 async def image_to_image(self: ImageChute, params: Img2ImgInput) -> Response:
     """Transform an image by a prompt."""
-    request = await asyncio.to_thread(params.to_request)  # decodes the image
+    request = await asyncio.to_thread(params.to_request, self.engine.profile)  # decodes the image
     return await image_response(await self.engine.generate(request), params.format)
 
 
 @chute.cord(public_api_path="/inpaint", method="POST", input_schema=InpaintInput, output_content_type="image/png")
 async def inpaint(self: ImageChute, params: InpaintInput) -> Response:
     """Repaint an image where a mask is white and keep the rest unchanged."""
-    request = await asyncio.to_thread(params.to_request)  # decodes the image and the mask
+    request = await asyncio.to_thread(params.to_request, self.engine.profile)  # decodes the image and the mask
     return await image_response(await self.engine.generate(request), params.format)

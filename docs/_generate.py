@@ -118,7 +118,9 @@ def _values(field: FieldInfo) -> str:
     if choices:
         return ", ".join(f"`{choice}`" for choice in choices)
     kinds: dict[Any, str] = {bool: "`true`, `false`", int: "integer", float: "number", Path: "path"}
-    kind = kinds.get(field.annotation, "list" if get_origin(field.annotation) is tuple else "text")
+    # An optional value has the kind of the value.
+    annotation = next((kind for kind in get_args(field.annotation) if kind in kinds), field.annotation)
+    kind = kinds.get(annotation, "list" if get_origin(annotation) is tuple else "text")
     bounds = [bound for bound in field.metadata if type(bound) in _BOUNDS]
     return " ".join([kind, *map(_bound, bounds)])
 

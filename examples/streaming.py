@@ -25,7 +25,7 @@ async def draw(self: ImageChute, params: GenerationInput) -> AsyncIterator[dict[
     def report(done: int, total: int) -> None:  # on the engine's thread
         loop.call_soon_threadsafe(steps.put_nowait, (done, total))
 
-    generation = asyncio.create_task(self.engine.generate(params.to_request(), on_step=report))
+    generation = asyncio.create_task(self.engine.generate(params.to_request(self.engine.profile), on_step=report))
     generation.add_done_callback(lambda _: steps.put_nowait(None))
     try:
         while step := await steps.get():

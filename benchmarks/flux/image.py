@@ -60,7 +60,7 @@ def parts(pipeline: Any) -> dict[str, float]:
 
 async def _generate(engine: Engine, params: GenerationInput) -> float:
     began = time.perf_counter()
-    picture = await engine.generate(params.to_request())
+    picture = await engine.generate(params.to_request(engine.profile))
     await asyncio.to_thread(picture.encode)
     return time.perf_counter() - began
 
@@ -102,7 +102,7 @@ def measure(folder: Path, precision: str) -> dict[str, Any]:
                 "reserved": torch.cuda.max_memory_reserved() / 2**30,
             }
     figures["640x480, its first ten"] = images(engine, (640, 480), count=9)
-    figures["ms of the other parts"] = parts(model.text2image)
+    figures["ms of the other parts"] = parts(model.pipeline)
     figures["queue of ten"] = queue(engine)
     engine.stop()
     return figures

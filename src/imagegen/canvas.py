@@ -12,31 +12,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from imagegen.limits import MAX_SIDE, MIN_SIDE
+from imagegen.profile import Sizes
 
 Size = tuple[int, int]  # (width, height), as in Pillow
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """The sizes that a model generates.
-
-    - `multiple`: each side is a multiple of this many pixels.
-    - `longest_side`: length of the longer side in pixels; None if the model generates any.
-    - `area`: approximate number of pixels of the image; None if the model generates any.
-    """
-
-    multiple: int
-    longest_side: int | None = None
-    area: int | None = None
-
-    def scale(self, width: int, height: int) -> float:
-        """Return the factor from the requested to the generated size."""
-        if self.longest_side:
-            return self.longest_side / max(width, height)
-        if self.area:
-            return math.sqrt(self.area / (width * height))
-        # Input images may be smaller than MIN_SIDE, which is too little for any model.
-        return max(1.0, min(MIN_SIDE / min(width, height), MAX_SIDE / max(width, height)))
 
 
 @dataclass(frozen=True)
@@ -62,9 +40,17 @@ class Canvas:
         return Image.fromarray(np.pad(pixels, pad, mode="edge"))
 
     def crop(self, image: Image.Image) -> Image.Image:
-        """Crop a generated image to `inner` and scale it to `result`."""
+        """Crop a generated image to `inner` and scale it to `result`.
+
+        An image of another size than `size` counts as the whole canvas, scaled by the model.
+        """
         left, top = self._offset
-        return _resize(image.crop((left, top, left + self.inner[0], top + self.inner[1])), self.result)
+        box = left, top, left + self.inner[0], top + self.inner[1]
+        if image.size == self.size:
+            return _resize(image.crop(box), self.result)
+        across, down = image.width / self.size[0], image.height / self.size[1]
+        scaled = box[0] * across, box[1] * down, box[2] * across, box[3] * down
+        return image.resize(self.result, Image.Resampling.LANCZOS, box=scaled)
 
     @property
     def _offset(self) -> Size:

@@ -20,11 +20,13 @@ from PIL import Image
 
 from imagegen import metrics
 from imagegen.canvas import Canvas, cover, fit_canvas
+from imagegen.completion import complete
 from imagegen.cuda_errors import free_memory, is_fatal, is_out_of_memory
 from imagegen.errors import (
     EngineFailed,
     EngineStopped,
     ImagegenError,
+    InputError,
     LoadError,
     NotFinite,
     OutOfMemory,
@@ -33,13 +35,14 @@ from imagegen.errors import (
 from imagegen.limits import MAX_SEED
 from imagegen.models import Model
 from imagegen.picture import Picture
-from imagegen.request import Request
+from imagegen.profile import Profile
+from imagegen.request import Request, Task
 from imagegen.sampling import AfterStep, finish, sample
 from imagegen.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
-_WARM_UP = Request("warm-up", steps=2, seed=0)
+_WARM_UP_STEPS = 2
 _MAX_OUT_OF_MEMORY = 3  # requests in a row that run out of memory, before the caches are freed
 _GPU_FAILED = "The GPU has failed; the service is about to restart."
 _SOFTWARE = f"chutes-selfhosted {version('chutes-selfhosted')}"
@@ -107,6 +110,11 @@ class Engine:
         self._stopping = threading.Event()
         self._lock = threading.Lock()  # held while a job is queued, so that none is queued after `stop`
 
+    @property
+    def profile(self) -> Profile:
+        """The model's defaults and bounds."""
+        return self.model.profile
+
     def start(self) -> None:
         """Start the thread and its watchdog."""
         self._thread.start()
@@ -122,39 +130,57 @@ class Engine:
         self._watchdog.stop()
 
     async def warm_up(self) -> None:
-        """Generate an image, so that the first request is fast. Raises LoadError if the model cannot generate it."""
-        try:
-            await self._submit(_Job(_WARM_UP, warm_up=True))
-        except NotFinite as error:
-            precision = self.model.info.get("precision")
-            raise LoadError(
-                f"{self.model.name} cannot be used in {precision}: {error} "
-                "Check its weights, or choose another IMAGEGEN_PRECISION."
-            ) from error
-        except ImagegenError as error:
-            raise LoadError(f"{self.model.name} cannot generate its warm-up image: {error}") from error
+        """Generate an image for each task, so that the first request is fast, and drop the tasks that fail.
+
+        If tests hold the model's tasks, the first one suffices. Raises LoadError if no task works.
+        """
+        model = self.model
+        for task in [*model.pipelines][: 1 if model.profile.all_tasks_work else None]:
+            try:
+                await self._submit(_Job(_warm_up_request(model, task), warm_up=True))
+            except NotFinite as error:
+                raise LoadError(
+                    f"{model.name} cannot be used in {model.info.get('precision')}: {error} "
+                    "Check its weights, or choose another IMAGEGEN_PRECISION."
+                ) from error
+            except (OutOfMemory, EngineFailed, EngineStopped) as error:
+                raise LoadError(f"{model.name} cannot generate its warm-up image: {error}") from error
+            except ImagegenError as error:
+                if model.profile.all_tasks_work or len(model.pipelines) == 1:
+                    raise LoadError(f"{model.name} cannot generate its warm-up image: {error}") from error
+                log.warning("%s cannot do %s: %s", model.name, task, error)
+                del model.pipelines[task]
 
     async def generate(self, request: Request, *, on_step: AfterStep | None = None) -> Picture:
         """Generate the image of a request. `on_step` is called after each step, on the engine's thread.
 
-        Raises Unsupported, OutOfMemory, NotFinite, EngineStopped, EngineFailed, or ImagegenError for anything else.
+        Raises InputError, Unsupported, OutOfMemory, NotFinite, ImageRejected, EngineStopped, EngineFailed, or
+        ImagegenError for anything else.
         """
-        if getattr(self.model, request.task) is None:
-            raise Unsupported(f"{self.model.name} does not support {request.task}.")
-        prepared = replace(request, seed=secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed)
+        completed = self._complete(request)
         if request.image:
-            prepared = await asyncio.to_thread(_fit_images, prepared)
-        sampled = await self._submit(_Job(prepared, on_step))
-        image = await asyncio.to_thread(finish, sampled.image, sampled.canvas, prepared)
+            completed = await asyncio.to_thread(_fit_images, completed)
+        sampled = await self._submit(_Job(completed, on_step))
+        image = await asyncio.to_thread(finish, sampled.image, sampled.canvas, completed)
         metrics.images.labels(request.task).inc()
         return Picture(
             image,
-            metadata=_metadata(prepared, image.size, sampled.steps, self.model.name),
-            generated_size=sampled.canvas.size,
+            metadata=_metadata(completed, image.size, sampled.steps, self.model.name),
+            generated_size=sampled.image.size,
             origin=str(self.model.info["origin"]),
             precision=str(self.model.info["precision"]),
             fallback=sampled.fallback,
         )
+
+    def _complete(self, request: Request) -> Request:
+        """Return the request with a seed and the model's own values for what it leaves out."""
+        model = self.model
+        if request.task not in model.pipelines:
+            raise Unsupported(f"{model.name} does not support {request.task}.")
+        if len(request.references) >= model.profile.max_images:
+            raise InputError(f"{model.name} takes at most {model.profile.max_images} images.", field="references")
+        completed = complete(request, model.profile, model.arguments(request.task))
+        return replace(completed, seed=secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed)
 
     async def _submit(self, job: _Job) -> _Sample:
         """Queue a job and await it. Cancelling removes it from the queue or stops it."""
@@ -214,7 +240,7 @@ class Engine:
         """Free all caches and generate the warm-up image; if that fails, report an engine failure."""
         self._out_of_memory = 0
         log.warning("Out of memory %d times in a row: freeing the caches", _MAX_OUT_OF_MEMORY)
-        job = _Job(_WARM_UP, warm_up=True)
+        job = _Job(_warm_up_request(self.model, next(iter(self.model.pipelines))), warm_up=True)
         try:
             if self.model.fast_path:
                 self.model.fast_path.free_caches()
@@ -238,16 +264,21 @@ class Engine:
         if isinstance(error, _CancelledError | ImagegenError):
             return error
         metrics.errors.inc()
-        log.error("Generation failed", exc_info=error)
+        if not job.warm_up:
+            log.error("Generation failed", exc_info=error)
         if is_fatal(error):
             self._fail(f"{type(error).__name__} on the GPU")
             return EngineFailed(_GPU_FAILED)
+        if job.warm_up:  # its message is for the operator
+            log.debug("The warm-up image failed", exc_info=error)
+            reason = (str(error).splitlines() or [""])[0].rstrip(".")
+            return ImagegenError(f"{type(error).__name__}: {reason}.")
         return ImagegenError("Generation failed.")
 
     def _sample(self, job: _Job) -> _Sample:
         """Sample a job's image; if memory runs out, sample once more at half the size with half the steps."""
         self._check_running()
-        steps = job.request.steps
+        steps = job.request.steps or 1  # a completed request has steps
         sampled = self._attempt(job, steps=steps)
         if sampled is None and self._oom_fallback:
             log.warning("Out of memory: trying again at half the size with half the steps")
@@ -260,7 +291,7 @@ class Engine:
 
     def _attempt(self, job: _Job, *, steps: int, shrink: float = 1.0, fallback: str | None = None) -> _Sample | None:
         """Sample a job's image once. If memory runs out, free the attempt's memory and return None."""
-        canvas = fit_canvas(job.request.size, self.model.sizes, shrink=shrink)
+        canvas = fit_canvas(job.request.size, self.model.profile.sizes, shrink=shrink)
 
         def after_step(done: int, total: int) -> None:
             self._begin(job, canvas, "step" if done < total else "decode")
@@ -286,10 +317,20 @@ class Engine:
 
     def _begin(self, job: _Job, canvas: Canvas, phase: str) -> None:
         """Tell the watchdog which kind of work begins; all work of one kind takes equally long."""
-        guided = bool(job.request.negative_prompt)  # a second forward pass per step
+        request, off = job.request, self.model.profile.guidance_off
+        guided = off is not None and (request.guidance or 0) > off
+        passes = guided, bool(request.negative_prompt)  # either may need a second forward pass per step
         # Copying weights to the GPU takes an unpredictable time, as other processes use the same memory and bus.
         offloaded = self.model.plan in {"offload", "stream"}
-        self._watchdog.begin(None if offloaded else (job.request.task, canvas.size, guided, phase), job.cancelled)
+        self._watchdog.begin(None if offloaded else (request.task, canvas.size, passes, phase), job.cancelled)
+
+
+def _warm_up_request(model: Model, task: Task) -> Request:
+    """Return a small request for a task, with the model's own values."""
+    image = None if task == "text2image" else Image.new("RGB", model.profile.size, "grey")
+    mask = Image.linear_gradient("L").resize(model.profile.size) if task == "inpaint" else None
+    request = Request("warm-up", steps=_WARM_UP_STEPS, seed=0, image=image, mask=mask)
+    return complete(request, model.profile, model.arguments(task))
 
 
 def _fit_images(request: Request) -> Request:

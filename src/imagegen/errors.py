@@ -3,6 +3,7 @@
     ImagegenError
     ├── InputError                a field of the request cannot be used; `field` is its name
     │   └── ImageTooLarge
+    ├── ImageRejected             the model's own safety checker rejected the image
     ├── Unsupported               the loaded model cannot do this task
     ├── NotFinite                 the model produced NaN or infinite values
     ├── OutOfMemory               the image does not fit into the GPU's memory; a later one may fit
@@ -32,6 +33,10 @@ class InputError(ImagegenError):
 
 class ImageTooLarge(InputError):
     """An input image has too many pixels. Its header is checked before it is decoded."""
+
+
+class ImageRejected(ImagegenError):
+    """The safety checker that belongs to the model rejected the generated image."""
 
 
 class Unsupported(ImagegenError):

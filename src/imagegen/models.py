@@ -4,11 +4,11 @@ Any text-to-image pipeline of diffusers works. Text to image, image to image and
 Only this module chooses between `imagegen.flux` and diffusers' own modules.
 """
 
-import importlib
+import inspect
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from imagegen import checkpoint, flux, memory
-from imagegen.canvas import Sizes
+from imagegen import checkpoint, flux, memory, profiles, tasks
 from imagegen.checkpoint import Progress
 from imagegen.errors import LoadError
+from imagegen.profile import FLUX_DEV, Profile
+from imagegen.request import Task
 from imagegen.settings import MemoryPlan, Settings
 
 if TYPE_CHECKING:
@@ -36,23 +37,25 @@ _LARGE_MODEL = 20e9  # bytes of weights above which `requirements` apply
 class Model:
     """A loaded model: pipelines that share their components, and how to use them.
 
-    - `text2image`, `img2img`, `inpaint`: diffusers pipelines; None where diffusers has none for this model.
-    - `sizes`: the sizes that the model generates.
-    - `max_sequence_length`: number of tokens to which the text encoder pads or truncates a prompt.
+    - `pipeline`: the diffusers pipeline that was loaded; the others share its components.
+    - `pipelines`: a pipeline for each task that the model can do.
+    - `profile`: the defaults and bounds of requests, and the sizes that the model generates.
     - `plan`: where the weights are kept; None on a machine without a GPU.
     - `info`: values that `/ready` reports: model, origin, device, precision, memory plan, native size, and more.
     - `fast_path`: the parts of `imagegen.flux` that the engine uses; None if diffusers' own modules run.
     """
 
     name: str
-    text2image: Any
-    img2img: Any | None
-    inpaint: Any | None
-    sizes: Sizes
-    max_sequence_length: int
+    pipeline: Any
+    pipelines: dict[Task, Any]
+    profile: Profile
     plan: MemoryPlan | None
     info: dict[str, object]
     fast_path: "FastPath | None" = None
+
+    def arguments(self, task: Task) -> Mapping[str, inspect.Parameter]:
+        """Return the arguments that a task's pipeline accepts."""
+        return inspect.signature(self.pipelines[task].__call__).parameters
 
 
 class _ModelFiles(NamedTuple):
@@ -104,7 +107,15 @@ def load(
         pipeline, fast_path = _load_fast(files.folder, settings, progress)
     else:
         pipeline, fast_path = _load_with_diffusers(files, settings, plan, progress), None
-    model = _assemble(pipeline, fast_path, files.name, files.description, settings, plan)
+    model = Model(
+        name=files.name,
+        pipeline=pipeline,
+        pipelines=tasks.pipelines(pipeline, files.name),
+        profile=profiles.find(pipeline, files.description, model=files.name, tokens=settings.max_sequence_length),
+        plan=plan,
+        info={},
+        fast_path=fast_path,
+    )
     model.info = _info(model, files, gpus, time.perf_counter() - began)
     log.info("Loaded %s: %s", files.name, ", ".join(f"{key} {value}" for key, value in model.info.items()))
     return model
@@ -152,7 +163,7 @@ def _load_fast(folder: Path, settings: Settings, progress: Progress) -> "tuple[A
             folder,
             precision=precision,
             progress=progress,
-            text_length=settings.max_sequence_length,
+            text_length=settings.max_sequence_length or FLUX_DEV.tokens,
         )
         _silence_libraries()
         import diffusers
@@ -176,85 +187,63 @@ def _load_with_diffusers(files: _ModelFiles, settings: Settings, plan: MemoryPla
     """Load a pipeline with diffusers, component by component, and apply the memory plan."""
     import diffusers
 
-    class_name = checkpoint.pipeline_class(files.folder)
-    pipeline_class = getattr(diffusers, class_name, None)
-    if pipeline_class is None:
-        raise LoadError(
-            f"{files.name} needs diffusers' class {class_name}, which version {diffusers.__version__} does not have. "
-            "Upgrade diffusers."
-        )
     if settings.precision != "bf16":
         raise LoadError(
             f"IMAGEGEN_PRECISION={settings.precision} works only for FLUX.1 on a GPU that holds all its weights. "
             "Set IMAGEGEN_PRECISION=bf16."
         )
     dtype = torch.bfloat16 if plan else torch.float32
-    total, done = sum(component.parameters for component in files.components.values()) * dtype.itemsize, 0
-    loaded = {}
-    for name, component in files.components.items():
-        progress(f"reading {name}", done, total)
-        component_class = getattr(importlib.import_module(component.library), component.class_name)
-        loaded[name] = component_class.from_pretrained(files.folder / name, dtype=dtype, variant=component.variant)
-        done += component.parameters * dtype.itemsize
-    progress("assembling the pipeline", done, total)
-    pipeline = pipeline_class.from_pretrained(files.folder, dtype=dtype, local_files_only=True, **loaded)
+    class_name = checkpoint.pipeline_class(files.folder)
+    if not hasattr(diffusers, class_name):
+        raise LoadError(
+            f"{files.name} needs diffusers' class {class_name}, which version {diffusers.__version__} does not have. "
+            "Upgrade diffusers."
+        )
+    variant = next((each.variant for each in files.components.values() if each.variant), None)
+    try:
+        with _component_progress(files.components, dtype, progress):
+            pipeline = diffusers.DiffusionPipeline.from_pretrained(
+                files.folder, dtype=dtype, variant=variant, local_files_only=True
+            )
+    except Exception as error:
+        raise LoadError(f"{files.name} cannot be loaded: {_first_line(error)}") from error
     if plan:
         progress("moving the weights to the GPU", None, None)
         memory.apply_plan(pipeline, plan)
     return pipeline
 
 
-def _assemble(
-    pipeline: Any,
-    fast_path: "FastPath | None",
-    name: str,
-    description: dict[str, object],
-    settings: Settings,
-    plan: MemoryPlan | None,
-) -> Model:
-    """Return the model: the loaded pipeline, and pipelines for the other tasks from its components."""
-    pipeline.set_progress_bar_config(disable=True)
-    length = settings.max_sequence_length
-    if tokenizer := getattr(pipeline, "tokenizer_2", None) or getattr(pipeline, "tokenizer", None):
-        length = min(length, tokenizer.model_max_length)
-    return Model(
-        name=name,
-        text2image=pipeline,
-        img2img=_sibling(pipeline, "Img2ImgPipeline"),
-        inpaint=_sibling(pipeline, "InpaintPipeline"),
-        sizes=_sizes(pipeline, description),
-        max_sequence_length=length,
-        plan=plan,
-        info={},
-        fast_path=fast_path,
-    )
+@contextmanager
+def _component_progress(
+    components: Mapping[str, checkpoint.Component], dtype: torch.dtype, progress: Progress
+) -> Iterator[None]:
+    """Call `progress` for each component that diffusers loads: it passes them through its own tqdm."""
+    from diffusers.utils import logging as diffusers_logging
+
+    sizes = {name: component.parameters * dtype.itemsize for name, component in components.items()}
+
+    def tqdm(loading: Iterable[Any], *args: Any, **options: Any) -> Iterator[Any]:
+        done = 0
+        for entry in loading:
+            name = str(entry[0]) if isinstance(entry, tuple) else ""
+            if name in sizes:
+                progress(f"reading {name}", done, sum(sizes.values()))
+            yield entry
+            done += sizes.get(name, 0)
+        if done:
+            progress("assembling the pipeline", done, sum(sizes.values()))
+
+    original = diffusers_logging.tqdm
+    diffusers_logging.tqdm = tqdm
+    try:
+        yield
+    finally:
+        diffusers_logging.tqdm = original
 
 
-def _sibling(pipeline: Any, ending: str) -> Any | None:
-    """Return the pipeline for another task, by diffusers' naming scheme; None if diffusers has none for this model."""
-    import diffusers
-
-    pipeline_class = getattr(diffusers, type(pipeline).__name__.replace("Pipeline", ending), None)
-    if pipeline_class is None:
-        return None
-    sibling = pipeline_class(**pipeline.components)
-    sibling.set_progress_bar_config(disable=True)
-    return sibling
-
-
-def _sizes(pipeline: Any, description: dict[str, object]) -> Sizes:
-    """Return the sizes that a model generates.
-
-    The longest side is fixed if the description has a `native_size`. Otherwise FLUX generates any size, and other
-    models generate about the area of their default size.
-    """
-    multiple = 2 * pipeline.vae_scale_factor  # two latent pixels make one patch
-    if native := description.get("native_size"):
-        return Sizes(multiple, longest_side=int(str(native)))
-    if type(pipeline).__name__.startswith("Flux"):
-        return Sizes(multiple)
-    latent = getattr(pipeline, "default_sample_size", None)
-    return Sizes(multiple, area=(latent * pipeline.vae_scale_factor) ** 2 if isinstance(latent, int) else 1024**2)
+def _first_line(error: Exception) -> str:
+    """Return the class and the first line of an error's message."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def _info(model: Model, files: _ModelFiles, gpus: list[memory.Gpu], seconds: float) -> dict[str, object]:
@@ -266,7 +255,8 @@ def _info(model: Model, files: _ModelFiles, gpus: list[memory.Gpu], seconds: flo
         "precision": "bf16" if model.plan else "fp32",
         "memory_plan": model.plan or "cpu",
         "native_size": files.description.get("native_size"),
-        "pipelines": [task for task in ("text2image", "img2img", "inpaint") if getattr(model, task)],
+        "pipelines": list(model.pipelines),
+        "profile": model.profile.info,
         "loaded_in_seconds": round(seconds, 2),
         **(model.fast_path.info if model.fast_path else {}),
     }

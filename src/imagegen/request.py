@@ -22,17 +22,20 @@ class Request:
     Args:
         prompt: What the image shows.
         negative_prompt: What the image must not show; blank counts as None.
-        true_cfg_scale: The guidance scale of the negative prompt. None means 2. Only FLUX uses it.
-        width: The width of the result in pixels, 128 to 2048. None means the input image's, or 1024 without one. If
-            only one side is given, the other follows from the proportions.
+        true_cfg_scale: The guidance scale of the negative prompt, for models such as FLUX.1 that have one beside
+            `guidance`. None means the model's own.
+        width: The width of the result in pixels, 128 to 2048. None means the input image's, or the model's own without
+            one. If only one side is given, the other follows from the proportions.
         height: The height of the result in pixels, as `width`.
-        steps: The denoising steps. With an image only `strength` of them run, the last ones.
-        guidance: The guidance scale of the prompt.
+        steps: The denoising steps; None means the model's own number. With an image only `strength` of them run, the
+            last ones.
+        guidance: The guidance scale of the prompt; None means the model's own.
         seed: 0 to 4294967295. None means a random one; see `Picture.seed`.
         image: The RGB image to start from. It is scaled and cropped to the result's size.
         mask: A greyscale image (mode L) of the image's size. White is repainted, black stays as it is.
-        strength: The share of the steps that run, above 0 and at most 1. The higher it is, the more the result differs
-            from the image.
+        strength: The share of the steps that run, above 0 and at most 1; None means the model's own. The higher it is,
+            the more the result differs from the image.
+        references: Further RGB images for a model that combines several.
 
     Raises:
         ValueError: The fields contradict each other or are out of range.
@@ -43,20 +46,21 @@ class Request:
     true_cfg_scale: float | None = None
     width: int | None = None
     height: int | None = None
-    steps: int = 10
-    guidance: float = 7.5
+    steps: int | None = None
+    guidance: float | None = None
     seed: int | None = None
     image: Image.Image | None = None
     mask: Image.Image | None = None
-    strength: float = 0.75
+    strength: float | None = None
+    references: tuple[Image.Image, ...] = ()
 
     def __post_init__(self) -> None:
         for name, side in (("width", self.width), ("height", self.height)):
             if side is not None and not MIN_SIDE <= side <= MAX_SIDE:
                 raise ValueError(f"Request {name} must be from {MIN_SIDE} to {MAX_SIDE} pixels; got {side}.")
-        if self.steps < 1:
+        if self.steps is not None and self.steps < 1:
             raise ValueError(f"Request steps must be at least 1; got {self.steps}.")
-        if not 0 < self.strength <= 1:
+        if self.strength is not None and not 0 < self.strength <= 1:
             raise ValueError(f"Request strength must be above 0 and at most 1; got {self.strength:g}.")
         if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
             raise ValueError(f"Request seed must be from 0 to {MAX_SEED}; got {self.seed}.")
@@ -64,6 +68,8 @@ class Request:
 
     def _check_images(self) -> None:
         image, mask = self.image, self.mask
+        if self.references and image is None:
+            raise ValueError("Request references need an image; got none.")
         if image is not None and image.mode != "RGB":
             raise ValueError(f"Request image must have mode RGB; got {image.mode}. Use image.convert('RGB').")
         if mask is None:
@@ -85,5 +91,9 @@ class Request:
 
     @property
     def size(self) -> Size:
-        """Width and height of the result, in pixels."""
-        return size_like(self.image.size if self.image else _DEFAULT_SIZE, self.width, self.height)
+        """Width and height of the result, in pixels; 1024x1024 if the model decides."""
+        return self.size_or(_DEFAULT_SIZE)
+
+    def size_or(self, default: Size) -> Size:
+        """Return width and height of the result in pixels; `default` is that of a request without image and size."""
+        return size_like(self.image.size if self.image else default, self.width, self.height)

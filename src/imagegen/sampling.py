@@ -1,24 +1,22 @@
 """Run a diffusers pipeline for one request, on the engine's thread."""
 
-import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from imagegen.canvas import Canvas, dilate_mask
-from imagegen.errors import NotFinite
+from imagegen.canvas import Canvas, cover, dilate_mask
+from imagegen.errors import ImageRejected, NotFinite
 from imagegen.models import Model
 from imagegen.request import Request
 
 AfterStep = Callable[[int, int], None]
 """Called on the engine's thread after each step, with the number of finished steps and their total."""
-
-_TRUE_CFG_SCALE = 2.0  # in addition to FLUX's distilled guidance; high values of both oversaturate the image
 
 
 def sample(model: Model, request: Request, canvas: Canvas, *, steps: int, after_step: AfterStep) -> Image.Image:
@@ -28,23 +26,26 @@ def sample(model: Model, request: Request, canvas: Canvas, *, steps: int, after_
     exception from `after_step` ends the run. The noise comes from a generator on the CPU, so that a seed gives the same
     noise on every device. Raises NotFinite if the decoded image holds NaN or infinite values.
     """
-    pipeline = getattr(model, request.task)
+    pipeline = model.pipelines[request.task]
     if model.plan == "offload":
         # The pipelines share components, whose hooks belong to the last pipeline that called this.
         pipeline.enable_model_cpu_offload()
-    accepted = inspect.signature(pipeline.__call__).parameters
+    accepted = model.arguments(request.task)
     arguments = {key: value for key, value in _arguments(model, request, canvas, steps).items() if key in accepted}
     step_end = _StepEnd(model, canvas, after_step)
     try:
-        with _observe_decoder(pipeline) as extremes:
-            images = pipeline(**arguments, callback_on_step_end=step_end, output_type="pt").images
+        with _observe_decoder(pipeline) as extremes, _observe_steps(pipeline, accepted, step_end) as callback:
+            output = pipeline(**arguments, **callback, output_type="pt")
     finally:
         pipeline.maybe_free_model_hooks()  # the pipeline itself does not after an exception
+    images = output.images
     finite = torch.stack(extremes or [*torch.aminmax(images[0])]).isfinite().all()
     image = _to_pil(images[0])
     if not finite:  # this test waits for the GPU, so it follows the copy, which waits anyway
         width, height = canvas.size
         raise NotFinite(f"The model produced NaN or infinite values at {width}x{height} with {steps} steps.")
+    if any(getattr(output, "nsfw_content_detected", None) or ()):
+        raise ImageRejected("The model's safety checker rejected the image. Change the prompt or the seed.")
     return image
 
 
@@ -61,7 +62,7 @@ class _StepEnd:
     def __call__(self, pipeline: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         if self._on_gpu:
             self._wait_for_previous_step()
-        self._after_step(index + 1, pipeline.num_timesteps)
+        self._after_step(index + 1, getattr(pipeline, "num_timesteps", index + 1))
         return {}
 
     def _wait_for_previous_step(self) -> None:
@@ -72,6 +73,27 @@ class _StepEnd:
         next(self._decoder_parts, None)  # uses the time in which the CPU would wait
         if len(self._queued) > 1:
             self._queued.pop(0).synchronize()
+
+
+@contextmanager
+def _observe_steps(pipeline: Any, accepted: Container[str], step_end: _StepEnd) -> Iterator[dict[str, Any]]:
+    """Yield the arguments for a callback after each step; if a pipeline accepts none, call it in the scheduler."""
+    if "callback_on_step_end" in accepted:
+        yield {"callback_on_step_end": step_end}
+        return
+    scheduler, done = pipeline.scheduler, count()
+    step = scheduler.step
+
+    def observed_step(*args: Any, **options: Any) -> Any:
+        result = step(*args, **options)
+        step_end(pipeline, next(done), None, {})
+        return result
+
+    scheduler.step = observed_step
+    try:
+        yield {}
+    finally:
+        del scheduler.step  # the class's method again
 
 
 class _ObservedProcessor:
@@ -108,26 +130,32 @@ def _arguments(model: Model, request: Request, canvas: Canvas, steps: int) -> di
     """Return the arguments of a request for all pipelines; each pipeline accepts some of them."""
     if request.seed is None:
         raise ValueError("Request seed must be an integer; got None. `Engine.generate` chooses one.")
-    negative = request.negative_prompt if (request.negative_prompt or "").strip() else None
+    profile = model.profile
+    width, height = canvas.size
     arguments: dict[str, Any] = {
         "prompt": request.prompt,
-        "negative_prompt": negative,
-        "true_cfg_scale": (request.true_cfg_scale or _TRUE_CFG_SCALE) if negative else 1.0,
-        "guidance_scale": request.guidance,
-        "width": canvas.size[0],
-        "height": canvas.size[1],
+        "negative_prompt": request.negative_prompt or profile.blank_negative,
+        "true_cfg_scale": request.true_cfg_scale,
+        profile.guidance_argument: request.guidance,
+        "width": width,
+        "height": height,
+        "max_area": width * height,
         "num_inference_steps": steps,
-        "max_sequence_length": model.max_sequence_length,
+        "max_sequence_length": profile.tokens,
         "generator": torch.Generator("cpu").manual_seed(request.seed),
     }
     if request.image:
-        # Some pipelines round `strength` times the steps down; at least one step must remain.
-        arguments["num_inference_steps"] = max(steps, math.ceil(1 / request.strength))
-        arguments["strength"] = request.strength
         arguments["image"] = canvas.pad(request.image)
+        if request.references:
+            arguments["image"] = [arguments["image"], *request.references]
+        if request.strength is not None:
+            # Some pipelines round `strength` times the steps down; at least one step must remain.
+            arguments["num_inference_steps"] = max(steps, math.ceil(1 / request.strength))
+            arguments["strength"] = request.strength
     if request.mask:
-        arguments["mask_image"] = dilate_mask(canvas.pad(request.mask), model.text2image.vae_scale_factor)
-    return arguments
+        cell = getattr(model.pipelines[request.task], "vae_scale_factor", 8)
+        arguments["mask_image"] = dilate_mask(canvas.pad(request.mask), cell)
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def _to_pil(image: Tensor) -> Image.Image:
@@ -138,5 +166,7 @@ def _to_pil(image: Tensor) -> Image.Image:
 
 def finish(image: Image.Image, canvas: Canvas, request: Request) -> Image.Image:
     """Crop and scale a sampled image to the requested size, and restore the pixels under a black mask bit for bit."""
+    if request.image is None and image.size != canvas.size:  # the model has sizes of its own
+        return cover(image, canvas.result)
     image = canvas.crop(image)
     return Image.composite(image, request.image, request.mask) if request.image and request.mask else image

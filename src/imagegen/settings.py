@@ -43,8 +43,9 @@ class Settings(BaseSettings):
     the GPU. `stream`: in main memory, with one layer at a time on the GPU. `auto`: the first of these that fits. Unset:
     as `auto`, but a large model does not load on a GPU smaller than the chute's `node_selector` requires."""
 
-    max_sequence_length: int = Field(default=256, ge=1, le=512)
-    """Number of tokens to which FLUX's T5 encoder pads or truncates each prompt."""
+    max_sequence_length: int | None = Field(default=None, ge=1, le=512)
+    """Number of tokens to which the text encoder pads or truncates each prompt. Unset: the model's own, which is 256
+    for FLUX.1-dev."""
 
     oom_fallback: bool = True
     """When the GPU's memory runs out, generate the image again at half the size with half the steps."""

@@ -31,6 +31,7 @@ FIELDS = (
     "prompt",
     "prompts",
     "image_b64",
+    "images_b64",
     "mask_b64",
     "strength",
     "width",
@@ -101,7 +102,7 @@ def test_a_lora_is_fused_into_a_copy_of_the_model(tmp_path: Path, monkeypatch: p
     (code,) = re.findall(r"```python\n(.*?)```", MODELS.read_text("utf-8").split("### Use a LoRA")[1], re.DOTALL)
     assert code.count("black-forest-labs/FLUX.1-dev") == 1
     exec(code.replace("black-forest-labs/FLUX.1-dev", str(BUNDLED)), {"__name__": "page"})
-    after = imagegen.load("./flux-with-my-lora").text2image.transformer.state_dict()
+    after = imagegen.load("./flux-with-my-lora").pipeline.transformer.state_dict()
     changed = {name for name in before if not torch.allclose(before[name].float(), after[name].float())}
     assert after.keys() == before.keys()
     assert changed == {name for name in before if name.endswith("to_q.weight")}

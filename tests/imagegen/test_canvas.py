@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from imagegen.canvas import Sizes, cover, dilate_mask, fit_canvas, size_like
+from imagegen.canvas import cover, dilate_mask, fit_canvas, size_like
+from imagegen.profile import Sizes
 
-ANY, SMALL, SDXL = Sizes(16), Sizes(16, longest_side=256), Sizes(16, area=1024**2)
+ANY, SMALL, SDXL = Sizes(16), Sizes(16, longest_side=256), Sizes(16, None, 2**19, 2**20)
 sides = st.integers(128, 2048)
 
 
@@ -37,6 +38,8 @@ def test_a_canvas_has_the_models_multiples_and_contains_the_kept_middle(
         ((1024, 1024), SDXL, (1024, 1024)),
         ((2048, 2048), SDXL, (1024, 1024)),
         ((2048, 1024), SDXL, (1456, 736)),
+        ((1000, 600), SDXL, (1008, 608)),
+        ((512, 256), SDXL, (1024, 512)),
     ],
 )
 def test_canvas_sizes(requested: tuple[Any, ...], sizes: Any, generated: tuple[Any, ...]) -> None:

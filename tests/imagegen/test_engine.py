@@ -52,7 +52,7 @@ class Gate:
 
 def fault(monkeypatch: pytest.MonkeyPatch, engine: Engine, error: Exception, *, at: int, times: int = 1) -> None:
     """Make the transformer raise `times` times, from its `at`-th call on."""
-    transformer = engine.model.text2image.transformer
+    transformer = engine.model.pipeline.transformer
     forward, calls = transformer.forward, [0]
 
     def failing(*args: object, **kwargs: object) -> object:
@@ -246,7 +246,7 @@ def test_nothing_is_queued_after_stop(model: Any, monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_unsupported_task_is_an_error(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine.model, "img2img", None)
+    monkeypatch.delitem(engine.model.pipelines, "img2img")
     from tests.imagegen.test_sampling import img2img
 
     with pytest.raises(Unsupported, match="tiny-random does not support img2img"):

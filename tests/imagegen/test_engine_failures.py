@@ -202,7 +202,7 @@ class Block:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, engine: Engine, component: str, *, at: int) -> None:
         self.engine, self.entered, self.go = engine, threading.Event(), threading.Event()
-        module = getattr(engine.model.text2image, component)
+        module = getattr(engine.model.pipeline, component)
         method = "decode" if component == "vae" else "forward"
         run, calls = getattr(module, method), []
 

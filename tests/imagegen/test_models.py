@@ -50,13 +50,13 @@ def test_info_and_progress(tiny_model: Path) -> None:
 
 
 def test_the_pipelines_share_their_components(model: models.Model) -> None:
-    for other in (model.img2img, model.inpaint):
+    for other in model.pipelines.values():
         for part in ("transformer", "vae", "text_encoder", "text_encoder_2"):
-            assert getattr(other, part) is getattr(model.text2image, part)
+            assert getattr(other, part) is getattr(model.pipeline, part)
 
 
 def test_the_tokenizer_limits_the_sequence_length(model: models.Model) -> None:
-    assert model.max_sequence_length == 32  # the setting says 256
+    assert model.profile.tokens == 32  # the setting says 256
 
 
 def test_without_a_gpu_the_bundled_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ def damage(engine: Engine, weight: str, value: float) -> None:
     """Set one value of a weight, named by its component and its parameter."""
     component, _, parameter = weight.partition(".")
     with torch.no_grad():
-        getattr(engine.model.text2image, component).get_parameter(parameter).view(-1)[0] = value
+        getattr(engine.model.pipeline, component).get_parameter(parameter).view(-1)[0] = value
 
 
 def text(prompt: str = "a cat", seed: int = 7) -> Request:
@@ -98,9 +98,9 @@ def test_an_overflow_for_one_prompt_fails_only_that_request(
     start: Start, tiny_model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = start(tiny_model)
-    clip = engine.model.text2image.text_encoder
+    clip = engine.model.pipeline.text_encoder
     with torch.no_grad():
-        clip.get_input_embeddings().weight[engine.model.text2image.tokenizer.convert_tokens_to_ids("dragon")] = 3e38
+        clip.get_input_embeddings().weight[engine.model.pipeline.tokenizer.convert_tokens_to_ids("dragon")] = 3e38
     before = asyncio.run(engine.generate(text())).encode()
     for _ in range(3):
         with pytest.raises(NotFinite):
@@ -114,7 +114,7 @@ def test_the_retry_after_out_of_memory_is_checked_too(
     start: Start, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = start(tiny_model)
-    transformer = engine.model.text2image.transformer
+    transformer = engine.model.pipeline.transformer
     forward, calls = transformer.forward, []
 
     def failing_once(*args: object, **options: object) -> object:
@@ -154,6 +154,8 @@ def test_the_warm_up_reports_why_it_failed(start: Start, tiny_model: Path, monke
     def failing(*args: object, **options: object) -> object:
         raise ValueError("shapes differ")
 
-    monkeypatch.setattr(engine.model.text2image.transformer, "forward", failing)
-    with pytest.raises(LoadError, match=r"^tiny-random cannot generate its warm-up image: Generation failed\.$"):
+    monkeypatch.setattr(engine.model.pipeline.transformer, "forward", failing)
+    with pytest.raises(
+        LoadError, match=r"^tiny-random cannot generate its warm-up image: ValueError: shapes differ\.$"
+    ):
         asyncio.run(engine.warm_up())

@@ -59,7 +59,7 @@ def test_the_engine_survives_out_of_memory(tiny_model: Path, monkeypatch: pytest
     engine = Engine(models.load(str(tiny_model), settings=Settings(memory="resident")))
     engine.start()
     before = asyncio.run(engine.generate(REQUEST)).encode()
-    transformer = engine.model.text2image.transformer
+    transformer = engine.model.pipeline.transformer
     forward, calls = transformer.forward, []
 
     def out_of_memory(*args: Any, **kwargs: Any) -> Any:
@@ -104,7 +104,7 @@ def test_three_times_out_of_memory_frees_the_cuda_graphs(fast: Any, monkeypatch:
     before, captured = asyncio.run(engine.generate(REQUEST)).encode(), captured_shapes(engine)
     assert captured > 8
     reserved = torch.cuda.memory_reserved()
-    pipeline = engine.model.text2image
+    pipeline = engine.model.pipeline
     forward, calls = pipeline.transformer.forward, []
 
     def out_of_memory(**kwargs: Any) -> Any:
@@ -133,7 +133,7 @@ def test_a_gpu_that_does_not_finish_is_noticed_while_the_cpu_waits(
     engine = fast(hang_after=1, on_failure=reasons.append)
     for _ in range(2):
         asyncio.run(engine.generate(REQUEST))
-    transformer = engine.model.text2image.transformer
+    transformer = engine.model.pipeline.transformer
     forward, calls = transformer.forward, []
 
     def slow(**kwargs: Any) -> Any:

@@ -29,7 +29,7 @@ async def start(self):
     self.engine = Engine(model, on_failure=self.fail, hang_after=1)
     self.engine.start()
     await self.engine.warm_up()
-    transformer = model.text2image.transformer
+    transformer = model.pipeline.transformer
     forward, self.fault = transformer.forward, None
 
     def faulty(*args, **options):

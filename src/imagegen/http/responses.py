@@ -34,6 +34,7 @@ _ERRORS: dict[type[errors.ImagegenError], _ErrorResponse] = {
     errors.ImagegenError: _ErrorResponse(500, "generation_failed"),
     errors.InputError: _ErrorResponse(422, "value_error"),
     errors.ImageTooLarge: _ErrorResponse(413, "image_too_large"),
+    errors.ImageRejected: _ErrorResponse(422, "image_rejected", _NO_RETRY),
     errors.Unsupported: _ErrorResponse(501, "unsupported", _NO_RETRY),
     errors.NotFinite: _ErrorResponse(500, "generation_failed", _NO_RETRY),
     errors.OutOfMemory: _ErrorResponse(503, "out_of_memory", _RETRY_LATER),

@@ -1,13 +1,25 @@
 """The request bodies of the image routes, with their defaults and bounds; `to_request` converts one for the engine."""
 
+import difflib
 import secrets
 import unicodedata
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
+from imagegen.errors import InputError
 from imagegen.image_file import Format
 from imagegen.limits import MAX_SEED, MAX_SIDE, MIN_SIDE
+from imagegen.profile import FLUX_DEV, Profile, Route
 
 if TYPE_CHECKING:
     from imagegen.request import Request
@@ -32,36 +44,102 @@ Prompt = Annotated[
     str, Field(min_length=1, max_length=MAX_PROMPT), AfterValidator(_printable), AfterValidator(_not_blank)
 ]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
+BatchSide = Annotated[int, Field(ge=512, le=MAX_SIDE)]
 Strength = Annotated[float, Field(ge=0.1, le=1.0)]
-Guidance = Annotated[float, Field(ge=1.0, le=20.0)]
+# The widest bounds of all models; `Profile.check` knows those of the loaded one.
+Steps = Annotated[int, Field(ge=1, le=100)]
+Guidance = Annotated[float, Field(ge=0, le=100)]
 ImageBase64 = Annotated[str, Field(min_length=1, description="Base64, with or without a data URL: JPEG, PNG or WebP.")]
 
+_documented = FLUX_DEV
 
-class Options(BaseModel):
-    """Optional fields of all routes."""
+
+def document(profile: Profile) -> None:
+    """Show a model's defaults and bounds in the JSON schemas of the bodies. Until then, they are FLUX.1-dev's."""
+    global _documented  # noqa: PLW0603 - a process serves one model
+    _documented = profile
+
+
+def _add_profile(schema: dict[str, Any], body: Any) -> None:
+    """Write the documented model's defaults and bounds into the JSON schema of a body."""
+    properties, bounds = schema["properties"], _documented.fields(body.route)
+    for name in ("num_inference_steps", "guidance_scale", "true_cfg_scale", "strength"):
+        if name in properties and name not in bounds:
+            del properties[name]
+        elif name in properties:
+            number = _number(properties[name])
+            default, least, most = map(int if number["type"] == "integer" else float, bounds[name])
+            number |= {"minimum": least, "maximum": most}
+            if name != "true_cfg_scale":  # it is off without a negative prompt
+                number["default"] = default
+    if body.route in {"generate", "batch"}:
+        for name, side in zip(("width", "height"), _documented.size, strict=True):
+            _number(properties[name])["default"] = side
+
+
+def _number(schema: dict[str, Any]) -> dict[str, Any]:
+    """Make the JSON schema of an optional number that of a number, and return it."""
+    number, _null = schema.pop("anyOf")
+    schema.pop("default")
+    schema |= number
+    return schema
+
+
+class Body(BaseModel):
+    """Fields of all routes. An unknown field is an error, which suggests the nearest known one."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_add_profile)
+    route: ClassVar[Route]
 
     negative_prompt: Text | None = Field(default=None, description="What the image must not show.")
     true_cfg_scale: Guidance | None = Field(
         default=None,
-        description="Guidance scale of the negative prompt (FLUX only; it takes a second forward pass per step). "
-        "Default: 2 with a negative prompt, else off.",
+        description="Guidance scale of the negative prompt, for models that have one beside `guidance_scale` (it takes "
+        "a second forward pass per step). Default: 2 with a negative prompt, else off.",
     )
+    num_inference_steps: Steps | None = None
+    guidance_scale: Guidance | None = None
+    seed: Seed | None = None
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _suggest_fields(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(values)
+        except ValidationError as error:
+            found = error.errors(include_url=False)
+            if not any(each["type"] == "extra_forbidden" for each in found):
+                raise
+            details = [_with_suggestion(each, [*cls.model_fields]) for each in found]
+            raise ValidationError.from_exception_data(error.title, details) from None
 
 
-class GenerationInput(Options):
+def _with_suggestion(error: ErrorDetails, known: list[str]) -> InitErrorDetails:
+    """Return a validation error; that of an unknown field suggests the nearest known one."""
+    message = error["msg"]
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        message = f"Unknown field. Did you mean {near[0]}?" if near else "Unknown field"
+    kind = PydanticCustomError(error["type"], message, error.get("ctx"))
+    return InitErrorDetails(type=kind, loc=error["loc"], input=error["input"])
+
+
+class GenerationInput(Body):
     """Text to image (`POST /generate`)."""
 
+    route = "generate"
+
     prompt: Prompt
-    height: int = Field(default=1024, ge=MIN_SIDE, le=MAX_SIDE)
-    width: int = Field(default=1024, ge=MIN_SIDE, le=MAX_SIDE)
-    num_inference_steps: int = Field(default=10, ge=1, le=30)
-    guidance_scale: Guidance = 7.5
-    seed: Seed | None = None
+    height: Side | None = None
+    width: Side | None = None
     format: Format = "jpeg"
 
-    def to_request(self) -> "Request":
-        """Return the engine's request."""
-        return _request(self)
+    def to_request(self, profile: Profile) -> "Request":
+        """Return the engine's request. Raises InputError if a value is outside the model's bounds."""
+        from imagegen.request import Request  # imports Pillow, which may be missing where `chutes build` runs
+
+        return Request(**_checked_fields(self, profile))
 
 
 class MinifiedGenerationInput(BaseModel):
@@ -70,75 +148,99 @@ class MinifiedGenerationInput(BaseModel):
     prompt: Prompt = "a beautiful mountain landscape"
 
 
-class BatchGenerationInput(Options):
+class BatchGenerationInput(Body):
     """Up to four prompts at once (`POST /batch`); image i has the seed `seed + i`."""
 
+    route = "batch"
+
     prompts: list[Prompt] = Field(min_length=1, max_length=4)
-    width: int = Field(default=1024, ge=512, le=MAX_SIDE)
-    height: int = Field(default=1024, ge=512, le=MAX_SIDE)
-    num_inference_steps: int = Field(default=20, ge=10, le=50)
-    guidance_scale: Guidance = 7.5
-    seed: Seed | None = None
+    width: BatchSide | None = None
+    height: BatchSide | None = None
     format: Format = "jpeg"
 
-    def to_requests(self) -> "list[Request]":
-        """Return one request for each prompt: each image is the same as for its prompt and seed alone."""
+    def to_requests(self, profile: Profile) -> "list[Request]":
+        """Return one request for each prompt: each image is the same as for its prompt and seed alone.
+
+        Raises InputError if a value is outside the model's bounds.
+        """
+        from imagegen.request import Request
+
+        fields = _checked_fields(self, profile)
         first = secrets.randbelow(MAX_SEED + 1) if self.seed is None else self.seed
         return [
-            _request(self, prompt=prompt, seed=(first + i) % (MAX_SEED + 1)) for i, prompt in enumerate(self.prompts)
+            Request(**{**fields, "prompt": prompt, "seed": (first + i) % (MAX_SEED + 1)})
+            for i, prompt in enumerate(self.prompts)
         ]
 
 
-class Img2ImgInput(Options):
-    """Image to image (`POST /img2img`); the result has the input's size unless another is given."""
+class Img2ImgInput(Body):
+    """Image to image (`POST /img2img`); the result has the first input's size unless another is given."""
+
+    route = "img2img"
 
     prompt: Prompt
-    image_b64: ImageBase64
-    strength: Strength = 0.75
-    guidance_scale: Guidance = 7.5
-    num_inference_steps: int = Field(default=28, ge=1, le=50)
-    width: int | None = Field(default=None, ge=MIN_SIDE, le=MAX_SIDE)
-    height: int | None = Field(default=None, ge=MIN_SIDE, le=MAX_SIDE)
-    seed: Seed | None = None
+    image_b64: ImageBase64 | None = None
+    images_b64: list[ImageBase64] | None = Field(
+        default=None, min_length=1, max_length=4, description="Several images, for models that combine them."
+    )
+    strength: Strength | None = None
+    width: Side | None = None
+    height: Side | None = None
     format: Format = "jpeg"
 
-    def to_request(self) -> "Request":
-        """Decode the image and return the engine's request. Slow: keep it off the event loop.
+    @model_validator(mode="after")
+    def _check_images(self) -> Self:
+        if (self.image_b64 is None) == (self.images_b64 is None):
+            raise ValueError("send either image_b64 or images_b64")
+        return self
 
-        Raises InputError or ImageTooLarge if the image cannot be used.
+    def to_request(self, profile: Profile) -> "Request":
+        """Decode the images and return the engine's request. Slow: keep it off the event loop.
+
+        Raises InputError or ImageTooLarge if an image cannot be used, or a value is outside the model's bounds.
         """
         from imagegen.http.base64_images import decode_image
+        from imagegen.request import Request
 
-        return _request(self, image=decode_image(self.image_b64, field="image_b64"))
+        fields = _checked_fields(self, profile)
+        if self.images_b64 is None:
+            return Request(**fields, image=decode_image(self.image_b64 or "", field="image_b64"))
+        if len(self.images_b64) > profile.max_images:
+            message = f"images_b64 has {len(self.images_b64)} images; this model takes at most {profile.max_images}."
+            raise InputError(message, field="images_b64")
+        first, *others = (decode_image(each, field="images_b64") for each in self.images_b64)
+        return Request(**fields, image=first, references=tuple(others))
 
 
-class InpaintInput(Options):
+class InpaintInput(Body):
     """Repaint part of an image (`POST /inpaint`); the result has the input's size."""
+
+    route = "inpaint"
 
     prompt: Prompt
     image_b64: ImageBase64
     mask_b64: str = Field(min_length=1, description="White is repainted, black is kept; resized to the image.")
-    strength: Strength = 0.75
-    guidance_scale: Guidance = 7.5
-    num_inference_steps: int = Field(default=28, ge=1, le=50)
-    seed: Seed | None = None
+    strength: Strength | None = None
     format: Format = "png"
 
-    def to_request(self) -> "Request":
+    def to_request(self, profile: Profile) -> "Request":
         """Decode the image and the mask and return the engine's request. Slow: keep it off the event loop.
 
-        Raises InputError or ImageTooLarge if one of them cannot be used.
+        Raises InputError or ImageTooLarge if one of them cannot be used, or a value is outside the model's bounds.
         """
         from imagegen.http.base64_images import decode_image, decode_mask
+        from imagegen.request import Request
 
+        fields = _checked_fields(self, profile)
         image = decode_image(self.image_b64, field="image_b64")
-        return _request(self, image=image, mask=decode_mask(self.mask_b64, size=image.size, field="mask_b64"))
+        mask = decode_mask(self.mask_b64, size=image.size, field="mask_b64")
+        return Request(**fields, image=image, mask=mask)
 
 
-def _request(body: BaseModel, **fields: Any) -> "Request":
-    """Return a request from a body's fields, renamed as in `Request`, and from further `fields`."""
-    from imagegen.request import Request  # imports Pillow, which may be missing where `chutes build` runs
-
-    values = body.model_dump(exclude={"prompts", "image_b64", "mask_b64", "format"})
-    values |= {"steps": values.pop("num_inference_steps"), "guidance": values.pop("guidance_scale")}
-    return Request(**values | fields)
+def _checked_fields(body: Body, profile: Profile) -> dict[str, Any]:
+    """Return a body's fields, renamed as in `Request`, without images. Raises InputError for a value out of bounds."""
+    fields = body.model_dump(exclude={"prompts", "image_b64", "images_b64", "mask_b64", "format"})
+    profile.check(body.route, fields)
+    steps, guidance = fields.pop("num_inference_steps"), fields.pop("guidance_scale")
+    default = int(profile.steps_on(body.route).default)
+    return {**fields, "steps": default if steps is None else steps, "guidance": guidance}

@@ -69,7 +69,7 @@ if not INTERPRETED:
 @pytest.mark.parametrize(("weight", "value"), WEIGHTS)
 def test_damaged_weights_are_an_error(model: models.Model, weight: Any, value: Any) -> None:
     component, _, name = weight.partition(".")
-    last = getattr(model.text2image, component).get_parameter(name).detach().view(-1)[-1:]
+    last = getattr(model.pipeline, component).get_parameter(name).detach().view(-1)[-1:]
     kept = last.clone()
     last.fill_(value)
     with pytest.raises(NotFinite):

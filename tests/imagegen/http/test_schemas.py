@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
+from imagegen.completion import complete
 from imagegen.errors import InputError
 from imagegen.http.schemas import (
     BatchGenerationInput,
@@ -17,7 +19,9 @@ from imagegen.http.schemas import (
     Img2ImgInput,
     InpaintInput,
     MinifiedGenerationInput,
+    document,
 )
+from imagegen.profile import FLUX_DEV, Bounds, Profile
 from imagegen.request import Request
 
 PIXEL = base64.b64encode(b"any").decode()
@@ -36,16 +40,31 @@ def refused(model: Any, **fields: Any) -> Any:
     return {str(each["loc"][0]) for each in error.value.errors()}
 
 
+def out_of_bounds(model: Any, profile: Profile, **fields: Any) -> str | None:
+    """Return the name of the field that the schema or the profile rejects."""
+    try:
+        body = model(**fields)
+        profile.check(body.route, body.model_dump())
+    except ValidationError as error:
+        return str(error.errors()[0]["loc"][0])
+    except InputError as error:
+        return error.field
+    return None
+
+
 def test_defaults_are_those_of_the_documentation() -> None:
-    body = GenerationInput(prompt="a cat")
-    assert (body.width, body.height, body.num_inference_steps) == (1024, 1024, 10)
-    assert (body.guidance_scale, body.seed, body.format) == (7.5, None, "jpeg")
-    batch = BatchGenerationInput(prompts=["a cat"])
-    assert (batch.width, batch.height, batch.num_inference_steps) == (1024, 1024, 20)
+    request = GenerationInput(prompt="a cat").to_request(FLUX_DEV)
+    completed = complete(request, FLUX_DEV, {"guidance_scale"})
+    assert (completed.size, completed.steps, completed.guidance) == ((1024, 1024), 10, 7.5)
+    batch = BatchGenerationInput(prompts=["a cat"]).to_requests(FLUX_DEV)[0]
+    completed = complete(batch, FLUX_DEV, {"guidance_scale"})
+    assert (completed.size, completed.steps, completed.guidance) == ((1024, 1024), 20, 7.5)
     assert MinifiedGenerationInput().prompt == "a beautiful mountain landscape"
-    for model, fields in MODELS[2:]:
-        assert (model(**fields).strength, model(**fields).guidance_scale) == (0.75, 7.5)
-    assert InpaintInput(**MODELS[3][1]).format == "png"
+    images = {"prompt": "a cat", "image_b64": b64(PHOTO)}
+    for body in (Img2ImgInput(**images), InpaintInput(**images, mask_b64=b64(PHOTO))):
+        completed = complete(body.to_request(FLUX_DEV), FLUX_DEV, {"guidance_scale", "strength"})
+        assert (completed.strength, completed.guidance, completed.steps) == (0.75, 7.5, 28)
+    assert (GenerationInput(prompt="a cat").format, InpaintInput(**MODELS[3][1]).format) == ("jpeg", "png")
 
 
 @pytest.mark.parametrize(
@@ -55,24 +74,79 @@ def test_defaults_are_those_of_the_documentation() -> None:
         (GenerationInput, "height", 128, 2048),
         (GenerationInput, "num_inference_steps", 1, 30),
         (GenerationInput, "guidance_scale", 1.0, 20.0),
+        (GenerationInput, "true_cfg_scale", 1.0, 20.0),
         (GenerationInput, "seed", 0, 2**32 - 1),
         (BatchGenerationInput, "width", 512, 2048),
         (BatchGenerationInput, "height", 512, 2048),
         (BatchGenerationInput, "num_inference_steps", 10, 50),
+        (Img2ImgInput, "num_inference_steps", 1, 50),
         (Img2ImgInput, "strength", 0.1, 1.0),
         (Img2ImgInput, "guidance_scale", 1.0, 20.0),
+        (InpaintInput, "num_inference_steps", 1, 50),
         (InpaintInput, "strength", 0.1, 1.0),
     ],
 )
 def test_bounds_are_those_of_the_documentation(model: Any, field: str, low: float, high: float) -> None:
     needed = dict(MODELS)[model]
     for value in (low, high):
-        assert getattr(model(**needed, **{field: value}), field) == value
+        assert out_of_bounds(model, FLUX_DEV, **needed, **{field: value}) is None
     step = 1 if isinstance(low, int) else 0.01
-    for value in (low - step, high + step, -1, float("nan"), float("inf"), 1e300, 10**40, "wide", None):
-        if value is None and field == "seed":
-            continue
-        assert refused(model, **needed, **{field: value}) == {field}
+    for value in (low - step, high + step, -1, float("nan"), float("inf"), 1e300, 10**40, "wide"):
+        assert out_of_bounds(model, FLUX_DEV, **needed, **{field: value}) == field
+
+
+@pytest.mark.parametrize(("model", "fields"), MODELS)
+def test_an_unknown_field_is_an_error_that_suggests_the_nearest(model: Any, fields: dict[str, object]) -> None:
+    with pytest.raises(ValidationError) as error:
+        model(**fields, guidance_scal=3, cfg_scale=7, seed="x")
+    messages = {each["loc"]: (each["type"], each["msg"]) for each in error.value.errors()}
+    assert messages.pop(("seed",))[0] == "int_parsing"
+    assert messages.pop(("guidance_scal",)) == ("extra_forbidden", "Unknown field. Did you mean guidance_scale?")
+    assert messages == {("cfg_scale",): ("extra_forbidden", "Unknown field. Did you mean true_cfg_scale?")}
+
+
+def test_one_image_or_several() -> None:
+    for images in ({}, {"image_b64": PIXEL, "images_b64": [PIXEL]}):
+        with pytest.raises(ValidationError, match="either image_b64 or images_b64"):
+            Img2ImgInput(prompt="a cat", **images)
+    assert refused(Img2ImgInput, prompt="a", images_b64=[PIXEL] * 5) == {"images_b64"}
+    assert refused(Img2ImgInput, prompt="a", images_b64=[]) == {"images_b64"}
+    body = Img2ImgInput(prompt="a", images_b64=[b64(PHOTO), b64(PHOTO.convert("L"))])
+    request = body.to_request(replace(FLUX_DEV, max_images=2))
+    assert request.image == PHOTO
+    assert [each.mode for each in request.references] == ["RGB"]
+    with pytest.raises(InputError, match="images_b64 has 2 images; this model takes at most 1"):
+        body.to_request(FLUX_DEV)
+
+
+def test_json_schemas_show_the_documented_model() -> None:
+    def numbers(model: Any) -> dict[str, tuple[Any, ...]]:
+        properties = model.model_json_schema()["properties"].items()
+        keys = "type", "minimum", "maximum", "default"
+        return {name: tuple(each.get(key) for key in keys) for name, each in properties if "minimum" in each}
+
+    assert numbers(GenerationInput) == {
+        "true_cfg_scale": ("number", 1.0, 20.0, None),
+        "num_inference_steps": ("integer", 1, 30, 10),
+        "guidance_scale": ("number", 1.0, 20.0, 7.5),
+        "height": ("integer", 128, 2048, 1024),
+        "width": ("integer", 128, 2048, 1024),
+    }
+    assert numbers(BatchGenerationInput)["num_inference_steps"] == ("integer", 10, 50, 20)
+    turbo = replace(FLUX_DEV, steps=Bounds(4, 1, 8), route_steps={}, guidance=None, true_cfg=None, size=(768, 512))
+    document(turbo)
+    try:
+        assert numbers(GenerationInput) == {
+            "num_inference_steps": ("integer", 1, 8, 4),
+            "height": ("integer", 128, 2048, 512),
+            "width": ("integer", 128, 2048, 768),
+        }
+        assert numbers(Img2ImgInput) == {
+            "num_inference_steps": ("integer", 1, 8, 4),
+            "strength": ("number", 0.1, 1.0, 0.75),
+        }
+    finally:
+        document(FLUX_DEV)
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n", "a" * 5001, "a" * 100_000, "nul\0", "bell\a", None, 7, ["a"], "\ud800"])
@@ -130,31 +204,31 @@ ENGINES = {"negative_prompt": "blue", "true_cfg_scale": 3.0, "guidance": 5.0, "s
 
 def test_a_body_becomes_a_request() -> None:
     body = GenerationInput(prompt="a cat", width=640, height=448, format="png", **COMMON)
-    assert body.to_request() == Request("a cat", width=640, height=448, **ENGINES)
+    assert body.to_request(FLUX_DEV) == Request("a cat", width=640, height=448, **ENGINES)
 
 
 def test_a_batch_becomes_a_request_for_each_prompt() -> None:
     body = BatchGenerationInput(prompts=["a cat", "an owl"], width=640, height=512, **{**COMMON, "seed": 2**32 - 1})
-    first, second = body.to_requests()
+    first, second = body.to_requests(FLUX_DEV)
     assert first == Request("a cat", width=640, height=512, **{**ENGINES, "seed": 2**32 - 1})
     assert second == Request("an owl", width=640, height=512, **{**ENGINES, "seed": 0})
-    seeds = [request.seed for request in BatchGenerationInput(prompts=["a", "b"]).to_requests()]
+    seeds = [request.seed for request in BatchGenerationInput(prompts=["a", "b"]).to_requests(FLUX_DEV)]
     assert seeds[1] == (seeds[0] + 1) % 2**32
 
 
 def test_images_are_decoded_into_the_request() -> None:
     body = Img2ImgInput(prompt="a cat", image_b64=b64(PHOTO), width=400, strength=0.5, **COMMON)
-    assert body.to_request() == Request("a cat", image=PHOTO, width=400, strength=0.5, **ENGINES)
+    assert body.to_request(FLUX_DEV) == Request("a cat", image=PHOTO, width=400, strength=0.5, **ENGINES)
     mask = PHOTO.convert("L")
     edit = InpaintInput(prompt="a cat", image_b64=b64(PHOTO), mask_b64=b64(mask), **COMMON)
-    assert edit.to_request() == Request("a cat", image=PHOTO, mask=mask, **ENGINES)
+    assert edit.to_request(FLUX_DEV) == Request("a cat", image=PHOTO, mask=mask, **ENGINES)
 
 
 @pytest.mark.parametrize("field", ["image_b64", "mask_b64"])
 def test_an_image_that_cannot_be_decoded_is_named(field: str) -> None:
     images = {"image_b64": b64(PHOTO), "mask_b64": b64(PHOTO), field: "%"}
     with pytest.raises(InputError, match=f"^{field} is not valid base64") as error:
-        InpaintInput(prompt="a cat", **images).to_request()
+        InpaintInput(prompt="a cat", **images).to_request(FLUX_DEV)
     assert error.value.field == field
 
 
@@ -162,14 +236,14 @@ def test_a_mask_of_another_size_is_resized(engine: Any) -> None:
     mask = Image.new("L", (20, 15))
     mask.paste(255, (0, 0, 10, 15))
     body = InpaintInput(prompt="a cat", image_b64=b64(PHOTO), mask_b64=b64(mask), seed=1)
-    after = np.asarray(asyncio.run(engine.generate(body.to_request())).image)
+    after = np.asarray(asyncio.run(engine.generate(body.to_request(FLUX_DEV))).image)
     assert (after[:, 110:] == np.asarray(PHOTO)[:, 110:]).all()
     assert (after[:, :90] != np.asarray(PHOTO)[:, :90]).any(-1).mean() > 0.9
 
 
 def test_an_image_of_a_batch_is_that_of_its_prompt_and_seed_alone(engine: Any) -> None:
     batch = BatchGenerationInput(prompts=["a cat", "a red apple"], seed=0, num_inference_steps=10)
-    pictures = [asyncio.run(engine.generate(request)) for request in batch.to_requests()]
+    pictures = [asyncio.run(engine.generate(request)) for request in batch.to_requests(FLUX_DEV)]
     alone = asyncio.run(engine.generate(Request("a red apple", steps=10, seed=1)))
     assert [picture.seed for picture in pictures] == [0, 1]
     assert pictures[1].encode() == alone.encode()

@@ -1,0 +1,198 @@
+"""Find the profile of a loaded model.
+
+It comes from three sources, each of which overrides the one before:
+
+1. the signature of its pipeline's `__call__` and the configuration of its components;
+2. the row of `_ROWS` that fits it;
+3. the key `profile` of `imagegen.json` in its folder.
+"""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+
+from imagegen.errors import LoadError
+from imagegen.profile import FLUX_DEV, NATIVE_SIDE, TRUE_CFG, Bounds, Profile, Sizes
+
+_TOKENIZERS = ("tokenizer_4", "tokenizer_3", "tokenizer_2", "tokenizer")  # the first that exists reads the whole prompt
+
+
+class _Row(NamedTuple):
+    """What the pipelines of a family do not tell about it."""
+
+    name: str
+    classes: tuple[str, ...]
+    """Its pipeline classes."""
+    values: dict[str, Any]
+    """Fields of the profile."""
+    named: str = ""
+    """Text in the model's name, in lower case."""
+    config: Mapping[str, object] = MappingProxyType({})
+    """Values of the pipeline's configuration, or of a component's, such as `transformer.guidance_embeds`."""
+
+    def fits(self, pipeline: Any, model: str) -> bool:
+        """Return whether the row describes this model."""
+        return (
+            type(pipeline).__name__ in self.classes
+            and self.named in model.lower()
+            and all(_configured(pipeline, key) == value for key, value in self.config.items())
+        )
+
+
+_MEGAPIXEL = 1024**2
+_FEW_STEPS = Bounds(4, 1, 50)
+_OFF = Bounds(0, 0, 20)  # guidance
+
+_SD = "StableDiffusionPipeline", "StableDiffusionInpaintPipeline"
+_SD_3 = ("StableDiffusion3Pipeline",)
+_SDXL = "StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline"
+_ANY_SIZE = Sizes()
+_FLEXIBLE = Sizes(least_area=_MEGAPIXEL // 4, largest_area=4 * _MEGAPIXEL)
+_FLUX_2 = {"max_images": 4, "sizes": _FLEXIBLE}
+_QWEN = {"blank_negative": " ", "sizes": _FLEXIBLE}
+
+# The first row that fits a model describes it.
+_ROWS = (
+    _Row(
+        "FLUX.1-schnell",
+        ("FluxPipeline",),
+        {
+            "steps": _FEW_STEPS,
+            "guidance": None,
+            "true_cfg": TRUE_CFG,
+            "sizes": _ANY_SIZE,
+            "tokens": 256,
+            "all_tasks_work": True,
+        },
+        config={"transformer.guidance_embeds": False},
+    ),
+    _Row("FLUX.1-dev", ("FluxPipeline",), {each.name: getattr(FLUX_DEV, each.name) for each in fields(Profile)}),
+    _Row(
+        "FLUX.1-Fill",
+        ("FluxFillPipeline",),
+        {"guidance": Bounds(30, 1, 100), "guidance_off": None, "strength": Bounds(1, 0.1, 1), "sizes": _ANY_SIZE},
+    ),
+    _Row(
+        "FLUX.1-Kontext",
+        ("FluxKontextPipeline",),
+        {"guidance_off": None, "true_cfg": TRUE_CFG, "sizes": Sizes(least_area=_MEGAPIXEL, largest_area=_MEGAPIXEL)},
+    ),
+    _Row("FLUX.2-dev", ("Flux2Pipeline",), {"guidance_off": None, **_FLUX_2}),
+    _Row(
+        "FLUX.2-klein",
+        ("Flux2KleinPipeline",),
+        {"steps": _FEW_STEPS, "guidance": None, **_FLUX_2},
+        config={"is_distilled": True},
+    ),
+    _Row("FLUX.2-klein-base", ("Flux2KleinPipeline",), _FLUX_2),
+    _Row("Qwen-Image-Edit-Plus", ("QwenImageEditPlusPipeline",), {"max_images": 3, **_QWEN}),
+    _Row("Qwen-Image", ("QwenImagePipeline", "QwenImageEditPipeline"), _QWEN),
+    _Row(
+        "Z-Image-Turbo",
+        ("ZImagePipeline",),
+        {"steps": Bounds(9, 1, 50), "guidance": _OFF, "guidance_off": 0, "sizes": _FLEXIBLE},
+        named="turbo",
+    ),
+    _Row("Z-Image", ("ZImagePipeline",), {"guidance_off": 0, "sizes": _FLEXIBLE}),
+    _Row("Krea 2", ("Krea2Pipeline",), {"guidance_off": 0}),
+    _Row("Chroma", ("ChromaPipeline",), {"sizes": _ANY_SIZE}),
+    _Row("SDXL-Turbo", _SDXL, {"steps": _FEW_STEPS, "guidance": _OFF}, named="turbo"),
+    _Row("SDXL", _SDXL, {"steps": Bounds(30, 1, 100)}),
+    _Row("Stable Diffusion", _SD, {"steps": Bounds(30, 1, 100)}),
+    _Row("SD 3.5-Turbo", _SD_3, {"steps": _FEW_STEPS, "guidance": _OFF}, named="turbo"),
+    _Row("SD 3.5", _SD_3, {"guidance": Bounds(4.5, 0, 20)}),
+)
+
+
+def find(pipeline: Any, description: Mapping[str, Any], *, model: str, tokens: int | None = None) -> Profile:
+    """Return the profile of a loaded pipeline.
+
+    Args:
+        pipeline: The pipeline.
+        description: The contents of `imagegen.json`. Its key `profile` has the names of the profile's fields. Where a
+            field has bounds, a number replaces the default, and a list the default, the least and the largest value.
+            Its key `native_size` is the longer side of every image that the model generates.
+        model: The model's name.
+        tokens: The number of tokens to which a prompt is padded or truncated; None means the model's own.
+
+    Raises:
+        LoadError: A value of `imagegen.json` cannot be used.
+    """
+    profile = _from_pipeline(pipeline)
+    if row := next((row for row in _ROWS if row.fits(pipeline, model)), None):
+        profile = replace(profile, **{**row.values, "name": row.name})
+    most = next((each.model_max_length for name in _TOKENIZERS if (each := getattr(pipeline, name, None))), 512)
+    profile = replace(
+        profile,
+        tokens=min(tokens or profile.tokens, most),
+        sizes=replace(
+            profile.sizes,
+            multiple=2 * getattr(pipeline, "vae_scale_factor", 8),  # two latent pixels make one patch
+            longest_side=description.get("native_size"),
+        ),
+    )
+    return _override(profile, description.get("profile", {}))
+
+
+def _from_pipeline(pipeline: Any) -> Profile:
+    """Return what the signature and the configuration tell."""
+    parameters = inspect.signature(type(pipeline).__call__).parameters
+    defaults = {name: each.default for name, each in parameters.items() if isinstance(each.default, int | float)}
+    # A pipeline with both uses `guidance_scale` for distilled guidance, unless it turns true CFG on by default.
+    argument = "true_cfg_scale" if defaults.get("true_cfg_scale", 1) > 1 else "guidance_scale"
+    guidance = defaults.get(argument)
+    width, height = size = _native_size(pipeline, defaults)
+    least, largest = (0.25, 2) if getattr(pipeline, "transformer", None) is not None else (0.5, 1.5)  # U-Net
+    return Profile(
+        type(pipeline).__name__,
+        steps=Bounds(defaults.get("num_inference_steps", 28), 1, 100),
+        guidance=None if guidance is None else Bounds(guidance, 0, 20),
+        guidance_argument=argument,
+        size=size,
+        sizes=Sizes(least_area=int(least * width * height), largest_area=int(largest * width * height)),
+        tokens=int(defaults.get("max_sequence_length", 512)),
+    )
+
+
+def _native_size(pipeline: Any, defaults: Mapping[str, float]) -> tuple[int, int]:
+    """Return the width and height in pixels for which a model was made."""
+    scale = getattr(pipeline, "vae_scale_factor", 8)
+    for key in ("unet.sample_size", "transformer.sample_size"):
+        match _configured(pipeline, key):
+            case int(side):
+                return side * scale, side * scale
+            case [int(height), int(width)]:
+                return width * scale, height * scale
+    latent = getattr(pipeline, "default_sample_size", None)
+    side = latent * scale if isinstance(latent, int) else NATIVE_SIDE
+    return int(defaults.get("width", side)), int(defaults.get("height", side))
+
+
+def _configured(pipeline: Any, key: str) -> object:
+    """Return a value of a pipeline's configuration, or of a component's; None if it has none."""
+    component, _, name = key.rpartition(".")
+    config = getattr(getattr(pipeline, component, None) if component else pipeline, "config", {})
+    return dict(config).get(name)
+
+
+def _override(profile: Profile, overrides: Mapping[str, Any]) -> Profile:
+    """Return a profile with the values of `imagegen.json`. Raises LoadError if one of them cannot be used."""
+    if not overrides:
+        return profile
+    values: dict[str, Any] = {each.name: getattr(profile, each.name) for each in fields(Profile)}
+    for name, value in overrides.items():
+        if name not in values:
+            raise LoadError(f"imagegen.json: the profile has no field {name!r}. Its fields are: {', '.join(values)}.")
+        bounds = values[name]
+        is_default = isinstance(bounds, Bounds) and isinstance(value, int | float)
+        values[name] = [value, min(bounds.least, value), max(bounds.most, value)] if is_default else value
+    try:
+        return TypeAdapter(Profile).validate_python(values)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        place = ".".join(map(str, wrong["loc"]))
+        raise LoadError(f"imagegen.json: the profile's {place} is {wrong['input']!r}: {wrong['msg']}.") from None
