@@ -40,7 +40,7 @@ deploy: $(VENV)/.deploy ## deploy chutes_app:chute on a Ray cluster on this mach
 	$(BIN)/chutes deploy chutes_app:chute
 
 test: $(VENV)/.dev ## run every test that needs no GPU, in JOBS processes (3); soak and fuzz have their own targets
-	$(BIN)/pytest -m "not gpu" -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+	$(BIN)/pytest -m "not gpu" -n $(JOBS) --no-loadscope-reorder
 
 fuzz: $(VENV)/.dev ## send random JSON, HTTP and forms for FUZZ_SECONDS (600)
 	$(BIN)/pytest -m fuzz tests/fuzz -s

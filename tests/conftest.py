@@ -57,7 +57,7 @@ IMAGE_SERVICES = (
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out long tests unless `-m` names their marker, and group the tests that one process runs."""
+    """Leave out long tests unless `-m` names their marker, and run the longest files first."""
     left_out = [
         item
         for item in items
@@ -67,11 +67,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
     if config.pluginmanager.hasplugin("xdist") and (hasattr(config, "workerinput") or config.option.numprocesses):
-        files = {item: item.path.relative_to(ROOT).as_posix() for item in items}
-        for item, file in files.items():
-            item.add_marker(pytest.mark.xdist_group("image services" if file in IMAGE_SERVICES else file))
         order = {file: place for place, file in enumerate((*SLOW, *IMAGE_SERVICES))}
-        items.sort(key=lambda item: order.get(files[item], len(order)))
+        items.sort(key=lambda item: order.get(item.path.relative_to(ROOT).as_posix(), len(order)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let one process run each file, and one all of IMAGE_SERVICES.
+
+    The marker `xdist_group` has no effect: pytest-xdist 3.8 writes it where pytest 9.2 no longer reads it.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class FileScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0].removeprefix(f"{ROOT.name}/")
+            return "image services" if file in IMAGE_SERVICES else file
+
+    return FileScheduling(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
