@@ -9,8 +9,6 @@ from typing import Any, Literal
 import torch
 
 Task = Literal["text2image", "img2img", "inpaint", "edit", "control"]
-Text = ("text2image",)
-All = ("text2image", "img2img", "inpaint")
 
 
 @dataclass(frozen=True)
@@ -28,15 +26,15 @@ class Family:
     - `size`: width and height that are quick to draw.
     - `native`: side in pixels without `height` and `width`, as these weights have it.
     - `multiple`: number of pixels of which both sides must be a multiple.
-    - `own_size`: whether the pipeline draws about a megapixel whatever `height` and `width` are, and returns that.
-    - `refused`: why the service must refuse the folder; empty if it must load.
+    - `own_size`: tasks whose pipeline draws about a megapixel, whatever `height` and `width` are, and returns that.
+    - `refused`: a word of the reason why the service must refuse the folder; empty if it must load.
     - `safetensors`: False for weights in `.bin` files.
     - `finish`: changes the saved folder, for what `save_pretrained` cannot write.
     """
 
     name: str
     build: Callable[[], Any]
-    tasks: tuple[Task, ...] = All
+    tasks: tuple[Task, ...] = ("text2image", "img2img", "inpaint")
     steps: int = 50
     guidance: float | None = 5.0
     guidance_name: str = "guidance_scale"
@@ -45,7 +43,7 @@ class Family:
     size: tuple[int, int] = (64, 64)
     native: int = 1024
     multiple: int = 16
-    own_size: bool = False
+    own_size: tuple[Task, ...] = ()
     refused: str = ""
     finish: Callable[[Path], None] | None = field(default=None, repr=False)
     safetensors: bool = True

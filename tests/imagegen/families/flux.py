@@ -127,7 +127,7 @@ FAMILIES = [
         steps=28,
         guidance=3.5,  # the class's; its authors use 2.5
         negative="true_cfg",
-        own_size=True,
+        own_size=("text2image", "edit", "inpaint"),
     ),
     Family(
         "FLUX.1-Depth-dev",
@@ -146,5 +146,5 @@ FAMILIES = [
         guidance=None,
         negative="none",
     ),
-    Family("Chroma", chroma, steps=35),
+    Family("Chroma", chroma, tasks=("text2image", "img2img"), steps=35),
 ]

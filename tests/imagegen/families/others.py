@@ -3,7 +3,6 @@
 from diffusers import (
     AuraFlowPipeline,
     AuraFlowTransformer2DModel,
-    AutoencoderKLLTXVideo,
     BriaFiboPipeline,
     BriaFiboTransformer2DModel,
     BriaPipeline,
@@ -17,11 +16,6 @@ from diffusers import (
     HiDreamImageTransformer2DModel,
     HunyuanDiT2DModel,
     HunyuanDiTPipeline,
-    IFPipeline,
-    Kandinsky3Pipeline,
-    Kandinsky3UNet,
-    LTXPipeline,
-    LTXVideoTransformer3DModel,
     Lumina2Pipeline,
     Lumina2Transformer2DModel,
     PixArtSigmaPipeline,
@@ -30,12 +24,7 @@ from diffusers import (
     SanaSprintPipeline,
     SanaTransformer2DModel,
     SCMScheduler,
-    UNet2DConditionModel,
-    VQModel,
-    WanPipeline,
-    WanTransformer3DModel,
 )
-from diffusers.pipelines.deepfloyd_if import IFWatermarker
 from transformers import (
     CLIPTextModelWithProjection,
     GlmConfig,
@@ -271,111 +260,7 @@ _BRIA = {
 }
 
 
-def kandinsky3() -> Kandinsky3Pipeline:
-    """Return a Kandinsky 3, whose autoencoder is called `movq`."""
-    return Kandinsky3Pipeline(
-        tokenizer=parts.tokenizer(128),
-        text_encoder=parts.t5(),
-        unet=Kandinsky3UNet(
-            time_embedding_dim=16,
-            groups=2,
-            attention_head_dim=4,
-            layers_per_block=3,
-            block_out_channels=(8, 16),
-            cross_attention_dim=8,
-            encoder_hid_dim=parts.WIDTH,
-        ),
-        scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
-        movq=VQModel(
-            block_out_channels=(32, 32, 32, 32),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            latent_channels=4,
-            norm_num_groups=4,
-            norm_type="spatial",
-            num_vq_embeddings=16,
-            vq_embed_dim=4,
-        ),
-    )
-
-
-def deepfloyd() -> IFPipeline:
-    """Return a DeepFloyd IF: it draws pixels of 64x64 and has no autoencoder."""
-    return IFPipeline(
-        tokenizer=parts.tokenizer(77),
-        text_encoder=parts.t5(),
-        unet=UNet2DConditionModel(
-            sample_size=64,
-            layers_per_block=1,
-            block_out_channels=(8, 16),
-            norm_num_groups=4,
-            down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-            mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-            up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-            in_channels=3,
-            out_channels=6,
-            cross_attention_dim=32,
-            encoder_hid_dim=parts.WIDTH,
-            attention_head_dim=8,
-            addition_embed_type="text",
-            addition_embed_type_num_heads=2,
-            cross_attention_norm="group_norm",
-            resnet_time_scale_shift="scale_shift",
-            act_fn="gelu",
-        ),
-        scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2", variance_type="learned_range", thresholding=True),
-        safety_checker=None,
-        feature_extractor=None,
-        watermarker=IFWatermarker(),
-        requires_safety_checker=False,
-    )
-
-
-def ltx() -> LTXPipeline:
-    """Return an LTX-Video."""
-    return LTXPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        vae=AutoencoderKLLTXVideo(
-            latent_channels=8,
-            block_out_channels=(8, 8, 8, 8),
-            decoder_block_out_channels=(8, 8, 8, 8),
-            layers_per_block=(1, 1, 1, 1, 1),
-            decoder_layers_per_block=(1, 1, 1, 1, 1),
-        ),
-        text_encoder=parts.t5(),
-        tokenizer=parts.tokenizer(128),
-        transformer=LTXVideoTransformer3DModel(
-            in_channels=8,
-            out_channels=8,
-            num_attention_heads=2,
-            attention_head_dim=8,
-            cross_attention_dim=16,
-            num_layers=1,
-            caption_channels=parts.WIDTH,
-        ),
-    )
-
-
-def wan() -> WanPipeline:
-    """Return a Wan 2.1."""
-    return WanPipeline(
-        tokenizer=parts.tokenizer(512),
-        text_encoder=parts.umt5(),
-        vae=parts.vae_wan(),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        transformer=WanTransformer3DModel(
-            num_attention_heads=2,
-            attention_head_dim=12,
-            text_dim=parts.WIDTH,
-            freq_dim=16,
-            ffn_dim=32,
-            num_layers=1,
-        ),
-    )
-
-
 _TEXT = {"tasks": ("text2image",)}
-_VIDEO = {"tasks": (), "refused": "video"}
 
 FAMILIES = [
     Family("Sana_1600M_1024px", sana, steps=20, guidance=4.5, tokens=300, multiple=32, **_TEXT),
@@ -390,17 +275,11 @@ FAMILIES = [
         multiple=32,
     ),
     Family("PixArt-Sigma-XL-2-1024-MS", pixart_sigma, steps=20, guidance=4.5, tokens=300, **_TEXT),
-    Family("HiDream-I1-Full", hidream, tokens=128, own_size=True, **_TEXT),
-    Family("HunyuanDiT-v1.2", hunyuan_dit, tokens=None, own_size=True, **_TEXT),
+    Family("HiDream-I1-Full", hidream, tokens=128, own_size=("text2image",), **_TEXT),
+    Family("HunyuanDiT-v1.2", hunyuan_dit, tokens=None, own_size=("text2image",), **_TEXT),
     Family("Lumina-Image-2.0", lumina2, steps=30, guidance=4.0, tokens=256, **_TEXT),
     Family("CogView4-6B", cogview4, tokens=1024, **_TEXT),
     Family("AuraFlow-v0.3", aura_flow, guidance=3.5, tokens=256, **_TEXT),
     Family("BRIA-3.2", bria, steps=30, tokens=128, **_TEXT),
     Family("FIBO", bria_fibo, steps=30, tokens=3000, **_TEXT),
-    Family(
-        "kandinsky-3", kandinsky3, tasks=("text2image", "img2img"), steps=25, guidance=3.0, tokens=None, multiple=64
-    ),
-    Family("IF-I-XL-v1.0", deepfloyd, steps=100, guidance=7.0, tokens=None, native=64, multiple=8),
-    Family("LTX-Video", ltx, **_VIDEO),
-    Family("Wan2.1-T2V-1.3B", wan, **_VIDEO),
 ]

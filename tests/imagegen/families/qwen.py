@@ -132,12 +132,18 @@ def krea2() -> Krea2Pipeline:
 
 
 _QWEN = {"guidance": 4.0, "guidance_name": "true_cfg_scale", "negative": "true_cfg"}
-_EDIT = {**_QWEN, "tasks": ("edit", "inpaint"), "finish": _add_processor}
+_EDIT = {**_QWEN, "finish": _add_processor}
 
 FAMILIES = [
     Family("Qwen-Image", qwen_image, **_QWEN),
-    Family("Qwen-Image-Edit", lambda: qwen_image(QwenImageEditPipeline), **_EDIT),
-    Family("Qwen-Image-Edit-Plus", lambda: qwen_image(QwenImageEditPlusPipeline), **_EDIT),
+    Family(
+        "Qwen-Image-Edit",
+        lambda: qwen_image(QwenImageEditPipeline),
+        tasks=("edit", "inpaint"),
+        own_size=("inpaint",),
+        **_EDIT,
+    ),
+    Family("Qwen-Image-Edit-Plus", lambda: qwen_image(QwenImageEditPlusPipeline), tasks=("edit",), **_EDIT),
     Family("Z-Image", lambda: z_image(6.0)),
     Family("Z-Image-Turbo", lambda: z_image(3.0), steps=9, guidance=0.0),
     Family("Ovis-Image-7B", ovis, tasks=("text2image",), tokens=256),

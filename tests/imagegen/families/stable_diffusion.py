@@ -1,5 +1,8 @@
 """Stable Diffusion 1 to 3."""
 
+import io
+import json
+from pathlib import Path
 from typing import Any
 
 from diffusers import (
@@ -7,6 +10,7 @@ from diffusers import (
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    KolorsPipeline,
     LatentConsistencyModelPipeline,
     LCMScheduler,
     PNDMScheduler,
@@ -20,11 +24,15 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from sentencepiece import SentencePieceTrainer
+from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPTextModelWithProjection
 
+from tests.imagegen import tiny
 from tests.imagegen.families import parts
-from tests.imagegen.families.family import Family
+from tests.imagegen.families.family import Family, edit_index
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 
@@ -105,6 +113,46 @@ def _sdxl_unet(width: int, ids: int, **config: Any) -> UNet2DConditionModel:
     )
 
 
+def kolors() -> KolorsPipeline:
+    """Return a Kolors: an SDXL with one text encoder, whose class is diffusers' own like its tokenizer's."""
+    encoder = ChatGLMModel(
+        ChatGLMConfig(
+            num_layers=2,
+            padded_vocab_size=128,
+            hidden_size=parts.WIDTH,
+            ffn_hidden_size=32,
+            kv_channels=8,
+            num_attention_heads=2,
+            multi_query_attention=True,
+            seq_length=256,
+            add_qkv_bias=True,
+            original_rope=True,
+        )
+    )
+    for weight in encoder.parameters():
+        nn.init.normal_(weight, std=0.3)  # the class leaves them uninitialised
+    return KolorsPipeline(
+        vae=parts.vae(),
+        text_encoder=encoder,
+        tokenizer=None,
+        unet=_sdxl_unet(width=32, ids=6, encoder_hid_dim=parts.WIDTH, encoder_hid_dim_type="text_proj"),
+        scheduler=EulerDiscreteScheduler(timestep_spacing="leading", **BETAS),
+    )
+
+
+def _add_sentencepiece(folder: Path) -> None:
+    """Add Kolors' tokenizer, whose only form is a SentencePiece model."""
+    (folder / "tokenizer").mkdir()
+    model = io.BytesIO()
+    sentences = iter([" ".join(tiny.WORDS)])
+    SentencePieceTrainer.train(
+        sentence_iterator=sentences, model_writer=model, vocab_size=64, hard_vocab_limit=False, minloglevel=2
+    )
+    (folder / "tokenizer" / "tokenizer.model").write_bytes(model.getvalue())
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "ChatGLMTokenizer"}))
+    edit_index(folder, tokenizer=["kolors", "ChatGLMTokenizer"])
+
+
 def sd3() -> StableDiffusion3Pipeline:
     """Return a Stable Diffusion 3.5."""
     return StableDiffusion3Pipeline(
@@ -183,6 +231,13 @@ FAMILIES = [
         tasks=("inpaint",),
         **{**_SDXL, "guidance": 7.5},
     ),
-    Family("stable-diffusion-xl-refiner-1.0", sdxl_refiner, tasks=("img2img",), **_SDXL),
+    Family("stable-diffusion-xl-refiner-1.0", sdxl_refiner, tasks=("img2img", "inpaint"), **_SDXL),
+    Family(
+        "Kolors",
+        kolors,
+        tasks=("text2image", "img2img"),
+        finish=_add_sentencepiece,
+        **{**_SDXL, "tokens": 256},
+    ),
     Family("stable-diffusion-3.5-large", sd3, steps=28, guidance=7.0, tokens=256, native=128),
 ]
