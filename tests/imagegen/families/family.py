@@ -1,6 +1,7 @@
 """What a family is: a pipeline with random weights, and how models of that architecture are used."""
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +52,8 @@ class Family:
     def write(self, folder: Path) -> Path:
         """Write the model into `folder` and return it."""
         torch.manual_seed(0)
-        self.build().save_pretrained(folder, safe_serialization=self.safetensors)
+        with warnings.catch_warnings(action="ignore"):  # diffusers uses what it and others have deprecated
+            self.build().save_pretrained(folder, safe_serialization=self.safetensors)
         if self.finish:
             self.finish(folder)
         return folder

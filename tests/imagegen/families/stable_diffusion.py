@@ -10,7 +10,6 @@ from diffusers import (
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
-    KolorsPipeline,
     LatentConsistencyModelPipeline,
     LCMScheduler,
     PNDMScheduler,
@@ -24,7 +23,6 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from sentencepiece import SentencePieceTrainer
 from torch import nn
@@ -113,8 +111,11 @@ def _sdxl_unet(width: int, ids: int, **config: Any) -> UNet2DConditionModel:
     )
 
 
-def kolors() -> KolorsPipeline:
+def kolors() -> Any:
     """Return a Kolors: an SDXL with one text encoder, whose class is diffusers' own like its tokenizer's."""
+    from diffusers import KolorsPipeline  # not above: the module warns when it is imported
+    from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
+
     encoder = ChatGLMModel(
         ChatGLMConfig(
             num_layers=2,
@@ -193,7 +194,7 @@ FAMILIES = [
         lambda: sd(
             side=192,
             use_linear_projection=True,
-            scheduler=DDIMScheduler(prediction_type="v_prediction", set_alpha_to_one=False, **BETAS),
+            scheduler=DDIMScheduler(prediction_type="v_prediction", set_alpha_to_one=False, clip_sample=False, **BETAS),
         ),
         **{**_SD, "native": 192},
     ),
