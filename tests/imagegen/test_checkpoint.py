@@ -42,6 +42,13 @@ def test_a_source_that_is_neither_a_folder_nor_a_hub_id(
         checkpoint.find(source)
 
 
+@pytest.mark.parametrize("source", ["a" * 5000, "~nobody-of-that-name/model", "a/\0", "a\nb"])
+def test_a_source_that_cannot_be_a_path(source: str, cache: Path) -> None:
+    with pytest.raises(LoadError) as error:
+        checkpoint.find(source)
+    assert "\n" not in str(error.value)
+
+
 def test_missing_weights_name_the_download_command(cache: Path) -> None:
     with pytest.raises(WeightsMissing) as error:
         checkpoint.find("black-forest-labs/FLUX.1-dev")
@@ -55,7 +62,7 @@ def test_weights_in_the_hubs_cache(cache: Path, tiny_model: Path) -> None:
     snapshot = shutil.copytree(tiny_model, repository / "snapshots" / "0123abc")
     assert checkpoint.find("someone/flux") == (snapshot, "hub")
     (snapshot / "model_index.json").unlink()
-    with pytest.raises(WeightsMissing, match=r"no model_index\.json\. Get them with: chutes download someone/flux"):
+    with pytest.raises(WeightsMissing, match=r"index\.json is missing\. Get them with: chutes download someone/flux"):
         checkpoint.find("someone/flux")
 
 
@@ -86,7 +93,7 @@ def test_the_files_that_a_local_folder_lacks_are_to_be_copied(copy: Path) -> Non
     shutil.rmtree(copy / "vae")
     with pytest.raises(WeightsMissing) as error:
         checkpoint.components(copy)
-    expected = f"The weights of {copy} are incomplete: no vae. Copy all files of the model into this folder."
+    expected = f"The weights of {copy} are incomplete: vae is missing. Copy all files of the model into this folder."
     assert str(error.value) == expected
 
 
@@ -97,19 +104,33 @@ def test_all_shards_must_exist(copy: Path) -> None:
     missing = "diffusion_pytorch_model-00002-of-00002.safetensors"
     index = {"weight_map": {"a": shard.name, "b": missing}}
     (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(WeightsMissing, match="transformer lacks files"):
+    with pytest.raises(WeightsMissing, match=f"incomplete: transformer/{missing} is missing"):
         checkpoint.components(copy, repository="some/model")
     shutil.copy(shard, folder / missing)
     whole = checkpoint.components(copy, repository="some/model")["transformer"].parameters
     assert whole == 2 * checkpoint.components(copy)["transformer"].parameters / 2
 
 
-def test_a_variant_is_used_if_there_is_no_plain_file(copy: Path) -> None:
-    plain = copy / "vae" / "diffusion_pytorch_model.safetensors"
-    shutil.copy(plain, plain.with_name("diffusion_pytorch_model.fp16.safetensors"))
-    assert checkpoint.components(copy)["vae"].variant is None
-    plain.unlink()
-    assert checkpoint.components(copy)["vae"].variant == "fp16"
+@pytest.mark.parametrize("variant", ["fp16", "bf16", "fp32"])
+def test_a_variant_is_used_if_there_is_no_plain_file(copy: Path, variant: str) -> None:
+    whole = checkpoint.components(copy)
+    for part, base in (("vae", "diffusion_pytorch_model"), ("text_encoder", "model")):
+        plain = copy / part / f"{base}.safetensors"
+        shutil.copy(plain, plain.with_name(f"{base}.{variant}.safetensors"))
+        assert checkpoint.components(copy)[part].variant is None
+        plain.unlink()
+        found = checkpoint.components(copy)[part]
+        assert (found.variant, found.parameters) == (variant, whole[part].parameters)
+
+
+def test_shards_of_a_variant(copy: Path) -> None:
+    whole = checkpoint.components(copy)["text_encoder"].parameters
+    shard = "model.fp16-00001-of-00001.safetensors"
+    (copy / "text_encoder" / "model.safetensors").rename(copy / "text_encoder" / shard)
+    index = copy / "text_encoder" / "model.safetensors.index.fp16.json"
+    index.write_text(json.dumps({"weight_map": {"a": shard, "b": shard}}))
+    found = checkpoint.components(copy)["text_encoder"]
+    assert (found.variant, found.parameters) == ("fp16", whole)
 
 
 def test_a_description_is_read_from_imagegen_json(tiny_model: Path, tmp_path: Path) -> None:
