@@ -99,7 +99,9 @@ def load(
     gpus = memory.gpus()
     files = _find(source or settings.model, gpus, None if settings.memory else requirements)
     plan = _choose_plan(gpus, files.weights, settings)
-    fast = plan == "resident" and checkpoint.pipeline_class(files.folder) == "FluxPipeline" and flux.supported()
+    plain = all(part.safetensors and not part.quantization for part in files.components.values())
+    is_flux = checkpoint.pipeline_class(files.folder) == "FluxPipeline"
+    fast = plan == "resident" and is_flux and plain and flux.supported()
     if not fast:
         _silence_libraries()  # imports transformers, whose time does not count as loading
     began = time.perf_counter()
@@ -203,7 +205,11 @@ def _load_with_diffusers(files: _ModelFiles, settings: Settings, plan: MemoryPla
     try:
         with _component_progress(files.components, dtype, progress):
             pipeline = diffusers.DiffusionPipeline.from_pretrained(
-                files.folder, dtype=dtype, variant=variant, local_files_only=True
+                files.folder,
+                dtype=dtype,
+                variant=variant,
+                local_files_only=True,
+                use_safetensors=None if any(part.safetensors for part in files.components.values()) else False,
             )
     except Exception as error:
         raise LoadError(f"{files.name} cannot be loaded: {_first_line(error)}") from error

@@ -209,8 +209,15 @@ def test_bin_files_count_as_safetensors_do(copy: Path, dtype: torch.dtype, varia
         assert component.parameters == pytest.approx(whole[name].parameters, rel=0.02)  # CLIP's position_ids
 
 
-def test_bin_files_load(copy: Path, model: models.Model) -> None:
+@pytest.mark.parametrize("sharded", [False, True])
+def test_bin_files_load(copy: Path, model: models.Model, sharded: bool) -> None:
     to_bin(copy)
+    if sharded:
+        for file in copy.rglob("*.bin"):
+            shard = file.rename(file.with_name(f"{file.stem}-00001-of-00001.bin"))
+            weight_map = dict.fromkeys(torch.load(shard), shard.name)
+            index = {"metadata": {}, "weight_map": weight_map}
+            file.with_name(f"{file.name}.index.json").write_text(json.dumps(index))
     loaded = models.load(str(copy), settings=Settings())
     for name in ("transformer", "vae", "text_encoder", "text_encoder_2"):
         expected = getattr(model.pipeline, name).state_dict()
