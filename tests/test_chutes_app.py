@@ -203,7 +203,7 @@ BAD = [
     ("/img2img", {**EDIT, "image_b64": base64.b64encode(b"<svg xmlns='x'/>").decode()}, "image_b64"),
     ("/img2img", {**EDIT, "image_b64": IMAGE_B64[: len(IMAGE_B64) // 2 // 4 * 4]}, "image_b64"),
     ("/img2img", {**EDIT, "image_b64": ""}, "image_b64"),
-    ("/img2img", {**EDIT, "image_b64": b64(Image.new("L", (2049, 64)))}, "image_b64"),
+    ("/img2img", {**EDIT, "image_b64": b64(Image.new("1", (6000, 4300)))}, "image_b64"),
     ("/img2img", {**EDIT, "image_b64": bomb()}, "image_b64"),
     ("/img2img", {**EDIT, "strength": 0}, "strength"),
     ("/inpaint", EDIT, "mask_b64"),

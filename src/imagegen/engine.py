@@ -169,6 +169,7 @@ class Engine:
             generated_size=sampled.image.size,
             origin=str(self.model.info["origin"]),
             precision=str(self.model.info["precision"]),
+            resized_from=request.resized_from,
             fallback=sampled.fallback,
         )
 

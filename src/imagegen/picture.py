@@ -18,6 +18,8 @@ class Picture:
         generated_size: The width and height in pixels that the model generated, before cropping and scaling.
         origin: Where the weights came from: `bundled`, `folder` or `hub`.
         precision: The model's arithmetic, such as `bf16`.
+        resized_from: The width and height of the request's image before it was scaled down to a size that the service
+            accepts; else None.
         fallback: Why the image has fewer steps and less detail than requested, such as `out-of-memory`; else None.
     """
 
@@ -26,6 +28,7 @@ class Picture:
     generated_size: Size
     origin: str
     precision: str
+    resized_from: Size | None = None
     fallback: str | None = None
 
     @property

@@ -36,6 +36,8 @@ class Request:
         strength: The share of the steps that run, above 0 and at most 1; None means the model's own. The higher it is,
             the more the result differs from the image.
         references: Further RGB images for a model that combines several.
+        resized_from: The width and height of the sent image, if it was scaled down to `image`; see
+            `Picture.resized_from`.
 
     Raises:
         ValueError: The fields contradict each other or are out of range.
@@ -53,6 +55,7 @@ class Request:
     mask: Image.Image | None = None
     strength: float | None = None
     references: tuple[Image.Image, ...] = ()
+    resized_from: Size | None = None
 
     def __post_init__(self) -> None:
         for name, side in (("width", self.width), ("height", self.height)):

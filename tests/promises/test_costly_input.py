@@ -225,7 +225,7 @@ def test_a_png_with_very_many_chunks_is_rejected() -> None:
     head = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 16, 8, 2, 0, 0, 0))
     pixels = chunk(b"IDAT", zlib.compress((b"\0" + b"\xff\0\0" * 16) * 16)) + chunk(b"IEND")
     honest = base64.b64encode(head + chunk(b"teXt", b"a") * 100 + pixels).decode()
-    assert base64_images.decode_image(honest, field="image_b64").size == (16, 16)
+    assert base64_images.decode_image(honest, field="image_b64").image.size == (16, 16)
     hostile = base64.b64encode(head + chunk(b"aaAa") * 500_000 + pixels).decode()
     with pytest.raises(InputError, match="chunks"):
         base64_images.decode_image(hostile, field="image_b64")

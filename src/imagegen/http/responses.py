@@ -72,7 +72,7 @@ async def batch_response(pictures: Sequence["Picture"], file_format: Format = "j
 
 
 def picture_headers(picture: "Picture") -> dict[str, str]:
-    """Return the headers that describe an image: its seed, steps, model and the size that the model generated."""
+    """Return the headers that describe an image: its seed, steps, model and sizes."""
     headers = {
         "X-Seed": str(picture.seed),
         "X-Steps": str(picture.metadata["num_inference_steps"]),
@@ -81,6 +81,8 @@ def picture_headers(picture: "Picture") -> dict[str, str]:
         "X-Precision": picture.precision,
         "X-Drawn-Size": "{}x{}".format(*picture.generated_size),
     }
+    if picture.resized_from:
+        headers["X-Resized-From"] = "{}x{}".format(*picture.resized_from)
     if picture.fallback:
         headers["X-Fallback"] = picture.fallback
     return headers

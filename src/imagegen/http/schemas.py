@@ -204,12 +204,14 @@ class Img2ImgInput(Body):
 
         fields = _checked_fields(self, profile)
         if self.images_b64 is None:
-            return Request(**fields, image=decode_image(self.image_b64 or "", field="image_b64"))
+            sent = decode_image(self.image_b64 or "", field="image_b64", width=self.width, height=self.height)
+            return Request(**fields, image=sent.image, resized_from=sent.resized_from)
         if len(self.images_b64) > profile.max_images:
             message = f"images_b64 has {len(self.images_b64)} images; this model takes at most {profile.max_images}."
             raise InputError(message, field="images_b64")
-        first, *others = (decode_image(each, field="images_b64") for each in self.images_b64)
-        return Request(**fields, image=first, references=tuple(others))
+        first = decode_image(self.images_b64[0], field="images_b64", width=self.width, height=self.height)
+        others = tuple(decode_image(each, field="images_b64").image for each in self.images_b64[1:])
+        return Request(**fields, image=first.image, references=others, resized_from=first.resized_from)
 
 
 class InpaintInput(Body):
@@ -232,9 +234,9 @@ class InpaintInput(Body):
         from imagegen.request import Request
 
         fields = _checked_fields(self, profile)
-        image = decode_image(self.image_b64, field="image_b64")
-        mask = decode_mask(self.mask_b64, size=image.size, field="mask_b64")
-        return Request(**fields, image=image, mask=mask)
+        sent = decode_image(self.image_b64, field="image_b64")
+        mask = decode_mask(self.mask_b64, size=sent.image.size, field="mask_b64")
+        return Request(**fields, image=sent.image, mask=mask, resized_from=sent.resized_from)
 
 
 def _checked_fields(body: Body, profile: Profile) -> dict[str, Any]:
