@@ -6,7 +6,7 @@ from fastapi import Response
 from fastapi.responses import JSONResponse
 
 from chutes.chute import Chute, NodeSelector
-from imagegen.http.responses import batch_response, image_response
+from imagegen.http.responses import Accept, batch_response, image_response
 from imagegen.http.schemas import (
     BatchGenerationInput,
     GenerationInput,
@@ -38,10 +38,10 @@ install(chute)  # loads the model as `self.engine`
     output_content_type="image/jpeg",
     max_body_bytes=MIB,
 )
-async def generate(self: ImageChute, params: GenerationInput) -> Response:
+async def generate(self: ImageChute, params: GenerationInput, accept: Accept = "") -> Response:
     """Generate an image from a prompt."""
     picture = await self.engine.generate(params.to_request(self.engine.profile))
-    return await image_response(picture, params.format)
+    return await image_response(picture, params.file_format(accept))
 
 
 @chute.cord(public_api_path="/batch", method="POST", input_schema=BatchGenerationInput, max_body_bytes=MIB)
@@ -52,14 +52,14 @@ async def generate_batch(self: ImageChute, params: BatchGenerationInput) -> JSON
 
 
 @chute.cord(public_api_path="/img2img", method="POST", input_schema=Img2ImgInput, output_content_type="image/jpeg")
-async def image_to_image(self: ImageChute, params: Img2ImgInput) -> Response:
+async def image_to_image(self: ImageChute, params: Img2ImgInput, accept: Accept = "") -> Response:
     """Transform an image by a prompt."""
     request = await asyncio.to_thread(params.to_request, self.engine.profile)  # decodes the image
-    return await image_response(await self.engine.generate(request), params.format)
+    return await image_response(await self.engine.generate(request), params.file_format(accept))
 
 
 @chute.cord(public_api_path="/inpaint", method="POST", input_schema=InpaintInput, output_content_type="image/png")
-async def inpaint(self: ImageChute, params: InpaintInput) -> Response:
+async def inpaint(self: ImageChute, params: InpaintInput, accept: Accept = "") -> Response:
     """Repaint an image where a mask is white and keep the rest unchanged."""
     request = await asyncio.to_thread(params.to_request, self.engine.profile)  # decodes the image and the mask
-    return await image_response(await self.engine.generate(request), params.format)
+    return await image_response(await self.engine.generate(request), params.file_format(accept))

@@ -276,3 +276,12 @@ def test_a_fallback_of_any_image_in_a_batch_is_marked(client: Any, chute: Any, m
     headers = client.post("/batch", json={"prompts": ["a cat", "an owl"], "num_inference_steps": 10}).headers
     assert (headers["x-fallback"], headers["x-drawn-size"]) == ("out-of-memory", "128x128")
     assert headers["x-seed"] == f"{generated[0].seed},{generated[1].seed}"
+
+
+def test_a_large_photo_is_scaled_and_the_header_accept_decides_the_format(client: Any) -> None:
+    photo = b64(Image.effect_noise((403, 302), 40).resize((4030, 3020)), "JPEG")
+    answer = client.post("/img2img", json={**EDIT, "image_b64": photo, "width": 256}, headers={"Accept": "image/webp"})
+    assert (answer.status_code, answer.headers["x-resized-from"]) == (200, "4030x3020")
+    assert (opened(answer.content).format, opened(answer.content).size) == ("WEBP", (256, 192))
+    assert client.post("/img2img", json={**EDIT, "format": "JPG"}).headers["content-type"] == "image/jpeg"
+    assert "x-resized-from" not in client.post("/img2img", json=EDIT).headers

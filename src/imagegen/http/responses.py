@@ -2,11 +2,12 @@
 
 import asyncio
 import base64
+import re
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple, get_args
 
-from fastapi import Response
+from fastapi import Header, Response
 from fastapi.responses import JSONResponse
 
 from imagegen import errors
@@ -15,7 +16,11 @@ from imagegen.image_file import Format
 if TYPE_CHECKING:
     from imagegen.picture import Picture
 
+Accept = Annotated[str, Header(include_in_schema=False)]  # OpenAPI has a place of its own for this header
+
 _BATCH_QUALITY = 90  # of JPEG and WebP
+_ANY = "*/*", "image/*"
+_MAX_MEDIA_TYPES = 32  # of the header `Accept`; browsers send about eight
 
 
 class _ErrorResponse(NamedTuple):
@@ -26,6 +31,7 @@ class _ErrorResponse(NamedTuple):
     headers: Mapping[str, str] = {}
 
 
+_QUALITY = re.compile(r"[01](\.\d{0,3})?")  # RFC 9110, section 12.4.2
 _RETRY_LATER = {"Retry-After": "5"}  # seconds
 _NO_RETRY = {"x-should-retry": "false"}  # OpenAI's clients retry every status above 499 otherwise
 
@@ -50,6 +56,18 @@ def error_response(error: errors.ImagegenError) -> JSONResponse:
     if isinstance(error, errors.InputError):
         body = {"detail": [{"type": response.code, "loc": ["body", error.field], "msg": str(error)}]}
     return JSONResponse(body, response.status, dict(response.headers))
+
+
+def accepted_format(accept: str, default: Format) -> Format:
+    """Return the image format that the header `Accept` prefers; of several, the first with the highest `q`."""
+    names: dict[str, Format] = {f"image/{name}": name for name in get_args(Format)} | dict.fromkeys(_ANY, default)
+    best, best_quality = default, 0.0
+    for entry in accept.lower().split(",", _MAX_MEDIA_TYPES)[:_MAX_MEDIA_TYPES]:
+        media_type, *parameters = (part.strip() for part in entry.split(";"))
+        quality = next((part[2:] for part in parameters if part.startswith("q=")), "1")
+        if media_type in names and _QUALITY.fullmatch(quality) and float(quality) > best_quality:
+            best, best_quality = names[media_type], float(quality)
+    return best
 
 
 async def image_response(picture: "Picture", file_format: Format = "jpeg") -> Response:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
@@ -17,6 +18,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from imagegen.errors import InputError
+from imagegen.http.responses import accepted_format
 from imagegen.image_file import Format
 from imagegen.limits import MAX_SEED, MAX_SIDE, MIN_SIDE
 from imagegen.profile import FLUX_DEV, Profile, Route
@@ -27,7 +29,12 @@ if TYPE_CHECKING:
 MAX_PROMPT = 5_000  # characters: about twice what the largest text encoder (512 tokens) reads, and it fits into EXIF
 
 
+# Line breaks of Word and PDF files: vertical tab, form feed and next line.
+_SPACES = {ord(character): " " for character in "\v\f\x85"}
+
+
 def _printable(text: str) -> str:
+    text = text.translate(_SPACES)
     if any(unicodedata.category(c) == "Cc" and c not in "\t\n\r" for c in text):
         raise ValueError("must not contain NUL or other control characters")
     return text
@@ -39,6 +46,12 @@ def _not_blank(text: str) -> str:
     return text
 
 
+def _lower(name: Any) -> Any:
+    name = name.lower() if isinstance(name, str) else name
+    return "jpeg" if name == "jpg" else name
+
+
+FileFormat = Annotated[Format, BeforeValidator(_lower)]
 Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_printable)]
 Prompt = Annotated[
     str, Field(min_length=1, max_length=MAX_PROMPT), AfterValidator(_printable), AfterValidator(_not_blank)
@@ -101,6 +114,7 @@ class Body(BaseModel):
     num_inference_steps: Steps | None = None
     guidance_scale: Guidance | None = None
     seed: Seed | None = None
+    format: FileFormat = "jpeg"
 
     @model_validator(mode="wrap")
     @classmethod
@@ -113,6 +127,10 @@ class Body(BaseModel):
                 raise
             details = [_with_suggestion(each, [*cls.model_fields]) for each in found]
             raise ValidationError.from_exception_data(error.title, details) from None
+
+    def file_format(self, accept: str) -> Format:
+        """Return the format of the response: the body's, else that of the header `Accept`, else the default."""
+        return self.format if "format" in self.model_fields_set else accepted_format(accept, self.format)
 
 
 def _with_suggestion(error: ErrorDetails, known: list[str]) -> InitErrorDetails:
@@ -133,7 +151,6 @@ class GenerationInput(Body):
     prompt: Prompt
     height: Side | None = None
     width: Side | None = None
-    format: Format = "jpeg"
 
     def to_request(self, profile: Profile) -> "Request":
         """Return the engine's request. Raises InputError if a value is outside the model's bounds."""
@@ -156,7 +173,6 @@ class BatchGenerationInput(Body):
     prompts: list[Prompt] = Field(min_length=1, max_length=4)
     width: BatchSide | None = None
     height: BatchSide | None = None
-    format: Format = "jpeg"
 
     def to_requests(self, profile: Profile) -> "list[Request]":
         """Return one request for each prompt: each image is the same as for its prompt and seed alone.
@@ -186,7 +202,6 @@ class Img2ImgInput(Body):
     strength: Strength | None = None
     width: Side | None = None
     height: Side | None = None
-    format: Format = "jpeg"
 
     @model_validator(mode="after")
     def _check_images(self) -> Self:
@@ -223,7 +238,7 @@ class InpaintInput(Body):
     image_b64: ImageBase64
     mask_b64: str = Field(min_length=1, description="White is repainted, black is kept; resized to the image.")
     strength: Strength | None = None
-    format: Format = "png"
+    format: FileFormat = "png"
 
     def to_request(self, profile: Profile) -> "Request":
         """Decode the image and the mask and return the engine's request. Slow: keep it off the event loop.

@@ -44,6 +44,31 @@ def test_an_image_is_a_file_to_download(file_format: str, ending: str) -> None:
     assert HEADERS.items() <= {key: response.headers.get(key) for key in HEADERS}.items()
 
 
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("", "jpeg"),
+        ("*/*", "jpeg"),
+        ("image/png", "png"),
+        ("IMAGE/WEBP", "webp"),
+        ("text/html, image/png;q=0.5, image/webp ; q=0.8", "webp"),
+        ("image/avif,image/webp,image/*,*/*;q=0.8", "webp"),
+        ("image/*, image/png;q=0.3", "jpeg"),
+        ("image/png;q=0", "jpeg"),
+        ("image/png;q=high", "jpeg"),
+        ("image/gif, application/json", "jpeg"),
+        (",;=q,;;" * 10_000 + ", image/png", "jpeg"),
+    ],
+    ids=lambda value: value[:40],
+)
+def test_the_header_accept_names_a_format(accept: str, expected: str) -> None:
+    assert responses.accepted_format(accept, "jpeg") == expected
+
+
+def test_an_image_that_was_scaled_down_is_told() -> None:
+    assert responses.picture_headers(replace(PICTURE, resized_from=(4032, 3024)))["X-Resized-From"] == "4032x3024"
+
+
 def test_a_batch_is_a_list_of_files_with_all_seeds_and_any_fallback() -> None:
     response = asyncio.run(responses.batch_response([PICTURE, SMALLER], "png"))
     assert [base64.b64decode(each) for each in json.loads(response.body)] == [

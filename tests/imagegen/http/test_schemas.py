@@ -186,6 +186,28 @@ def test_formats() -> None:
         assert GenerationInput(prompt="a", format=file_format).format == file_format
 
 
+def test_a_format_has_any_case_and_its_short_name() -> None:
+    assert [GenerationInput(prompt="a", format=name).format for name in ("JPG", "jpg", "PNG", "Webp")] == [
+        "jpeg",
+        "jpeg",
+        "png",
+        "webp",
+    ]
+
+
+def test_the_body_has_precedence_over_the_header_accept() -> None:
+    assert GenerationInput(prompt="a").file_format("image/webp") == "webp"
+    assert GenerationInput(prompt="a").file_format("*/*") == "jpeg"
+    assert GenerationInput(prompt="a", format="jpeg").file_format("image/webp") == "jpeg"
+    assert InpaintInput(**dict(MODELS)[InpaintInput]).file_format("text/html") == "png"
+
+
+def test_line_breaks_of_word_processors_become_spaces() -> None:
+    assert GenerationInput(prompt="a\vcat\fin\x85rain").prompt == "a cat in rain"
+    assert GenerationInput(prompt="a", negative_prompt="b\vc").negative_prompt == "b c"
+    assert refused(GenerationInput, prompt="\v\f") == {"prompt"}
+
+
 def test_a_negative_prompt_may_be_empty() -> None:
     assert GenerationInput(prompt="a", negative_prompt="").negative_prompt == ""
     assert refused(GenerationInput, prompt="a", negative_prompt="\0") == {"negative_prompt"}
