@@ -78,6 +78,7 @@ class Engine:
     Args:
         model: What `load` returned.
         oom_fallback: Whether to generate once more, at half the size with half the steps, when memory runs out.
+        metadata: Whether image files hold the prompts and the seed.
         on_failure: Called once, on any thread, with the reason of a failure from which only a new process recovers: the
             GPU is lost, it hangs, or its memory stays full.
         hang_after: Seconds after which unusually long work counts as hung; see `Watchdog`.
@@ -89,6 +90,7 @@ class Engine:
         model: Model,
         *,
         oom_fallback: bool = True,
+        metadata: bool = True,
         on_failure: Callable[[str], object] = lambda reason: None,
         hang_after: float = 60,
         cancel_timeout: float = 120,
@@ -96,6 +98,7 @@ class Engine:
         self.model = model
         self.failure: str | None = None  # the reason given to `on_failure`
         self._oom_fallback = oom_fallback
+        self._metadata = metadata
         self._on_failure = on_failure
         self._cancel_timeout = cancel_timeout
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -170,6 +173,7 @@ class Engine:
             origin=str(self.model.info["origin"]),
             precision=str(self.model.info["precision"]),
             resized_from=request.resized_from,
+            private=not self._metadata,
             fallback=sampled.fallback,
         )
 

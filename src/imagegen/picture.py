@@ -7,6 +7,8 @@ from PIL import Image
 from imagegen.canvas import Size
 from imagegen.image_file import DEFAULT_QUALITY, Format, encode_image
 
+_PRIVATE = {"prompt", "negative_prompt", "seed"}
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -20,6 +22,7 @@ class Picture:
         precision: The model's arithmetic, such as `bf16`.
         resized_from: The width and height of the request's image before it was scaled down to a size that the service
             accepts; else None.
+        private: Whether the file leaves out the prompts and the seed.
         fallback: Why the image has fewer steps and less detail than requested, such as `out-of-memory`; else None.
     """
 
@@ -29,6 +32,7 @@ class Picture:
     origin: str
     precision: str
     resized_from: Size | None = None
+    private: bool = False
     fallback: str | None = None
 
     @property
@@ -41,4 +45,5 @@ class Picture:
 
         `quality`, 1 to 100, applies to JPEG and WebP.
         """
-        return encode_image(self.image, file_format, self.metadata, quality=quality)
+        metadata = {key: value for key, value in self.metadata.items() if not (self.private and key in _PRIVATE)}
+        return encode_image(self.image, file_format, metadata, quality=quality)

@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     oom_fallback: bool = True
     """When the GPU's memory runs out, generate the image again at half the size with half the steps."""
 
+    metadata: bool = True
+    """Write the prompts and the seed into image files. Without them, a file holds only the other values."""
+
     @classmethod
     def read(cls) -> "Settings":
         """Read the environment and log a warning for each misspelt name. Raises LoadError if a value is invalid."""

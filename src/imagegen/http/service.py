@@ -56,7 +56,9 @@ async def start_engine(chute: ImageChute, model: str | None = None) -> None:
     progress = partial(chute.progress.update, unit="B")
     required = _requirements(chute)
     loaded = await asyncio.to_thread(load, model, settings=settings, requirements=required, progress=progress)
-    chute.engine = engine_class(loaded, oom_fallback=settings.oom_fallback, on_failure=chute.fail)
+    chute.engine = engine_class(
+        loaded, oom_fallback=settings.oom_fallback, metadata=settings.metadata, on_failure=chute.fail
+    )
     chute.engine.start()
     chute.progress.update("generating a warm-up image")
     await chute.engine.warm_up()

@@ -28,7 +28,7 @@ class Model:
 
 
 class Engine:
-    def __init__(self, model: Model, *, oom_fallback: bool, on_failure: Callable[[str], object]) -> None:
+    def __init__(self, model: Model, *, on_failure: Callable[[str], object], **settings: bool) -> None:
         self.running = False
 
     def start(self) -> None:
