@@ -1,5 +1,4 @@
 """Helpers for authors' code.
 
-`chutes.util.auth` and `chutes.util.hf` of the hosted platform's SDK are missing, because they need the platform: they
-sign requests to it, and compare a model cache with its list.
+`chutes.util.auth` of the hosted platform's SDK is missing: it signs requests to the platform.
 """

@@ -22,12 +22,31 @@ class Repo:
 
 @dataclass
 class Hub:
-    """The models of the double, and the files that were downloaded."""
+    """The models of the double, and the files that were downloaded.
+
+    `broken` is the status of all responses. Files in `corrupted` arrive with their first byte changed.
+    """
 
     repos: dict[str, Repo] = field(default_factory=dict)
     broken: int | None = None
+    corrupted: set[str] = field(default_factory=set)
     fetched: list[str] = field(default_factory=list)
     url: str = ""
+
+
+def checksum(path: str, data: bytes) -> str:
+    """Return what identifies a file's content: SHA-256 for large files, else Git's SHA-1."""
+    if path.endswith(".safetensors"):
+        return hashlib.sha256(data).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def entry(path: str, data: bytes) -> dict[str, object]:
+    """Return a file's entry in the list of a repository's files."""
+    found: dict[str, object] = {"type": "file", "path": path, "size": len(data), "oid": checksum(path, data)}
+    if path.endswith(".safetensors"):
+        found |= {"oid": "0" * 40, "lfs": {"oid": checksum(path, data), "size": len(data), "pointerSize": 130}}
+    return found
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -74,12 +93,12 @@ class Handler(BaseHTTPRequestHandler):
             data = repo.files[path]
             if self.command == "GET":
                 self.hub.fetched.append(path)
-            self.answer(200, data, ETag=f'"{hashlib.sha1(data).hexdigest()}"', X_Repo_Commit=COMMIT)
+            etag = f'"{checksum(path, data)}"'
+            if path in self.hub.corrupted:
+                data = bytes([data[0] ^ 1]) + data[1:]
+            self.answer(200, data, ETag=etag, X_Repo_Commit=COMMIT)
         elif rest.startswith("tree/"):
-            entries = [
-                {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-                for path, data in repo.files.items()
-            ]
+            entries = [entry(path, data) for path, data in repo.files.items()]
             self.answer(200, json.dumps(entries).encode(), Content_Type="application/json")
         else:
             info = {"id": name, "sha": COMMIT, "siblings": []}

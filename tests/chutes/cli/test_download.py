@@ -90,6 +90,76 @@ def test_a_cached_model_needs_no_hub(chutes: Run, fails: Callable[..., str], the
     assert "no complete copy" in fails("download", "a/model", HF_ENDPOINT="http://127.0.0.1:9")
 
 
+def test_cached_files_of_a_wrong_size_are_downloaded_again(
+    chutes: Run, fails: Callable[..., str], the_hub: hub.Hub
+) -> None:
+    folder = Path(chutes("download", "a/model", HF_ENDPOINT=the_hub.url).stdout.strip())
+    damaged = ["model_index.json", "vae/diffusion_pytorch_model.safetensors"]
+    for name, content in zip(damaged, [b"<html>", b""], strict=True):
+        (folder / name).write_bytes(content)
+    assert "no complete copy" in fails("download", "a/model", HF_ENDPOINT="http://127.0.0.1:9")
+
+    the_hub.fetched.clear()
+    done = chutes("download", "a/model", HF_ENDPOINT=the_hub.url)
+    assert (done.returncode, done.stdout) == (0, f"{folder}\n"), done.stderr
+    assert sorted(the_hub.fetched) == damaged
+    assert all((folder / name).read_bytes() == FILES[name] for name in damaged)
+
+
+def test_files_that_arrive_damaged_are_deleted(chutes: Run, fails: Callable[..., str], the_hub: hub.Hub) -> None:
+    damaged = ["vae/config.json", "vae/diffusion_pytorch_model.safetensors"]
+    the_hub.corrupted.update(damaged)
+    done = chutes("download", "a/model", HF_ENDPOINT=the_hub.url)
+    assert (done.returncode, done.stdout) == (1, "")
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("Error: 2 files of a/model were damaged")
+    assert f": {', '.join(damaged)}. Run `chutes download a/model`" in error
+
+    the_hub.corrupted.clear()
+    the_hub.fetched.clear()
+    again = chutes("download", "a/model", HF_ENDPOINT=the_hub.url)
+    assert again.returncode == 0, again.stderr
+    assert sorted(the_hub.fetched) == damaged
+    assert (Path(again.stdout.strip()) / damaged[1]).read_bytes() == FILES[damaged[1]]
+
+
+def test_verify_finds_damage_that_keeps_the_size(chutes: Run, the_hub: hub.Hub) -> None:
+    folder = Path(chutes("download", "a/model", HF_ENDPOINT=the_hub.url).stdout.strip())
+    the_hub.fetched.clear()
+    whole = chutes("download", "--verify", "a/model", HF_ENDPOINT=the_hub.url)
+    assert (whole.returncode, whole.stdout) == (0, f"{folder}\n"), whole.stderr
+    assert "4 files of a/model have the hub's checksums" in whole.stderr
+
+    damaged = ["README.md", "vae/diffusion_pytorch_model.safetensors"]
+    for name in damaged:
+        (folder / name).write_bytes(bytes(len(FILES[name])))
+    done = chutes("download", "--verify", "a/model", HF_ENDPOINT=the_hub.url)
+    assert (done.returncode, done.stdout) == (1, "")
+    listed = ", ".join(damaged)
+    assert f"Error: 2 files of a/model were damaged and are now deleted from the cache: {listed}." in done.stderr
+    lacking = chutes("download", "--verify", "a/model", HF_ENDPOINT=the_hub.url)
+    assert lacking.returncode == 1
+    assert f"The cache lacks 2 files of a/model: {listed}. Run `chutes download a/model`" in lacking.stderr
+    assert the_hub.fetched == []
+
+
+def test_verify_needs_the_cache_and_the_hub(chutes: Run, fails: Callable[..., str], the_hub: hub.Hub) -> None:
+    missing = chutes("download", "--verify", "a/model", HF_ENDPOINT=the_hub.url)
+    assert missing.returncode == 1
+    assert "Error: The cache does not hold a/model. Get it with: chutes download a/model." in missing.stderr
+    assert chutes("download", "a/model", HF_ENDPOINT=the_hub.url).returncode == 0
+    offline = chutes("download", "--verify", "a/model", HF_ENDPOINT="http://127.0.0.1:9")
+    assert offline.returncode == 1
+    assert "Error: Cannot reach http://127.0.0.1:9" in offline.stderr
+
+
+def test_a_model_index_that_is_no_object_is_refused(chutes: Run) -> None:
+    with hub.serve({"a/model": hub.Repo({**FILES, "model_index.json": b"[1]"})}) as running:
+        done = chutes("download", "a/model", HF_ENDPOINT=running.url)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: a/model has a model_index.json that is no JSON object.")
+
+
 def test_disk_space_is_checked_before_the_download(
     the_hub: hub.Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
