@@ -13,12 +13,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from typing import NamedTuple
 
 from PIL import Image
 
-from imagegen import metrics
+from imagegen import metrics, schedulers
 from imagegen.canvas import Canvas, cover, fit_canvas
 from imagegen.completion import complete
 from imagegen.cuda_errors import free_memory, is_fatal, is_out_of_memory
@@ -34,7 +33,7 @@ from imagegen.errors import (
 )
 from imagegen.limits import MAX_SEED
 from imagegen.models import Model
-from imagegen.picture import Picture
+from imagegen.picture import Picture, request_metadata
 from imagegen.profile import Profile
 from imagegen.request import Request, Task
 from imagegen.sampling import AfterStep, finish, sample
@@ -45,7 +44,6 @@ log = logging.getLogger(__name__)
 _WARM_UP_STEPS = 2
 _MAX_OUT_OF_MEMORY = 3  # requests in a row that run out of memory, before the caches are freed
 _GPU_FAILED = "The GPU has failed; the service is about to restart."
-_SOFTWARE = f"chutes-selfhosted {version('chutes-selfhosted')}"
 
 
 class _CancelledError(Exception):
@@ -68,6 +66,7 @@ class _Job:
     request: Request
     on_step: AfterStep | None = None
     warm_up: bool = False
+    stepped: bool = False
     cancelled: threading.Event = field(default_factory=threading.Event)
     result: Future[_Sample] = field(default_factory=Future)
 
@@ -110,6 +109,7 @@ class Engine:
             exempt=lambda: model.fast_path is not None and model.fast_path.capturing,
         )
         self._out_of_memory = 0  # requests in a row that ran out of memory
+        self._failed_schedulers: set[tuple[Task, str]] = set()
         self._stopping = threading.Event()
         self._lock = threading.Lock()  # held while a job is queued, so that none is queued after `stop`
 
@@ -153,6 +153,7 @@ class Engine:
                     raise LoadError(f"{model.name} cannot generate its warm-up image: {error}") from error
                 log.warning("%s cannot do %s: %s", model.name, task, error)
                 del model.pipelines[task]
+                model.info["pipelines"] = list(model.pipelines)
 
     async def generate(self, request: Request, *, on_step: AfterStep | None = None) -> Picture:
         """Generate the image of a request. `on_step` is called after each step, on the engine's thread.
@@ -168,7 +169,7 @@ class Engine:
         metrics.images.labels(request.task).inc()
         return Picture(
             image,
-            metadata=_metadata(completed, image.size, sampled.steps, self.model.name),
+            metadata=request_metadata(completed, image.size, sampled.steps, self.model.name),
             generated_size=sampled.image.size,
             origin=str(self.model.info["origin"]),
             precision=str(self.model.info["precision"]),
@@ -184,8 +185,17 @@ class Engine:
             raise Unsupported(f"{model.name} does not support {request.task}.")
         if len(request.references) >= model.profile.max_images:
             raise InputError(f"{model.name} takes at most {model.profile.max_images} images.", field="references")
+        if request.scheduler:
+            self._check_scheduler(request.task, request.scheduler)
         completed = complete(request, model.profile, model.arguments(request.task))
         return replace(completed, seed=secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed)
+
+    def _check_scheduler(self, task: Task, name: str) -> None:
+        """Raise InputError if a task cannot use a scheduler; its first step may already have told."""
+        own = self.model.pipelines[task].scheduler
+        schedulers.create(own, name)  # raises InputError
+        if (task, name) in self._failed_schedulers:
+            raise schedulers.unusable(own, name)
 
     async def _submit(self, job: _Job) -> _Sample:
         """Queue a job and await it. Cancelling removes it from the queue or stops it."""
@@ -269,13 +279,17 @@ class Engine:
         if isinstance(error, _CancelledError | ImagegenError):
             return error
         metrics.errors.inc()
+        task, scheduler = job.request.task, job.request.scheduler
+        if scheduler and not job.stepped and not is_fatal(error):  # the pipeline does not take it
+            log.warning("%s cannot use the scheduler %s: %s", self.model.name, scheduler, error)
+            self._failed_schedulers.add((task, scheduler))
+            return schedulers.unusable(self.model.pipelines[task].scheduler, scheduler)
         if not job.warm_up:
             log.error("Generation failed", exc_info=error)
         if is_fatal(error):
             self._fail(f"{type(error).__name__} on the GPU")
             return EngineFailed(_GPU_FAILED)
         if job.warm_up:  # its message is for the operator
-            log.debug("The warm-up image failed", exc_info=error)
             reason = (str(error).splitlines() or [""])[0].rstrip(".")
             return ImagegenError(f"{type(error).__name__}: {reason}.")
         return ImagegenError("Generation failed.")
@@ -299,6 +313,7 @@ class Engine:
         canvas = fit_canvas(job.request.size, self.model.profile.sizes, shrink=shrink)
 
         def after_step(done: int, total: int) -> None:
+            job.stepped = True
             self._begin(job, canvas, "step" if done < total else "decode")
             metrics.steps.inc()
             self._check_running()
@@ -343,25 +358,3 @@ def _fit_images(request: Request) -> Request:
     image = cover(request.image, request.size) if request.image else None
     mask = cover(request.mask, request.size) if request.mask else None
     return replace(request, image=image, mask=mask)
-
-
-def _metadata(request: Request, size: tuple[int, int], steps: int, model: str) -> dict[str, object]:
-    """Return the metadata of an image file: the request with the values that were used.
-
-    The order of the values determines the file's bytes, so it must stay the same.
-    """
-    values: dict[str, object | None] = {
-        "negative_prompt": request.negative_prompt,
-        "true_cfg_scale": request.true_cfg_scale,
-        "prompt": request.prompt,
-    }
-    width, height = size
-    guidance, seed = {"guidance_scale": request.guidance}, {"seed": request.seed}
-    if request.image is None:
-        values |= {"height": height, "width": width, "num_inference_steps": steps, **guidance, **seed}
-    else:
-        sides = {"width": width, "height": height}
-        given = {name: side for name, side in sides.items() if getattr(request, name)}
-        values |= {"strength": request.strength, **guidance, "num_inference_steps": steps, **given, **seed, **sides}
-    values |= {"model": model, "software": _SOFTWARE}
-    return {key: value for key, value in values.items() if value is not None}

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from imagegen import checkpoint, flux, memory, profiles, tasks
+from imagegen import checkpoint, flux, memory, processors, profiles, schedulers, tasks
 from imagegen.checkpoint import Progress
-from imagegen.errors import LoadError
+from imagegen.errors import InputError, LoadError
 from imagegen.profile import FLUX_DEV, Profile
 from imagegen.request import Task
 from imagegen.settings import MemoryPlan, Settings
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_FLUX_PREFIX = "black-forest-labs/FLUX."  # of Hugging Face IDs; all of these models are large
+_FLUX_PREFIX = "black-forest-labs/FLUX.1-"  # of Hugging Face IDs; all of these models are large
+_FLUX_CLASSES = ("FluxPipeline", "FluxFillPipeline", "FluxKontextPipeline")  # with FLUX.1's transformer
 _LARGE_MODEL = 20e9  # bytes of weights above which `requirements` apply
 
 
@@ -88,8 +89,8 @@ def load(
     Args:
         source: The model; None means the one that `settings` name.
         settings: The settings; None means those of the environment.
-        requirements: The GPUs that the machine must have for a large model; ignored if the settings choose a memory
-            plan.
+        requirements: The GPUs that the machine must have for a large model: for `source`, or for FLUX.1 if the settings
+            or the machine choose the model. Ignored if the settings choose a memory plan.
         progress: Called with a stage and the bytes that were read and are to be read, while the model loads.
 
     Raises:
@@ -97,10 +98,11 @@ def load(
     """
     settings = settings or Settings.read()
     gpus = memory.gpus()
-    files = _find(source or settings.model, gpus, None if settings.memory else requirements)
+    required = None if settings.memory else requirements
+    files = _find(source or settings.model, gpus, required, only_flux=source is None)
     plan = _choose_plan(gpus, files.weights, settings)
     plain = all(part.safetensors and not part.quantization for part in files.components.values())
-    is_flux = checkpoint.pipeline_class(files.folder) == "FluxPipeline"
+    is_flux = checkpoint.pipeline_class(files.folder) in _FLUX_CLASSES
     fast = plan == "resident" and is_flux and plain and flux.supported()
     if not fast:
         _silence_libraries()  # imports transformers, whose time does not count as loading
@@ -109,22 +111,19 @@ def load(
         pipeline, fast_path = _load_fast(files.folder, settings, progress)
     else:
         pipeline, fast_path = _load_with_diffusers(files, settings, plan, progress), None
-    model = Model(
-        name=files.name,
-        pipeline=pipeline,
-        pipelines=tasks.pipelines(pipeline, files.name),
-        profile=profiles.find(pipeline, files.description, model=files.name, tokens=settings.max_sequence_length),
-        plan=plan,
-        info={},
-        fast_path=fast_path,
-    )
+    model = _assemble(pipeline, fast_path, files.name, files.description, settings, plan)
     model.info = _info(model, files, gpus, time.perf_counter() - began)
     log.info("Loaded %s: %s", files.name, ", ".join(f"{key} {value}" for key, value in model.info.items()))
     return model
 
 
-def _find(source: str | None, gpus: list[memory.Gpu], requirements: memory.GpuRequirements | None) -> _ModelFiles:
-    """Find a model's files. For a large model, check the machine as early as the model's size is known."""
+def _find(
+    source: str | None, gpus: list[memory.Gpu], requirements: memory.GpuRequirements | None, *, only_flux: bool
+) -> _ModelFiles:
+    """Find a model's files. For a large model, check the machine as early as the model's size is known.
+
+    `only_flux`: whether `requirements` are for FLUX.1 alone.
+    """
     source = source or checkpoint.default_source(has_gpu=bool(gpus))
     if requirements and source.startswith(_FLUX_PREFIX):
         memory.check(gpus, requirements)
@@ -133,7 +132,8 @@ def _find(source: str | None, gpus: list[memory.Gpu], requirements: memory.GpuRe
     name = str(description.get("name") or (source if origin == "hub" else folder.name))
     components = checkpoint.components(folder, repository=source if origin == "hub" else None)
     files = _ModelFiles(folder, origin, name, description, components)
-    if requirements and sum(files.weights.values()) > _LARGE_MODEL:
+    concerned = not only_flux or checkpoint.pipeline_class(folder) in _FLUX_CLASSES
+    if requirements and concerned and sum(files.weights.values()) > _LARGE_MODEL:
         memory.check(gpus, requirements)
     return files
 
@@ -170,7 +170,7 @@ def _load_fast(folder: Path, settings: Settings, progress: Progress) -> "tuple[A
         _silence_libraries()
         import diffusers
 
-        pipeline_class = diffusers.FluxPipeline
+        pipeline_class = getattr(diffusers, checkpoint.pipeline_class(folder))
         return fast.load(pipeline_class, folder, precision=precision, progress=progress, transformer=transformer)
 
 
@@ -203,6 +203,7 @@ def _load_with_diffusers(files: _ModelFiles, settings: Settings, plan: MemoryPla
         )
     variant = next((each.variant for each in files.components.values() if each.variant), None)
     try:
+        replaced = processors.replacements(files.folder)
         with _component_progress(files.components, dtype, progress):
             pipeline = diffusers.DiffusionPipeline.from_pretrained(
                 files.folder,
@@ -210,7 +211,9 @@ def _load_with_diffusers(files: _ModelFiles, settings: Settings, plan: MemoryPla
                 variant=variant,
                 local_files_only=True,
                 use_safetensors=None if any(part.safetensors for part in files.components.values()) else False,
+                **dict.fromkeys(replaced),
             )
+        pipeline.register_modules(**replaced)  # from_pretrained accepts transformers' own classes only
     except Exception as error:
         raise LoadError(f"{files.name} cannot be loaded: {_first_line(error)}") from error
     if plan:
@@ -249,7 +252,37 @@ def _component_progress(
 
 def _first_line(error: Exception) -> str:
     """Return the class and the first line of an error's message."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no details'}"
+
+
+def _assemble(
+    pipeline: Any,
+    fast_path: "FastPath | None",
+    name: str,
+    description: dict[str, object],
+    settings: Settings,
+    plan: MemoryPlan | None,
+) -> Model:
+    """Return the model: the loaded pipeline, pipelines for the other tasks from its components, and its profile."""
+    if settings.scheduler:
+        pipeline.scheduler = _scheduler(pipeline.scheduler, settings.scheduler)
+    return Model(
+        name=name,
+        pipeline=pipeline,
+        pipelines=tasks.pipelines(pipeline, name),
+        profile=profiles.find(pipeline, description, model=name, tokens=settings.max_sequence_length),
+        plan=plan,
+        info={},
+        fast_path=fast_path,
+    )
+
+
+def _scheduler(own: Any, name: str) -> Any:
+    try:
+        return schedulers.create(own, name)
+    except InputError as error:
+        raise LoadError(f"IMAGEGEN_SCHEDULER: {error}") from None
 
 
 def _info(model: Model, files: _ModelFiles, gpus: list[memory.Gpu], seconds: float) -> dict[str, object]:

@@ -1,11 +1,15 @@
 """The result of a request: an image, and the metadata to generate it again."""
 
 from dataclasses import dataclass
+from importlib.metadata import version
 
 from PIL import Image
 
 from imagegen.canvas import Size
 from imagegen.image_file import DEFAULT_QUALITY, Format, encode_image
+from imagegen.request import Request
+
+_SOFTWARE = f"chutes-selfhosted {version('chutes-selfhosted')}"
 
 _PRIVATE = {"prompt", "negative_prompt", "seed"}
 
@@ -47,3 +51,25 @@ class Picture:
         """
         metadata = {key: value for key, value in self.metadata.items() if not (self.private and key in _PRIVATE)}
         return encode_image(self.image, file_format, metadata, quality=quality)
+
+
+def request_metadata(request: Request, size: tuple[int, int], steps: int, model: str) -> dict[str, object]:
+    """Return the metadata of an image file: the request with the values that were used.
+
+    The order of the values determines the file's bytes, so it must stay the same.
+    """
+    values: dict[str, object | None] = {
+        "negative_prompt": request.negative_prompt,
+        "true_cfg_scale": request.true_cfg_scale,
+        "prompt": request.prompt,
+    }
+    width, height = size
+    guidance, seed = {"guidance_scale": request.guidance}, {"seed": request.seed}
+    if request.image is None:
+        values |= {"height": height, "width": width, "num_inference_steps": steps, **guidance, **seed}
+    else:
+        sides = {"width": width, "height": height}
+        given = {name: side for name, side in sides.items() if getattr(request, name)}
+        values |= {"strength": request.strength, **guidance, "num_inference_steps": steps, **given, **seed, **sides}
+    values |= {"scheduler": request.scheduler, "model": model, "software": _SOFTWARE}
+    return {key: value for key, value in values.items() if value is not None}

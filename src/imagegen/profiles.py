@@ -175,8 +175,8 @@ def _native_size(pipeline: Any, defaults: Mapping[str, float]) -> tuple[int, int
 def _configured(pipeline: Any, key: str) -> object:
     """Return a value of a pipeline's configuration, or of a component's; None if it has none."""
     component, _, name = key.rpartition(".")
-    config = getattr(getattr(pipeline, component, None) if component else pipeline, "config", {})
-    return dict(config).get(name)
+    owner = getattr(pipeline, component, None) if component else pipeline
+    return getattr(getattr(owner, "config", None), name, None)
 
 
 def _override(profile: Profile, overrides: Mapping[str, Any]) -> Profile:

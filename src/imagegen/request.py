@@ -35,6 +35,7 @@ class Request:
         mask: A greyscale image (mode L) of the image's size. White is repainted, black stays as it is.
         strength: The share of the steps that run, above 0 and at most 1; None means the model's own. The higher it is,
             the more the result differs from the image.
+        scheduler: Diffusers' class name or a short name such as `euler a`; None means the model's own.
         references: Further RGB images for a model that combines several.
         resized_from: The width and height of the sent image, if it was scaled down to `image`; see
             `Picture.resized_from`.
@@ -54,6 +55,7 @@ class Request:
     image: Image.Image | None = None
     mask: Image.Image | None = None
     strength: float | None = None
+    scheduler: str | None = None
     references: tuple[Image.Image, ...] = ()
     resized_from: Size | None = None
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from itertools import count
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from imagegen import schedulers
 from imagegen.canvas import Canvas, cover, dilate_mask
 from imagegen.errors import ImageRejected, NotFinite
 from imagegen.models import Model
@@ -32,9 +34,15 @@ def sample(model: Model, request: Request, canvas: Canvas, *, steps: int, after_
         pipeline.enable_model_cpu_offload()
     accepted = model.arguments(request.task)
     arguments = {key: value for key, value in _arguments(model, request, canvas, steps).items() if key in accepted}
+    if "intermediate_timesteps" in accepted and steps != accepted["num_inference_steps"].default:
+        arguments["intermediate_timesteps"] = None  # Sana-Sprint's default suits two steps only
     step_end = _StepEnd(model, canvas, after_step)
     try:
-        with _observe_decoder(pipeline) as extremes, _observe_steps(pipeline, accepted, step_end) as callback:
+        with (
+            _new_scheduler(model, pipeline, request.scheduler),
+            _observe_decoder(pipeline) as extremes,
+            _observe_steps(pipeline, accepted, step_end) as callback,
+        ):
             output = pipeline(**arguments, **callback, output_type="pt")
     finally:
         pipeline.maybe_free_model_hooks()  # the pipeline itself does not after an exception
@@ -76,24 +84,35 @@ class _StepEnd:
 
 
 @contextmanager
+def _new_scheduler(model: Model, pipeline: Any, name: str | None) -> Iterator[None]:
+    """Give the pipeline a new scheduler for one image, so that no state of another image remains."""
+    own = pipeline.scheduler
+    bind = model.fast_path.bind_scheduler if model.fast_path else lambda scheduler: None
+    pipeline.scheduler = schedulers.create(own, name)
+    bind(pipeline.scheduler)
+    try:
+        yield
+    finally:
+        pipeline.scheduler = own
+        bind(own)
+
+
+@contextmanager
 def _observe_steps(pipeline: Any, accepted: Container[str], step_end: _StepEnd) -> Iterator[dict[str, Any]]:
     """Yield the arguments for a callback after each step; if a pipeline accepts none, call it in the scheduler."""
     if "callback_on_step_end" in accepted:
         yield {"callback_on_step_end": step_end}
         return
-    scheduler, done = pipeline.scheduler, count()
-    step = scheduler.step
+    done, step = count(), pipeline.scheduler.step
 
+    @wraps(step)  # pipelines inspect its signature
     def observed_step(*args: Any, **options: Any) -> Any:
         result = step(*args, **options)
         step_end(pipeline, next(done), None, {})
         return result
 
-    scheduler.step = observed_step
-    try:
-        yield {}
-    finally:
-        del scheduler.step  # the class's method again
+    pipeline.scheduler.step = observed_step  # it lives only for this image
+    yield {}
 
 
 class _ObservedProcessor:

@@ -43,6 +43,10 @@ class Settings(BaseSettings):
     the GPU. `stream`: in main memory, with one layer at a time on the GPU. `auto`: the first of these that fits. Unset:
     as `auto`, but a large model does not load on a GPU smaller than the chute's `node_selector` requires."""
 
+    scheduler: str | None = None
+    """Scheduler of requests that name none: diffusers' class name, or a short name such as `euler a`. Unset: the
+    model's own."""
+
     max_sequence_length: int | None = Field(default=None, ge=1, le=512)
     """Number of tokens to which the text encoder pads or truncates each prompt. Unset: the model's own, which is 256
     for FLUX.1-dev."""

@@ -36,7 +36,8 @@ def _own_tasks(pipeline_class: Any, model: str) -> set[Task]:
         if argument in accepted:
             raise LoadError(f"{model} generates {result} ({name}). Choose a model that generates images.")
     if "control_image" in accepted or "prompt" not in accepted:
-        needed = "a control image" if "control_image" in accepted else "other input than a prompt"
+        required = [each for each, parameter in accepted.items() if parameter.default is inspect.Parameter.empty]
+        needed = "a control image" if "control_image" in accepted else ", ".join(required[1:])  # without `self`
         raise LoadError(f"{model} needs {needed} ({name}), which no request has. Choose another model.")
     if "mask_image" in accepted:
         return {"inpaint"}

@@ -41,6 +41,7 @@ FIELDS = (
     "seed",
     "negative_prompt",
     "true_cfg_scale",
+    "scheduler",
     "format",
 )
 

@@ -60,6 +60,9 @@ class FakeFastPath:
     def free_caches(self) -> None:
         self.freed += 1
 
+    def bind_scheduler(self, scheduler: object) -> None:
+        pass
+
     def prepare_decoder(self, width: int, height: int) -> Iterator[None]:
         return iter(())
 

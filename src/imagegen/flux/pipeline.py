@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from imagegen.checkpoint import Progress
     from imagegen.flux.cuda_graph import CudaGraphCache
-    from imagegen.flux.model import FluxConfig
+    from imagegen.flux.model import FluxConfig, Scheduler
     from imagegen.flux.vae import DecoderWarmup
 
 log = logging.getLogger(__name__)
@@ -74,6 +74,10 @@ class FastPath(NamedTuple):
         self.transformer.free_caches()
         for cache in self.graph_caches:
             cache.clear()
+
+    def bind_scheduler(self, scheduler: Scheduler) -> None:
+        """Take the timesteps of the next image from a scheduler."""
+        self.transformer.bind_scheduler(scheduler)
 
     def prepare_decoder(self, width: int, height: int) -> Iterator[None]:
         """Prepare the decoder for images of a new size, one part per iteration."""

@@ -115,6 +115,11 @@ class Body(BaseModel):
     guidance_scale: Guidance | None = None
     seed: Seed | None = None
     format: FileFormat = "jpeg"
+    scheduler: Annotated[str, Field(max_length=100)] | None = Field(
+        default=None,
+        description="Diffusers' class name, or a short name such as `euler a`. A wrong name is an error that lists the "
+        "schedulers of the model.",
+    )
 
     @model_validator(mode="wrap")
     @classmethod

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 Task = Literal["text2image", "img2img", "inpaint", "edit", "control"]
 
 
@@ -51,6 +49,8 @@ class Family:
 
     def write(self, folder: Path) -> Path:
         """Write the model into `folder` and return it."""
+        import torch
+
         torch.manual_seed(0)
         with warnings.catch_warnings(action="ignore"):  # diffusers uses what it and others have deprecated
             self.build().save_pretrained(folder, safe_serialization=self.safetensors)

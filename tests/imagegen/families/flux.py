@@ -132,7 +132,8 @@ FAMILIES = [
     Family(
         "FLUX.1-Depth-dev",
         lambda: flux1(FluxControlPipeline, channels=128),
-        tasks=("control",),
+        tasks=(),
+        refused="control image",
         steps=28,
         guidance=3.5,
         negative="none",

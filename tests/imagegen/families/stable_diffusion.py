@@ -183,12 +183,14 @@ def sd3() -> StableDiffusion3Pipeline:
 
 
 _SD = {"guidance": 7.5, "tokens": None, "native": 128, "multiple": 8}
+_SD_1 = {**_SD, "steps": 30}
 _SDXL = {**_SD, "guidance": 5.0}
+_SDXL_BASE = {**_SDXL, "steps": 30}
 
 FAMILIES = [
-    Family("stable-diffusion-v1-5", lambda: sd(checked=True), **_SD),
-    Family("stable-diffusion-v1-5-unchecked", sd, **_SD),
-    Family("stable-diffusion-v1-5-bin", sd, safetensors=False, **_SD),
+    Family("stable-diffusion-v1-5", lambda: sd(checked=True), **_SD_1),
+    Family("stable-diffusion-v1-5-unchecked", sd, **_SD_1),
+    Family("stable-diffusion-v1-5-bin", sd, safetensors=False, **_SD_1),
     Family(
         "stable-diffusion-2-1",
         lambda: sd(
@@ -196,13 +198,13 @@ FAMILIES = [
             use_linear_projection=True,
             scheduler=DDIMScheduler(prediction_type="v_prediction", set_alpha_to_one=False, clip_sample=False, **BETAS),
         ),
-        **{**_SD, "native": 192},
+        **{**_SD_1, "native": 192},
     ),
     Family(
         "stable-diffusion-inpainting",
         lambda: sd(StableDiffusionInpaintPipeline, in_channels=9),
         tasks=("inpaint",),
-        **_SD,
+        **_SD_1,
     ),
     Family(
         "instruct-pix2pix",
@@ -219,7 +221,7 @@ FAMILIES = [
         negative="none",
         **{**_SD, "guidance": 8.5},
     ),
-    Family("stable-diffusion-xl-base-1.0", sdxl, **_SDXL),
+    Family("stable-diffusion-xl-base-1.0", sdxl, **_SDXL_BASE),
     Family(
         "sdxl-turbo",
         lambda: sdxl(scheduler=EulerAncestralDiscreteScheduler(timestep_spacing="trailing", **BETAS)),
@@ -230,7 +232,7 @@ FAMILIES = [
         "stable-diffusion-xl-1.0-inpainting-0.1",
         lambda: sdxl(StableDiffusionXLInpaintPipeline, channels=9),
         tasks=("inpaint",),
-        **{**_SDXL, "guidance": 7.5},
+        **{**_SDXL_BASE, "guidance": 7.5},
     ),
     Family("stable-diffusion-xl-refiner-1.0", sdxl_refiner, tasks=("img2img", "inpaint"), **_SDXL),
     Family(
@@ -240,5 +242,5 @@ FAMILIES = [
         finish=_add_sentencepiece,
         **{**_SDXL, "tokens": 256},
     ),
-    Family("stable-diffusion-3.5-large", sd3, steps=28, guidance=7.0, tokens=256, native=128),
+    Family("stable-diffusion-3.5-large", sd3, steps=28, guidance=4.5, tokens=256, native=128),
 ]

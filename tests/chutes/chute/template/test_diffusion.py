@@ -13,6 +13,7 @@ from imagegen import engine, models
 from imagegen.errors import NotFinite, Unsupported
 from imagegen.memory import GpuRequirements
 from imagegen.picture import Picture
+from imagegen.profile import FLUX_DEV
 from imagegen.request import Request
 from imagegen.settings import Settings
 
@@ -25,6 +26,7 @@ class Model:
     ) -> None:
         progress("reading", 1, 2)
         self.info = {"model": source, "origin": "hub"}
+        self.profile = FLUX_DEV
 
 
 class Engine:

@@ -1,0 +1,193 @@
+"""Every model family that people run, with tiny weights: tasks, exact sizes, repeatability and its own defaults."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from prometheus_client import REGISTRY
+
+from benchmarks.harness.waiting import LIMIT, wait_for
+from imagegen import engine as engine_module
+from imagegen import models, sampling
+from imagegen.engine import Engine
+from imagegen.errors import InputError, LoadError, Unsupported
+from imagegen.http.schemas import GenerationInput
+from imagegen.image_file import read_metadata
+from imagegen.picture import Picture
+from imagegen.profile import Sizes
+from imagegen.request import Request
+from imagegen.settings import Settings
+from tests.imagegen import families
+from tests.imagegen.families import Family
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of the libraries
+
+SIZE = 150, 130
+PHOTO = Image.effect_noise(SIZE, 60).convert("RGB")
+MASK = Image.linear_gradient("L").resize(SIZE).point(lambda value: 255 if value > 127 else 0)
+STEPS = 2
+SERVED = [name for names in families.NAMES.values() for name in names if name not in families.REFUSED]
+
+
+@dataclass
+class Tried:
+    """A family with a running engine, and its first image."""
+
+    family: Family
+    engine: Engine
+    first: Picture
+    tensors: list[tuple[int, ...]] = field(default_factory=list)
+    """The shapes of the images that came from the pipelines."""
+    steps: list[tuple[int, int]] = field(default_factory=list)
+    """The reports of the first image's steps."""
+
+    def request(self, **fields: Any) -> Request:
+        """Return a request for the model's first task, or for `task`."""
+        task = fields.pop("task", None) or next(iter(self.engine.model.pipelines))
+        images = {} if task == "text2image" else {"image": PHOTO, "mask": MASK if task == "inpaint" else None}
+        sides = dict(zip(("width", "height"), SIZE, strict=True)) if task == "text2image" else {}
+        return Request(**{"prompt": "a red apple", "steps": STEPS, "seed": 1, **images, **sides, **fields})
+
+    def generate(self, **fields: Any) -> Picture:
+        return asyncio.run(self.engine.generate(self.request(**fields)))
+
+
+@pytest.fixture(scope="module", params=SERVED)
+def tried(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tried]:
+    """Start an engine whose images are small, and generate one."""
+    family = families.find(request.param)
+    model = models.load(str(family.write(tmp_path_factory.mktemp("families") / family.name)), settings=Settings())
+    sizes = Sizes(model.profile.sizes.multiple)
+    model.profile = replace(model.profile, size=(128, 128), sizes=sizes, all_tasks_work=False)
+    engine = Engine(model)
+    engine.start()
+    asyncio.run(engine.warm_up())
+    to_pil = sampling._to_pil
+
+    def recorded(tensor: Any) -> Image.Image:
+        tried.tensors.append(tuple(tensor.shape))
+        return to_pil(tensor)
+
+    tried = Tried(family, engine, Picture(PHOTO, {}, SIZE, "", ""))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "_to_pil", recorded)
+        steps = tried.steps
+        generation = engine.generate(tried.request(), on_step=lambda done, total: steps.append((done, total)))
+        tried.first = asyncio.run(generation)
+        yield tried
+    engine.stop()
+
+
+def test_every_task_that_the_weights_can_do(tried: Tried) -> None:
+    found = tried.engine.model.pipelines
+    assert set(found) == {"img2img" if task == "edit" else task for task in tried.family.tasks}
+    for task in {"text2image", "img2img", "inpaint"} - set(found):
+        with pytest.raises(Unsupported, match=f"does not support {task}"):
+            tried.generate(task=task)
+
+
+def test_exact_sizes(tried: Tried) -> None:
+    """The size that the response reports is that of the tensor, and the image fills the requested size."""
+    pictures = [tried.first, *(tried.generate(task=task) for task in [*tried.engine.model.pipelines][1:])]
+    for picture, (_, height, width) in zip(pictures, tried.tensors, strict=False):
+        assert picture.generated_size == (width, height)
+        assert picture.image.size == SIZE
+        pixels = np.asarray(picture.image)
+        for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+            assert edge.std() > 0  # neither black nor empty
+
+
+def test_the_seed_decides(tried: Tried) -> None:
+    assert tried.generate().encode("png") == tried.first.encode("png")
+    assert tried.generate(seed=2).image.tobytes() != tried.first.image.tobytes()
+
+
+def test_steps_are_reported_and_can_be_cancelled(tried: Tried) -> None:
+    assert tried.steps[0][0] == 1
+    assert tried.steps[-1][0] == tried.steps[-1][1]
+    reported = []
+
+    async def cancel() -> None:
+        loop, cancelled = asyncio.get_running_loop(), threading.Event()
+
+        def after_step(done: int, total: int) -> None:
+            reported.append(done)
+            if not cancelled.is_set():
+                loop.call_soon_threadsafe(task.cancel)
+                assert cancelled.wait(LIMIT)
+
+        task = asyncio.create_task(tried.engine.generate(tried.request(steps=8), on_step=after_step))
+        task.add_done_callback(lambda task: cancelled.set())
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancel())
+    wait_for(lambda: REGISTRY.get_sample_value("imagegen_busy") == 0)
+    assert reported == [1]
+
+
+def test_a_negative_prompt_changes_pixels_or_is_an_error(tried: Tried) -> None:
+    if tried.family.negative != "none" and tried.family.guidance != 0:
+        other = tried.generate(negative_prompt="a blue lake")
+        assert tried.first.image.tobytes() != other.image.tobytes()
+        assert other.metadata["negative_prompt"] == "a blue lake"
+        assert "negative_prompt" not in tried.first.metadata
+        return
+    with pytest.raises(InputError, match=r"^negative_prompt ") as error:
+        tried.generate(negative_prompt="a blue lake")
+    assert error.value.field == "negative_prompt"
+
+
+def test_a_bare_prompt_gets_what_the_model_wants(tried: Tried, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the sampling itself is left out, since 50 steps of each family would take minutes."""
+    monkeypatch.setattr(engine_module, "sample", lambda model, request, canvas, **options: PHOTO.resize(canvas.size))
+    request = GenerationInput(prompt="a red apple").to_request(tried.engine.profile)
+    if "text2image" not in tried.engine.model.pipelines:
+        request = replace(tried.request(), steps=None)
+    picture = asyncio.run(tried.engine.generate(request))
+    metadata = read_metadata(picture.encode())
+    expected = tried.family.steps, tried.family.guidance
+    if tried.family.name == "FLUX.1-dev":  # it keeps the values of the first version
+        expected = 10, 7.5
+    assert (metadata["num_inference_steps"], metadata.get("guidance_scale")) == expected
+    assert picture.image.size == (SIZE if request.image else (128, 128))
+    if tried.family.tokens:
+        assert tried.engine.profile.tokens <= tried.family.tokens
+
+
+def test_fields_that_the_model_cannot_honour(tried: Tried) -> None:
+    profile, model = tried.engine.profile, tried.engine.model
+    if profile.guidance is None:
+        assert tried.engine._complete(tried.request(guidance=7.5)).guidance is None
+        with pytest.raises(InputError, match="guidance_scale is not supported"):
+            tried.generate(guidance=3.3)
+    if profile.true_cfg is None and profile.guidance_argument != "true_cfg_scale":
+        with pytest.raises(InputError, match="true_cfg_scale is not supported"):
+            tried.generate(true_cfg_scale=3.0)
+    for task in {"img2img", "inpaint"} & set(model.pipelines):
+        if "strength" not in model.arguments(task):
+            assert tried.engine._complete(tried.request(task=task, strength=0.75)).strength is None
+            with pytest.raises(InputError, match="strength is not supported"):
+                tried.generate(task=task, strength=0.5)
+
+
+@pytest.mark.parametrize("name", families.REFUSED)
+def test_what_cannot_be_served_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    family = families.find(name)
+    with pytest.raises(LoadError, match=family.refused) as error:
+        models.load(str(family.write(tmp_path / name)), settings=Settings())
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("module", families.NAMES)
+def test_every_family_is_tried(module: str) -> None:
+    found = import_module(f"tests.imagegen.families.{module}").FAMILIES
+    assert tuple(family.name for family in found) == families.NAMES[module]
+    assert {family.name for family in found if family.refused} == {*families.NAMES[module]} & {*families.REFUSED}

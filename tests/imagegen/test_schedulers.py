@@ -1,0 +1,115 @@
+"""Schedulers by name: which names a model accepts, what they stand for, and that one step tells whether they work."""
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+
+from imagegen import models, schedulers
+from imagegen.engine import Engine
+from imagegen.errors import InputError, LoadError
+from imagegen.request import Request
+from imagegen.settings import Settings
+from tests.imagegen import families
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of the libraries
+
+DIFFUSION = diffusers.PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+FLOW = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "class_name", "options"),
+    [
+        ("EulerDiscreteScheduler", "EulerDiscreteScheduler", {}),
+        ("euler", "EulerDiscreteScheduler", {}),
+        ("Euler a", "EulerAncestralDiscreteScheduler", {}),
+        ("euler_a", "EulerAncestralDiscreteScheduler", {}),
+        ("DPM++ 2M Karras", "DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+        ("dpmpp_2m", "DPMSolverMultistepScheduler", {"use_karras_sigmas": False}),
+        ("UniPC", "UniPCMultistepScheduler", {}),
+        ("pndm", "PNDMScheduler", {}),
+    ],
+)
+def test_names_of_a_diffusion_model(name: str, class_name: str, options: dict[str, object]) -> None:
+    scheduler = schedulers.create(DIFFUSION, name)
+    assert type(scheduler).__name__ == class_name
+    assert {**scheduler.config, **options, "beta_end": 0.012} == dict(scheduler.config)
+
+
+@pytest.mark.parametrize("name", ["dpm++ 2m", "unipc", "deis", "UniPCMultistepScheduler"])
+def test_solvers_of_a_flow_model(name: str) -> None:
+    config = schedulers.create(FLOW, name).config
+    assert (config["use_flow_sigmas"], config["prediction_type"], config["flow_shift"]) == (True, "flow_prediction", 3)
+
+
+def test_each_image_gets_a_new_scheduler_of_the_models_own_class() -> None:
+    for own in (DIFFUSION, FLOW):
+        new = schedulers.create(own, None)
+        assert new is not own
+        assert (type(new), dict(new.config)) == (type(own), dict(own.config))
+    assert type(schedulers.create(FLOW, "Euler")) is type(FLOW)
+
+
+@pytest.mark.parametrize(("own", "name"), [(FLOW, "ddim"), (FLOW, "dpm2 karras"), (DIFFUSION, "dopri5"), (FLOW, "")])
+def test_other_names_are_an_error_with_the_list(own: Any, name: str) -> None:
+    with pytest.raises(InputError, match=f"scheduler must be one of .*unipc.*; got '{name}'") as error:
+        schedulers.create(own, name)
+    assert error.value.field == "scheduler"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    names = ("stable-diffusion-v1-5-unchecked", "FLUX.1-dev", "Z-Image")
+    return {name: families.find(name).write(tmp_path_factory.mktemp("schedulers") / name) for name in names}
+
+
+def engine(folder: Path, **settings: Any) -> Engine:
+    model = models.load(str(folder), settings=Settings(**settings))
+    engine = Engine(model)
+    engine.start()
+    return engine
+
+
+def ask(**fields: Any) -> Request:
+    return Request("a cat", width=128, height=128, steps=3, seed=1, **fields)
+
+
+@pytest.mark.parametrize("family", ["stable-diffusion-v1-5-unchecked", "FLUX.1-dev", "Z-Image"])
+def test_a_scheduler_works_or_is_an_error(family: str, folders: dict[str, Path]) -> None:
+    """Every name that a model accepts generates another image than its own scheduler, or is a field error."""
+    running = engine(folders[family])
+    try:
+        plain = asyncio.run(running.generate(ask()))
+        own = running.model.pipeline.scheduler
+        works, fails = set(), set()
+        for name in schedulers._choices(own):
+            with suppress(InputError):
+                fails.add(name)
+                other = asyncio.run(running.generate(ask(scheduler=name)))
+                fails.remove(name)
+                works.add(name)
+                assert other.metadata["scheduler"] == name
+                same = schedulers.create(own, name).config == own.config
+                assert same == (other.image.tobytes() == plain.image.tobytes()), name
+        assert {"euler", type(own).__name__} <= works
+        if family == "Z-Image":  # its pipeline passes sigmas of its own
+            assert works == {"euler", type(own).__name__}
+        else:  # these need packages that need not be installed
+            assert fails <= {"DPMSolverSDEScheduler", "LMSDiscreteScheduler", "lms"}
+        assert asyncio.run(running.generate(ask())).encode("png") == plain.encode(
+            "png"
+        )  # nothing of the others remains
+    finally:
+        running.stop()
+
+
+def test_a_setting_names_the_default(folders: dict[str, Path]) -> None:
+    folder = folders["stable-diffusion-v1-5-unchecked"]
+    model = models.load(str(folder), settings=Settings(scheduler="euler a"))
+    assert {type(each.scheduler).__name__ for each in model.pipelines.values()} == {"EulerAncestralDiscreteScheduler"}
+    with pytest.raises(LoadError, match=r"^IMAGEGEN_SCHEDULER: scheduler must be one of .*; got 'sa'\.$"):
+        models.load(str(folder), settings=Settings(scheduler="sa"))
