@@ -85,6 +85,12 @@ def cover(image: Image.Image, size: Size) -> Image.Image:
     return image if image.size == size else ImageOps.fit(image, size, Image.Resampling.LANCZOS)
 
 
+def limit_area(image: Image.Image, most: int) -> Image.Image:
+    """Scale an image down to at most `most` pixels, in its proportions."""
+    scale = math.sqrt(most / (image.width * image.height))
+    return _resize(image, (int(image.width * scale), int(image.height * scale))) if scale < 1 else image
+
+
 def dilate_mask(mask: Image.Image, cell: int) -> Image.Image:
     """Dilate a mask to the grid of latents: a cell of `cell` x `cell` pixels with any white in it becomes white."""
     cells = mask.resize((mask.width // cell, mask.height // cell), Image.Resampling.BOX, reducing_gap=None)

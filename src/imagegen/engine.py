@@ -18,7 +18,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from imagegen import metrics, schedulers
-from imagegen.canvas import Canvas, cover, fit_canvas
+from imagegen.canvas import Canvas, cover, fit_canvas, limit_area
 from imagegen.completion import complete
 from imagegen.cuda_errors import free_memory, is_fatal, is_out_of_memory
 from imagegen.errors import (
@@ -42,6 +42,7 @@ from imagegen.watchdog import Watchdog
 log = logging.getLogger(__name__)
 
 _WARM_UP_STEPS = 2
+_REFERENCE_AREA = 1024**2  # pixels; models read a reference at about this size
 _MAX_OUT_OF_MEMORY = 3  # requests in a row that run out of memory, before the caches are freed
 _GPU_FAILED = "The GPU has failed; the service is about to restart."
 
@@ -357,4 +358,5 @@ def _fit_images(request: Request) -> Request:
     """Return the request with its images scaled and cropped to the size of the result."""
     image = cover(request.image, request.size) if request.image else None
     mask = cover(request.mask, request.size) if request.mask else None
-    return replace(request, image=image, mask=mask)
+    references = tuple(limit_area(each, _REFERENCE_AREA) for each in request.references)
+    return replace(request, image=image, mask=mask, references=references)

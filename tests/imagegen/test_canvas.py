@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from imagegen.canvas import cover, dilate_mask, fit_canvas, size_like
+from imagegen.canvas import cover, dilate_mask, fit_canvas, limit_area, size_like
 from imagegen.profile import Sizes
 
 ANY, SMALL, SDXL = Sizes(16), Sizes(16, longest_side=256), Sizes(16, None, 2**19, 2**20)
@@ -102,3 +102,10 @@ def test_a_dilated_mask_has_whole_cells() -> None:
     assert cells.max(1).nonzero()[0].tolist() == [5 * 8 + 2]
     assert cells.min(1).nonzero()[0].tolist() == [5 * 8 + 2]
     assert set(np.unique(cells)) == {0, 255}
+
+
+@pytest.mark.parametrize(
+    ("size", "limited"), [((1024, 1024), (1024, 1024)), ((2048, 1024), (1448, 724)), ((9, 7), (9, 7))]
+)
+def test_references_have_at_most_a_megapixel(size: tuple[int, int], limited: tuple[int, int]) -> None:
+    assert limit_area(Image.new("RGB", size), 1024**2).size == limited
