@@ -83,18 +83,21 @@ def find(source: str) -> tuple[Path, Origin]:
 
 
 def _find_in_cache(repository: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    """Return the cached snapshot of a model. Files that no loader reads, such as a second copy, may be absent."""
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.file_download import repo_folder_name
 
     try:
-        folder = Path(snapshot_download(repository, local_files_only=True))
+        index = try_to_load_from_cache(repository, "model_index.json")
     except HFValidationError:
         raise LoadError(f"{repository!r} is neither a folder nor a Hugging Face ID.") from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
-        raise WeightsMissing(f"The weights of {repository} are not on this machine. {_download(repository)}") from None
-    with _explained(folder, repository):
-        check_head(folder / "model_index.json")
-    return folder
+    if isinstance(index, str):
+        return Path(index).parent
+    if (Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")).is_dir():
+        problem = "has no model_index.json in the cache: it is incomplete, or not in diffusers' layout"
+        raise WeightsMissing(f"{repository} {problem}. {_download(repository)}")
+    raise WeightsMissing(f"The weights of {repository} are not on this machine. {_download(repository)}")
 
 
 def _download(repository: str) -> str:

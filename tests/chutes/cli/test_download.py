@@ -46,13 +46,10 @@ def test_needed_files_are_downloaded_once(chutes: Run, the_hub: hub.Hub) -> None
     assert the_hub.fetched == []
 
 
-def test_the_model_is_in_the_cache_of_the_hub(chutes: Run, the_hub: hub.Hub, tmp_path: Path) -> None:
+def test_the_image_service_finds_the_model(chutes: Run, the_hub: hub.Hub, tmp_path: Path) -> None:
     folder = Path(chutes("download", "a/model", HF_ENDPOINT=the_hub.url).stdout.strip())
     assert folder.is_relative_to(tmp_path / ".cache/huggingface/hub/models--a--model/snapshots")
-    code = (
-        "from huggingface_hub import snapshot_download as get\n"
-        "print(get('a/model', local_files_only=True, ignore_patterns=['flux1*', '.git*']))"
-    )
+    code = "from imagegen import checkpoint as model; print(model.find('a/model')[0])"
     env = {**os.environ, "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert Path(found.stdout.strip()) == folder
