@@ -21,7 +21,6 @@ JPEG = b"\xff\xd8\xff"
 _CRITICAL_CHUNKS = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
 _ANCILLARY_CHUNKS = {b"tRNS": 512, b"eXIf": MAX_EXIF, b"iCCP": MAX_PROFILE}  # with their largest sizes
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # neither a stuffed byte nor a restart marker
-_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _EOI = b"\xff\xd9"
 _SOS, _APP0, _APP1, _APP2, _APP14, _APP15, _COM = 0xDA, 0xE0, 0xE1, 0xE2, 0xEE, 0xEF, 0xFE
 _NO_LENGTH = {0x01, 0xD8}  # markers without a segment
@@ -100,7 +99,7 @@ def _strip_jpeg(data: bytes) -> Stripped:
     scans, has_exif = 0, False
     for _ in range(_MAX_JPEG_SEGMENTS):
         found = _MARKER.search(data, at)
-        marker = found.start() if found else len(data)
+        marker = found.start() if found else len(data.rstrip(b"\xff"))
         if scans:  # the bytes between segments are pixels
             kept.append(view[at:marker])
         if found is None or data.startswith(_EOI, marker):
@@ -129,7 +128,7 @@ def _strip_jpeg(data: bytes) -> Stripped:
 def _other_ending(data: bytes, kept: list[memoryview]) -> bytes:
     """Return a JPEG with an ending that changes pixels if some are missing: its bits are decoded in their place."""
     last_scan = data.rfind(b"\xff\xda")
-    restarts = sum(1 for _ in _RESTART.finditer(data, last_scan))
+    restarts = sum(data.count(bytes([0xFF, code]), last_scan) for code in range(0xD0, 0xD8))
     noise = b"\xaa\x55" * 32
     return b"".join([*kept, noise, b"\xff", bytes([0xD0 + restarts % 8]), noise, _EOI])
 
@@ -137,15 +136,17 @@ def _other_ending(data: bytes, kept: list[memoryview]) -> bytes:
 def _strip_gif(data: bytes) -> bytes:
     """Drop all extensions before the first frame but the one with its transparent colour."""
     at = 13 + (3 << (data[10] & 7) + 1 if len(data) > 10 and data[10] & 0x80 else 0)
-    kept = [data[:at]]
-    blocks = 0
+    kept, blocks = [data[:at]], 0
     while data[at : at + 1] == b"!":
-        label, at = data[at + 1 : at + 2], at + 2
-        if label == b"\xf9":
-            kept.append(b"!\xf9" + data[at : at + 1 + data[at]] + b"\0" if at < len(data) else b"")
-        while at < len(data) and data[at]:
-            at, blocks = at + 1 + data[at], blocks + 1
-            if blocks > _MAX_GIF_BLOCKS:
-                raise StrippingError(f"a GIF of more than {_MAX_GIF_BLOCKS} blocks before its first frame")
-        at += 1
-    return b"".join([*kept, data[at:]])
+        has_colour, at = data[at + 1 : at + 2] == b"\xf9", at + 2
+        while blocks <= _MAX_GIF_BLOCKS and (size := int.from_bytes(data[at : at + 1])):
+            if has_colour:
+                kept.append(b"!\xf9" + data[at : at + 1 + size] + b"\0")
+                has_colour = False
+            at, blocks = at + 1 + size, blocks + 1
+        at, blocks = at + 1, blocks + 1
+        if blocks > _MAX_GIF_BLOCKS:
+            raise StrippingError(f"a GIF of more than {_MAX_GIF_BLOCKS} blocks before its first frame")
+    if data[at : at + 1] == b",":  # what else follows is no frame
+        kept.append(data[at:])
+    return b"".join(kept)
