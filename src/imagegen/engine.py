@@ -52,12 +52,13 @@ class _CancelledError(Exception):
 
 
 class _Sample(NamedTuple):
-    """The thread's result: the image at the canvas's size, the number of steps, and `Picture.fallback`."""
+    """The thread's result: the image at the canvas's size, the number of steps, and two fields of `Picture`."""
 
     image: Image.Image
     canvas: Canvas
     steps: int
     fallback: str | None
+    unread_tokens: int
 
 
 @dataclass
@@ -170,7 +171,7 @@ class Engine:
         metrics.images.labels(request.task).inc()
         return Picture(
             image,
-            metadata=request_metadata(completed, image.size, sampled.steps, self.model.name),
+            metadata=request_metadata(completed, image.size, sampled.steps, self.model.name, sampled.unread_tokens),
             generated_size=sampled.image.size,
             origin=str(self.model.info["origin"]),
             precision=str(self.model.info["precision"]),
@@ -327,7 +328,7 @@ class Engine:
         try:
             image = sample(self.model, job.request, canvas, steps=steps, after_step=after_step)
             self._watchdog.complete()
-            return _Sample(image, canvas, steps, fallback)
+            return _Sample(image, canvas, steps, fallback, self._unread_tokens(job))
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -335,6 +336,13 @@ class Engine:
         # Not in the `except` block: until it ends, the exception's traceback keeps the tensors alive.
         free_memory()
         return None
+
+    def _unread_tokens(self, job: _Job) -> int:
+        """Return how much of the prompt the model did not read; log it."""
+        unread, limit = self.model.unread_tokens(job.request.prompt), self.profile.tokens
+        if unread:
+            log.warning("The prompt is %d tokens longer than the %d that %s reads", unread, limit, self.model.name)
+        return unread
 
     def _begin(self, job: _Job, canvas: Canvas, phase: str) -> None:
         """Tell the watchdog which kind of work begins; all work of one kind takes equally long."""

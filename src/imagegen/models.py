@@ -58,6 +58,21 @@ class Model:
         """Return the arguments that a task's pipeline accepts."""
         return inspect.signature(self.pipelines[task].__call__).parameters
 
+    def unread_tokens(self, prompt: str) -> int:
+        """Return how many of a prompt's tokens are beyond the number that the model reads.
+
+        A chat template may take further tokens, which are not counted.
+        """
+        limit = self.profile.tokens
+        if len(prompt.encode()) < limit:  # a token has at least one byte; most prompts end here
+            return 0
+        from transformers import PreTrainedTokenizerBase
+
+        tokenizer = profiles.main_tokenizer(self.pipeline)
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            return 0
+        return max(0, len(tokenizer(prompt, truncation=False)["input_ids"]) - limit)
+
 
 class _ModelFiles(NamedTuple):
     """A model's files on this machine, and what they say about it."""

@@ -53,8 +53,12 @@ class Picture:
         return encode_image(self.image, file_format, metadata, quality=quality)
 
 
-def request_metadata(request: Request, size: tuple[int, int], steps: int, model: str) -> dict[str, object]:
+def request_metadata(
+    request: Request, size: tuple[int, int], steps: int, model: str, unread_tokens: int = 0
+) -> dict[str, object]:
     """Return the metadata of an image file: the request with the values that were used.
+
+    `unread_tokens` is the number of the prompt's tokens that the model did not read.
 
     The order of the values determines the file's bytes, so it must stay the same.
     """
@@ -71,5 +75,6 @@ def request_metadata(request: Request, size: tuple[int, int], steps: int, model:
         sides = {"width": width, "height": height}
         given = {name: side for name, side in sides.items() if getattr(request, name)}
         values |= {"strength": request.strength, **guidance, "num_inference_steps": steps, **given, **seed, **sides}
-    values |= {"scheduler": request.scheduler, "model": model, "software": _SOFTWARE}
+    values |= {"scheduler": request.scheduler, "unread_tokens": unread_tokens or None}
+    values |= {"model": model, "software": _SOFTWARE}
     return {key: value for key, value in values.items() if value is not None}

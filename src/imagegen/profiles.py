@@ -125,7 +125,7 @@ def find(pipeline: Any, description: Mapping[str, Any], *, model: str, tokens: i
     profile = _from_pipeline(pipeline)
     if row := next((row for row in _ROWS if row.fits(pipeline, model)), None):
         profile = replace(profile, **{**row.values, "name": row.name})
-    most = next((each.model_max_length for name in _TOKENIZERS if (each := getattr(pipeline, name, None))), 512)
+    most = getattr(main_tokenizer(pipeline), "model_max_length", 512)
     profile = replace(
         profile,
         tokens=min(tokens or profile.tokens, most),
@@ -136,6 +136,12 @@ def find(pipeline: Any, description: Mapping[str, Any], *, model: str, tokens: i
         ),
     )
     return _override(profile, description.get("profile", {}))
+
+
+def main_tokenizer(pipeline: Any) -> Any | None:
+    """Return the tokenizer that reads the whole prompt, not only its beginning; None if a pipeline has none."""
+    found = next((each for name in _TOKENIZERS if (each := getattr(pipeline, name, None))), None)
+    return getattr(found, "tokenizer", found)  # a processor has one inside
 
 
 def _from_pipeline(pipeline: Any) -> Profile:

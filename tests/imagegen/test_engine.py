@@ -13,12 +13,17 @@ from prometheus_client import REGISTRY
 from benchmarks.harness.waiting import LIMIT
 from imagegen.engine import Engine
 from imagegen.errors import EngineStopped, ImagegenError, Unsupported
+from imagegen.http.responses import picture_headers
 from imagegen.picture import Picture
 from imagegen.request import Request
 
 
 def ask(seed: int | None = 1, steps: int = 4, **fields: object) -> Request:
     return Request("a red apple", seed=seed, steps=steps, **fields)
+
+
+def ask_long(prompt: str) -> Request:
+    return Request(prompt, seed=1, steps=1)
 
 
 def count(name: str, **labels: str) -> float:
@@ -260,3 +265,15 @@ def test_busy_seconds_are_counted(engine: Engine) -> None:
     elapsed = time.perf_counter() - began
     assert 0 < count("busy_seconds_total") - seconds <= elapsed
     assert count("images_total", task="text2image") == images + 1
+
+
+def test_a_prompt_that_is_too_long_is_told(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    limit = engine.profile.tokens
+    fits = asyncio.run(engine.generate(ask_long("cat " * (limit - 1))))  # and one token for its end
+    assert "unread_tokens" not in fits.metadata
+    assert "X-Unread-Tokens" not in picture_headers(fits)
+    picture = asyncio.run(engine.generate(ask_long("cat " * (limit + 4))))
+    assert picture.metadata["unread_tokens"] == 5
+    assert picture_headers(picture)["X-Unread-Tokens"] == "5"
+    assert f"5 tokens longer than the {limit} that tiny-random reads" in caplog.text
+    assert asyncio.run(engine.generate(ask_long("cat " * (limit + 9)))).image == picture.image  # it is not read

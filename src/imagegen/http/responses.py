@@ -101,6 +101,8 @@ def picture_headers(picture: "Picture") -> dict[str, str]:
     }
     if picture.resized_from:
         headers["X-Resized-From"] = "{}x{}".format(*picture.resized_from)
+    if unread := picture.metadata.get("unread_tokens"):
+        headers["X-Unread-Tokens"] = str(unread)
     if picture.fallback:
         headers["X-Fallback"] = picture.fallback
     return headers
