@@ -26,6 +26,7 @@ from imagegen.request import Request
 from imagegen.settings import Settings
 from tests.imagegen import families
 from tests.imagegen.families import Family
+from tests.imagegen.families.page import PAGE, page
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of the libraries
 
@@ -191,3 +192,7 @@ def test_every_family_is_tried(module: str) -> None:
     found = import_module(f"tests.imagegen.families.{module}").FAMILIES
     assert tuple(family.name for family in found) == families.NAMES[module]
     assert {family.name for family in found if family.refused} == {*families.NAMES[module]} & {*families.REFUSED}
+
+
+def test_the_page_of_tested_models_is_up_to_date() -> None:
+    assert PAGE.read_text("utf-8") == page(), "run python -m tests.imagegen.families"
