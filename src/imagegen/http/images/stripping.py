@@ -37,11 +37,13 @@ class Stripped(NamedTuple):
 
     - `data`: the file.
     - `profile`: its colour profile, for PNG and JPEG.
+    - `scans`: the number of scans of a JPEG.
     - `other_ending`: a JPEG without an end marker is complete if this file has the same pixels.
     """
 
     data: bytes
     profile: bytes | None = None
+    scans: int = 0
     other_ending: bytes | None = None
 
 
@@ -121,7 +123,7 @@ def _strip_jpeg(data: bytes) -> Stripped:
     else:
         raise StrippingError(f"a JPEG of more than {_MAX_JPEG_SEGMENTS} segments")
     whole = b"".join(part for _, part in sorted(profile))
-    parts = Stripped(b"".join([*kept, _EOI]), whole if 0 < len(whole) <= MAX_PROFILE else None)
+    parts = Stripped(b"".join([*kept, _EOI]), whole if 0 < len(whole) <= MAX_PROFILE else None, scans)
     return parts if found else parts._replace(other_ending=_other_ending(data, kept))
 
 
