@@ -216,6 +216,8 @@ def _load_with_diffusers(files: _ModelFiles, settings: Settings, plan: MemoryPla
             f"{files.name} needs diffusers' class {class_name}, which version {diffusers.__version__} does not have. "
             "Upgrade diffusers."
         )
+    if lora := next(files.folder.glob("*lora*.safetensors"), None):
+        log.warning("%s has no effect: the service does not load LoRA files. Fuse it into the model", lora.name)
     variant = next((each.variant for each in files.components.values() if each.variant), None)
     try:
         replaced = processors.replacements(files.folder)

@@ -1,0 +1,84 @@
+"""Where a model's values come from: its pipeline, the table of known models, and imagegen.json."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagegen import models
+from imagegen.errors import InputError, LoadError
+from imagegen.profile import FLUX_DEV, Bounds, Profile
+from imagegen.settings import Settings
+
+
+def load(folder: Path, description: dict[str, object], **settings: Any) -> Profile:
+    (folder / "imagegen.json").write_text(json.dumps(description))
+    return models.load(str(folder), settings=Settings(**settings)).profile
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.imagegen import tiny
+
+    return tiny.write_sdxl(tmp_path_factory.mktemp("models") / "sdxl")
+
+
+def test_the_name_tells_a_distilled_version(folder: Path) -> None:
+    plain, turbo = load(folder, {"name": "my-sdxl"}), load(folder, {"name": "My-SDXL-Turbo"})
+    assert (plain.name, plain.steps.default, plain.guidance) == ("SDXL", 30, Bounds(5.0, 0, 20))
+    assert (turbo.name, turbo.steps.default, turbo.guidance) == ("SDXL-Turbo", 4, Bounds(0, 0, 20))
+    assert plain.size == (128, 128)  # from the configuration
+
+
+def test_a_file_beside_the_model_overrides_every_field(folder: Path) -> None:
+    values = {
+        "steps": 8,
+        "guidance": [3.5, 1, 30],
+        "size": [640, 512],
+        "strength": 0.4,
+        "tokens": 16,
+        "max_images": 2,
+        "sizes": {"multiple": 32, "least_area": 4096},
+        "blank_negative": "ugly",
+    }
+    profile = load(folder, {"profile": values})
+    assert (profile.steps, profile.guidance) == (Bounds(8, 1, 100), Bounds(3.5, 1, 30))
+    assert (profile.size, profile.strength) == ((640, 512), Bounds(0.4, 0.1, 1))
+    assert (profile.tokens, profile.max_images, profile.blank_negative) == (16, 2, "ugly")
+    assert (profile.sizes.multiple, profile.sizes.least_area, profile.sizes.largest_area) == (32, 4096, None)
+    assert load(folder, {"profile": {"steps": 150}}).steps == Bounds(150, 1, 150)
+    assert load(folder, {"native_size": 256}).sizes.longest_side == 256
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"stesp": 8}, "imagegen.json: the profile has no field 'stesp'. Its fields are: name, steps, "),
+        ({"steps": "many"}, "imagegen.json: the profile's steps"),
+        ({"guidance": [1, 2]}, "imagegen.json: the profile's guidance"),
+        ({"size": [640]}, "imagegen.json: the profile's size.1"),
+        ({"sizes": {"multiple": "x"}}, "imagegen.json: the profile's sizes.multiple is 'x'"),
+    ],
+)
+def test_an_unusable_value_is_named(folder: Path, values: dict[str, object], message: str) -> None:
+    with pytest.raises(LoadError) as error:
+        load(folder, {"profile": values})
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+def test_a_setting_bounds_the_tokens(folder: Path, tiny_model: Path) -> None:
+    assert load(folder, {}).tokens == 16  # the tokenizer's
+    assert load(folder, {}, max_sequence_length=9).tokens == 9
+    assert models.load(str(tiny_model), settings=Settings(max_sequence_length=512)).profile.tokens == 32
+
+
+@pytest.mark.parametrize(("name", "value"), [("num_inference_steps", 31), ("guidance_scale", 0.5), ("strength", 0.05)])
+def test_bounds_are_checked_by_route(name: str, value: float) -> None:
+    route = "img2img" if name == "strength" else "generate"
+    with pytest.raises(InputError, match=rf"^{name} must be from \S+ to \S+ for this model; got {value}\.$") as error:
+        FLUX_DEV.check(route, {name: value})
+    assert error.value.field == name
+    FLUX_DEV.check("img2img", {"num_inference_steps": 31})
+    FLUX_DEV.check(route, {})
