@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from imagegen.errors import LoadError
+from imagegen.limits import MAX_SIDE, MIN_SIDE
 from imagegen.profile import FLUX_DEV, NATIVE_SIDE, TRUE_CFG, Bounds, Profile, Sizes
 
 _TOKENIZERS = ("tokenizer_4", "tokenizer_3", "tokenizer_2", "tokenizer")  # the first that exists reads the whole prompt
@@ -132,10 +133,17 @@ def find(pipeline: Any, description: Mapping[str, Any], *, model: str, tokens: i
         sizes=replace(
             profile.sizes,
             multiple=2 * getattr(pipeline, "vae_scale_factor", 8),  # two latent pixels make one patch
-            longest_side=description.get("native_size"),
+            longest_side=_native_side(description),
         ),
     )
-    return _override(profile, description.get("profile", {}))
+    return _override(profile, description.get("profile") or {})
+
+
+def _native_side(description: Mapping[str, Any]) -> int | None:
+    side = description.get("native_size")
+    if side is not None and (not isinstance(side, int) or not MIN_SIDE <= side <= MAX_SIDE):
+        raise LoadError(f"imagegen.json: native_size must be from {MIN_SIDE} to {MAX_SIDE} pixels; got {side!r}.")
+    return side
 
 
 def main_tokenizer(pipeline: Any) -> Any | None:
@@ -189,6 +197,8 @@ def _override(profile: Profile, overrides: Mapping[str, Any]) -> Profile:
     """Return a profile with the values of `imagegen.json`. Raises LoadError if one of them cannot be used."""
     if not overrides:
         return profile
+    if not isinstance(overrides, Mapping):
+        raise LoadError(f"imagegen.json: profile must be an object; got {overrides!r}.")
     values: dict[str, Any] = {each.name: getattr(profile, each.name) for each in fields(Profile)}
     for name, value in overrides.items():
         if name not in values:

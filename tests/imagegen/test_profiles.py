@@ -52,6 +52,14 @@ def test_a_file_beside_the_model_overrides_every_field(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "description", [{"native_size": "256"}, {"native_size": 5}, {"profile": [1]}, {"profile": "x"}]
+)
+def test_an_unusable_description_is_told(folder: Path, description: dict[str, object]) -> None:
+    with pytest.raises(LoadError, match=rf"^imagegen\.json: {next(iter(description))} must be "):
+        load(folder, description)
+
+
+@pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"stesp": 8}, "imagegen.json: the profile has no field 'stesp'. Its fields are: name, steps, "),
