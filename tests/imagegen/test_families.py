@@ -68,8 +68,6 @@ def tried(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     sizes = Sizes(model.profile.sizes.multiple)
     model.profile = replace(model.profile, size=(128, 128), sizes=sizes, all_tasks_work=False)
     engine = Engine(model)
-    engine.start()
-    asyncio.run(engine.warm_up())
     to_pil = sampling._to_pil
 
     def recorded(tensor: Any) -> Image.Image:
@@ -78,6 +76,10 @@ def tried(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
     tried = Tried(family, engine, Picture(PHOTO, {}, SIZE, "", ""))
     with pytest.MonkeyPatch.context() as patch:
+        if family.shrink:
+            family.shrink(model.pipeline, patch)
+        engine.start()
+        asyncio.run(engine.warm_up())
         patch.setattr(sampling, "_to_pil", recorded)
         steps = tried.steps
         generation = engine.generate(tried.request(), on_step=lambda done, total: steps.append((done, total)))

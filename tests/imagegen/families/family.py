@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import pytest
+
 Task = Literal["text2image", "img2img", "inpaint", "edit", "control"]
 
 
@@ -26,6 +28,7 @@ class Family:
     - `native`: side in pixels without `height` and `width`, as these weights have it.
     - `multiple`: number of pixels of which both sides must be a multiple.
     - `own_size`: tasks whose pipeline draws about a megapixel, whatever `height` and `width` are, and returns that.
+    - `shrink`: gives the pipelines of these tasks a sixteenth of a megapixel instead, which tests draw sooner.
     - `refused`: a word of the reason why the service must refuse the folder; empty if it must load.
     - `safetensors`: False for weights in `.bin` files.
     - `finish`: changes the saved folder, for what `save_pretrained` cannot write.
@@ -43,6 +46,7 @@ class Family:
     native: int = 1024
     multiple: int = 16
     own_size: tuple[Task, ...] = ()
+    shrink: Callable[[Any, pytest.MonkeyPatch], None] | None = field(default=None, repr=False)
     refused: str = ""
     finish: Callable[[Path], None] | None = field(default=None, repr=False)
     safetensors: bool = True

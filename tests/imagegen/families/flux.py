@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from diffusers import (
     ChromaPipeline,
     ChromaTransformer2DModel,
@@ -17,6 +18,7 @@ from diffusers import (
     FluxPipeline,
     FluxTransformer2DModel,
 )
+from diffusers.pipelines.flux import pipeline_flux_kontext, pipeline_flux_kontext_inpaint
 from transformers import Qwen3ForCausalLM
 
 from tests.imagegen.families import parts
@@ -44,6 +46,12 @@ def flux1(kind: type = FluxPipeline, *, channels: int = 64, guided: bool = True)
             axes_dims_rope=(4, 6, 6),
         ),
     )
+
+
+def _shrink_kontext(pipeline: Any, patch: pytest.MonkeyPatch) -> None:
+    for module in (pipeline_flux_kontext, pipeline_flux_kontext_inpaint):
+        sizes = [(width // 4, height // 4) for width, height in module.PREFERRED_KONTEXT_RESOLUTIONS]
+        patch.setattr(module, "PREFERRED_KONTEXT_RESOLUTIONS", sizes)
 
 
 def klein() -> Flux2KleinPipeline:
@@ -128,6 +136,7 @@ FAMILIES = [
         guidance=3.5,  # the class's; its authors use 2.5
         negative="true_cfg",
         own_size=("text2image", "edit", "inpaint"),
+        shrink=_shrink_kontext,
     ),
     Family(
         "FLUX.1-Depth-dev",

@@ -1,5 +1,8 @@
 """Pipelines of other makers."""
 
+from typing import Any
+
+import pytest
 from diffusers import (
     AuraFlowPipeline,
     AuraFlowTransformer2DModel,
@@ -25,6 +28,7 @@ from diffusers import (
     SanaTransformer2DModel,
     SCMScheduler,
 )
+from diffusers.pipelines.hunyuandit import pipeline_hunyuandit
 from transformers import (
     CLIPTextModelWithProjection,
     GlmConfig,
@@ -86,7 +90,7 @@ def pixart_sigma() -> PixArtSigmaPipeline:
         text_encoder=parts.t5(),
         vae=parts.vae(),
         transformer=PixArtTransformer2DModel(
-            sample_size=128,
+            sample_size=32,  # for which the pipeline has a table of sizes, as for the real model's 128
             num_layers=1,
             num_attention_heads=2,
             attention_head_dim=8,
@@ -126,6 +130,10 @@ def hidream() -> HiDreamImagePipeline:
     )
 
 
+def _shrink_hidream(pipeline: Any, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(pipeline, "default_sample_size", 32)
+
+
 def hunyuan_dit() -> HunyuanDiTPipeline:
     """Return a HunyuanDiT, which draws only the sizes that it was trained for."""
     return HunyuanDiTPipeline(
@@ -151,6 +159,12 @@ def hunyuan_dit() -> HunyuanDiTPipeline:
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def _shrink_hunyuan_dit(pipeline: Any, patch: pytest.MonkeyPatch) -> None:
+    shapes = [[(width // 4, height // 4) for width, height in row] for row in pipeline_hunyuandit.STANDARD_SHAPE]
+    patch.setattr(pipeline_hunyuandit, "STANDARD_SHAPE", shapes)
+    patch.setattr(pipeline_hunyuandit, "SUPPORTED_SHAPE", [shape for row in shapes for shape in row])
 
 
 def lumina2() -> Lumina2Pipeline:
@@ -274,9 +288,9 @@ FAMILIES = [
         tokens=300,
         multiple=32,
     ),
-    Family("PixArt-Sigma-XL-2-1024-MS", pixart_sigma, steps=20, guidance=4.5, tokens=300, **_TEXT),
-    Family("HiDream-I1-Full", hidream, tokens=128, own_size=("text2image",), **_TEXT),
-    Family("HunyuanDiT-v1.2", hunyuan_dit, tokens=None, own_size=("text2image",), **_TEXT),
+    Family("PixArt-Sigma-XL-2-1024-MS", pixart_sigma, steps=20, guidance=4.5, tokens=300, native=256, **_TEXT),
+    Family("HiDream-I1-Full", hidream, tokens=128, own_size=("text2image",), shrink=_shrink_hidream, **_TEXT),
+    Family("HunyuanDiT-v1.2", hunyuan_dit, tokens=None, own_size=("text2image",), shrink=_shrink_hunyuan_dit, **_TEXT),
     Family("Lumina-Image-2.0", lumina2, steps=30, guidance=4.0, tokens=256, **_TEXT),
     Family("CogView4-6B", cogview4, tokens=1024, **_TEXT),
     Family("AuraFlow-v0.3", aura_flow, guidance=3.5, tokens=256, **_TEXT),

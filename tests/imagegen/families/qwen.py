@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     Krea2Pipeline,
@@ -16,6 +17,11 @@ from diffusers import (
     QwenImageTransformer2DModel,
     ZImagePipeline,
     ZImageTransformer2DModel,
+)
+from diffusers.pipelines.qwenimage import (
+    pipeline_qwenimage_edit,
+    pipeline_qwenimage_edit_inpaint,
+    pipeline_qwenimage_edit_plus,
 )
 from torch import nn
 from transformers import Qwen3Model
@@ -55,6 +61,12 @@ def _add_processor(folder: Path) -> None:
         text = json.dumps({f"{part}_processor_type": f"Qwen2VL{part.title()}Processor", **pixels})
         (folder / "processor" / f"{part}_preprocessor_config.json".removeprefix("image_")).write_text(text)
     edit_index(folder, processor=["transformers", "Qwen2VLProcessor"])
+
+
+def _shrink_edit(pipeline: Any, patch: pytest.MonkeyPatch) -> None:
+    for module in (pipeline_qwenimage_edit, pipeline_qwenimage_edit_inpaint, pipeline_qwenimage_edit_plus):
+        dimensions = module.calculate_dimensions
+        patch.setattr(module, "calculate_dimensions", lambda area, ratio, own=dimensions: own(area / 16, ratio))
 
 
 def z_image(shift: float) -> ZImagePipeline:
@@ -132,7 +144,7 @@ def krea2() -> Krea2Pipeline:
 
 
 _QWEN = {"guidance": 4.0, "guidance_name": "true_cfg_scale", "negative": "true_cfg"}
-_EDIT = {**_QWEN, "finish": _add_processor}
+_EDIT = {**_QWEN, "finish": _add_processor, "shrink": _shrink_edit}
 
 FAMILIES = [
     Family("Qwen-Image", qwen_image, **_QWEN),

@@ -89,11 +89,11 @@ def deepfloyd() -> IFPipeline:
 _PIXEL_UNET = {
     "sample_size": 64,
     "layers_per_block": 1,
-    "block_out_channels": (8, 16),
+    "block_out_channels": (8, 8, 16),  # attention to a quarter of the pixels would take seconds
     "norm_num_groups": 4,
-    "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+    "down_block_types": ("ResnetDownsampleBlock2D", "ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
     "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
-    "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+    "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D", "ResnetUpsampleBlock2D"),
     "cross_attention_dim": 32,
     "encoder_hid_dim": parts.WIDTH,
     "attention_head_dim": 8,
@@ -108,8 +108,8 @@ def ltx() -> LTXPipeline:
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
         vae=AutoencoderKLLTXVideo(
             latent_channels=8,
-            block_out_channels=(8, 8, 8, 8),
-            decoder_block_out_channels=(8, 8, 8, 8),
+            block_out_channels=(32, 32, 32, 32),
+            decoder_block_out_channels=(32, 32, 32, 32),
             layers_per_block=(1, 1, 1, 1, 1),
             decoder_layers_per_block=(1, 1, 1, 1, 1),
         ),
