@@ -216,3 +216,13 @@ def test_damaged_files_raise_nothing_but_input_errors(data: Any) -> None:
 def test_any_bytes_can_be_stripped(start: bytes, data: bytes) -> None:
     stripped = stripping.strip(start + data)
     assert len(stripped.data) <= len(start + data) + 2
+
+
+def test_a_frame_that_is_larger_than_its_header_says_takes_no_memory() -> None:
+    buffer = BytesIO()
+    Image.new("RGB", (6000, 6000), "orange").save(buffer, "AVIF", speed=10)
+    file = bytearray(buffer.getvalue())
+    at = file.index(b"ispe") + 8
+    file[at : at + 8] = struct.pack(">II", 64, 64)
+    with pytest.raises(InputError, match="damaged"):
+        decode(bytes(file))

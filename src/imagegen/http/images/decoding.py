@@ -5,6 +5,7 @@ One image at a time is decoded in the process, so that the memory for large phot
 
 import threading
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import ExifTags, Image, ImageFile
 
 from imagegen.canvas import Size, size_like
 from imagegen.errors import ImageTooLarge, InputError
+from imagegen.http.images.avif import decode_avif
 from imagegen.http.images.colour import to_srgb
 from imagegen.http.images.stripping import JPEG, MAX_EXIF, MAX_PROFILE, PNG, StrippingError, strip
 from imagegen.limits import MAX_INPUT_PIXELS, MAX_JPEG_PIXELS, MAX_SIDE
@@ -184,7 +186,7 @@ def _load(file: ImageFile.ImageFile, target: Size, wanted: Wanted) -> Image.Imag
     try:
         if target != size and file.format == "JPEG":
             file.draft(None, target)
-        image = _simple_mode(_load_webp(file) if file.format == "WEBP" else file)
+        image = _simple_mode(_DECODERS[file.format](file) if file.format in _DECODERS else file)
     except Exception:  # noqa: BLE001 - corrupt pixels make Pillow's decoders raise all kinds of errors
         raise wanted.error(_DAMAGED) from None
     if target == size:
@@ -195,12 +197,19 @@ def _load(file: ImageFile.ImageFile, target: Size, wanted: Wanted) -> Image.Imag
     return image.resize(target, Image.Resampling.BILINEAR if wanted.mask else Image.Resampling.LANCZOS, box=box)
 
 
+def _load_avif(file: Any) -> Image.Image:
+    return decode_avif(file.fp.getvalue(), file.mode, file.size)
+
+
 def _load_webp(file: Any) -> Image.Image:
     """Decode a WebP as `load` does, which takes 16 bytes a pixel and three times the file; this takes 12."""
     pixels, _duration = file._decoder.get_next()  # noqa: SLF001 - the decoder that `load` uses
     file._decoder = None  # noqa: SLF001 - frees its canvas
     image = Image.frombuffer(file.rawmode, file.size, pixels)
     return image.convert("RGB") if image.mode == "RGBX" else image
+
+
+_DECODERS: dict[str, Callable[[ImageFile.ImageFile], Image.Image]] = {"AVIF": _load_avif, "WEBP": _load_webp}
 
 
 def _crop_box(size: tuple[float, float], target: Size) -> tuple[float, float, float, float]:
