@@ -121,7 +121,7 @@ class BodyTooComplex(ChutesError):
 
     status = 413
     code = "body_too_complex"
-    message = "The JSON body has too many values."
+    message = "The request body has too many values, fields or escapes."
 
 
 class UnsupportedMediaType(ChutesError):
