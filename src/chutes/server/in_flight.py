@@ -14,7 +14,7 @@ CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that disconnects; for
 
 
 class InFlightRequest:
-    """One running or queued request.
+    """One request, queued or running. The metric `chutes_in_flight` counts running ones only.
 
     - `done`: a future that is done when the request has ended.
     - `abort_status`: 0, or the HTTP status with which the request was aborted.
