@@ -175,7 +175,7 @@ class ProxyMiddleware:
             upload.release()
 
     async def _read_body(self, upload: Upload, scope: Scope, receive: Receive, send: Send) -> bytes | None:
-        """Return the whole body, or None if the client disconnected or the body was refused.
+        """Return the whole body, or None if the client disconnected or the body was rejected.
 
         A slow upload must not occupy a slot, so the proxy reads the body before Ray assigns the request to a replica.
         """

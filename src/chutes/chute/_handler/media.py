@@ -49,7 +49,7 @@ class BodyHeaders(NamedTuple):
     def check_media_type(self, expected: BodyKind | None) -> None:
         """Raise UnsupportedMediaType if there is a body that the route would not parse.
 
-        JSON without `Content-Type: application/json` is refused on purpose. A web page can make a browser send such a
+        JSON without `Content-Type: application/json` is rejected on purpose. A web page can make a browser send such a
         body to a server on the same machine, without a CORS preflight request.
         """
         if expected is None or not self.has_body:
