@@ -54,7 +54,7 @@ def run(
         settings["log_level"] = "debug"
     loaded = load_settings(**_given_options(settings))
     if dev:
-        os.environ["CHUTES_DEV_MODE"] = "true"
+        os.environ["CHUTES_DEV_MODE"] = "true"  # code for the hosted platform may read it
         loaded.queue_size = _DEV_QUEUE_SIZE
         loaded.no_auth |= loaded.is_loopback
     os.environ.setdefault("CHUTES_EXECUTION_CONTEXT", "REMOTE")  # for `is_remote()`: the model runs in this process

@@ -197,7 +197,7 @@ class JobManager:
 
     def _finish(self, record: JobRecord, waiter: "asyncio.Future[None]", task: "asyncio.Task[None]") -> None:
         """Release the slot of a job that has ended, and record its state."""
-        self._admission.withdraw(waiter)
+        self._admission.withdraw(waiter)  # it returns the slot, or leaves the queue if the job never ran
         record.task = None  # its exception holds the local variables of the job's functions
         record.finished = datetime.now(UTC)
         error = None if task.cancelled() else task.exception()

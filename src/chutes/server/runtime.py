@@ -22,9 +22,8 @@ from chutes.server.settings import Settings
 class Runtime:
     """The ASGI application of one chute. The process around it uses `lifecycle`, `admission` and `jobs`.
 
-    `check_origins` is for a server that clients reach directly; on a cluster, the proxy checks origins instead. It
-    rejects requests with an ambiguous host. On a loopback address where no API key is required, it also rejects
-    requests from web pages of other sites.
+    With `check_origins`, requests with an ambiguous host are rejected. On a loopback address where no API key is
+    required, requests from web pages of other sites are rejected too. On a cluster, the proxy checks this instead.
     """
 
     def __init__(self, chute: Chute, settings: Settings, *, check_origins: bool = False) -> None:
