@@ -221,7 +221,7 @@ class Chute(FastAPI):
     _cords = cords
 
     def body_kind(self, cord: Cord) -> BodyKind | None:
-        """Return how the route of a cord parses the body; None if the handler takes the request itself."""
+        """Return how the route of a cord parses the body; None if no parameter takes it."""
         return self._routes.body_kind(cord)
 
     def add_cord(self, cord: Cord) -> None:

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from chutes.exception import UnsupportedMediaType
 
 BodyKind = Literal["json", "form"]
-"""How a route parses its body; None if the handler takes the request itself."""
+"""How a route parses its body."""
 
 JSON = "application/json"
 JSON_LINES = "application/x-ndjson"

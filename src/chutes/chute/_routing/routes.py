@@ -37,7 +37,7 @@ class Routes:
         return list(self._routes)
 
     def body_kind(self, cord: Cord) -> BodyKind | None:
-        """Return how the route of a cord parses the body; None if the handler takes the request itself."""
+        """Return how the route of a cord parses the body; None if no parameter takes it."""
         route = self._routes[cord]
         return route.body_kind if isinstance(route, BodyCheckRoute) else None
 
