@@ -5,6 +5,7 @@
 
 This package does not need the file, but scripts written for the hosted platform's SDK read it with these functions. Set
 `CHUTES_CONFIG_PATH` to use another file. Set `CHUTES_ALLOW_MISSING=true` if the file or its keys may be missing.
+`CHUTES_API_URL` takes precedence over `base_url`.
 """
 
 import os
