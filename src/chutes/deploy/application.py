@@ -131,7 +131,7 @@ def options(spec: Spec) -> dict[str, Any]:
     """Return the Ray Serve deployment options that a Kubernetes manifest can also contain."""
     return {
         "max_ongoing_requests": spec.concurrency,
-        "max_queued_requests": spec.queue_size if spec.queue_size > 0 else 1,
+        "max_queued_requests": max(1, spec.queue_size),  # Ray Serve's minimum
         "autoscaling_config": spec.autoscaling,
         "ray_actor_options": spec.ray_options,
         "graceful_shutdown_timeout_s": spec.drain_grace + SHUTDOWN_TIMEOUT + _SHUTDOWN_MARGIN,

@@ -59,7 +59,7 @@ def roll_out(spec: Spec, report: ProgressCallback) -> None:
 
 def start_without_waiting(spec: Spec, report: ProgressCallback) -> None:
     """Deploy a version without waiting for it. Only its status shows a failure."""
-    _previous_version(spec)
+    _previous_version(spec)  # for its checks of the slug
     start(spec)
     report("started, not waiting", None)
     registry.save_spec(spec)
