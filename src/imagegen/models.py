@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from imagegen import checkpoint, flux, memory, processors, profiles, schedulers, tasks
+from imagegen import checkpoint, flux, memory, missing_weights, processors, profiles, schedulers, tasks
 from imagegen.checkpoint import Progress
 from imagegen.errors import InputError, LoadError
 from imagegen.profile import FLUX_DEV, Profile
@@ -221,7 +221,7 @@ def _load_with_diffusers(files: _ModelFiles, settings: Settings, plan: MemoryPla
     variant = next((each.variant for each in files.components.values() if each.variant), None)
     try:
         replaced = processors.replacements(files.folder)
-        with _component_progress(files.components, dtype, progress):
+        with _component_progress(files.components, dtype, progress), missing_weights.recorded() as missing:
             pipeline = diffusers.DiffusionPipeline.from_pretrained(
                 files.folder,
                 dtype=dtype,
@@ -233,6 +233,7 @@ def _load_with_diffusers(files: _ModelFiles, settings: Settings, plan: MemoryPla
         pipeline.register_modules(**replaced)  # from_pretrained accepts transformers' own classes only
     except Exception as error:
         raise LoadError(f"{files.name} cannot be loaded: {_first_line(error)}") from error
+    missing_weights.check(files.name, pipeline, missing)
     if plan:
         progress("moving the weights to the GPU", None, None)
         memory.apply_plan(pipeline, plan)

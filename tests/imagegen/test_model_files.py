@@ -245,6 +245,18 @@ def test_damaged_bin_files(copy: Path, damage: Break, expected: str) -> None:
     assert f"vae/diffusion_pytorch_model.bin {expected}" in str(refusal(copy))
 
 
+@pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder", "text_encoder_2"])
+def test_a_weight_that_no_file_has_is_named(copy: Path, part: str) -> None:
+    """Otherwise transformers would initialise it at random, and the images would be wrong."""
+    (file,) = (copy / part).glob("*.safetensors")
+    tensors = load_file(file)
+    lost = min(name for name in tensors if "norm" in name)
+    del tensors[lost]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(WeightsMissing, match=f"incomplete: {part} lacks 1 weights, such as .*{lost}"):
+        models.load(str(copy), settings=Settings())
+
+
 class _Code:
     """An object whose pickle writes a file when it is read."""
 
