@@ -18,18 +18,20 @@ defaults. They do not check what the pictures show.
 - *edits* means that the model follows an instruction, and takes no `strength`.
 - Steps and guidance are those of a request that leaves them out. FLUX.1-dev's differ between routes; see
   [Fields](image-service.md#fields).
-- Without *negative prompt*, `negative_prompt` is an error.
-- *Tokens* is the number of a prompt's tokens that the model reads, at most.
+- Without *negative*, `negative_prompt` is an error. SDXL-Turbo and Z-Image-Turbo take one if the
+  request turns guidance on.
+- *Tokens* is the number of a prompt's tokens that the model reads, at most. A dash stands for the tokenizer's
+  own limit.
 
 """
 _COLUMNS = (
     "Model",
-    "`/generate`",
-    "`/img2img`",
-    "`/inpaint`",
+    "generate",
+    "img2img",
+    "inpaint",
     "Steps",
     "Guidance",
-    "Negative prompt",
+    "Negative",
     "Tokens",
 )
 
@@ -63,6 +65,6 @@ def _row(family: Family) -> tuple[str, ...]:
         "yes" if "inpaint" in family.tasks else "-",
         str(steps),
         "-" if guidance is None else f"{guidance:g}",
-        "no" if family.negative == "none" else "with guidance" if guidance == 0 else "yes",
-        str(tokens or "the tokenizer's"),
+        "no" if family.negative == "none" else "yes",
+        str(tokens or "-"),
     )
