@@ -9,7 +9,7 @@ It comes from three sources, each of which overrides the one before:
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -71,7 +71,7 @@ _ROWS = (
         },
         config={"transformer.guidance_embeds": False},
     ),
-    _Row("FLUX.1-dev", ("FluxPipeline",), {each.name: getattr(FLUX_DEV, each.name) for each in fields(Profile)}),
+    _Row("FLUX.1-dev", ("FluxPipeline",), vars(FLUX_DEV)),
     _Row(
         "FLUX.1-Fill",
         ("FluxFillPipeline",),
@@ -116,6 +116,7 @@ def find(pipeline: Any, description: Mapping[str, Any], *, model: str, tokens: i
         pipeline: The pipeline.
         description: The contents of `imagegen.json`. Its key `profile` has the names of the profile's fields. Where a
             field has bounds, a number replaces the default, and a list the default, the least and the largest value.
+            The steps of a file apply to all routes, and of `sizes` it replaces the values that it has.
             Its key `native_size` is the longer side of every image that the model generates.
         model: The model's name.
         tokens: The number of tokens to which a prompt is padded or truncated; None means the model's own.
@@ -199,16 +200,28 @@ def _override(profile: Profile, overrides: Mapping[str, Any]) -> Profile:
         return profile
     if not isinstance(overrides, Mapping):
         raise LoadError(f"imagegen.json: profile must be an object; got {overrides!r}.")
-    values: dict[str, Any] = {each.name: getattr(profile, each.name) for each in fields(Profile)}
+    values: dict[str, Any] = {**vars(profile)}
+    if "steps" in overrides:
+        values["route_steps"] = {}  # those of the table would hide the file's
     for name, value in overrides.items():
-        if name not in values:
-            raise LoadError(f"imagegen.json: the profile has no field {name!r}. Its fields are: {', '.join(values)}.")
-        bounds = values[name]
-        is_default = isinstance(bounds, Bounds) and isinstance(value, int | float)
-        values[name] = [value, min(bounds.least, value), max(bounds.most, value)] if is_default else value
+        _check_name(name, vars(profile), "profile")
+        old = values[name]
+        if isinstance(old, Bounds) and isinstance(value, int | float):
+            values[name] = [value, min(old.least, value), max(old.most, value)]
+        elif isinstance(old, Sizes) and isinstance(value, Mapping):
+            for each in value:
+                _check_name(each, vars(old), "profile.sizes")
+            values[name] = {**vars(old), **value}
+        else:
+            values[name] = value
     try:
         return TypeAdapter(Profile).validate_python(values)
     except ValidationError as error:
         wrong = error.errors()[0]
         place = ".".join(map(str, wrong["loc"]))
-        raise LoadError(f"imagegen.json: the profile's {place} is {wrong['input']!r}: {wrong['msg']}.") from None
+        raise LoadError(f"imagegen.json: profile.{place} is {wrong['input']!r}: {wrong['msg']}.") from None
+
+
+def _check_name(name: str, known: Mapping[str, Any], owner: str) -> None:
+    if name not in known:
+        raise LoadError(f"imagegen.json: {owner} has no field {name!r}. Its fields are: {', '.join(known)}.")

@@ -2,14 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from imagegen import models
 from imagegen.errors import InputError, LoadError
-from imagegen.profile import FLUX_DEV, Bounds, Profile
+from imagegen.profile import FLUX_DEV, Bounds, Profile, Route, Sizes
 from imagegen.settings import Settings
+from tests.imagegen import tiny
 
 
 def load(folder: Path, description: dict[str, object], **settings: Any) -> Profile:
@@ -19,8 +20,6 @@ def load(folder: Path, description: dict[str, object], **settings: Any) -> Profi
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.imagegen import tiny
-
     return tiny.write_sdxl(tmp_path_factory.mktemp("models") / "sdxl")
 
 
@@ -46,15 +45,24 @@ def test_a_file_beside_the_model_overrides_every_field(folder: Path) -> None:
     assert (profile.steps, profile.guidance) == (Bounds(8, 1, 100), Bounds(3.5, 1, 30))
     assert (profile.size, profile.strength) == ((640, 512), Bounds(0.4, 0.1, 1))
     assert (profile.tokens, profile.max_images, profile.blank_negative) == (16, 2, "ugly")
-    assert (profile.sizes.multiple, profile.sizes.least_area, profile.sizes.largest_area) == (32, 4096, None)
+    assert profile.sizes == Sizes(32, least_area=4096, largest_area=24576)  # the last one is the model's own
     assert load(folder, {"profile": {"steps": 150}}).steps == Bounds(150, 1, 150)
-    assert load(folder, {"native_size": 256}).sizes.longest_side == 256
+    assert load(folder, {"native_size": 256, "profile": {"sizes": {"multiple": 8}}}).sizes.longest_side == 256
+
+
+def test_the_files_steps_apply_to_all_routes(tmp_path: Path) -> None:
+    """Also for a version of FLUX.1-dev, whose steps differ between routes in the table."""
+    folder = tiny.write(tmp_path / "flux")
+    assert load(folder, {}).steps_on("generate") == Bounds(10, 1, 30)
+    turbo = load(folder, {"profile": {"steps": 8}})
+    assert [turbo.steps_on(route).default for route in get_args(Route)] == [8] * 4
+    assert load(folder, {"profile": {"route_steps": {"batch": [9, 1, 50]}}}).steps_on("batch").default == 9
 
 
 @pytest.mark.parametrize(
     "description", [{"native_size": "256"}, {"native_size": 5}, {"profile": [1]}, {"profile": "x"}]
 )
-def test_an_unusable_description_is_told(folder: Path, description: dict[str, object]) -> None:
+def test_an_unusable_description_is_an_error(folder: Path, description: dict[str, object]) -> None:
     with pytest.raises(LoadError, match=rf"^imagegen\.json: {next(iter(description))} must be "):
         load(folder, description)
 
@@ -62,11 +70,12 @@ def test_an_unusable_description_is_told(folder: Path, description: dict[str, ob
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"stesp": 8}, "imagegen.json: the profile has no field 'stesp'. Its fields are: name, steps, "),
-        ({"steps": "many"}, "imagegen.json: the profile's steps"),
-        ({"guidance": [1, 2]}, "imagegen.json: the profile's guidance"),
-        ({"size": [640]}, "imagegen.json: the profile's size.1"),
-        ({"sizes": {"multiple": "x"}}, "imagegen.json: the profile's sizes.multiple is 'x'"),
+        ({"stesp": 8}, "imagegen.json: profile has no field 'stesp'. Its fields are: name, steps, "),
+        ({"steps": "many"}, "imagegen.json: profile.steps"),
+        ({"guidance": [1, 2]}, "imagegen.json: profile.guidance"),
+        ({"size": [640]}, "imagegen.json: profile.size.1"),
+        ({"sizes": {"mutliple": 8}}, "imagegen.json: profile.sizes has no field 'mutliple'. Its fields are: "),
+        ({"sizes": {"multiple": "x"}}, "imagegen.json: profile.sizes.multiple is 'x'"),
     ],
 )
 def test_an_unusable_value_is_named(folder: Path, values: dict[str, object], message: str) -> None:
