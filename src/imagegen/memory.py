@@ -78,6 +78,7 @@ def apply_plan(pipeline: Any, plan: MemoryPlan) -> None:
         pipeline.enable_model_cpu_offload()
     else:
         pipeline.enable_group_offload(torch.device("cuda"), offload_type="leaf_level", use_stream=True)
-    if hasattr(pipeline.vae, "enable_tiling"):
-        pipeline.vae.enable_tiling()
-        pipeline.vae.enable_slicing()
+    vae: Any = getattr(pipeline, "vae", None)  # some pipelines have none, or call it differently
+    if hasattr(vae, "enable_tiling"):
+        vae.enable_tiling()
+        vae.enable_slicing()

@@ -1,5 +1,6 @@
 """The check of the machine and the choice of a memory plan."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -60,3 +61,12 @@ def test_each_gpu_counts() -> None:
     with pytest.raises(NodeTooSmall):
         memory.check(pair, GpuRequirements(2, 80))
     memory.check(pair, GpuRequirements(2, 8))
+
+
+@pytest.mark.parametrize("parts", [{}, {"vae": object()}, {"movq": object()}])
+def test_a_plan_needs_no_vae(parts: dict[str, object]) -> None:
+    """DeepFloyd IF has no VAE, and Kandinsky calls it differently."""
+    moved = []
+    pipeline = SimpleNamespace(enable_model_cpu_offload=lambda: moved.append("offload"), **parts)
+    memory.apply_plan(pipeline, "offload")
+    assert moved == ["offload"]
