@@ -36,9 +36,10 @@ def _own_tasks(pipeline_class: Any, model: str) -> set[Task]:
         if argument in accepted:
             raise LoadError(f"{model} generates {result} ({name}). Choose a model that generates images.")
     if "control_image" in accepted or "prompt" not in accepted:
-        required = [each for each, parameter in accepted.items() if parameter.default is inspect.Parameter.empty]
-        needed = "a control image" if "control_image" in accepted else ", ".join(required[1:])  # without `self`
-        raise LoadError(f"{model} needs {needed} ({name}), which no request has. Choose another model.")
+        _self, *required = (each for each, argument in accepted.items() if argument.default is inspect.Parameter.empty)
+        needed = "a control image" if "control_image" in accepted else ", ".join(required)
+        problem = f"needs {needed} ({name}), which no request has" if needed else f"takes no prompt ({name})"
+        raise LoadError(f"{model} {problem}. Choose another model.")
     if "mask_image" in accepted:
         return {"inpaint"}
     if "image" not in accepted:
