@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chutes.cli.run import _SHUTDOWN_MARGIN
-from chutes.server.lifecycle import SHUTDOWN_TIMEOUT
+from chutes.server.lifecycle import SHUTDOWN_MARGIN, SHUTDOWN_TIMEOUT
 from chutes.server.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +24,7 @@ def service() -> configparser.SectionProxy:
 
 
 def test_a_stopping_server_is_not_killed_before_its_requests_have_finished() -> None:
-    needed = Settings().drain_grace + SHUTDOWN_TIMEOUT + _SHUTDOWN_MARGIN
+    needed = Settings().drain_grace + SHUTDOWN_TIMEOUT + SHUTDOWN_MARGIN
     assert int(service()["TimeoutStopSec"]) > needed
 
 

@@ -16,7 +16,6 @@ from chutes.cli._setting_options import with_setting_options
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
-_SHUTDOWN_MARGIN = 5  # seconds to abort requests and to close the process, besides the time for the shutdown hooks
 _DEV_QUEUE_SIZE = 10_000  # large enough that a developer never sees 429
 
 
@@ -44,10 +43,10 @@ def run(
     """
     if reload:
         from chutes.loader import parse_reference
-        from chutes.server.lifecycle import SHUTDOWN_TIMEOUT
+        from chutes.server.lifecycle import SHUTDOWN_MARGIN, SHUTDOWN_TIMEOUT
 
         command = [argument for argument in sys.argv[1:] if argument != "--reload"]
-        stop_timeout = load_settings(**_given_options(settings)).drain_grace + SHUTDOWN_TIMEOUT + _SHUTDOWN_MARGIN
+        stop_timeout = load_settings(**_given_options(settings)).drain_grace + SHUTDOWN_TIMEOUT + SHUTDOWN_MARGIN
         _run_and_reload([sys.executable, "-m", "chutes", *command], parse_reference(ref).root, stop_timeout)
         return
     if debug:

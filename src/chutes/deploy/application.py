@@ -14,7 +14,7 @@ from chutes.deploy.scaling import autoscaling
 from chutes.loader import parse_reference
 from chutes.server import Settings, cors
 from chutes.server.auth import key_store
-from chutes.server.lifecycle import RETRY_AFTER, SHUTDOWN_TIMEOUT
+from chutes.server.lifecycle import RETRY_AFTER, SHUTDOWN_MARGIN, SHUTDOWN_TIMEOUT
 from chutes.server.settings import PREFIX, settings_from_environment
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 DEPLOYMENT = "chute"
 """The name of the only deployment in each application."""
 
-_SHUTDOWN_MARGIN = 5  # seconds to abort requests and to close the process, besides the time for the shutdown hooks
 _MACHINE_SETTINGS = {"CHUTES_HOST", "CHUTES_PORT", "CHUTES_EXECUTION_CONTEXT", "CHUTES_KEYS_FILE"}
 """Settings that apply to this machine only, so replicas do not get them."""
 
@@ -134,7 +133,7 @@ def options(spec: Spec) -> dict[str, Any]:
         "max_queued_requests": max(1, spec.queue_size),  # Ray Serve's minimum
         "autoscaling_config": spec.autoscaling,
         "ray_actor_options": spec.ray_options,
-        "graceful_shutdown_timeout_s": spec.drain_grace + SHUTDOWN_TIMEOUT + _SHUTDOWN_MARGIN,
+        "graceful_shutdown_timeout_s": spec.drain_grace + SHUTDOWN_TIMEOUT + SHUTDOWN_MARGIN,
         "graceful_shutdown_wait_loop_s": 0.5,
         "health_check_period_s": 1,  # a lost replica is replaced within seconds
         "health_check_timeout_s": 30,

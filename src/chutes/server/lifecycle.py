@@ -20,6 +20,7 @@ from chutes.server.admission import Admission
 log = logging.getLogger(__name__)
 
 SHUTDOWN_TIMEOUT = 15.0  # seconds for all shutdown hooks
+SHUTDOWN_MARGIN = 5.0  # seconds to abort requests and to close the process, besides the time for the shutdown hooks
 _CANCEL_TIMEOUT = 2.0  # seconds for cancelled code to end; code that blocks is abandoned
 _PROGRESS_INTERVAL = 1.0  # seconds between log lines about the progress of loading
 
