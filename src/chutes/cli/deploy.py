@@ -82,9 +82,9 @@ def _place(
     chute: "Chute", packed: "Package", *, name: str | None, environment: dict[str, str], no_auth: bool
 ) -> "Spec":
     """Return the specification of a new version, with the resources of the nodes that can run it."""
-    from chutes.deploy import application, cluster, placement
+    from chutes.deploy import application, placement
 
-    nodes = cluster.ray_nodes()
+    nodes = placement.cluster_nodes()
     ray_options = placement.place(chute.node_selector, nodes)
     if chute.node_selector and "num_gpus" not in ray_options:
         note(f"No node has a GPU. {chute.name} is placed on a node without one and may fail to load.")
@@ -94,7 +94,7 @@ def _place(
         name=name,
         environment=environment,
         ray_options=ray_options,
-        surge=placement.has_room(chute.node_selector, nodes, cluster.free_gpus()),
+        surge=placement.has_room(chute.node_selector, nodes, placement.free_gpus()),
         no_auth=no_auth,
     )
 

@@ -367,18 +367,3 @@ def _is_alive(pid: int) -> bool:
         # In a container without an init process, an orphan that has exited stays a zombie.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True
-
-
-def ray_nodes() -> list[placement.Node]:
-    """Return the nodes of the cluster with their GPUs."""
-    import ray
-
-    return placement.nodes(ray.nodes())
-
-
-def free_gpus() -> dict[str, float]:
-    """Return the number of free GPUs of each node, by node id."""
-    import ray
-
-    free: dict[str, Any] = ray._private.state.available_resources_per_node()  # noqa: SLF001 - there is no public API
-    return {node: float(each.get("GPU", 0)) for node, each in free.items()}

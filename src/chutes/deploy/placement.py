@@ -63,6 +63,21 @@ def nodes(ray_nodes: Sequence[Mapping[str, Any]]) -> list[Node]:
     ]
 
 
+def cluster_nodes() -> list[Node]:
+    """Return the live nodes of the cluster."""
+    import ray
+
+    return nodes(ray.nodes())
+
+
+def free_gpus() -> dict[str, float]:
+    """Return the number of free GPUs of each node of the cluster, by node id."""
+    import ray
+
+    free: dict[str, Any] = ray._private.state.available_resources_per_node()  # noqa: SLF001 - there is no public API
+    return {node: float(each.get("GPU", 0)) for node, each in free.items()}
+
+
 def _parse_label(value: str) -> tuple[Gpu, ...]:
     parts = (part.rpartition("-") for part in value.split(".") if part)
     return tuple(Gpu(kind, int(vram_gb)) for kind, _, vram_gb in parts if vram_gb.isdigit())
