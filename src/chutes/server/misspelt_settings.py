@@ -7,7 +7,7 @@ from chutes.server.settings import PREFIX, SERVICE_URL, Settings
 
 _MAX_EDITS = 2
 # Variables with our prefix that other programs read: the hosted platform's SDK and CLI, the Compose file, and this
-# package's own. CHUTES_API_KEY is not among them: a user who sets it in place of CHUTES_API_KEYS needs the warning.
+# package's own. API_KEY is not among them: a user who sets it in place of CHUTES_API_KEYS needs the warning.
 _NOT_SETTINGS = frozenset(
     {
         "ALLOW_MISSING",
