@@ -1,7 +1,7 @@
 """The access rules of each chute: its API keys, CORS options and allowed origins, as the proxy applies them.
 
-Replicas check API keys and add CORS headers themselves. The proxy applies the same rules to what it answers itself: CORS
-preflights, which must not wait in the queue, requests from foreign web pages, and errors.
+Replicas check API keys and add CORS headers themselves. The proxy applies the same rules to what it answers itself:
+CORS preflights, which must not wait in the queue, requests from foreign web pages, and errors.
 """
 
 import asyncio
