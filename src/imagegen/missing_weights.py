@@ -18,12 +18,15 @@ def recorded() -> Iterator[dict[str, list[str]]]:
     """Yield a dict that gets, by component, the names of the weights that transformers does not find in the files."""
     module: Any = import_module("transformers.modeling_utils")
     missing: dict[str, list[str]] = {}
-    log_report = module.log_state_dict_report
+    log_report = getattr(module, "log_state_dict_report", None)
+    if log_report is None:  # it is not part of transformers' public API
+        yield missing
+        return
 
-    def record(**report: Any) -> None:
-        if keys := report["loading_info"].missing_keys:  # without those that the class declares as optional
-            missing[Path(report["pretrained_model_name_or_path"]).name] = sorted(keys)
-        log_report(**report)
+    def record(*args: Any, **report: Any) -> None:
+        if keys := getattr(report.get("loading_info"), "missing_keys", None):  # without the class's optional ones
+            missing[Path(str(report.get("pretrained_model_name_or_path"))).name] = sorted(keys)
+        log_report(*args, **report)
 
     module.log_state_dict_report = record
     try:
