@@ -8,7 +8,7 @@ import inspect
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -126,7 +126,8 @@ def load(
         pipeline, fast_path = _load_fast(files.folder, settings, progress)
     else:
         pipeline, fast_path = _load_with_diffusers(files, settings, plan, progress), None
-    model = _assemble(pipeline, fast_path, files.name, files.description, settings, plan)
+    with _one_line_errors(files.name, ()):
+        model = _assemble(pipeline, fast_path, files.name, files.description, settings, plan)
     model.info = _info(model, files, gpus, time.perf_counter() - began)
     log.info("Loaded %s: %s", files.name, ", ".join(f"{key} {value}" for key, value in model.info.items()))
     return model
@@ -219,9 +220,10 @@ def _load_with_diffusers(files: _ModelFiles, settings: Settings, plan: MemoryPla
     if lora := next(files.folder.glob("*lora*.safetensors"), None):
         log.warning("%s has no effect: the service does not load LoRA files. Fuse it into the model", lora.name)
     variant = next((each.variant for each in files.components.values() if each.variant), None)
-    try:
+    loading: list[str] = []
+    with _one_line_errors(files.name, loading):
         replaced = processors.replacements(files.folder)
-        with _component_progress(files.components, dtype, progress), missing_weights.recorded() as missing:
+        with _component_progress(files.components, dtype, progress, loading), missing_weights.recorded() as missing:
             pipeline = diffusers.DiffusionPipeline.from_pretrained(
                 files.folder,
                 dtype=dtype,
@@ -231,8 +233,6 @@ def _load_with_diffusers(files: _ModelFiles, settings: Settings, plan: MemoryPla
                 **dict.fromkeys(replaced),
             )
         pipeline.register_modules(**replaced)  # from_pretrained accepts transformers' own classes only
-    except Exception as error:
-        raise LoadError(f"{files.name} cannot be loaded: {_first_line(error)}") from error
     missing_weights.check(files.name, pipeline, missing)
     if plan:
         progress("moving the weights to the GPU", None, None)
@@ -241,18 +241,40 @@ def _load_with_diffusers(files: _ModelFiles, settings: Settings, plan: MemoryPla
 
 
 @contextmanager
+def _one_line_errors(model: str, loading: Sequence[str]) -> Iterator[None]:
+    """Turn any error into a LoadError of one line. `loading` are the components in the order of loading."""
+    try:
+        yield
+    except LoadError:
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1]).rstrip(".") or "no details"
+        part, check = (f"{loading[-1]}: ", f"{loading[-1]}/") if loading else ("", "model_index.json")
+        raise LoadError(
+            f"{model} cannot be loaded: {part}{type(error).__name__}: {reason}. "
+            f"Check {check}, or copy the model's folder again."
+        ) from error
+
+
+@contextmanager
 def _component_progress(
-    components: Mapping[str, checkpoint.Component], dtype: torch.dtype, progress: Progress
+    components: Mapping[str, checkpoint.Component], dtype: torch.dtype, progress: Progress, loading: list[str]
 ) -> Iterator[None]:
-    """Call `progress` for each component that diffusers loads: it passes them through its own tqdm."""
+    """Call `progress` for each component that diffusers loads, and add its name to `loading`.
+
+    Diffusers passes the components through its own tqdm.
+    """
     from diffusers.utils import logging as diffusers_logging
 
     sizes = {name: component.parameters * dtype.itemsize for name, component in components.items()}
 
-    def tqdm(loading: Iterable[Any], *args: Any, **options: Any) -> Iterator[Any]:
+    def tqdm(entries: Iterable[Any], *args: Any, **options: Any) -> Iterator[Any]:
         done = 0
-        for entry in loading:
+        for entry in entries:
             name = str(entry[0]) if isinstance(entry, tuple) else ""
+            if name:
+                loading.append(name)
             if name in sizes:
                 progress(f"reading {name}", done, sum(sizes.values()))
             yield entry
@@ -266,12 +288,6 @@ def _component_progress(
         yield
     finally:
         diffusers_logging.tqdm = original
-
-
-def _first_line(error: Exception) -> str:
-    """Return the class and the first line of an error's message."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no details'}"
 
 
 def _assemble(

@@ -1,5 +1,6 @@
 """Which model is loaded, and the errors if it cannot be."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -109,3 +110,24 @@ def test_an_unknown_pipeline_class(tiny_model: Path, tmp_path: Path) -> None:
     index.write_text(index.read_text().replace("FluxPipeline", "FancyPipeline"))
     with pytest.raises(LoadError, match=r"class FancyPipeline, which version \S+ does not have"):
         models.load(str(copy), settings=Settings())
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value", "part"),
+    [
+        ("transformer/config.json", "num_layers", "many", "transformer"),
+        ("text_encoder_2/config.json", "num_heads", [1], "text_encoder_2"),
+        ("vae/config.json", "block_out_channels", 5, "vae"),
+        ("scheduler/scheduler_config.json", "num_train_timesteps", "x", "scheduler"),
+    ],
+)
+def test_an_error_of_diffusers_is_one_line_with_the_component(
+    file: str, key: str, value: object, part: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(tiny_model, tmp_path / "copy")
+    (copy / file).write_text(json.dumps({**json.loads((copy / file).read_text()), key: value}))
+    with pytest.raises(
+        LoadError, match=rf"^tiny-random cannot be loaded: {part}: \w+: .+ Check {part}/, or copy"
+    ) as error:
+        models.load(str(copy), settings=Settings())
+    assert "\n" not in str(error.value)
