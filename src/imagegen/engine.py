@@ -52,7 +52,7 @@ class _CancelledError(Exception):
 
 
 class _Sample(NamedTuple):
-    """The thread's result: the image at the canvas's size, the number of steps, and two fields of `Picture`."""
+    """The thread's result: an image, and the values that the response reports about it."""
 
     image: Image.Image
     canvas: Canvas
@@ -111,7 +111,7 @@ class Engine:
             exempt=lambda: model.fast_path is not None and model.fast_path.capturing,
         )
         self._out_of_memory = 0  # requests in a row that ran out of memory
-        self._failed_schedulers: set[tuple[Task, str]] = set()
+        self._failed_schedulers: set[tuple[Task, str]] = set()  # by their normalized names
         self._stopping = threading.Event()
         self._lock = threading.Lock()  # held while a job is queued, so that none is queued after `stop`
 
@@ -193,10 +193,10 @@ class Engine:
         return replace(completed, seed=secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed)
 
     def _check_scheduler(self, task: Task, name: str) -> None:
-        """Raise InputError if a task cannot use a scheduler; its first step may already have told."""
+        """Raise InputError if a task cannot use a scheduler, or if an earlier request failed with it."""
         own = self.model.pipelines[task].scheduler
         schedulers.create(own, name)  # raises InputError
-        if (task, name) in self._failed_schedulers:
+        if (task, schedulers.normalize(name)) in self._failed_schedulers:
             raise schedulers.unusable(own, name)
 
     async def _submit(self, job: _Job) -> _Sample:
@@ -284,7 +284,7 @@ class Engine:
         task, scheduler = job.request.task, job.request.scheduler
         if scheduler and not job.stepped and not is_fatal(error):  # the pipeline does not take it
             log.warning("%s cannot use the scheduler %s: %s", self.model.name, scheduler, error)
-            self._failed_schedulers.add((task, scheduler))
+            self._failed_schedulers.add((task, schedulers.normalize(scheduler)))
             return schedulers.unusable(self.model.pipelines[task].scheduler, scheduler)
         if not job.warm_up:
             log.error("Generation failed", exc_info=error)

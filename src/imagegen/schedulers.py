@@ -43,14 +43,14 @@ def create(own: Any, name: str | None) -> Any:
 
     Args:
         own: The pipeline's own scheduler, whose configuration the new one gets.
-        name: A class name of diffusers or a short name, in any case; None means the class of `own`.
+        name: A class name of diffusers or a short name, in any spelling; None means the class of `own`.
 
     Raises:
         InputError: The model cannot use the scheduler. The message lists those that it can use.
     """
     if name is None:
         return type(own).from_config(own.config)
-    choice = {_plain(each): choice for each, choice in _choices(own).items()}.get(_plain(name))
+    choice = {normalize(each): choice for each, choice in _choices(own).items()}.get(normalize(name))
     if choice is None:
         raise unusable(own, name)
     import diffusers
@@ -84,6 +84,6 @@ def _choices(own: Any) -> dict[str, _Choice]:
     return {**{name: _Choice(name) for name in classes}, **short}
 
 
-def _plain(name: str) -> str:
-    """Return a name in lower case, without spaces and punctuation; `++` is often written `pp`."""
+def normalize(name: str) -> str:
+    """Return the form that all spellings of a name share: lower case without spaces and punctuation, `++` as `pp`."""
     return re.sub(r"[^a-z0-9]", "", name.lower().replace("++", "pp"))

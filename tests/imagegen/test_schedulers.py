@@ -7,6 +7,7 @@ from typing import Any
 
 import diffusers
 import pytest
+from prometheus_client import REGISTRY
 
 from imagegen import models, schedulers
 from imagegen.engine import Engine
@@ -74,7 +75,7 @@ def engine(folder: Path, **settings: Any) -> Engine:
     return engine
 
 
-def ask(**fields: Any) -> Request:
+def request(**fields: Any) -> Request:
     return Request("a cat", width=128, height=128, steps=3, seed=1, **fields)
 
 
@@ -83,13 +84,13 @@ def test_a_scheduler_works_or_is_an_error(family: str, folders: dict[str, Path])
     """Every name that a model accepts generates another image than its own scheduler, or is a field error."""
     running = engine(folders[family])
     try:
-        plain = asyncio.run(running.generate(ask()))
+        plain = asyncio.run(running.generate(request()))
         own = running.model.pipeline.scheduler
         works, fails = set(), set()
         for name in schedulers._choices(own):
             with suppress(InputError):
                 fails.add(name)
-                other = asyncio.run(running.generate(ask(scheduler=name)))
+                other = asyncio.run(running.generate(request(scheduler=name)))
                 fails.remove(name)
                 works.add(name)
                 assert other.metadata["scheduler"] == name
@@ -100,9 +101,13 @@ def test_a_scheduler_works_or_is_an_error(family: str, folders: dict[str, Path])
             assert works == {"euler", type(own).__name__}
         else:  # these need packages that need not be installed
             assert fails <= {"DPMSolverSDEScheduler", "LMSDiscreteScheduler", "lms"}
-        assert asyncio.run(running.generate(ask())).encode("png") == plain.encode(
-            "png"
-        )  # nothing of the others remains
+        attempts = REGISTRY.get_sample_value("imagegen_errors_total")
+        for name in fails:
+            with pytest.raises(InputError, match="scheduler must be one of"):
+                asyncio.run(running.generate(request(scheduler=f" {name.upper()} ")))
+        assert REGISTRY.get_sample_value("imagegen_errors_total") == attempts  # known under every spelling
+        again = asyncio.run(running.generate(request()))
+        assert again.encode("png") == plain.encode("png")  # nothing of the others remains
     finally:
         running.stop()
 
