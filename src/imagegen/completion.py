@@ -4,7 +4,7 @@ from collections.abc import Container
 from dataclasses import replace
 
 from imagegen.errors import InputError
-from imagegen.profile import PAGE_GUIDANCE, PAGE_STRENGTH, Profile, Route
+from imagegen.profile import LEGACY_GUIDANCE, LEGACY_STRENGTH, Profile, Route
 from imagegen.request import Request, Task
 
 _ROUTES: dict[Task, Route] = {"text2image": "generate", "img2img": "img2img", "inpaint": "inpaint"}
@@ -43,7 +43,7 @@ def _guidance(request: Request, profile: Profile, accepted: Container[str]) -> t
     if true_cfg is not None and profile.true_cfg is None:
         raise _not_supported("true_cfg_scale")
     if profile.guidance is None or profile.guidance_argument not in accepted:
-        if guidance is not None and guidance > 1 and guidance != PAGE_GUIDANCE:
+        if guidance is not None and guidance > 1 and guidance != LEGACY_GUIDANCE:
             raise _not_supported("guidance_scale")
         return None, true_cfg
     return (profile.guidance.default if guidance is None else guidance), true_cfg
@@ -67,7 +67,7 @@ def _strength(request: Request, profile: Profile, accepted: Container[str]) -> f
     """Return the strength; None for pipelines that edit an image in all steps."""
     if request.image is None or "strength" in accepted:
         return profile.strength.default if request.strength is None else request.strength
-    if request.strength not in {None, PAGE_STRENGTH}:
+    if request.strength not in {None, LEGACY_STRENGTH}:
         raise _not_supported("strength")
     return None
 

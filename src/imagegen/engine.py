@@ -137,7 +137,7 @@ class Engine:
     async def warm_up(self) -> None:
         """Generate an image for each task, so that the first request is fast, and drop the tasks that fail.
 
-        If tests hold the model's tasks, the first one suffices. Raises LoadError if no task works.
+        If all tasks are known to work, the first one suffices. Raises LoadError if no task works.
         """
         model = self.model
         for task in [*model.pipelines][: 1 if model.profile.all_tasks_work else None]:

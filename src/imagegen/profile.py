@@ -13,16 +13,16 @@ from imagegen.limits import MAX_SIDE, MIN_SIDE
 
 Route = Literal["generate", "batch", "img2img", "inpaint"]
 
-PAGE_GUIDANCE, PAGE_STRENGTH = 7.5, 0.75  # defaults of the first version, which clients send to every model
-NATIVE_SIDE = 1024  # pixels, of models whose configuration does not tell
+LEGACY_GUIDANCE, LEGACY_STRENGTH = 7.5, 0.75  # defaults of the first version, which some clients send to every model
+DEFAULT_SIDE = 1024  # pixels of a model whose configuration has no size
 
 
 class Bounds(NamedTuple):
-    """The default of a number, its least and its largest value."""
+    """The default, the minimum and the maximum of a number."""
 
     default: float
-    least: float
-    most: float
+    minimum: float
+    maximum: float
 
 
 @dataclass(frozen=True)
@@ -31,36 +31,36 @@ class Sizes:
 
     - `multiple`: each side is a multiple of this many pixels.
     - `longest_side`: length of the longer side in pixels; None if the model generates any.
-    - `least_area`, `largest_area`: smaller and larger images, in pixels, are generated at these areas and scaled. None
+    - `min_area`, `max_area`: smaller and larger images, in pixels, are generated at these areas and scaled. None
       means that any size suits the model.
     """
 
     multiple: int = 16
     longest_side: int | None = None
-    least_area: int | None = None
-    largest_area: int | None = None
+    min_area: int | None = None
+    max_area: int | None = None
 
     def scale(self, width: int, height: int) -> float:
         """Return the factor from the requested to the generated size."""
         if self.longest_side:
             return self.longest_side / max(width, height)
         area = width * height
-        if self.least_area and area < self.least_area:
-            return math.sqrt(self.least_area / area)
-        if self.largest_area and area > self.largest_area:
-            return math.sqrt(self.largest_area / area)
+        if self.min_area and area < self.min_area:
+            return math.sqrt(self.min_area / area)
+        if self.max_area and area > self.max_area:
+            return math.sqrt(self.max_area / area)
         # Input images may be smaller than MIN_SIDE, which is too little for any model.
         return max(1.0, min(MIN_SIDE / min(width, height), MAX_SIDE / max(width, height)))
 
 
-_PAGE_STRENGTH = Bounds(PAGE_STRENGTH, 0.1, 1)
+_STRENGTH = Bounds(LEGACY_STRENGTH, 0.1, 1)
 
 
 @dataclass(frozen=True)
 class Profile:
     """The defaults and bounds of one model.
 
-    - `name`: the row's name, or the pipeline's class.
+    - `name`: the model family's name, or the pipeline's class.
     - `steps`: denoising steps.
     - `route_steps`: denoising steps on single routes, instead of `steps`.
     - `guidance`: guidance scale; None if the model takes none.
@@ -73,7 +73,7 @@ class Profile:
     - `size`: width and height of an image whose size the request leaves out.
     - `sizes`: the sizes that the model generates.
     - `tokens`: number of tokens to which a prompt is padded or truncated.
-    - `all_tasks_work`: whether one warm-up image is enough, since tests hold the other tasks.
+    - `all_tasks_work`: whether every task is known to work, so that the engine warms up only one.
     """
 
     name: str
@@ -84,9 +84,9 @@ class Profile:
     guidance_off: float | None = 1.0
     blank_negative: str | None = None
     true_cfg: Bounds | None = None
-    strength: Bounds = _PAGE_STRENGTH
+    strength: Bounds = _STRENGTH
     max_images: int = 1
-    size: tuple[int, int] = (NATIVE_SIDE, NATIVE_SIDE)
+    size: tuple[int, int] = (DEFAULT_SIDE, DEFAULT_SIDE)
     sizes: Sizes = Sizes()
     tokens: int = 256
     all_tasks_work: bool = False
@@ -95,22 +95,22 @@ class Profile:
         """Return the default and the bounds of the steps on a route."""
         return self.route_steps.get(route, self.steps)
 
-    def fields(self, route: Route) -> dict[str, Bounds]:
+    def bounds(self, route: Route) -> dict[str, Bounds]:
         """Return the default and the bounds of each number in a route's body that the model honours."""
-        bounds = {
+        found = {
             "num_inference_steps": self.steps_on(route),
             "guidance_scale": self.guidance,
             "true_cfg_scale": self.true_cfg,
             "strength": self.strength if route in {"img2img", "inpaint"} else None,
         }
-        return {name: value for name, value in bounds.items() if value is not None}
+        return {name: value for name, value in found.items() if value is not None}
 
     def check(self, route: Route, values: Mapping[str, Any]) -> None:
         """Raise InputError if one of a body's values is outside the model's bounds."""
-        for name, bounds in self.fields(route).items():
+        for name, bounds in self.bounds(route).items():
             value = values.get(name)
-            if value is not None and not bounds.least <= value <= bounds.most:
-                span = f"from {bounds.least:g} to {bounds.most:g}"
+            if value is not None and not bounds.minimum <= value <= bounds.maximum:
+                span = f"from {bounds.minimum:g} to {bounds.maximum:g}"
                 raise InputError(f"{name} must be {span} for this model; got {value:g}.", field=name)
 
     @property
@@ -133,7 +133,7 @@ FLUX_DEV = Profile(
     "FLUX.1-dev",
     steps=Bounds(28, 1, 50),
     route_steps={"generate": Bounds(10, 1, 30), "batch": Bounds(20, 10, 50)},
-    guidance=Bounds(PAGE_GUIDANCE, 1, 20),
+    guidance=Bounds(LEGACY_GUIDANCE, 1, 20),
     guidance_off=None,
     true_cfg=TRUE_CFG,
     all_tasks_work=True,

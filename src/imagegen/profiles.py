@@ -17,21 +17,21 @@ from pydantic import TypeAdapter, ValidationError
 
 from imagegen.errors import LoadError
 from imagegen.limits import MAX_SIDE, MIN_SIDE
-from imagegen.profile import FLUX_DEV, NATIVE_SIDE, TRUE_CFG, Bounds, Profile, Sizes
+from imagegen.profile import DEFAULT_SIDE, FLUX_DEV, TRUE_CFG, Bounds, Profile, Sizes
 
 _TOKENIZERS = ("tokenizer_4", "tokenizer_3", "tokenizer_2", "tokenizer")  # the first that exists reads the whole prompt
 
 
 class _Row(NamedTuple):
-    """What the pipelines of a family do not tell about it."""
+    """A model family, with values that its pipelines do not have."""
 
     name: str
     classes: tuple[str, ...]
-    """Its pipeline classes."""
+    """The pipeline classes of the family."""
     values: dict[str, Any]
     """Fields of the profile."""
     named: str = ""
-    """Text in the model's name, in lower case."""
+    """Text that the model's name contains, in lower case."""
     config: Mapping[str, object] = MappingProxyType({})
     """Values of the pipeline's configuration, or of a component's, such as `transformer.guidance_embeds`."""
 
@@ -46,13 +46,13 @@ class _Row(NamedTuple):
 
 _MEGAPIXEL = 1024**2
 _FEW_STEPS = Bounds(4, 1, 50)
-_OFF = Bounds(0, 0, 20)  # guidance
+_GUIDANCE_OFF = Bounds(0, 0, 20)
 
 _SD = "StableDiffusionPipeline", "StableDiffusionInpaintPipeline"
 _SD_3 = ("StableDiffusion3Pipeline",)
 _SDXL = "StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline"
 _ANY_SIZE = Sizes()
-_FLEXIBLE = Sizes(least_area=_MEGAPIXEL // 4, largest_area=4 * _MEGAPIXEL)
+_FLEXIBLE = Sizes(min_area=_MEGAPIXEL // 4, max_area=4 * _MEGAPIXEL)
 _FLUX_2 = {"max_images": 4, "sizes": _FLEXIBLE}
 _QWEN = {"blank_negative": " ", "sizes": _FLEXIBLE}
 
@@ -80,7 +80,7 @@ _ROWS = (
     _Row(
         "FLUX.1-Kontext",
         ("FluxKontextPipeline",),
-        {"guidance_off": None, "true_cfg": TRUE_CFG, "sizes": Sizes(least_area=_MEGAPIXEL, largest_area=_MEGAPIXEL)},
+        {"guidance_off": None, "true_cfg": TRUE_CFG, "sizes": Sizes(min_area=_MEGAPIXEL, max_area=_MEGAPIXEL)},
     ),
     _Row("FLUX.2-dev", ("Flux2Pipeline",), {"guidance_off": None, **_FLUX_2}),
     _Row(
@@ -95,17 +95,17 @@ _ROWS = (
     _Row(
         "Z-Image-Turbo",
         ("ZImagePipeline",),
-        {"steps": Bounds(9, 1, 50), "guidance": _OFF, "guidance_off": 0, "sizes": _FLEXIBLE},
+        {"steps": Bounds(9, 1, 50), "guidance": _GUIDANCE_OFF, "guidance_off": 0, "sizes": _FLEXIBLE},
         named="turbo",
     ),
     _Row("Z-Image", ("ZImagePipeline",), {"guidance_off": 0, "sizes": _FLEXIBLE}),
     _Row("Krea 2", ("Krea2Pipeline",), {"guidance_off": 0}),
     _Row("Chroma", ("ChromaPipeline",), {"sizes": _ANY_SIZE}),
-    _Row("SDXL-Turbo", _SDXL, {"steps": _FEW_STEPS, "guidance": _OFF}, named="turbo"),
+    _Row("SDXL-Turbo", _SDXL, {"steps": _FEW_STEPS, "guidance": _GUIDANCE_OFF}, named="turbo"),
     _Row("SDXL", _SDXL, {"steps": Bounds(30, 1, 100)}),
     _Row("Stable Diffusion", _SD, {"steps": Bounds(30, 1, 100)}),
-    _Row("SD 3.5-Turbo", _SD_3, {"steps": _FEW_STEPS, "guidance": _OFF}, named="turbo"),
-    _Row("SD 3.5", _SD_3, {"guidance": Bounds(4.5, 0, 20)}),
+    _Row("Stable Diffusion 3.5 Turbo", _SD_3, {"steps": _FEW_STEPS, "guidance": _GUIDANCE_OFF}, named="turbo"),
+    _Row("Stable Diffusion 3.5", _SD_3, {"guidance": Bounds(4.5, 0, 20)}),
 )
 
 
@@ -115,8 +115,8 @@ def find(pipeline: Any, description: Mapping[str, Any], *, model: str, tokens: i
     Args:
         pipeline: The pipeline.
         description: The contents of `imagegen.json`. Its key `profile` has the names of the profile's fields. Where a
-            field has bounds, a number replaces the default, and a list the default, the least and the largest value.
-            The steps of a file apply to all routes, and of `sizes` it replaces the values that it has.
+            field has bounds, a number replaces the default, and a list the default, the minimum and the maximum.
+            `steps` apply to all routes. Values that `sizes` leaves out stay the model's.
             Its key `native_size` is the longer side of every image that the model generates.
         model: The model's name.
         tokens: The number of tokens to which a prompt is padded or truncated; None means the model's own.
@@ -134,13 +134,13 @@ def find(pipeline: Any, description: Mapping[str, Any], *, model: str, tokens: i
         sizes=replace(
             profile.sizes,
             multiple=2 * getattr(pipeline, "vae_scale_factor", 8),  # two latent pixels make one patch
-            longest_side=_native_side(description),
+            longest_side=_longest_side(description),
         ),
     )
     return _override(profile, description.get("profile") or {})
 
 
-def _native_side(description: Mapping[str, Any]) -> int | None:
+def _longest_side(description: Mapping[str, Any]) -> int | None:
     side = description.get("native_size")
     if side is not None and (not isinstance(side, int) or not MIN_SIDE <= side <= MAX_SIDE):
         raise LoadError(f"imagegen.json: native_size must be from {MIN_SIDE} to {MAX_SIDE} pixels; got {side!r}.")
@@ -154,13 +154,13 @@ def main_tokenizer(pipeline: Any) -> Any | None:
 
 
 def _from_pipeline(pipeline: Any) -> Profile:
-    """Return what the signature and the configuration tell."""
+    """Return the profile that a pipeline's signature and configuration describe."""
     parameters = inspect.signature(type(pipeline).__call__).parameters
     defaults = {name: each.default for name, each in parameters.items() if isinstance(each.default, int | float)}
     # A pipeline with both uses `guidance_scale` for distilled guidance, unless it turns true CFG on by default.
     argument = "true_cfg_scale" if defaults.get("true_cfg_scale", 1) > 1 else "guidance_scale"
     guidance = defaults.get(argument)
-    width, height = size = _native_size(pipeline, defaults)
+    width, height = size = _default_size(pipeline, defaults)
     least, largest = (0.25, 2) if getattr(pipeline, "transformer", None) is not None else (0.5, 1.5)  # U-Net
     return Profile(
         type(pipeline).__name__,
@@ -168,12 +168,12 @@ def _from_pipeline(pipeline: Any) -> Profile:
         guidance=None if guidance is None else Bounds(guidance, 0, 20),
         guidance_argument=argument,
         size=size,
-        sizes=Sizes(least_area=int(least * width * height), largest_area=int(largest * width * height)),
+        sizes=Sizes(min_area=int(least * width * height), max_area=int(largest * width * height)),
         tokens=int(defaults.get("max_sequence_length", 512)),
     )
 
 
-def _native_size(pipeline: Any, defaults: Mapping[str, float]) -> tuple[int, int]:
+def _default_size(pipeline: Any, defaults: Mapping[str, float]) -> tuple[int, int]:
     """Return the width and height in pixels for which a model was made."""
     scale = getattr(pipeline, "vae_scale_factor", 8)
     for key in ("unet.sample_size", "transformer.sample_size"):
@@ -183,7 +183,7 @@ def _native_size(pipeline: Any, defaults: Mapping[str, float]) -> tuple[int, int
             case [int(height), int(width)]:
                 return width * scale, height * scale
     latent = getattr(pipeline, "default_sample_size", None)
-    side = latent * scale if isinstance(latent, int) else NATIVE_SIDE
+    side = latent * scale if isinstance(latent, int) else DEFAULT_SIDE
     return int(defaults.get("width", side)), int(defaults.get("height", side))
 
 
@@ -207,7 +207,7 @@ def _override(profile: Profile, overrides: Mapping[str, Any]) -> Profile:
         _check_name(name, vars(profile), "profile")
         old = values[name]
         if isinstance(old, Bounds) and isinstance(value, int | float):
-            values[name] = [value, min(old.least, value), max(old.most, value)]
+            values[name] = [value, min(old.minimum, value), max(old.maximum, value)]
         elif isinstance(old, Sizes) and isinstance(value, Mapping):
             for each in value:
                 _check_name(each, vars(old), "profile.sizes")

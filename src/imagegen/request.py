@@ -7,10 +7,9 @@ from PIL import Image
 
 from imagegen.canvas import Size, size_like
 from imagegen.limits import MAX_SEED, MAX_SIDE, MIN_SIDE
+from imagegen.profile import DEFAULT_SIDE
 
 Task = Literal["text2image", "img2img", "inpaint"]
-
-_DEFAULT_SIZE = 1024, 1024
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class Request:
     @property
     def size(self) -> Size:
         """Width and height of the result, in pixels; 1024x1024 if the model decides."""
-        return self.size_or(_DEFAULT_SIZE)
+        return self.size_or((DEFAULT_SIDE, DEFAULT_SIDE))
 
     def size_or(self, default: Size) -> Size:
         """Return width and height of the result in pixels; `default` is that of a request without image and size."""

@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write_sdxl(tmp_path_factory.mktemp("models") / "sdxl")
 
 
-def test_the_name_tells_a_distilled_version(folder: Path) -> None:
+def test_the_name_identifies_a_distilled_version(folder: Path) -> None:
     plain, turbo = load(folder, {"name": "my-sdxl"}), load(folder, {"name": "My-SDXL-Turbo"})
     assert (plain.name, plain.steps.default, plain.guidance) == ("SDXL", 30, Bounds(5.0, 0, 20))
     assert (turbo.name, turbo.steps.default, turbo.guidance) == ("SDXL-Turbo", 4, Bounds(0, 0, 20))
@@ -38,14 +38,14 @@ def test_a_file_beside_the_model_overrides_every_field(folder: Path) -> None:
         "strength": 0.4,
         "tokens": 16,
         "max_images": 2,
-        "sizes": {"multiple": 32, "least_area": 4096},
+        "sizes": {"multiple": 32, "min_area": 4096},
         "blank_negative": "ugly",
     }
     profile = load(folder, {"profile": values})
     assert (profile.steps, profile.guidance) == (Bounds(8, 1, 100), Bounds(3.5, 1, 30))
     assert (profile.size, profile.strength) == ((640, 512), Bounds(0.4, 0.1, 1))
     assert (profile.tokens, profile.max_images, profile.blank_negative) == (16, 2, "ugly")
-    assert profile.sizes == Sizes(32, least_area=4096, largest_area=24576)  # the last one is the model's own
+    assert profile.sizes == Sizes(32, min_area=4096, max_area=24576)  # the last one is the model's own
     assert load(folder, {"profile": {"steps": 150}}).steps == Bounds(150, 1, 150)
     assert load(folder, {"native_size": 256, "profile": {"sizes": {"multiple": 8}}}).sizes.longest_side == 256
 

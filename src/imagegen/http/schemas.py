@@ -76,14 +76,14 @@ def document(profile: Profile) -> None:
 
 def _add_profile(schema: dict[str, Any], body: Any) -> None:
     """Write the documented model's defaults and bounds into the JSON schema of a body."""
-    properties, bounds = schema["properties"], _documented.fields(body.route)
+    properties, bounds = schema["properties"], _documented.bounds(body.route)
     for name in ("num_inference_steps", "guidance_scale", "true_cfg_scale", "strength"):
         if name in properties and name not in bounds:
             del properties[name]
         elif name in properties:
             number = _number(properties[name])
-            default, least, most = map(int if number["type"] == "integer" else float, bounds[name])
-            number |= {"minimum": least, "maximum": most}
+            default, minimum, maximum = map(int if number["type"] == "integer" else float, bounds[name])
+            number |= {"minimum": minimum, "maximum": maximum}
             if name != "true_cfg_scale":  # it is off without a negative prompt
                 number["default"] = default
     if body.route in {"generate", "batch"}:
