@@ -19,8 +19,8 @@ from PIL import Image
 
 from imagegen import metrics, schedulers
 from imagegen.canvas import Canvas, cover, fit_canvas, limit_area
-from imagegen.completion import complete
 from imagegen.cuda_errors import free_memory, is_fatal, is_out_of_memory
+from imagegen.defaults import apply_defaults
 from imagegen.errors import (
     EngineFailed,
     EngineStopped,
@@ -189,7 +189,7 @@ class Engine:
             raise InputError(f"{model.name} takes at most {model.profile.max_images} images.", field="references")
         if request.scheduler:
             self._check_scheduler(request.task, request.scheduler)
-        completed = complete(request, model.profile, model.arguments(request.task))
+        completed = apply_defaults(request, model.profile, model.arguments(request.task))
         return replace(completed, seed=secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed)
 
     def _check_scheduler(self, task: Task, name: str) -> None:
@@ -359,7 +359,7 @@ def _warm_up_request(model: Model, task: Task) -> Request:
     image = None if task == "text2image" else Image.new("RGB", model.profile.size, "grey")
     mask = Image.linear_gradient("L").resize(model.profile.size) if task == "inpaint" else None
     request = Request("warm-up", steps=_WARM_UP_STEPS, seed=0, image=image, mask=mask)
-    return complete(request, model.profile, model.arguments(task))
+    return apply_defaults(request, model.profile, model.arguments(task))
 
 
 def _fit_images(request: Request) -> Request:

@@ -1,7 +1,7 @@
 """Load a model: find its files, check that the machine can hold it, read the weights, and build its pipelines.
 
-Any text-to-image pipeline of diffusers works. Text to image, image to image and inpainting share one set of components.
-Only this module chooses between `imagegen.flux` and diffusers' own modules.
+Any text-to-image, edit or inpainting pipeline of diffusers works. The pipelines of all tasks share one set of
+components. Only this module chooses between `imagegen.flux` and diffusers' own modules.
 """
 
 import inspect
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from imagegen import checkpoint, flux, memory, missing_weights, processors, profiles, schedulers, tasks
+from imagegen import checkpoint, flux, known_models, memory, missing_weights, processors, schedulers, tasks
 from imagegen.checkpoint import Progress
 from imagegen.errors import InputError, LoadError
 from imagegen.profile import FLUX_DEV, Profile
@@ -68,7 +68,7 @@ class Model:
             return 0
         from transformers import PreTrainedTokenizerBase
 
-        tokenizer = profiles.main_tokenizer(self.pipeline)
+        tokenizer = known_models.main_tokenizer(self.pipeline)
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             return 0
         return max(0, len(tokenizer(prompt, truncation=False)["input_ids"]) - limit)
@@ -305,7 +305,7 @@ def _assemble(
         name=name,
         pipeline=pipeline,
         pipelines=tasks.pipelines(pipeline, name),
-        profile=profiles.find(pipeline, description, model=name, tokens=settings.max_sequence_length),
+        profile=known_models.find_profile(pipeline, description, model=name, tokens=settings.max_sequence_length),
         plan=plan,
         info={},
         fast_path=fast_path,

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
-from imagegen.completion import complete
+from imagegen.defaults import apply_defaults
 from imagegen.errors import InputError
 from imagegen.http.schemas import (
     BatchGenerationInput,
@@ -54,15 +54,15 @@ def out_of_bounds(model: Any, profile: Profile, **fields: Any) -> str | None:
 
 def test_defaults_are_those_of_the_documentation() -> None:
     request = GenerationInput(prompt="a cat").to_request(FLUX_DEV)
-    completed = complete(request, FLUX_DEV, {"guidance_scale"})
+    completed = apply_defaults(request, FLUX_DEV, {"guidance_scale"})
     assert (completed.size, completed.steps, completed.guidance) == ((1024, 1024), 10, 7.5)
     batch = BatchGenerationInput(prompts=["a cat"]).to_requests(FLUX_DEV)[0]
-    completed = complete(batch, FLUX_DEV, {"guidance_scale"})
+    completed = apply_defaults(batch, FLUX_DEV, {"guidance_scale"})
     assert (completed.size, completed.steps, completed.guidance) == ((1024, 1024), 20, 7.5)
     assert MinifiedGenerationInput().prompt == "a beautiful mountain landscape"
     images = {"prompt": "a cat", "image_b64": b64(PHOTO)}
     for body in (Img2ImgInput(**images), InpaintInput(**images, mask_b64=b64(PHOTO))):
-        completed = complete(body.to_request(FLUX_DEV), FLUX_DEV, {"guidance_scale", "strength"})
+        completed = apply_defaults(body.to_request(FLUX_DEV), FLUX_DEV, {"guidance_scale", "strength"})
         assert (completed.strength, completed.guidance, completed.steps) == (0.75, 7.5, 28)
     assert (GenerationInput(prompt="a cat").format, InpaintInput(**MODELS[3][1]).format) == ("jpeg", "png")
 

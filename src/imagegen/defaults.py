@@ -1,4 +1,4 @@
-"""Complete a request with a model's own values, and reject the fields that the model cannot honour."""
+"""Apply a model's defaults to a request, and reject the fields that the model cannot honour."""
 
 from collections.abc import Container
 from dataclasses import replace
@@ -10,7 +10,7 @@ from imagegen.request import Request, Task
 _ROUTES: dict[Task, Route] = {"text2image": "generate", "img2img": "img2img", "inpaint": "inpaint"}
 
 
-def complete(request: Request, profile: Profile, accepted: Container[str]) -> Request:
+def apply_defaults(request: Request, profile: Profile, accepted: Container[str]) -> Request:
     """Return the request with the model's own values for what it leaves out.
 
     `accepted` are the arguments of the task's pipeline. Raises InputError if the model cannot honour a field.

@@ -1,10 +1,10 @@
-"""Find the profile of a loaded model.
+"""The table of known models, and the choice of a loaded model's profile.
 
-It comes from three sources, each of which overrides the one before:
+A profile comes from three sources, each of which overrides the one before:
 
-1. the signature of its pipeline's `__call__` and the configuration of its components;
-2. the row of `_ROWS` that fits it;
-3. the key `profile` of `imagegen.json` in its folder.
+1. the signature of the pipeline's `__call__` and the configuration of its components;
+2. the row of `_ROWS` that fits the model;
+3. the key `profile` of `imagegen.json` in the model's folder.
 """
 
 import inspect
@@ -109,7 +109,7 @@ _ROWS = (
 )
 
 
-def find(pipeline: Any, description: Mapping[str, Any], *, model: str, tokens: int | None = None) -> Profile:
+def find_profile(pipeline: Any, description: Mapping[str, Any], *, model: str, tokens: int | None = None) -> Profile:
     """Return the profile of a loaded pipeline.
 
     Args:
