@@ -63,7 +63,7 @@ Strength = Annotated[float, Field(ge=0.1, le=1.0)]
 # The widest bounds of all models; `Profile.check` knows those of the loaded one.
 Steps = Annotated[int, Field(ge=1, le=100)]
 Guidance = Annotated[float, Field(ge=0, le=100)]
-ImageBase64 = Annotated[str, Field(min_length=1, description="Base64, with or without a data URL: JPEG, PNG or WebP.")]
+ImageBase64 = Annotated[str, Field(min_length=1, description="An image file as base64, with or without a data URL.")]
 
 _documented = FLUX_DEV
 
