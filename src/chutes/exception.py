@@ -3,7 +3,7 @@
 An error of the first tree becomes an HTTP response. It has a status and a code, and its message is sent to the client:
 
     ChutesError (500)
-    ├── BadRequest (400)                   ambiguous request: several hosts, several keys, a broken encoding
+    ├── BadRequest (400)                   malformed request: several hosts or keys, broken gzip, endless cookie escapes
     ├── Unauthorized (401)                 missing or invalid API key
     ├── HostNotAllowed (403)               host name that does not belong to this server
     ├── OriginNotAllowed (403)             request from a web page of another origin
@@ -22,7 +22,8 @@ An error of the first tree becomes an HTTP response. It has a status and a code,
     │   └── UpstreamTimeout (504)
     └── RequestTimeout (504)               handler that ran longer than allowed
 
-An error of the second tree ends a command. The command prints `Error: ` and the message, and exits with `exit_code`:
+An error of the second tree ends a command. The command prints `Error: ` and the message, and exits with 1;
+`chutes deploy` exits with `exit_code`:
 
     CommandError (exit code 1)
     ├── InvalidPath (also ValueError)      malformed path of a cord
@@ -37,7 +38,7 @@ An error of the second tree ends a command. The command prints `Error: ` and the
     ├── UnknownChute                       no deployed chute of that name
     ├── InvalidChuteName                   name that cannot be deployed, or that is taken
     ├── Unschedulable                      no node that can run the chute
-    └── RolloutFailed (exit code 3)        version whose replicas did not start
+    └── RolloutFailed (exit code 3)        version that did not become ready, or deleted chute that still runs
 
 `ChutesWarning` is the category of warnings about a chute's definition.
 """
@@ -69,7 +70,7 @@ class ChutesError(Exception):
 
 
 class BadRequest(ChutesError):
-    """The request is ambiguous: a proxy and this server could read it differently."""
+    """The request is ambiguous or malformed outside of its JSON: in `Host`, keys, cookies or gzip."""
 
     status = 400
     code = "bad_request"
@@ -279,6 +280,6 @@ class Unschedulable(CommandError):
 
 
 class RolloutFailed(CommandError):
-    """The replicas of a new version did not start. The message is the error that a replica reported."""
+    """A new version did not become ready, or a deleted chute still runs. The message states the reason."""
 
     exit_code = 3
