@@ -63,7 +63,7 @@ class CordOwner(Protocol):
 
 
 class Endpoint(NamedTuple):
-    """The function that FastAPI calls for a cord, with the facts that only its creation reveals.
+    """The function that FastAPI calls for a cord, and the types that its documentation needs.
 
     Attributes:
         function: The endpoint function, with a signature that FastAPI understands.
