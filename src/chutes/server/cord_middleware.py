@@ -92,19 +92,19 @@ class CordMiddleware:
             return
         path = _route_path(scope, self._chute.root_path)
         cord = self._cords.get((scope["method"], path))
-        target = cord or (self._jobs.get(path) if scope["method"] == "POST" else None)
+        job = self._jobs.get(path) if cord is None and scope["method"] == "POST" else None
         headers = body_headers(scope["headers"])
         scope[UPLOAD] = upload = Upload(
             self.uploads,
             receive,
             has_body=headers.has_body,
             length=headers.length,
-            limit=self._max_body_bytes(target),
+            limit=self._max_body_bytes(cord or job),
         )
         request: InFlightRequest | None = None
         try:
             if cord is None:
-                await self._forward(target, scope, headers, upload, send)
+                await self._forward(job, scope, headers, upload, send)
             else:
                 send = self._with_load_headers(send)
                 request = await self._accept(cord, scope, headers, upload, send)
@@ -149,9 +149,7 @@ class CordMiddleware:
         body = await self._read(cord, scope, upload, headers, compressed=compressed)
         return InFlightRequest(upload.receive, send, body)
 
-    async def _forward(
-        self, target: Cord | Job | None, scope: Scope, headers: BodyHeaders, upload: Upload, send: Send
-    ) -> None:
+    async def _forward(self, job: Job | None, scope: Scope, headers: BodyHeaders, upload: Upload, send: Send) -> None:
         """Forward a request to the server's own routes or to the author's native ones.
 
         JSON and URL-encoded forms are read and checked first. Multipart forms, which may be large, are checked while
@@ -169,7 +167,7 @@ class CordMiddleware:
             receive = receive_scanned
         elif headers.has_body and (headers.is_json or headers.media_type == URL_ENCODED):
             compressed = check_encoding(headers.encoding)
-            body: bytes | None = await self._read(target, scope, upload, headers, compressed=compressed)
+            body: bytes | None = await self._read(job, scope, upload, headers, compressed=compressed)
 
             async def receive_again() -> Message:
                 nonlocal body
