@@ -3,7 +3,7 @@
 An error of the first tree becomes an HTTP response. It has a status and a code, and its message is sent to the client:
 
     ChutesError (500)
-    ├── BadRequest (400)                   malformed request: several hosts or keys, broken gzip, endless cookie escapes
+    ├── BadRequest (400)                   ambiguous or malformed Host, API keys, cookies or compression
     ├── Unauthorized (401)                 missing or invalid API key
     ├── HostNotAllowed (403)               host name that does not belong to this server
     ├── OriginNotAllowed (403)             request from a web page of another origin
@@ -70,7 +70,7 @@ class ChutesError(Exception):
 
 
 class BadRequest(ChutesError):
-    """The request is ambiguous or malformed outside of its JSON: in `Host`, keys, cookies or gzip."""
+    """The request has an ambiguous or malformed `Host`, API key, cookie or compression."""
 
     status = 400
     code = "bad_request"
