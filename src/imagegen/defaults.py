@@ -38,12 +38,14 @@ def _guidance(request: Request, profile: Profile, accepted: Container[str]) -> t
     guidance, true_cfg = request.guidance, request.true_cfg_scale
     if profile.guidance_argument == "true_cfg_scale" and true_cfg is not None:  # a request may use either name
         if guidance not in {None, true_cfg}:
-            raise InputError("true_cfg_scale and guidance_scale are the same value here.", field="true_cfg_scale")
+            both = f"got {true_cfg:g} and {guidance:g}. Send one of them"
+            message = f"true_cfg_scale and guidance_scale are the same value for this model; {both}."
+            raise InputError(message, field="true_cfg_scale")
         guidance, true_cfg = true_cfg, None
     if true_cfg is not None and profile.true_cfg is None:
         raise _not_supported("true_cfg_scale")
     if profile.guidance is None or profile.guidance_argument not in accepted:
-        if guidance is not None and guidance > 1 and guidance != LEGACY_GUIDANCE:
+        if guidance is not None and guidance > 1 and guidance != LEGACY_GUIDANCE:  # up to 1, guidance is off
             raise _not_supported("guidance_scale")
         return None, true_cfg
     return (profile.guidance.default if guidance is None else guidance), true_cfg
@@ -58,7 +60,8 @@ def _negative_prompt(
     if "negative_prompt" not in accepted:
         raise _not_supported("negative_prompt")
     if profile.true_cfg is None and profile.guidance_off is not None and (guidance or 0) <= profile.guidance_off:
-        message = f"negative_prompt has an effect only with a guidance_scale above {profile.guidance_off:g}."
+        needed = f"a guidance_scale above {profile.guidance_off:g}; got {guidance or 0:g}"
+        message = f"negative_prompt has an effect only with {needed}. Raise it, or leave negative_prompt out."
         raise InputError(message, field="negative_prompt")
     return request.negative_prompt
 

@@ -185,8 +185,9 @@ class Engine:
         model = self.model
         if request.task not in model.pipelines:
             raise Unsupported(f"{model.name} does not support {request.task}.")
-        if len(request.references) >= model.profile.max_images:
-            raise InputError(f"{model.name} takes at most {model.profile.max_images} images.", field="references")
+        if len(request.references) >= (most := model.profile.max_images):
+            message = f"references must have at most {most - 1} images for {model.name}; got {len(request.references)}."
+            raise InputError(f"{message} Leave some out.", field="references")
         if request.scheduler:
             self._check_scheduler(request.task, request.scheduler)
         completed = apply_defaults(request, model.profile, model.arguments(request.task))

@@ -1,4 +1,4 @@
-"""Text processors that work without torchvision, which transformers' own need only for parts that no prompt uses."""
+"""Processors that work without torchvision, which transformers' own need only for parts that no request uses."""
 
 import importlib.util
 import json

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from prometheus_client import REGISTRY
 
 from benchmarks.harness.waiting import LIMIT
 from imagegen.engine import Engine
-from imagegen.errors import EngineStopped, ImagegenError, Unsupported
+from imagegen.errors import EngineStopped, ImagegenError, InputError, Unsupported
 from imagegen.http.responses import picture_headers
 from imagegen.picture import Picture
 from imagegen.request import Request
@@ -277,3 +278,10 @@ def test_a_prompt_that_is_too_long_is_told(engine: Engine, caplog: pytest.LogCap
     assert picture_headers(picture)["X-Unread-Tokens"] == "5"
     assert f"5 tokens longer than the {limit} that tiny-random reads" in caplog.text
     assert asyncio.run(engine.generate(ask_long("cat " * (limit + 9)))).image == picture.image  # it is not read
+
+
+def test_images_beyond_those_that_the_model_combines(start: Callable[..., Engine]) -> None:
+    photo = Image.new("RGB", (128, 128))
+    with pytest.raises(InputError, match=r"^references must have at most 0 images for tiny-random; got 1\.") as error:
+        asyncio.run(start().generate(ask(image=photo, references=(photo,))))
+    assert error.value.field == "references"

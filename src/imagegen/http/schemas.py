@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 MAX_PROMPT = 5_000  # characters: about twice what the largest text encoder (512 tokens) reads, and it fits into EXIF
 
-
 # Line breaks of Word and PDF files: vertical tab, form feed and next line.
 _SPACES = {ord(character): " " for character in "\v\f\x85"}
 
@@ -46,12 +45,12 @@ def _not_blank(text: str) -> str:
     return text
 
 
-def _lower(name: Any) -> Any:
+def _normalize_format(name: Any) -> Any:
     name = name.lower() if isinstance(name, str) else name
     return "jpeg" if name == "jpg" else name
 
 
-FileFormat = Annotated[Format, BeforeValidator(_lower)]
+FileFormat = Annotated[Format, BeforeValidator(_normalize_format)]
 Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_printable)]
 Prompt = Annotated[
     str, Field(min_length=1, max_length=MAX_PROMPT), AfterValidator(_printable), AfterValidator(_not_blank)
@@ -68,7 +67,7 @@ ImageBase64 = Annotated[str, Field(min_length=1, description="An image file as b
 _documented = FLUX_DEV
 
 
-def document(profile: Profile) -> None:
+def document_profile(profile: Profile) -> None:
     """Show a model's defaults and bounds in the JSON schemas of the bodies. Until then, they are FLUX.1-dev's."""
     global _documented  # noqa: PLW0603 - a process serves one model
     _documented = profile
@@ -92,7 +91,7 @@ def _add_profile(schema: dict[str, Any], body: Any) -> None:
 
 
 def _number(schema: dict[str, Any]) -> dict[str, Any]:
-    """Make the JSON schema of an optional number that of a number, and return it."""
+    """Replace a JSON schema's `anyOf` of a number and null by the number, in place, and return the schema."""
     number, _null = schema.pop("anyOf")
     schema.pop("default")
     schema |= number
@@ -143,7 +142,7 @@ def _with_suggestion(error: ErrorDetails, known: list[str]) -> InitErrorDetails:
     message = error["msg"]
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
-        message = f"Unknown field. Did you mean {near[0]}?" if near else "Unknown field"
+        message = f"Unknown field. Did you mean {near[0]}?" if near else "Unknown field. Leave it out."
     kind = PydanticCustomError(error["type"], message, error.get("ctx"))
     return InitErrorDetails(type=kind, loc=error["loc"], input=error["input"])
 
@@ -211,7 +210,8 @@ class Img2ImgInput(Body):
     @model_validator(mode="after")
     def _check_images(self) -> Self:
         if (self.image_b64 is None) == (self.images_b64 is None):
-            raise ValueError("send either image_b64 or images_b64")
+            given = "neither" if self.image_b64 is None else "both"
+            raise ValueError(f"send either image_b64 or images_b64; got {given}")
         return self
 
     def to_request(self, profile: Profile) -> "Request":
@@ -228,7 +228,7 @@ class Img2ImgInput(Body):
             return Request(**fields, image=sent.image, resized_from=sent.resized_from)
         if len(self.images_b64) > profile.max_images:
             message = f"images_b64 has {len(self.images_b64)} images; this model takes at most {profile.max_images}."
-            raise InputError(message, field="images_b64")
+            raise InputError(f"{message} Leave some out.", field="images_b64")
         first = decode_image(self.images_b64[0], field="images_b64", width=self.width, height=self.height)
         others = tuple(decode_image(each, field="images_b64").image for each in self.images_b64[1:])
         return Request(**fields, image=first.image, references=others, resized_from=first.resized_from)
@@ -264,5 +264,5 @@ def _checked_fields(body: Body, profile: Profile) -> dict[str, Any]:
     fields = body.model_dump(exclude={"prompts", "image_b64", "images_b64", "mask_b64", "format"})
     profile.check(body.route, fields)
     steps, guidance = fields.pop("num_inference_steps"), fields.pop("guidance_scale")
-    default = int(profile.steps_on(body.route).default)
+    default = int(profile.steps_on(body.route).default)  # here, since the engine does not know the route `batch`
     return {**fields, "steps": default if steps is None else steps, "guidance": guidance}

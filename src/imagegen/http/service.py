@@ -12,7 +12,7 @@ import imagegen
 from chutes.chute import Chute
 from imagegen.errors import ImagegenError
 from imagegen.http.responses import error_response
-from imagegen.http.schemas import document
+from imagegen.http.schemas import document_profile
 from imagegen.settings import Settings
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ async def start_engine(chute: ImageChute, model: str | None = None) -> None:
     chute.progress.update("generating a warm-up image")
     await chute.engine.warm_up()
     chute.info.update(loaded.info)
-    document(loaded.profile)
+    document_profile(loaded.profile)
     chute.openapi_schema = None  # it is generated again, with the model's defaults and bounds
     if loaded.info["origin"] == "bundled":
         log.warning("Images come from the small bundled model. Set IMAGEGEN_MODEL to use another one")
