@@ -111,7 +111,6 @@ class Engine:
             exempt=lambda: model.fast_path is not None and model.fast_path.capturing,
         )
         self._out_of_memory = 0  # requests in a row that ran out of memory
-        self._failed_schedulers: set[tuple[Task, str]] = set()  # by their normalized names
         self._stopping = threading.Event()
         self._lock = threading.Lock()  # held while a job is queued, so that none is queued after `stop`
 
@@ -189,16 +188,9 @@ class Engine:
             message = f"references must have at most {most - 1} images for {model.name}; got {len(request.references)}."
             raise InputError(f"{message} Leave some out.", field="references")
         if request.scheduler:
-            self._check_scheduler(request.task, request.scheduler)
+            schedulers.create(model.scheduler, request.scheduler)  # raises InputError
         completed = apply_defaults(request, model.profile, model.arguments(request.task))
         return replace(completed, seed=secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed)
-
-    def _check_scheduler(self, task: Task, name: str) -> None:
-        """Raise InputError if a task cannot use a scheduler, or if an earlier request failed with it."""
-        own = self.model.pipelines[task].scheduler
-        schedulers.create(own, name)  # raises InputError
-        if (task, schedulers.normalize(name)) in self._failed_schedulers:
-            raise schedulers.unusable(own, name)
 
     async def _submit(self, job: _Job) -> _Sample:
         """Queue a job and await it. Cancelling removes it from the queue or stops it."""
@@ -281,12 +273,10 @@ class Engine:
             log.error("%s (%s in %s, %s, seed %d)", error, name, precision, job.request.task, job.request.seed)
         if isinstance(error, _CancelledError | ImagegenError):
             return error
+        if not job.warm_up and not job.stepped and not is_fatal(error) and (rejected := self._rejected(error, job)):
+            log.warning("%s rejected a request: %s", self.model.name, rejected, exc_info=error)
+            return rejected
         metrics.errors.inc()
-        task, scheduler = job.request.task, job.request.scheduler
-        if scheduler and not job.stepped and not is_fatal(error):  # the pipeline does not take it
-            log.warning("%s cannot use the scheduler %s: %s", self.model.name, scheduler, error)
-            self._failed_schedulers.add((task, schedulers.normalize(scheduler)))
-            return schedulers.unusable(self.model.pipelines[task].scheduler, scheduler)
         if not job.warm_up:
             log.error("Generation failed", exc_info=error)
         if is_fatal(error):
@@ -296,6 +286,20 @@ class Engine:
             reason = (str(error).splitlines() or [""])[0].rstrip(".")
             return ImagegenError(f"{type(error).__name__}: {reason}.")
         return ImagegenError("Generation failed.")
+
+    def _rejected(self, error: Exception, job: _Job) -> InputError | None:
+        """Return the error for a request that a pipeline did not accept before its first step; None for other errors.
+
+        Pipelines check their arguments by ValueError. With another scheduler than theirs they fail in many ways.
+        """
+        request = job.request
+        reason = (str(error).splitlines() or [""])[0].rstrip(". ") if isinstance(error, ValueError) else ""
+        if request.scheduler:
+            return schedulers.failed(self.model.scheduler, request.scheduler, reason)
+        if not reason:
+            return None
+        field_name = "images_b64" if request.references else "image_b64" if request.image else "prompt"
+        return InputError(f"The model does not accept this request: {reason}.", field=field_name)
 
     def _sample(self, job: _Job) -> _Sample:
         """Sample a job's image; if memory runs out, sample once more at half the size with half the steps."""

@@ -40,6 +40,7 @@ class Model:
 
     - `pipeline`: the diffusers pipeline that was loaded; the others share its components.
     - `pipelines`: a pipeline for each task that the model can do.
+    - `scheduler`: the model's own, of which each image gets a copy, or else another scheduler.
     - `profile`: the defaults and bounds of requests, and the sizes that the model generates.
     - `plan`: where the weights are kept; None on a machine without a GPU.
     - `info`: values that `/ready` reports: model, origin, device, precision, memory plan, native size, and more.
@@ -49,6 +50,7 @@ class Model:
     name: str
     pipeline: Any
     pipelines: dict[Task, Any]
+    scheduler: Any
     profile: Profile
     plan: MemoryPlan | None
     info: dict[str, object]
@@ -305,6 +307,7 @@ def _assemble(
         name=name,
         pipeline=pipeline,
         pipelines=tasks.pipelines(pipeline, name),
+        scheduler=pipeline.scheduler,
         profile=known_models.find_profile(pipeline, description, model=name, tokens=settings.max_sequence_length),
         plan=plan,
         info={},

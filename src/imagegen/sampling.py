@@ -86,15 +86,15 @@ class _StepEnd:
 @contextmanager
 def _new_scheduler(model: Model, pipeline: Any, name: str | None) -> Iterator[None]:
     """Give the pipeline a new scheduler for one image, so that no state of another image remains."""
-    own = pipeline.scheduler
     bind = model.fast_path.bind_scheduler if model.fast_path else lambda scheduler: None
-    pipeline.scheduler = schedulers.create(own, name)
-    bind(pipeline.scheduler)
+    scheduler = schedulers.create(model.scheduler, name)
     try:
+        pipeline.scheduler = scheduler
+        bind(scheduler)
         yield
     finally:
-        pipeline.scheduler = own
-        bind(own)
+        pipeline.scheduler = model.scheduler
+        bind(model.scheduler)
 
 
 @contextmanager

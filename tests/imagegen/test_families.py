@@ -198,3 +198,22 @@ def test_every_family_is_tried(module: str) -> None:
 
 def test_the_page_of_tested_models_is_up_to_date() -> None:
     assert PAGE.read_text("utf-8") == page(), "run python -m tests.imagegen.families"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"width": 2048, "height": 128}, {"references": [(63, 500)]}, {"scheduler": "unipc", "width": 2048, "height": 128}],
+)
+def test_an_argument_that_the_pipeline_rejects_is_a_field_error(fields: dict[str, Any], tmp_path: Path) -> None:
+    """FLUX.2 klein combines images with sides of 64 pixels and more, and at most eight times as long as wide."""
+    engine = Engine(models.load(str(families.find("FLUX.2-klein").write(tmp_path / "klein")), settings=Settings()))
+    engine.start()
+    references = tuple(PHOTO.resize(size) for size in fields.pop("references", ()))
+    try:
+        with pytest.raises(InputError, match=r"(Aspect ratio|Image) too (extreme|small)") as error:
+            asyncio.run(engine.generate(Request("a cat", steps=1, image=PHOTO, references=references, **fields)))
+        expected = "scheduler" if "scheduler" in fields else "images_b64" if references else "image_b64"
+        assert error.value.field == expected
+        asyncio.run(engine.generate(Request("a cat", steps=1, image=PHOTO)))
+    finally:
+        engine.stop()

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 DIFFUSION = diffusers.PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 FLOW = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+SANA = diffusers.DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0)
 
 
 @pytest.mark.parametrize(
@@ -118,3 +120,52 @@ def test_a_setting_names_the_default(folders: dict[str, Path]) -> None:
     assert {type(each.scheduler).__name__ for each in model.pipelines.values()} == {"EulerAncestralDiscreteScheduler"}
     with pytest.raises(LoadError, match=r"^IMAGEGEN_SCHEDULER: scheduler must be one of .*; got 'sa'\.$"):
         models.load(str(folder), settings=Settings(scheduler="sa"))
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        (SANA, 3),
+        (schedulers.create(FLOW, "unipc"), 3),
+        (diffusers.FlowMatchHeunDiscreteScheduler(shift=2.0), 2),
+    ],
+)
+def test_any_scheduler_of_a_flow_model_is_replaced_by_one_for_flow_models(own: Any, expected: float) -> None:
+    """Sana's own is a solver, and a setting may have chosen one."""
+    for name in ("ddim", "dpm++ 2m karras", "EulerDiscreteScheduler"):
+        with pytest.raises(InputError, match="scheduler must be one of"):
+            schedulers.create(own, name)
+    assert schedulers.create(own, "dpm++ 2m").config["flow_shift"] == expected
+    euler = schedulers.create(own, "euler")
+    assert (type(euler), euler.config["shift"]) == (type(FLOW), expected)
+
+
+@pytest.mark.parametrize(
+    "own", [DIFFUSION, FLOW, diffusers.EulerDiscreteScheduler(), diffusers.LCMScheduler(), diffusers.DDIMScheduler()]
+)
+def test_every_listed_scheduler_can_be_created(own: Any) -> None:
+    for name in schedulers._choices(own):
+        schedulers.create(own, name)
+
+
+def test_one_request_that_fails_leaves_the_scheduler_to_others(folders: dict[str, Path]) -> None:
+    """PNDM needs four steps."""
+    running = engine(folders["stable-diffusion-v1-5-unchecked"])
+    running.model.scheduler = diffusers.DDIMScheduler()  # not one that skips PNDM's first steps
+    try:
+        with pytest.raises(InputError, match="scheduler 'pndm' does not work with this model and these steps") as error:
+            asyncio.run(running.generate(replace(request(scheduler="pndm"), steps=1)))
+        assert "PNDM" not in str(error.value)
+        asyncio.run(running.generate(replace(request(scheduler="pndm"), steps=8)))
+    finally:
+        running.stop()
+
+
+def test_a_name_is_checked_against_the_models_own_scheduler_while_another_runs(folders: dict[str, Path]) -> None:
+    running = engine(folders["FLUX.1-dev"])
+    running.model.pipelines["text2image"].scheduler = DIFFUSION  # as if the engine's thread was using it
+    try:
+        asyncio.run(running.generate(request(scheduler="FlowMatchEulerDiscreteScheduler")))
+        assert running.model.pipelines["text2image"].scheduler is running.model.scheduler
+    finally:
+        running.stop()
