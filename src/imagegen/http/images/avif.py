@@ -35,8 +35,8 @@ def _main() -> None:
     """Read a file from the standard input, and write its pixels to the standard output."""
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each thread reserves memory
     with Image.open(BytesIO(sys.stdin.buffer.read()), formats=["AVIF"]) as image:
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(OSError, ValueError):  # only Linux counts it
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]),) * 2)
         sys.stdout.buffer.write(image.tobytes())
 
