@@ -20,6 +20,7 @@ defaults. They do not check what the pictures show.
   [Fields](image-service.md#fields).
 - Without *negative*, `negative_prompt` is an error. SDXL-Turbo and Z-Image-Turbo take one if the
   request turns guidance on.
+- The name's ending `-unchecked` stands for no safety checker, and `-bin` for weights in `.bin` files.
 - *Tokens* is the number of a prompt's tokens that the model reads, at most. A dash stands for the tokenizer's
   own limit.
 
