@@ -38,7 +38,7 @@ SERVED = [name for names in families.NAMES.values() for name in names if name no
 
 
 @dataclass
-class Tried:
+class Served:
     """A family with a running engine, and its first image."""
 
     family: Family
@@ -61,7 +61,7 @@ class Tried:
 
 
 @pytest.fixture(scope="module", params=SERVED)
-def tried(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tried]:
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Start an engine whose images are small, and generate one."""
     family = families.find(request.param)
     model = models.load(str(family.write(tmp_path_factory.mktemp("families") / family.name)), settings=Settings())
@@ -71,35 +71,35 @@ def tried(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     to_pil = sampling._to_pil
 
     def recorded(tensor: Any) -> Image.Image:
-        tried.tensors.append(tuple(tensor.shape))
+        served.tensors.append(tuple(tensor.shape))
         return to_pil(tensor)
 
-    tried = Tried(family, engine, Picture(PHOTO, {}, SIZE, "", ""))
+    served = Served(family, engine, Picture(PHOTO, {}, SIZE, "", ""))
     with pytest.MonkeyPatch.context() as patch:
         if family.shrink:
             family.shrink(model.pipeline, patch)
         engine.start()
         asyncio.run(engine.warm_up())
         patch.setattr(sampling, "_to_pil", recorded)
-        steps = tried.steps
-        generation = engine.generate(tried.request(), on_step=lambda done, total: steps.append((done, total)))
-        tried.first = asyncio.run(generation)
-        yield tried
+        steps = served.steps
+        generation = engine.generate(served.request(), on_step=lambda done, total: steps.append((done, total)))
+        served.first = asyncio.run(generation)
+        yield served
     engine.stop()
 
 
-def test_every_task_that_the_weights_can_do(tried: Tried) -> None:
-    found = tried.engine.model.pipelines
-    assert set(found) == {"img2img" if task == "edit" else task for task in tried.family.tasks}
+def test_every_task_that_the_weights_can_do(served: Served) -> None:
+    found = served.engine.model.pipelines
+    assert set(found) == {"img2img" if task == "edit" else task for task in served.family.tasks}
     for task in {"text2image", "img2img", "inpaint"} - set(found):
         with pytest.raises(Unsupported, match=f"does not support {task}"):
-            tried.generate(task=task)
+            served.generate(task=task)
 
 
-def test_exact_sizes(tried: Tried) -> None:
+def test_exact_sizes(served: Served) -> None:
     """The size that the response reports is that of the tensor, and the image fills the requested size."""
-    pictures = [tried.first, *(tried.generate(task=task) for task in [*tried.engine.model.pipelines][1:])]
-    for picture, (_, height, width) in zip(pictures, tried.tensors, strict=False):
+    pictures = [served.first, *(served.generate(task=task) for task in [*served.engine.model.pipelines][1:])]
+    for picture, (_, height, width) in zip(pictures, served.tensors, strict=False):
         assert picture.generated_size == (width, height)
         assert picture.image.size == SIZE
         pixels = np.asarray(picture.image)
@@ -107,14 +107,14 @@ def test_exact_sizes(tried: Tried) -> None:
             assert edge.std() > 0  # neither black nor empty
 
 
-def test_the_seed_decides(tried: Tried) -> None:
-    assert tried.generate().encode("png") == tried.first.encode("png")
-    assert tried.generate(seed=2).image.tobytes() != tried.first.image.tobytes()
+def test_the_seed_decides(served: Served) -> None:
+    assert served.generate().encode("png") == served.first.encode("png")
+    assert served.generate(seed=2).image.tobytes() != served.first.image.tobytes()
 
 
-def test_steps_are_reported_and_can_be_cancelled(tried: Tried) -> None:
-    assert tried.steps[0][0] == 1
-    assert tried.steps[-1][0] == tried.steps[-1][1]
+def test_steps_are_reported_and_can_be_cancelled(served: Served) -> None:
+    assert served.steps[0][0] == 1
+    assert served.steps[-1][0] == served.steps[-1][1]
     reported = []
 
     async def cancel() -> None:
@@ -126,7 +126,7 @@ def test_steps_are_reported_and_can_be_cancelled(tried: Tried) -> None:
                 loop.call_soon_threadsafe(task.cancel)
                 assert cancelled.wait(LIMIT)
 
-        task = asyncio.create_task(tried.engine.generate(tried.request(steps=8), on_step=after_step))
+        task = asyncio.create_task(served.engine.generate(served.request(steps=8), on_step=after_step))
         task.add_done_callback(lambda task: cancelled.set())
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -136,49 +136,49 @@ def test_steps_are_reported_and_can_be_cancelled(tried: Tried) -> None:
     assert reported == [1]
 
 
-def test_a_negative_prompt_changes_pixels_or_is_an_error(tried: Tried) -> None:
-    if tried.family.negative != "none" and tried.family.guidance != 0:
-        other = tried.generate(negative_prompt="a blue lake")
-        assert tried.first.image.tobytes() != other.image.tobytes()
+def test_a_negative_prompt_changes_pixels_or_is_an_error(served: Served) -> None:
+    if served.family.negative and served.family.guidance != 0:
+        other = served.generate(negative_prompt="a blue lake")
+        assert served.first.image.tobytes() != other.image.tobytes()
         assert other.metadata["negative_prompt"] == "a blue lake"
-        assert "negative_prompt" not in tried.first.metadata
+        assert "negative_prompt" not in served.first.metadata
         return
     with pytest.raises(InputError, match=r"^negative_prompt ") as error:
-        tried.generate(negative_prompt="a blue lake")
+        served.generate(negative_prompt="a blue lake")
     assert error.value.field == "negative_prompt"
 
 
-def test_a_bare_prompt_gets_what_the_model_wants(tried: Tried, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bare_prompt_gets_the_models_values(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the sampling itself is left out, since 50 steps of each family would take minutes."""
     monkeypatch.setattr(engine_module, "sample", lambda model, request, canvas, **options: PHOTO.resize(canvas.size))
-    request = GenerationInput(prompt="a red apple").to_request(tried.engine.profile)
-    if "text2image" not in tried.engine.model.pipelines:
-        request = replace(tried.request(), steps=None)
-    picture = asyncio.run(tried.engine.generate(request))
+    request = GenerationInput(prompt="a red apple").to_request(served.engine.profile)
+    if "text2image" not in served.engine.model.pipelines:
+        request = replace(served.request(), steps=None)
+    picture = asyncio.run(served.engine.generate(request))
     metadata = read_metadata(picture.encode())
-    expected = tried.family.steps, tried.family.guidance
-    if tried.family.name == "FLUX.1-dev":  # it keeps the values of the first version
+    expected = served.family.steps, served.family.guidance
+    if served.family.name == "FLUX.1-dev":  # it keeps the values of the first version
         expected = 10, 7.5
     assert (metadata["num_inference_steps"], metadata.get("guidance_scale")) == expected
     assert picture.image.size == (SIZE if request.image else (128, 128))
-    if tried.family.tokens:
-        assert tried.engine.profile.tokens <= tried.family.tokens
+    if served.family.tokens:
+        assert served.engine.profile.tokens <= served.family.tokens
 
 
-def test_fields_that_the_model_cannot_honour(tried: Tried) -> None:
-    profile, model = tried.engine.profile, tried.engine.model
+def test_fields_that_the_model_cannot_honour(served: Served) -> None:
+    profile, model = served.engine.profile, served.engine.model
     if profile.guidance is None:
-        assert tried.engine._complete(tried.request(guidance=7.5)).guidance is None
+        assert served.engine._complete(served.request(guidance=7.5)).guidance is None
         with pytest.raises(InputError, match="guidance_scale is not supported"):
-            tried.generate(guidance=3.3)
+            served.generate(guidance=3.3)
     if profile.true_cfg is None and profile.guidance_argument != "true_cfg_scale":
         with pytest.raises(InputError, match="true_cfg_scale is not supported"):
-            tried.generate(true_cfg_scale=3.0)
+            served.generate(true_cfg_scale=3.0)
     for task in {"img2img", "inpaint"} & set(model.pipelines):
         if "strength" not in model.arguments(task):
-            assert tried.engine._complete(tried.request(task=task, strength=0.75)).strength is None
+            assert served.engine._complete(served.request(task=task, strength=0.75)).strength is None
             with pytest.raises(InputError, match="strength is not supported"):
-                tried.generate(task=task, strength=0.5)
+                served.generate(task=task, strength=0.5)
 
 
 @pytest.mark.parametrize("name", families.REFUSED)
@@ -190,7 +190,7 @@ def test_what_cannot_be_served_is_refused_in_one_line(name: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("module", families.NAMES)
-def test_every_family_is_tried(module: str) -> None:
+def test_the_families_are_those_of_the_modules(module: str) -> None:
     found = import_module(f"tests.imagegen.families.{module}").FAMILIES
     assert tuple(family.name for family in found) == families.NAMES[module]
     assert {family.name for family in found if family.refused} == {*families.NAMES[module]} & {*families.REFUSED}

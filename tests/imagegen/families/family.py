@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
-Task = Literal["text2image", "img2img", "inpaint", "edit", "control"]
+Task = Literal["text2image", "img2img", "inpaint", "edit"]
 
 
 @dataclass(frozen=True)
@@ -18,17 +18,11 @@ class Family:
 
     - `name`: the model's name, also good for a folder.
     - `build`: returns the pipeline that is saved.
-    - `tasks`: what the weights can do; "edit" follows an instruction and has no `strength`, "control" needs a map.
+    - `tasks`: what the weights can do; "edit" follows an instruction and has no `strength`.
     - `steps`, `guidance`: the defaults of the real model; `guidance` is None where guidance has no effect.
-    - `guidance_name`: the pipeline's argument for it.
-    - `negative`: what makes a negative prompt change the picture: "cfg" (guidance over 1), "true_cfg" (`true_cfg_scale`
-      over 1), or "none".
+    - `negative`: whether a negative prompt has an effect.
     - `tokens`: number of prompt tokens that the pipeline sends by default; None if it is the tokenizer's alone.
-    - `size`: width and height that are quick to draw.
-    - `native`: side in pixels without `height` and `width`, as these weights have it.
-    - `multiple`: number of pixels of which both sides must be a multiple.
-    - `own_size`: tasks whose pipeline draws about a megapixel, whatever `height` and `width` are, and returns that.
-    - `shrink`: gives the pipelines of these tasks a sixteenth of a megapixel instead, which tests draw sooner.
+    - `shrink`: makes pipelines that always draw about a megapixel draw a sixteenth of it, which is faster.
     - `refused`: a word of the reason why the service must refuse the folder; empty if it must load.
     - `safetensors`: False for weights in `.bin` files.
     - `finish`: changes the saved folder, for what `save_pretrained` cannot write.
@@ -39,13 +33,8 @@ class Family:
     tasks: tuple[Task, ...] = ("text2image", "img2img", "inpaint")
     steps: int = 50
     guidance: float | None = 5.0
-    guidance_name: str = "guidance_scale"
-    negative: Literal["cfg", "true_cfg", "none"] = "cfg"
+    negative: bool = True
     tokens: int | None = 512
-    size: tuple[int, int] = (64, 64)
-    native: int = 1024
-    multiple: int = 16
-    own_size: tuple[Task, ...] = ()
     shrink: Callable[[Any, pytest.MonkeyPatch], None] | None = field(default=None, repr=False)
     refused: str = ""
     finish: Callable[[Path], None] | None = field(default=None, repr=False)

@@ -119,14 +119,14 @@ def chroma() -> ChromaPipeline:
 
 
 FAMILIES = [
-    Family("FLUX.1-dev", flux1, steps=28, guidance=3.5, negative="true_cfg"),
-    Family("FLUX.1-schnell", lambda: flux1(guided=False), steps=4, guidance=None, negative="true_cfg", tokens=256),
+    Family("FLUX.1-dev", flux1, steps=28, guidance=3.5),
+    Family("FLUX.1-schnell", lambda: flux1(guided=False), steps=4, guidance=None, tokens=256),
     Family(
         "FLUX.1-Fill-dev",
         lambda: flux1(FluxFillPipeline, channels=384),
         tasks=("inpaint",),
         guidance=30.0,
-        negative="none",
+        negative=False,
     ),
     Family(
         "FLUX.1-Kontext-dev",
@@ -134,8 +134,6 @@ FAMILIES = [
         tasks=("text2image", "edit", "inpaint"),
         steps=28,
         guidance=3.5,  # the class's; its authors use 2.5
-        negative="true_cfg",
-        own_size=("text2image", "edit", "inpaint"),
         shrink=_shrink_kontext,
     ),
     Family(
@@ -145,16 +143,16 @@ FAMILIES = [
         refused="control image",
         steps=28,
         guidance=3.5,
-        negative="none",
+        negative=False,
     ),
-    Family("FLUX.2-dev", flux2, tasks=("text2image", "edit"), guidance=4.0, negative="none", finish=_name_processor),
+    Family("FLUX.2-dev", flux2, tasks=("text2image", "edit"), guidance=4.0, negative=False, finish=_name_processor),
     Family(
         "FLUX.2-klein",
         klein,
         tasks=("text2image", "edit", "inpaint"),
         steps=4,
         guidance=None,
-        negative="none",
+        negative=False,
     ),
     Family("Chroma", chroma, tasks=("text2image", "img2img"), steps=35),
 ]

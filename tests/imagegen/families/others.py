@@ -277,20 +277,19 @@ _BRIA = {
 _TEXT = {"tasks": ("text2image",)}
 
 FAMILIES = [
-    Family("Sana_1600M_1024px", sana, steps=20, guidance=4.5, tokens=300, multiple=32, **_TEXT),
+    Family("Sana_1600M_1024px", sana, steps=20, guidance=4.5, tokens=300, **_TEXT),
     Family(
         "Sana_Sprint_1.6B_1024px",
         sana_sprint,
         tasks=("text2image", "img2img"),
         steps=2,
         guidance=4.5,
-        negative="none",
+        negative=False,
         tokens=300,
-        multiple=32,
     ),
-    Family("PixArt-Sigma-XL-2-1024-MS", pixart_sigma, steps=20, guidance=4.5, tokens=300, native=256, **_TEXT),
-    Family("HiDream-I1-Full", hidream, tokens=128, own_size=("text2image",), shrink=_shrink_hidream, **_TEXT),
-    Family("HunyuanDiT-v1.2", hunyuan_dit, tokens=None, own_size=("text2image",), shrink=_shrink_hunyuan_dit, **_TEXT),
+    Family("PixArt-Sigma-XL-2-1024-MS", pixart_sigma, steps=20, guidance=4.5, tokens=300, **_TEXT),
+    Family("HiDream-I1-Full", hidream, tokens=128, shrink=_shrink_hidream, **_TEXT),
+    Family("HunyuanDiT-v1.2", hunyuan_dit, tokens=None, shrink=_shrink_hunyuan_dit, **_TEXT),
     Family("Lumina-Image-2.0", lumina2, steps=30, guidance=4.0, tokens=256, **_TEXT),
     Family("CogView4-6B", cogview4, tokens=1024, **_TEXT),
     Family("AuraFlow-v0.3", aura_flow, guidance=3.5, tokens=256, **_TEXT),

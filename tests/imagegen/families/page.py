@@ -66,6 +66,6 @@ def _row(family: Family) -> tuple[str, ...]:
         "yes" if "inpaint" in family.tasks else "-",
         str(steps),
         "-" if guidance is None else f"{guidance:g}",
-        "no" if family.negative == "none" else "yes",
+        "yes" if family.negative else "no",
         str(tokens or "-"),
     )

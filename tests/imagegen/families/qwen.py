@@ -143,7 +143,7 @@ def krea2() -> Krea2Pipeline:
     )
 
 
-_QWEN = {"guidance": 4.0, "guidance_name": "true_cfg_scale", "negative": "true_cfg"}
+_QWEN = {"guidance": 4.0}
 _EDIT = {**_QWEN, "finish": _add_processor, "shrink": _shrink_edit}
 
 FAMILIES = [
@@ -152,7 +152,6 @@ FAMILIES = [
         "Qwen-Image-Edit",
         lambda: qwen_image(QwenImageEditPipeline),
         tasks=("edit", "inpaint"),
-        own_size=("inpaint",),
         **_EDIT,
     ),
     Family("Qwen-Image-Edit-Plus", lambda: qwen_image(QwenImageEditPlusPipeline), tasks=("edit",), **_EDIT),

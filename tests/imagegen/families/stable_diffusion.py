@@ -182,7 +182,7 @@ def sd3() -> StableDiffusion3Pipeline:
     )
 
 
-_SD = {"guidance": 7.5, "tokens": None, "native": 128, "multiple": 8}
+_SD = {"guidance": 7.5, "tokens": None}
 _SD_1 = {**_SD, "steps": 30}
 _SDXL = {**_SD, "guidance": 5.0}
 _SDXL_BASE = {**_SDXL, "steps": 30}
@@ -198,7 +198,7 @@ FAMILIES = [
             use_linear_projection=True,
             scheduler=DDIMScheduler(prediction_type="v_prediction", set_alpha_to_one=False, clip_sample=False, **BETAS),
         ),
-        **{**_SD_1, "native": 192},
+        **_SD_1,
     ),
     Family(
         "stable-diffusion-inpainting",
@@ -218,7 +218,7 @@ FAMILIES = [
         lambda: sd(LatentConsistencyModelPipeline, scheduler=LCMScheduler(**BETAS), time_cond_proj_dim=8),
         tasks=("text2image", "img2img"),
         steps=4,
-        negative="none",
+        negative=False,
         **{**_SD, "guidance": 8.5},
     ),
     Family("stable-diffusion-xl-base-1.0", sdxl, **_SDXL_BASE),
@@ -242,5 +242,5 @@ FAMILIES = [
         finish=_add_sentencepiece,
         **{**_SDXL, "tokens": 256},
     ),
-    Family("stable-diffusion-3.5-large", sd3, steps=28, guidance=4.5, tokens=256, native=128),
+    Family("stable-diffusion-3.5-large", sd3, steps=28, guidance=4.5, tokens=256),
 ]

@@ -148,10 +148,8 @@ def wan() -> WanPipeline:
 _VIDEO = {"tasks": (), "refused": "video"}
 
 FAMILIES = [
-    Family(
-        "kandinsky-3", kandinsky3, tasks=("text2image", "img2img"), steps=25, guidance=3.0, tokens=None, multiple=64
-    ),
-    Family("IF-I-XL-v1.0", deepfloyd, steps=100, guidance=7.0, tokens=None, native=64, multiple=8),
+    Family("kandinsky-3", kandinsky3, tasks=("text2image", "img2img"), steps=25, guidance=3.0, tokens=None),
+    Family("IF-I-XL-v1.0", deepfloyd, steps=100, guidance=7.0, tokens=None),
     Family("kandinsky-2-2-decoder", kandinsky22, tasks=(), refused="image_embeds"),
     Family("LTX-Video", ltx, **_VIDEO),
     Family("Wan2.1-T2V-1.3B", wan, **_VIDEO),
