@@ -74,8 +74,9 @@ class Request:
         image, mask = self.image, self.mask
         if self.references and image is None:
             raise ValueError("Request references need an image; got none.")
-        if image is not None and image.mode != "RGB":
-            raise ValueError(f"Request image must have mode RGB; got {image.mode}. Use image.convert('RGB').")
+        for name, each in (("image", image), *(("references", each) for each in self.references)):
+            if each is not None and each.mode != "RGB":
+                raise ValueError(f"Request {name} must have mode RGB; got {each.mode}. Use image.convert('RGB').")
         if mask is None:
             return
         if image is None:

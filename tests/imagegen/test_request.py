@@ -36,6 +36,7 @@ def test_the_size_is_the_given_one_or_the_images() -> None:
         ({"strength": float("nan")}, "strength must be above 0 and at most 1; got nan"),
         ({"seed": -1}, "seed must be from 0 to 4294967295; got -1"),
         ({"image": Image.new("RGBA", (64, 64))}, "image must have mode RGB; got RGBA"),
+        ({"image": PHOTO, "references": (PHOTO, PHOTO.convert("L"))}, "references must have mode RGB; got L"),
         ({"mask": MASK}, "mask needs an image"),
         ({"image": PHOTO, "mask": PHOTO}, "mask must have mode L; got RGB"),
         ({"image": PHOTO, "mask": Image.new("L", (30, 20))}, "got 30x20 for an image of 300x200"),
