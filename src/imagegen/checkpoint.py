@@ -282,8 +282,7 @@ def _shards(index: Path) -> list[Path]:
 def read_description(folder: Path) -> dict[str, object]:
     """Return the contents of `imagegen.json` in a model's folder, or an empty dict.
 
-    Key `name` is the model's name. Key `native_size` is the longest side, in pixels, of the images that the model
-    generates.
+    Key `name` is the model's name. Keys `native_size` and `profile` are those of `known_models.find_profile`.
     """
     file = folder / "imagegen.json"
     with _explained(folder, None):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Format = Literal["jpeg", "png", "webp"]
-PILLOW_FORMATS = ("JPEG", "PNG", "WEBP")  # Pillow's other decoders must not see untrusted data
+_PILLOW_FORMATS = ("JPEG", "PNG", "WEBP")  # Pillow's other decoders must not see untrusted data
 DEFAULT_QUALITY = 85  # of JPEG and WebP
 
 _UTF16 = b"UNICODE\0"  # EXIF's prefix of a comment in UTF-16
@@ -54,7 +54,7 @@ def read_metadata(data: bytes) -> dict[str, object]:
     """Return the metadata of a JPEG, PNG or WebP file that `encode_image` wrote; an empty dict for other files."""
     from PIL import ExifTags, Image
 
-    with Image.open(BytesIO(data), formats=PILLOW_FORMATS) as image:
+    with Image.open(BytesIO(data), formats=_PILLOW_FORMATS) as image:
         if image.format == "PNG":
             text = image.info.get(_PNG_KEY, "{}")
         else:

@@ -1,4 +1,4 @@
-"""Run a diffusers pipeline for one request, on the engine's thread."""
+"""Run a diffusers pipeline for one request, and fit its image to the requested size."""
 
 import math
 from collections.abc import Callable, Container, Iterator
