@@ -16,7 +16,7 @@ from imagegen.errors import InputError
 from imagegen.http.base64_images import decode_image
 from imagegen.http.images import decoding
 
-WIDTH, HEIGHT = 2816, 2112
+WIDTH, HEIGHT = 2432, 1824
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     "JPEG": ("RGB", {"progressive": True, "subsampling": 0}),
     "PNG": ("RGBA", {"compress_level": 1}),
