@@ -144,7 +144,7 @@ class Engine:
                 await self._submit(_Job(_warm_up_request(model, task), warm_up=True))
             except NotFinite as error:
                 raise LoadError(
-                    f"{model.name} cannot be used in {model.info.get('precision')}: {error} "
+                    f"{model.name} cannot be used in {model.precision}: {error} "
                     "Check its weights, or choose another IMAGEGEN_PRECISION."
                 ) from error
             except (OutOfMemory, EngineFailed, EngineStopped) as error:
@@ -172,8 +172,8 @@ class Engine:
             image,
             metadata=request_metadata(completed, image.size, sampled.steps, self.model.name, sampled.unread_tokens),
             generated_size=sampled.image.size,
-            origin=str(self.model.info["origin"]),
-            precision=str(self.model.info["precision"]),
+            origin=self.model.origin,
+            precision=self.model.precision,
             resized_from=request.resized_from,
             private=not self._metadata,
             fallback=sampled.fallback,
@@ -269,8 +269,8 @@ class Engine:
         """Log an error of a pipeline, and return the one that the client sees instead."""
         if isinstance(error, NotFinite) and not job.warm_up:  # `warm_up` reports its own errors
             metrics.errors.inc()
-            name, precision = self.model.name, self.model.info.get("precision")
-            log.error("%s (%s in %s, %s, seed %d)", error, name, precision, job.request.task, job.request.seed)
+            model, request = self.model, job.request
+            log.error("%s (%s in %s, %s, seed %d)", error, model.name, model.precision, request.task, request.seed)
         if isinstance(error, _CancelledError | ImagegenError):
             return error
         if not job.warm_up and not job.stepped and not is_fatal(error) and (rejected := self._rejected(error, job)):

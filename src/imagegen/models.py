@@ -38,6 +38,8 @@ _LARGE_MODEL = 20e9  # bytes of weights above which `requirements` apply
 class Model:
     """A loaded model: pipelines that share their components, and how to use them.
 
+    - `origin`: where the weights came from.
+    - `precision`: the arithmetic, such as `bf16`.
     - `pipeline`: the diffusers pipeline that was loaded; the others share its components.
     - `pipelines`: a pipeline for each task that the model can do.
     - `scheduler`: the model's own, of which each image gets a copy, or else another scheduler.
@@ -48,6 +50,8 @@ class Model:
     """
 
     name: str
+    origin: checkpoint.Origin
+    precision: str
     pipeline: Any
     pipelines: dict[Task, Any]
     scheduler: Any
@@ -129,7 +133,7 @@ def load(
     else:
         pipeline, fast_path = _load_with_diffusers(files, settings, plan, progress), None
     with _one_line_errors(files.name, ()):
-        model = _assemble(pipeline, fast_path, files.name, files.description, settings, plan)
+        model = _assemble(files, pipeline, fast_path, settings, plan)
     model.info = _info(model, files, gpus, time.perf_counter() - began)
     log.info("Loaded %s: %s", files.name, ", ".join(f"{key} {value}" for key, value in model.info.items()))
     return model
@@ -293,22 +297,20 @@ def _component_progress(
 
 
 def _assemble(
-    pipeline: Any,
-    fast_path: "FastPath | None",
-    name: str,
-    description: dict[str, object],
-    settings: Settings,
-    plan: MemoryPlan | None,
+    files: _ModelFiles, pipeline: Any, fast_path: "FastPath | None", settings: Settings, plan: MemoryPlan | None
 ) -> Model:
     """Return the model: the loaded pipeline, pipelines for the other tasks from its components, and its profile."""
     if settings.scheduler:
         pipeline.scheduler = _scheduler(pipeline.scheduler, settings.scheduler)
+    tokens = settings.max_sequence_length
     return Model(
-        name=name,
+        name=files.name,
+        origin=files.origin,
+        precision=settings.precision if plan else "fp32",  # other precisions than bf16 need the fast path
         pipeline=pipeline,
-        pipelines=tasks.pipelines(pipeline, name),
+        pipelines=tasks.pipelines(pipeline, files.name),
         scheduler=pipeline.scheduler,
-        profile=known_models.find_profile(pipeline, description, model=name, tokens=settings.max_sequence_length),
+        profile=known_models.find_profile(pipeline, files.description, model=files.name, tokens=tokens),
         plan=plan,
         info={},
         fast_path=fast_path,
@@ -326,9 +328,9 @@ def _info(model: Model, files: _ModelFiles, gpus: list[memory.Gpu], seconds: flo
     """Return the values that `/ready` reports about the model."""
     return {
         "model": model.name,
-        "origin": files.origin,
+        "origin": model.origin,
         "device": gpus[0].name if model.plan else "cpu",
-        "precision": "bf16" if model.plan else "fp32",
+        "precision": model.precision,
         "memory_plan": model.plan or "cpu",
         "native_size": files.description.get("native_size"),
         "pipelines": list(model.pipelines),

@@ -62,7 +62,7 @@ class FastPath(NamedTuple):
     decoder_warmup: DecoderWarmup | None
     """None if the VAE is diffusers' own."""
     info: dict[str, str]
-    """Values for `/ready`: transformer, precision, attention kernel."""
+    """Values for `/ready`: transformer, attention kernel, and how fast the weights were read."""
 
     @property
     def capturing(self) -> bool:
@@ -98,7 +98,7 @@ def replace_modules(pipeline: FluxPipeline, *, precision: str = "bf16", device: 
             write(state[name])
     for name in ("text_encoder", "text_encoder_2", "vae"):
         getattr(pipeline, name).to(device)
-    return _connect(pipeline, precision)
+    return _connect(pipeline)
 
 
 def read_transformer(
@@ -178,7 +178,7 @@ def load(
     pipeline.register_modules(transformer=denoiser.module)  # from_pretrained accepts diffusers' own classes only
     for name in ("text_encoder", "vae"):
         getattr(pipeline, name).to(device)
-    fast_path = _connect(pipeline, precision)
+    fast_path = _connect(pipeline)
     size, seconds = (encoder.size + denoiser.size) / 1e9, encoder.seconds + denoiser.seconds
     fast_path.info["weights_read"] = f"{size:.1f} GB in {seconds:.1f} s ({size / seconds:.1f} GB/s)"
     return pipeline, fast_path
@@ -223,7 +223,7 @@ def _build_transformer(config: FluxConfig, precision: str, device: str) -> FluxT
     return FluxTransformer(config, fp8=precision != "bf16", fp8_attention=fp8_attention, device=device)
 
 
-def _connect(pipeline: DiffusionPipeline, precision: str) -> FastPath:
+def _connect(pipeline: DiffusionPipeline) -> FastPath:
     """Connect the transformer to the scheduler, replace the other modules, and find out which attention kernel runs."""
     model: FluxTransformer = pipeline.transformer
     model.bind_scheduler(pipeline.scheduler)
@@ -236,5 +236,5 @@ def _connect(pipeline: DiffusionPipeline, precision: str) -> FastPath:
         kernel = running_kernel(model.heads, model.dim, FP8 if model.fp8_attention else torch.bfloat16)
     log.info("Attention kernel: %s", kernel)
     graph_caches = [model.graphs, *(encoder.graphs for encoder in encoders.values())]
-    info = {"transformer": "imagegen.flux", "precision": precision, "attention": kernel}
+    info = {"transformer": "imagegen.flux", "attention": kernel}
     return FastPath(model, graph_caches, decoder_warmup, info)

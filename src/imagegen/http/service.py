@@ -65,7 +65,7 @@ async def start_engine(chute: ImageChute, model: str | None = None) -> None:
     chute.info.update(loaded.info)
     document_profile(loaded.profile)
     chute.openapi_schema = None  # it is generated again, with the model's defaults and bounds
-    if loaded.info["origin"] == "bundled":
+    if loaded.origin == "bundled":
         log.warning("Images come from the small bundled model. Set IMAGEGEN_MODEL to use another one")
 
 
