@@ -8,7 +8,6 @@ from typing import Any
 
 import diffusers
 import pytest
-from prometheus_client import REGISTRY
 
 from imagegen import models, schedulers
 from imagegen.engine import Engine
@@ -103,11 +102,6 @@ def test_a_scheduler_works_or_is_an_error(family: str, folders: dict[str, Path])
             assert works == {"euler", type(own).__name__}
         else:  # these need packages that need not be installed
             assert fails <= {"DPMSolverSDEScheduler", "LMSDiscreteScheduler", "lms"}
-        attempts = REGISTRY.get_sample_value("imagegen_errors_total")
-        for name in fails:
-            with pytest.raises(InputError, match="scheduler must be one of"):
-                asyncio.run(running.generate(request(scheduler=f" {name.upper()} ")))
-        assert REGISTRY.get_sample_value("imagegen_errors_total") == attempts  # known under every spelling
         again = asyncio.run(running.generate(request()))
         assert again.encode("png") == plain.encode("png")  # nothing of the others remains
     finally:
