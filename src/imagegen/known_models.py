@@ -8,7 +8,7 @@ A profile comes from three sources, each of which overrides the one before:
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -194,6 +194,9 @@ def _configured(pipeline: Any, key: str) -> object:
     return getattr(getattr(owner, "config", None), name, None)
 
 
+_HIGHEST = {"strength": 1}  # of `_check_ranges`
+
+
 def _override(profile: Profile, overrides: Mapping[str, Any]) -> Profile:
     """Return a profile with the values of `imagegen.json`. Raises LoadError if one of them cannot be used."""
     if not overrides:
@@ -215,11 +218,46 @@ def _override(profile: Profile, overrides: Mapping[str, Any]) -> Profile:
         else:
             values[name] = value
     try:
-        return TypeAdapter(Profile).validate_python(values)
+        changed = TypeAdapter(Profile).validate_python(values)
     except ValidationError as error:
         wrong = error.errors()[0]
         place = ".".join(map(str, wrong["loc"]))
         raise LoadError(f"imagegen.json: profile.{place} is {wrong['input']!r}: {wrong['msg']}.") from None
+    _check_ranges(changed, overrides)
+    return changed
+
+
+def _check_ranges(profile: Profile, changed: Container[str]) -> None:
+    """Raise LoadError if a number of `imagegen.json` is one that no model can use.
+
+    Some models are made for sizes that no request can have, which does not matter until the file changes it.
+    """
+    bounds = {
+        "steps": (1, profile.steps),
+        **{f"route_steps.{route}": (1, each) for route, each in profile.route_steps.items()},
+        "guidance": (0, profile.guidance),
+        "true_cfg": (0, profile.true_cfg),
+        "strength": (0.01, profile.strength),
+    }
+    for name, (lowest, each) in bounds.items():
+        if each and not lowest <= each.minimum <= each.default <= each.maximum <= _HIGHEST.get(name, 1000):
+            values = [each.default, each.minimum, each.maximum]
+            raise LoadError(
+                f"imagegen.json: profile.{name} must be [default, minimum, maximum], in order and from {lowest:g} to "
+                f"{_HIGHEST.get(name, 1000)}; got {values}."
+            )
+    sizes = profile.sizes
+    least = {"tokens": profile.tokens, "sizes.multiple": sizes.multiple, "max_images": profile.max_images}
+    least |= {"sizes.min_area": sizes.min_area or 1, "sizes.max_area": sizes.max_area or 1}
+    for name, value in least.items():
+        if value < 1:
+            raise LoadError(f"imagegen.json: profile.{name} must be at least 1; got {value}.")
+    if "size" in changed and not all(MIN_SIDE <= side <= MAX_SIDE for side in profile.size):
+        raise LoadError(
+            f"imagegen.json: profile.size must be from {MIN_SIDE} to {MAX_SIDE} pixels; got {list(profile.size)}."
+        )
+    if (sizes.min_area or 0) > (sizes.max_area or MAX_SIDE**2):
+        raise LoadError(f"imagegen.json: profile.sizes.min_area must be at most max_area; got {sizes.min_area}.")
 
 
 def _check_name(name: str, known: Mapping[str, Any], owner: str) -> None:
