@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -300,9 +300,11 @@ def _assemble(
     files: _ModelFiles, pipeline: Any, fast_path: "FastPath | None", settings: Settings, plan: MemoryPlan | None
 ) -> Model:
     """Return the model: the loaded pipeline, pipelines for the other tasks from its components, and its profile."""
+    tokens = settings.max_sequence_length
+    profile = known_models.find_profile(pipeline, files.description, model=files.name, tokens=tokens)
     if settings.scheduler:
         pipeline.scheduler = _scheduler(pipeline.scheduler, settings.scheduler)
-    tokens = settings.max_sequence_length
+        profile = replace(profile, all_tasks_work=False)  # not every pipeline takes every scheduler
     return Model(
         name=files.name,
         origin=files.origin,
@@ -310,7 +312,7 @@ def _assemble(
         pipeline=pipeline,
         pipelines=tasks.pipelines(pipeline, files.name),
         scheduler=pipeline.scheduler,
-        profile=known_models.find_profile(pipeline, files.description, model=files.name, tokens=tokens),
+        profile=profile,
         plan=plan,
         info={},
         fast_path=fast_path,

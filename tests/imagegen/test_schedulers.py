@@ -163,3 +163,14 @@ def test_a_name_is_checked_against_the_models_own_scheduler_while_another_runs(f
         assert running.model.pipelines["text2image"].scheduler is running.model.scheduler
     finally:
         running.stop()
+
+
+def test_tasks_that_do_not_take_the_setting_are_not_served(folders: dict[str, Path]) -> None:
+    """FLUX.1's img2img pipeline passes values that solvers do not accept."""
+    running = engine(folders["FLUX.1-dev"], scheduler="unipc")
+    try:
+        asyncio.run(running.warm_up())
+        assert [*running.model.pipelines] == ["text2image"]
+        asyncio.run(running.generate(request()))
+    finally:
+        running.stop()
