@@ -20,6 +20,8 @@ def apply_defaults(request: Request, profile: Profile, accepted: Container[str])
     negative = _negative_prompt(request, profile, guidance, accepted)
     if negative and profile.true_cfg and true_cfg is None:
         true_cfg = profile.true_cfg.default
+    if negative and true_cfg is not None and true_cfg <= 1:
+        raise _no_effect("true_cfg_scale", 1, true_cfg)
     width, height = request.size_or(profile.size) if request.image is None else (request.width, request.height)
     return replace(
         request,
@@ -60,9 +62,7 @@ def _negative_prompt(
     if "negative_prompt" not in accepted:
         raise _not_supported("negative_prompt")
     if profile.true_cfg is None and profile.guidance_off is not None and (guidance or 0) <= profile.guidance_off:
-        needed = f"a guidance_scale above {profile.guidance_off:g}; got {guidance or 0:g}"
-        message = f"negative_prompt has an effect only with {needed}. Raise it, or leave negative_prompt out."
-        raise InputError(message, field="negative_prompt")
+        raise _no_effect("guidance_scale", profile.guidance_off, guidance or 0)
     return request.negative_prompt
 
 
@@ -73,6 +73,11 @@ def _strength(request: Request, profile: Profile, accepted: Container[str]) -> f
     if request.strength not in {None, LEGACY_STRENGTH}:
         raise _not_supported("strength")
     return None
+
+
+def _no_effect(scale: str, off: float, value: float) -> InputError:
+    message = f"negative_prompt has an effect only with a {scale} above {off:g}; got {value:g}."
+    return InputError(f"{message} Raise it, or leave negative_prompt out.", field="negative_prompt")
 
 
 def _not_supported(field_name: str) -> InputError:

@@ -46,7 +46,7 @@ class Sizes:
             return self.longest_side / max(width, height)
         area = width * height
         if self.min_area and area < self.min_area:
-            return math.sqrt(self.min_area / area)
+            return min(math.sqrt(self.min_area / area), MAX_SIDE / max(width, height))
         if self.max_area and area > self.max_area:
             return math.sqrt(self.max_area / area)
         # Input images may be smaller than MIN_SIDE, which is too little for any model.
@@ -97,10 +97,11 @@ class Profile:
 
     def bounds(self, route: Route) -> dict[str, Bounds]:
         """Return the default and the bounds of each number in a route's body that the model honours."""
+        same = self.guidance_argument == "true_cfg_scale"  # both names stand for one value
         found = {
             "num_inference_steps": self.steps_on(route),
             "guidance_scale": self.guidance,
-            "true_cfg_scale": self.true_cfg,
+            "true_cfg_scale": self.guidance if same else self.true_cfg,
             "strength": self.strength if route in {"img2img", "inpaint"} else None,
         }
         return {name: value for name, value in found.items() if value is not None}

@@ -7,8 +7,10 @@ from typing import Any, get_args
 import pytest
 
 from imagegen import models
+from imagegen.defaults import apply_defaults
 from imagegen.errors import InputError, LoadError
 from imagegen.profile import FLUX_DEV, Bounds, Profile, Route, Sizes
+from imagegen.request import Request
 from imagegen.settings import Settings
 from tests.imagegen import tiny
 
@@ -76,6 +78,19 @@ def test_an_unusable_description_is_an_error(folder: Path, description: dict[str
         ({"size": [640]}, "imagegen.json: profile.size.1"),
         ({"sizes": {"mutliple": 8}}, "imagegen.json: profile.sizes has no field 'mutliple'. Its fields are: "),
         ({"sizes": {"multiple": "x"}}, "imagegen.json: profile.sizes.multiple is 'x'"),
+        ({"steps": 0}, "imagegen.json: profile.steps must be [default, minimum, maximum], in order and from 1 to 1000"),
+        ({"steps": 1e9}, "imagegen.json: profile.steps must be "),
+        ({"steps": [10, 20, 5]}, "imagegen.json: profile.steps must be "),
+        ({"steps": [50, 1, 10]}, "imagegen.json: profile.steps must be "),
+        ({"route_steps": {"batch": [0, 0, 9]}}, "imagegen.json: profile.route_steps.batch must be "),
+        ({"guidance": float("nan")}, "imagegen.json: profile.guidance must be "),
+        ({"strength": 0}, "imagegen.json: profile.strength must be "),
+        ({"strength": [0.5, 0.1, 2]}, "imagegen.json: profile.strength must be "),
+        ({"tokens": 0}, "imagegen.json: profile.tokens must be at least 1; got 0."),
+        ({"size": [0, 640]}, "imagegen.json: profile.size must be from 128 to 2048 pixels; got [0, 640]."),
+        ({"sizes": {"multiple": 0}}, "imagegen.json: profile.sizes.multiple must be at least 1; got 0."),
+        ({"sizes": {"max_area": -4}}, "imagegen.json: profile.sizes.max_area must be at least 1; got -4."),
+        ({"sizes": {"min_area": 10**9}}, "imagegen.json: profile.sizes.min_area must be at most max_area"),
     ],
 )
 def test_an_unusable_value_is_named(folder: Path, values: dict[str, object], message: str) -> None:
@@ -97,5 +112,21 @@ def test_bounds_are_checked_by_route(name: str, value: float) -> None:
     with pytest.raises(InputError, match=rf"^{name} must be from \S+ to \S+ for this model; got {value}\.$") as error:
         FLUX_DEV.check(route, {name: value})
     assert error.value.field == name
+    qwen = Profile("Qwen-Image", Bounds(50, 1, 100), guidance=Bounds(4, 0, 20), guidance_argument="true_cfg_scale")
+    with pytest.raises(InputError, match=r"^true_cfg_scale must be from 0 to 20 for this model; got 50\.$"):
+        qwen.check("generate", {"true_cfg_scale": 50})
     FLUX_DEV.check("img2img", {"num_inference_steps": 31})
     FLUX_DEV.check(route, {})
+
+
+def test_a_negative_prompt_needs_a_scale_that_lets_it_act() -> None:
+    request = Request("a cat", negative_prompt="a dog", true_cfg_scale=1)
+    with pytest.raises(InputError, match="negative_prompt has an effect only with a true_cfg_scale above 1; got 1"):
+        apply_defaults(request, FLUX_DEV, {"negative_prompt", "true_cfg_scale", "guidance_scale"})
+
+
+@pytest.mark.parametrize("size", [(16, 2048), (2048, 16), (20, 2000), (129, 131)])
+def test_small_areas_are_not_scaled_to_long_sides(size: tuple[int, int]) -> None:
+    """Positions beyond those of training make repeated or broken images."""
+    factor = Sizes(min_area=1024**2, max_area=1024**2).scale(*size)
+    assert 1 <= factor <= 2048 / max(size)
