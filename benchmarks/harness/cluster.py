@@ -71,15 +71,17 @@ class Cluster:
         first = {"RAY_AUTH_MODE": "token", **ENVIRONMENT, **(environment or {})}
         self._template = ForkServer(modules, {**self.env, **first})
 
-    def chutes(self, *arguments: str, check: bool = True, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    def chutes(
+        self, *arguments: str, check: bool = True, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run a `chutes` command to its end; with `check`, its exit code must be 0."""
-        cwd = cwd or self.folder
+        cwd, env = cwd or self.folder, env or self.env
         if self._template is not None:
-            done = self._template.run(arguments, cwd, self.env)
+            done = self._template.run(arguments, cwd, env)
         else:
             command = [sys.executable, "-m", "chutes", *arguments]
             done = subprocess.run(
-                command, cwd=cwd, env=self.env, capture_output=True, text=True, timeout=LIMIT, check=False
+                command, cwd=cwd, env=env, capture_output=True, text=True, timeout=LIMIT, check=False
             )
         if check:
             assert done.returncode == 0, done.stdout + done.stderr

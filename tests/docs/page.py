@@ -33,6 +33,7 @@ from benchmarks.harness.cluster import Cluster, free_port
 from benchmarks.harness.fork_server import fork_server
 from benchmarks.harness.server import MODULES, Server
 from benchmarks.harness.waiting import LIMIT, wait_for
+from chutes.deploy.cluster import LOOPBACK_ENVIRONMENT
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -44,6 +45,7 @@ _FENCE = re.compile(
 )
 _OUTPUT = {"text", "json", "dockerfile"}
 _SHOWN = {"toml", "yaml", "js", "http"}
+_ON_A_CLUSTER = re.compile(r"chutes (deploy|chutes) [^|<>&;]*")
 _SERVER = re.compile(r"(localhost|127\.0\.0\.1):8000")
 
 
@@ -91,6 +93,7 @@ class Reader:
     _served: str = ""
     _reloads: bool = False
     _exit_code: int = 0
+    _preloaded: bool = False
 
     @property
     def folder(self) -> Path:
@@ -140,17 +143,7 @@ class Reader:
             return
         if block.text.startswith("chutes deploy"):
             self.stop()
-        state = self.folder / ".environment"  # what a terminal keeps from one command to the next
-        script = f"set -ea\n. {state}\n{self._addressed(block.text)}\nexport -p > {state}"
-        done = subprocess.run(
-            ["bash", "-c", script],
-            cwd=self.folder,
-            env=self._environment(),
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-            check=False,
-        )
+        done = self._on_cluster(block.text) if _ON_A_CLUSTER.fullmatch(block.text.strip()) else self._in_bash(block.text)
         assert done.returncode == 0, f"{block.where}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
         if block.comment.startswith("the server exits with code "):
             self._exit_code = int(block.comment.split()[-1])
@@ -161,18 +154,43 @@ class Reader:
         if block.text.startswith("chutes deploy"):
             self.port, self._served = self.cluster.port, self.written
 
-    def _serve(self, where: str, command: str) -> None:
-        self.stop()
-        self.port = free_port()
-        settings = f"set -ae\n. ./.environment\nCHUTES_PORT={self.port}\nCHUTES_LOG_FORMAT=json\n"
-        # The shell prints the variables and the arguments that it would pass to `chutes`.
-        prints = command.strip().removesuffix("&").replace("chutes run", "env -0; printf '%s\\0' '' run", 1)
+    def _in_bash(self, commands: str) -> subprocess.CompletedProcess[str]:
+        state = self.folder / ".environment"  # what a terminal keeps from one command to the next
+        script = f"set -ea\n. {state}\n{self._addressed(commands)}\nexport -p > {state}"
+        return subprocess.run(
+            ["bash", "-c", script],
+            cwd=self.folder,
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+            check=False,
+        )
+
+    def _on_cluster(self, command: str) -> subprocess.CompletedProcess[str]:
+        """Run one command in a process that has imported Ray already."""
+        arguments, env = self._parsed(command)
+        if not self._preloaded:
+            self.cluster.preload(LOOPBACK_ENVIRONMENT)
+            self._preloaded = True
+        return self.cluster.chutes(*arguments, check=False, env=env)
+
+    def _parsed(self, command: str, *settings: str) -> tuple[list[str], dict[str, str]]:
+        """Return the arguments and the variables that the shell would pass to `chutes`; the shell prints them."""
+        prints = command.strip().removesuffix("&").replace("chutes ", "env -0; printf '%s\\0' '' ", 1)
+        script = "\n".join(["set -ae", ". ./.environment", *settings, prints])
         done = subprocess.run(
-            ["bash", "-c", settings + prints], cwd=self.folder, env=self._environment(), capture_output=True, check=True
+            ["bash", "-c", script], cwd=self.folder, env=self._environment(), capture_output=True, check=True
         )
         variables, _, arguments = done.stdout.decode().partition("\0\0")
         env = dict(each.split("=", 1) for each in variables.split("\0"))
-        process = fork_server(*self.imported).start(arguments.removesuffix("\0").split("\0"), self.folder, env)
+        return arguments.removesuffix("\0").split("\0"), env
+
+    def _serve(self, where: str, command: str) -> None:
+        self.stop()
+        self.port = free_port()
+        arguments, env = self._parsed(command, f"CHUTES_PORT={self.port}", "CHUTES_LOG_FORMAT=json")
+        process = fork_server(*self.imported).start(arguments, self.folder, env)
         self._server = Server(process)
         self._server.wait_for_port()
         self._server.wait_until_ready()
