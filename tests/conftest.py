@@ -1,5 +1,6 @@
 """Shared fixtures, isolation between tests, and the order in which `make test` spreads files over processes."""
 
+import gc
 import logging
 import os
 import signal
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from _pytest.logging import LogCaptureHandler
 from hypothesis import HealthCheck, settings
 
@@ -18,9 +18,6 @@ for name in ("XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE"):
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of `chutes` processes would compile the sources each time
 sys.dont_write_bytecode = False
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads only slow down models as small as these
-torch.set_num_threads(1)
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton, whose interpreter then runs the kernels
 
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")  # no deadline, because the machine may be busy
@@ -53,6 +50,24 @@ IMAGE_SERVICES = (
     "chutes/cli/test_init.py",
     "docs/test_image_service.py",
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Prepare the process for tests, unless it only spreads them over other processes."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        return
+    import torch
+
+    torch.set_num_threads(1)
+    if not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton, whose interpreter then runs the kernels
+    gc.disable()  # collecting the tests imports a million objects, which stay
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what was imported from garbage collection: a pass over these objects takes a third of a second."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)
