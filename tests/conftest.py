@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from _pytest.logging import LogCaptureHandler
 from hypothesis import HealthCheck, settings
 
@@ -18,6 +19,10 @@ for name in ("XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE"):
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of `chutes` processes would compile the sources each time
 sys.dont_write_bytecode = False
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads only slow down models as small as these
+torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton, whose interpreter then runs the kernels
+gc.disable()  # until pytest_collection_finish: the modules of the tests make a million objects, which stay
 
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")  # no deadline, because the machine may be busy
@@ -52,16 +57,10 @@ IMAGE_SERVICES = (
 )
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Prepare the process for tests, unless it only spreads them over other processes."""
-    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
-        return
-    import torch
-
-    torch.set_num_threads(1)
-    if not torch.cuda.is_available():
-        os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton, whose interpreter then runs the kernels
-    gc.disable()  # collecting the tests imports a million objects, which stay
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Collect garbage in the process that spreads the tests over others and imports none of them."""
+    gc.enable()
 
 
 def pytest_collection_finish() -> None:
