@@ -32,6 +32,8 @@ ROOT = Path(__file__).parent
 SLOW = (
     "promises/test_deploy_cluster.py",
     "promises/test_deploy_local.py",
+    "docs/test_pages.py",
+    "imagegen/test_families.py",
     "imagegen/flux/test_model.py",
     "imagegen/flux/test_kernels.py",
     "imagegen/flux/test_pipeline.py",
@@ -40,6 +42,7 @@ SLOW = (
     "training/test_bundled.py",
     "chutes/cli/test_run.py",
     "chutes/cli/test_build.py",
+    "promises/test_http_clients.py",
 )
 # The files that start image services. One process runs them, so that they share the service and the imported libraries.
 IMAGE_SERVICES = (
