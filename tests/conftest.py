@@ -54,6 +54,7 @@ IMAGE_SERVICES = (
     "promises/test_images_have_the_requested_size.py",
     "promises/test_images_match_the_prompt.py",
     "promises/test_inpainting.py",
+    "promises/test_other_models.py",
     "promises/test_readme_command.py",
     "chutes/cli/test_init.py",
     "docs/test_image_service.py",
