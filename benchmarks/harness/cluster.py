@@ -80,9 +80,7 @@ class Cluster:
             done = self._template.run(arguments, cwd, env)
         else:
             command = [sys.executable, "-m", "chutes", *arguments]
-            done = subprocess.run(
-                command, cwd=cwd, env=env, capture_output=True, text=True, timeout=LIMIT, check=False
-            )
+            done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=LIMIT, check=False)
         if check:
             assert done.returncode == 0, done.stdout + done.stderr
         return done

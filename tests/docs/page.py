@@ -143,7 +143,8 @@ class Reader:
             return
         if block.text.startswith("chutes deploy"):
             self.stop()
-        done = self._on_cluster(block.text) if _ON_A_CLUSTER.fullmatch(block.text.strip()) else self._in_bash(block.text)
+        run = self._on_cluster if _ON_A_CLUSTER.fullmatch(block.text.strip()) else self._in_bash
+        done = run(block.text)
         assert done.returncode == 0, f"{block.where}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
         if block.comment.startswith("the server exits with code "):
             self._exit_code = int(block.comment.split()[-1])
