@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _FLUX_PREFIX = "black-forest-labs/FLUX.1-"  # of Hugging Face IDs; all of these models are large
 _FLUX_CLASSES = ("FluxPipeline", "FluxFillPipeline", "FluxKontextPipeline")  # with FLUX.1's transformer
+_MAX_NAME = 200  # characters
 _LARGE_MODEL = 20e9  # bytes of weights above which `requirements` apply
 
 
@@ -151,13 +152,18 @@ def _find(
         memory.check(gpus, requirements)
     folder, origin = checkpoint.find(source)
     description = checkpoint.read_description(folder)
-    name = str(description.get("name") or (source if origin == "hub" else folder.name))
+    name = _displayed(str(description.get("name") or (source if origin == "hub" else folder.name)))
     components = checkpoint.components(folder, repository=source if origin == "hub" else None)
     files = _ModelFiles(folder, origin, name, description, components)
     concerned = not only_flux or checkpoint.pipeline_class(folder) in _FLUX_CLASSES
     if requirements and concerned and sum(files.weights.values()) > _LARGE_MODEL:
         memory.check(gpus, requirements)
     return files
+
+
+def _displayed(name: str) -> str:
+    """Return a name that fits into a header, a log line and a file's metadata: a model may come with any name."""
+    return "".join(character if character.isprintable() else " " for character in name)[:_MAX_NAME]
 
 
 def _choose_plan(gpus: list[memory.Gpu], weights: dict[str, int], settings: Settings) -> MemoryPlan | None:

@@ -131,3 +131,18 @@ def test_an_error_of_diffusers_is_one_line_with_the_component(
     ) as error:
         models.load(str(copy), settings=Settings())
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a\r\nX-Evil: 1", "a  X-Evil: 1"),
+        ("a\x00\u2028b", "a  b"),
+        ("Модель 🦄", "Модель 🦄"),
+        ("a" * 10**5, "a" * 200),
+    ],
+)
+def test_a_name_fits_into_headers_and_logs(name: str, expected: str, tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    (folder / "imagegen.json").write_text(json.dumps({"name": name}))
+    assert models.load(str(folder), settings=Settings()).name == expected
