@@ -73,7 +73,7 @@ def test_a_field_that_the_model_cannot_honour_is_named(
 
 
 def test_defaults_of_the_first_version_are_accepted(klein: Server) -> None:
-    fields = {"prompt": "a cat", "guidance_scale": 7.5, "negative_prompt": ""}
+    fields = {"prompt": "a cat", "guidance_scale": 7.5, "negative_prompt": "", "scheduler": ""}
     assert klein.post("/generate", json=fields).status_code == 200
     edit = {**fields, "strength": 0.75, "image_b64": b64(150, 130)}
     assert Image.open(BytesIO(klein.post("/img2img", json=edit).content)).size == (150, 130)

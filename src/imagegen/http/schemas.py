@@ -39,6 +39,10 @@ def _printable(text: str) -> str:
     return text
 
 
+def _none_if_empty(text: str) -> str | None:
+    return text or None
+
+
 def _not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("must not be empty")
@@ -114,7 +118,7 @@ class Body(BaseModel):
     guidance_scale: Guidance | None = None
     seed: Seed | None = None
     format: FileFormat = "jpeg"
-    scheduler: Annotated[str, Field(max_length=100)] | None = Field(
+    scheduler: Annotated[str, Field(max_length=100), AfterValidator(_none_if_empty)] | None = Field(
         default=None,
         description="Diffusers' class name, or a short name such as `euler a`. A wrong name is an error that lists the "
         "schedulers of the model.",
