@@ -13,6 +13,7 @@ from PIL import Image
 
 from imagegen import image_file, models
 from imagegen.engine import Engine
+from imagegen.errors import InputError
 from imagegen.request import Request
 from imagegen.settings import Settings
 
@@ -143,7 +144,8 @@ def test_a_negative_prompt_changes_the_image(engine: Engine) -> None:
 
     plain = generate()
     assert generate(negative_prompt="  ") == plain
-    assert generate(negative_prompt="blue", true_cfg_scale=1.0) == plain
+    with pytest.raises(InputError, match="negative_prompt has an effect only with a true_cfg_scale above 1"):
+        generate(negative_prompt="blue", true_cfg_scale=1.0)
     assert generate(negative_prompt="blue") == generate(negative_prompt="blue", true_cfg_scale=2.0) != plain
 
 

@@ -40,8 +40,9 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tiny.write(tmp_path_factory.mktemp("flux") / "tiny") if INTERPRETED else checkpoint.BUNDLED
     kind = diffusers.FluxPipeline
     pipeline, path = fast.load(kind, folder, precision=precision, progress=lambda *_: None, device=DEVICE)
-    settings = Settings(max_sequence_length=3) if INTERPRETED else Settings()
-    return models._assemble(pipeline, path, "flux", {}, settings, None if INTERPRETED else "resident")
+    settings = Settings(max_sequence_length=3, precision=precision) if INTERPRETED else Settings(precision=precision)
+    files = models._ModelFiles(folder, "folder", "flux", {}, {})
+    return models._assemble(files, pipeline, path, settings, None if INTERPRETED else "resident")
 
 
 def image(model: Any) -> Any:

@@ -26,7 +26,7 @@ class Model:
     ) -> None:
         progress("reading", 1, 2)
         self.info = {"model": source, "origin": "hub"}
-        self.profile = FLUX_DEV
+        self.profile, self.origin = FLUX_DEV, "hub"
 
 
 class Engine:
