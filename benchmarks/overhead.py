@@ -81,7 +81,7 @@ class Client(asyncio.Protocol):
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Finish, also if the server closed the connection."""
+        """Complete `done`, whichever side closed the connection."""
         if not self.done.done():
             self.done.set_result(None)
 

@@ -58,8 +58,8 @@ class Cluster:
     def preload(self, environment: Mapping[str, str] | None = None) -> None:
         """Fork the following commands from a template process, which saves the two seconds that importing Ray takes.
 
-        Ray reads some settings when it is imported. `environment` holds those that `chutes` would set first, besides
-        those of every cluster.
+        Ray reads some settings when it is imported. `environment` adds to the settings of every cluster those that
+        `chutes` would set before it imports Ray.
         """
         modules = (
             "ray.serve",

@@ -1,4 +1,4 @@
-"""Clients that disconnect in every stage of a request, and the resources that the server keeps: none."""
+"""Disconnect clients in every stage of a request, and check that the server then keeps none of their resources."""
 
 import asyncio
 import hashlib

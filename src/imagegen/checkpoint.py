@@ -47,7 +47,7 @@ class Component(NamedTuple):
     """The module that the class is imported from: `diffusers`, `transformers`, or one of diffusers' pipelines."""
     class_name: str
     parameters: int
-    """Number of parameters. Integers, and all values of quantised weights, count by their bytes, at two a parameter."""
+    """Number of parameters; integers and quantised weights count as in `model_files.count_parameters`."""
     variant: str | None
     """The variant of the weight files, such as `fp16`; None for the plain files."""
     quantization: str | None = None

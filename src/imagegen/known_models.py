@@ -46,7 +46,7 @@ class _Row(NamedTuple):
 
 _MEGAPIXEL = 1024**2
 _FEW_STEPS = Bounds(4, 1, 50)
-_GUIDANCE_OFF = Bounds(0, 0, 20)
+_GUIDANCE_OFF = Bounds(0, 0, 20)  # of the field `guidance`: off by default, but a request may turn it on
 
 _SD = "StableDiffusionPipeline", "StableDiffusionInpaintPipeline"
 _SD_3 = ("StableDiffusion3Pipeline",)
@@ -114,8 +114,8 @@ def find_profile(pipeline: Any, description: Mapping[str, Any], *, model: str, t
 
     Args:
         pipeline: The pipeline.
-        description: The contents of `imagegen.json`. Its key `profile` has the names of the profile's fields. Where a
-            field has bounds, a number replaces the default, and a list the default, the minimum and the maximum.
+        description: The contents of `imagegen.json`. Its key `profile` has the names of the profile's fields. For a
+            field with bounds, a number replaces the default; a list replaces default, minimum and maximum.
             `steps` apply to all routes. Values that `sizes` leaves out stay the model's.
             Its key `native_size` is the longer side of every image that the model generates.
         model: The model's name.

@@ -93,7 +93,8 @@ def _parse(file: Path, text: bytes) -> Any:
 def count_parameters(file: Path, *, quantized: bool = False) -> int:
     """Count the parameters in a weight file. Raise BadFile if the file is damaged.
 
-    Integers, and all values of a quantised component, count by the bytes that they keep in memory: two are a parameter.
+    Integers, and all values of a quantised component, count as one parameter for each two bytes. So two bytes a
+    parameter give the memory of every component.
     """
     size = check_head(file)
     if file.suffix == ".safetensors":

@@ -43,7 +43,7 @@ class Model:
     - `precision`: the arithmetic, such as `bf16`.
     - `pipeline`: the diffusers pipeline that was loaded; the others share its components.
     - `pipelines`: a pipeline for each task that the model can do.
-    - `scheduler`: the model's own, of which each image gets a copy, or else another scheduler.
+    - `scheduler`: the model's default. Each image gets a copy of it, or the scheduler that its request names.
     - `profile`: the defaults and bounds of requests, and the sizes that the model generates.
     - `plan`: where the weights are kept; None on a machine without a GPU.
     - `info`: values that `/ready` reports: model, origin, device, precision, memory plan, native size, and more.
@@ -111,8 +111,8 @@ def load(
     Args:
         source: The model; None means the one that `settings` name.
         settings: The settings; None means those of the environment.
-        requirements: The GPUs that the machine must have for a large model: for `source`, or for FLUX.1 if the settings
-            or the machine choose the model. Ignored if the settings choose a memory plan.
+        requirements: The GPUs that a large model needs. They apply to `source`; without a source, only to FLUX.1.
+            Ignored if `settings.memory` is set.
         progress: Called with a stage and the bytes that were read and are to be read, while the model loads.
 
     Raises:

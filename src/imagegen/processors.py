@@ -1,4 +1,7 @@
-"""Processors that work without torchvision, which transformers' own need only for parts that no request uses."""
+"""Processors that work without torchvision.
+
+Transformers' own processors need torchvision, but only for parts that no request uses.
+"""
 
 import importlib.util
 import json

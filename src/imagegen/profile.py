@@ -65,7 +65,7 @@ class Profile:
     - `route_steps`: denoising steps on single routes, instead of `steps`.
     - `guidance`: guidance scale; None if the model takes none.
     - `guidance_argument`: the pipeline's argument for the guidance scale.
-    - `guidance_off`: negative prompts have an effect only above this guidance scale; None if it has no such value.
+    - `guidance_off`: negative prompts have an effect only above this guidance scale; None for no such limit.
     - `blank_negative`: the negative prompt of a request without one; None leaves the argument out.
     - `true_cfg`: guidance scale of the negative prompt, where it has one of its own; otherwise None.
     - `strength`: share of the steps that run with an input image.

@@ -87,7 +87,7 @@ class MuonAdamW:
 
 
 class EMA:
-    """An exponential moving average of a model's weights, which are the exported weights."""
+    """An exponential moving average of a model's weights. The averages are exported, not the live weights."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay

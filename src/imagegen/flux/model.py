@@ -142,7 +142,7 @@ class FluxTransformer(nn.Module):
         return self.image_in.weight.device
 
     def bind_scheduler(self, scheduler: Scheduler) -> None:
-        """Compute the modulation vectors of all of the scheduler's steps at an image's first step."""
+        """Set the scheduler. An image's first step then computes the modulation vectors of all its steps at once."""
         self._scheduler = scheduler
 
     def cache_context(self, name: str) -> AbstractContextManager[None]:

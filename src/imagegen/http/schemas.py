@@ -183,7 +183,7 @@ class BatchGenerationInput(Body):
     height: BatchSide | None = None
 
     def to_requests(self, profile: Profile) -> "list[Request]":
-        """Return one request for each prompt: each image is the same as for its prompt and seed alone.
+        """Return one request for each prompt. The other images of the batch do not affect an image.
 
         Raises InputError if a value is outside the model's bounds.
         """

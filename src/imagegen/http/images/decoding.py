@@ -162,7 +162,7 @@ def _orientation(file: ImageFile.ImageFile) -> int:
 
 
 def _turned(size: Size, orientation: int) -> Size:
-    """Return the size of an upright image in its file, or the other way round."""
+    """Convert a size between file and upright image: swap the sides if the orientation turns by 90 degrees."""
     return size if orientation < _SWAPS_SIDES else (size[1], size[0])
 
 
@@ -202,7 +202,7 @@ def _load_avif(file: Any) -> Image.Image:
 
 
 def _load_webp(file: Any) -> Image.Image:
-    """Decode a WebP as `load` does, which takes 16 bytes a pixel and three times the file; this takes 12."""
+    """Decode a WebP in 12 bytes a pixel. Pillow's `load` takes 16, and three times the size of the file."""
     pixels, _duration = file._decoder.get_next()  # noqa: SLF001 - the decoder that `load` uses
     file._decoder = None  # noqa: SLF001 - frees its canvas
     image = Image.frombuffer(file.rawmode, file.size, pixels)

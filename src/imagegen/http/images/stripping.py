@@ -29,7 +29,10 @@ _EXIF_ITEM = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL)
 
 
 class StrippingError(Exception):
-    """The file has more parts than any camera or editor writes. The message completes "… is"."""
+    """The file has more parts than any camera or editor writes.
+
+    The message lacks its subject: `decoding` puts the field's name and "is" before it.
+    """
 
 
 class Stripped(NamedTuple):
@@ -38,7 +41,8 @@ class Stripped(NamedTuple):
     - `data`: the file.
     - `profile`: its colour profile, for PNG and JPEG.
     - `scans`: the number of scans of a JPEG.
-    - `other_ending`: a JPEG without an end marker is complete if this file has the same pixels.
+    - `other_ending`: for a JPEG without an end marker, a copy with other bytes at its end. The JPEG is complete if both
+      decode to the same pixels.
     """
 
     data: bytes
@@ -128,7 +132,7 @@ def _strip_jpeg(data: bytes) -> Stripped:
 
 
 def _other_ending(data: bytes, kept: list[memoryview]) -> bytes:
-    """Return a JPEG with an ending that changes pixels if some are missing: its bits are decoded in their place."""
+    """Return a JPEG with noise after its last scan: if pixels are missing, the decoder reads the noise as pixels."""
     last_scan = data.rfind(b"\xff\xda")
     restarts = sum(data.count(bytes([0xFF, code]), last_scan) for code in range(0xD0, 0xD8))
     noise = b"\xaa\x55" * 32
