@@ -25,7 +25,7 @@ _CACHE_SECONDS = 1.0  # as long as a replica may take to notice its first API ke
 
 
 class AccessRules:
-    """The access rules of one chute, or those of the proxy's own environment without a Spec.
+    """The access rules of one chute. Without a Spec, they come from the proxy's own environment.
 
     The attribute `app` is the given application, wrapped in the chute's CORS middleware.
     """

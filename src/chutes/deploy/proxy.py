@@ -112,7 +112,11 @@ class ProxyMiddleware:
             await self._serve(scope, receive, send)
 
     async def _find_violation(self, scope: Scope) -> Violation | None:
-        """Return why a request is rejected, or None. The chute's access rules may accept what the proxy does not."""
+        """Return why a request is rejected, or None.
+
+        Unless the proxy listens on a loopback address, only a missing or repeated `Host` is rejected. If it does, the
+        chute's access rules decide about hosts and origins that the proxy's own settings do not accept.
+        """
         violation = self._policy.find_violation(scope)
         if violation is None or violation.always:
             return violation
@@ -303,7 +307,7 @@ def _route_by_host(scope: Scope, slug: str) -> Scope:
 
 
 def _without_by_host(scope: Scope) -> Scope:
-    """Remove the header that only the proxy may set. It makes the replica leave the slug out of its URLs."""
+    """Remove BY_HOST_HEADER, which makes a replica leave the slug out of its URLs. Only the proxy may set it."""
     headers = [(name, value) for name, value in scope["headers"] if name != BY_HOST_HEADER]
     return scope if len(headers) == len(scope["headers"]) else {**scope, "headers": headers}
 

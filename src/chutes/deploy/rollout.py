@@ -89,7 +89,7 @@ def _look_up(slug: str) -> registry.DeployedChute:
 def _wait_until_ready(spec: Spec, old_replicas: set[str], report: ProgressCallback) -> str | None:
     """Report progress until the version is ready or has failed. Return None, or the reason for the failure.
 
-    Raise RolloutFailed if somebody deletes the chute meanwhile: then no previous version is to be restored.
+    Raise RolloutFailed if somebody deletes the chute meanwhile. The caller then restores no previous version.
     """
     reader = logs.Reader(spec.slug)
     progress: dict[str, Any] | None = None

@@ -86,7 +86,7 @@ def metrics(chute: DeployedChute, http_address: tuple[str, int]) -> dict[str, An
 
 
 def _replica_metrics(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return one replica's metrics from its report. Rates refer to the time in which it generated images."""
+    """Return one replica's metrics from its report. Rates are per second of image generation, without idle time."""
     samples = list(_samples(report["metrics"]))
     totals: defaultdict[str, float] = defaultdict(float)
     for name, _, value in samples:
@@ -104,7 +104,7 @@ def _replica_metrics(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _gpus(samples: Iterable[tuple[str, Mapping[str, str], float]], indices: set[str]) -> list[dict[str, Any]]:
-    """Return the GPUs with these indices, or all if there are none. The driver reports every GPU of the node."""
+    """Return the GPUs with these indices. Without indices, return every GPU of the node, as the driver reports them."""
     names = {
         "chutes_gpu_utilization_ratio": "utilization",
         "chutes_gpu_memory_used_bytes": "memory_used_bytes",

@@ -93,7 +93,10 @@ def _check_cookies(cookies: bytes) -> None:
 
 
 def _check_sendable(message: Message) -> None:
-    """Raise ValueError for a response that uvicorn cannot send: uvicorn checks it only after marking it as sent."""
+    """Raise ValueError for a response that uvicorn cannot send.
+
+    uvicorn itself checks a response only after it has marked it as started, which is too late for an error response.
+    """
     if not 200 <= message["status"] < 600:
         raise ValueError(f"The status of a response must be from 200 to 599; got {message['status']}.")
     headers = message["headers"]

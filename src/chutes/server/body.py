@@ -24,7 +24,10 @@ class ClientDisconnected(Exception):
 
 
 class Uploads:
-    """The limits on request bodies, and the memory that the bodies of all requests take before a handler has them.
+    """The limits on request bodies, and the memory that the bodies of all requests take.
+
+    The body of a cord counts until its handler starts, that of a job until the job ends, and others until the response
+    is complete.
 
     - `max_body_bytes`: the limit for one body; all bodies together may take 3.75 times as much.
     - `timeout`: seconds that a client may take to send one.
@@ -47,7 +50,7 @@ class Uploads:
 
 
 class Upload:
-    """The body of one request. Call `release` when its bytes are no longer in memory.
+    """The body of one request. Call `release` when its bytes no longer count as memory of `Uploads`.
 
     `length` is the Content-Length or 0, and `limit` is the largest size, both in bytes.
     """
@@ -137,7 +140,7 @@ class Upload:
         return self._release
 
     def release(self) -> None:
-        """Stop counting the body's bytes, which are no longer in memory. Do nothing after `transfer`."""
+        """Stop counting the body's bytes. Do nothing after `transfer`."""
         if not self._transferred:
             self._release()
 

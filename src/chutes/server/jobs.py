@@ -1,7 +1,7 @@
 """Jobs over HTTP: `POST /jobs/{name}` starts one, and other routes report, cancel and delete it.
 
 A job runs in the background. It needs a slot of the chute like a request, so the two never share the GPU. The files
-that it writes to `output_dir` can be fetched until the job is deleted, by its client or as the oldest of many.
+that it writes to `output_dir` can be fetched until the job is deleted: by a client, or to make room for newer jobs.
 """
 
 import asyncio
@@ -265,7 +265,7 @@ async def _finish_despite_cancellation(work: Awaitable[None]) -> None:
 
 
 def _client_detail(error: BaseException) -> str:
-    """Return the message of an error for clients, which is general unless the error was meant for them."""
+    """Return the message for clients: that of an error meant for clients, or a general one for any other error."""
     if isinstance(error, HTTPException):
         detail = str(error.detail)
     else:

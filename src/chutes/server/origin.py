@@ -1,6 +1,6 @@
 """Protection of a server without API keys from the web pages of other sites.
 
-Everyone who can reach such a server may use it. On a loopback address that is this machine alone, but its browser runs
+Everyone who can reach such a server may use it. Only this machine can reach a loopback address, but its browser runs
 pages of other sites. They can send requests to the server (cross-site request forgery, also over WebSockets). They can
 read the responses if their host name resolves to 127.0.0.1 (DNS rebinding). Pages cannot forge the headers `Host`,
 `Origin` and `Sec-Fetch-Site`, which reveal such requests.
@@ -31,7 +31,7 @@ POLICY_VIOLATION = 1008
 
 @dataclass(frozen=True)
 class Violation:
-    """The reason why a request is rejected.
+    """The reason why a request may be rejected; `is_rejected` decides.
 
     - `error`: the error for the client.
     - `always`: the request is rejected even if an API key is required.

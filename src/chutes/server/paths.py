@@ -9,7 +9,7 @@ READY = "/ready"
 METRICS = "/metrics"
 JOBS = "/jobs"
 
-# Names of the hosted platform for some of them
+# The paths that the hosted platform requests
 PLATFORM_METRICS = "/_metrics"
 PING = "/_ping"
 CONN_STATS = "/_conn_stats"

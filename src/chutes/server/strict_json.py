@@ -223,7 +223,7 @@ def _check_collisions(value: Any) -> None:
 
 
 def _large_integer(item: Any) -> int | None:
-    """Return a value, or the integer in a string, if it is an integer that differs from its hash."""
+    """Return an integer, or the integer that a string contains, if it is too large to equal its hash; else None."""
     if isinstance(item, str) and _MIN_COLLIDING_DIGITS <= len(item) <= 2 * _MAX_DIGITS:
         try:
             item = int(item)
