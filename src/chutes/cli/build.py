@@ -31,10 +31,13 @@ def build(
         typer.Option("--include-cwd", help="Copy every file of the chute's folder, not only the modules it imports."),
     ] = False,
 ) -> None:
-    """Write a Docker build context for a chute, and build its image if a Docker engine is available.
+    """Write a Docker build context for a chute, build its image, and print the image's name.
 
-    The image contains the directives of the chute's Image, this package, and the chute's module with the modules that
-    it imports from its folder. The name of the image is printed.
+    The directives of the chute's Image come first. They are followed by this package, and by the chute's module with
+    the modules that it imports from its folder.
+
+    Without a Docker engine, the build context is still written. The command then shows how to build the image on
+    another machine, and exits with 1.
     """
     from chutes.cli import _build_context
     from chutes.exception import BuildContextError, LoadError
@@ -74,7 +77,7 @@ def _author_files(ref: str, *, include_cwd: bool) -> "AuthorFiles":
 
 
 def _run_docker(folder: Path, tag: str) -> None:
-    """Build the image and print its tag, or fail with the command that builds it elsewhere."""
+    """Build the image and print its name. Without a Docker engine, fail with the command that builds it elsewhere."""
     command = ["docker", "build", "--platform", "linux/amd64", "--tag", tag, str(folder)]
     hint = f"so the image was not built. Build it on a machine with Docker: `{shlex.join(command)}`."
     docker = shutil.which("docker")
