@@ -90,8 +90,8 @@ class Cord:
         public_api_path: The path at which the cord is served; by default `path`.
         public_api_method: The HTTP method under which the cord is served; by default `method`, or POST for a
             passthrough cord.
-        method: The HTTP method under which the cord is served; for a passthrough cord, the method of the request to
-            the upstream.
+        method: The HTTP method under which the cord is served, unless `public_api_method` is given; for a passthrough
+            cord, the method of the request to the upstream.
         provision_timeout: No effect. No call waits for an instance to be provisioned.
         input_schema: The model of the body, for a handler whose annotations contain no model; or a JSON schema, which
             is documentation only.
@@ -105,7 +105,9 @@ class Cord:
             reject them.
 
     Raises:
-        InvalidPath: A path contains characters other than lower-case letters, digits, `_` and `-`.
+        InvalidPath: A path is malformed. The class states the rule.
+        ValueError: A number is out of range, or a method is unknown.
+        TypeError: A schema is neither a model nor a dict.
     """
 
     def __init__(

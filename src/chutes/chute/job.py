@@ -96,6 +96,10 @@ class Job(Generic[Params, Result]):
         max_body_bytes: The maximum size of a body in bytes, as for a cord.
         max_json_values: The maximum number of values in a JSON body, as for a cord.
         unknown: Unknown arguments. They have no effect and cause a ChutesWarning. Type checkers reject them.
+
+    Raises:
+        AssertionError: The timeout is out of range.
+        ValueError: Another number is out of range, or two ports have the same name or number.
     """
 
     def __init__(

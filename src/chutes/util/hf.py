@@ -57,7 +57,8 @@ def compare_with_hub(repo_id: str, revision: str | None = None, cache_dir: str |
 
     Raises:
         CacheVerificationError: The model is not in the cache.
-        OSError: The hub cannot be reached or refuses access, or a file cannot be read.
+        HFValidationError: The repository's name is malformed.
+        OSError: The hub answers with an error, offline mode is on, or a file cannot be read.
         httpx.TransportError: The hub cannot be reached.
     """
     from huggingface_hub import HfApi
