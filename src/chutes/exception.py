@@ -1,5 +1,8 @@
 """The exceptions of this package, in two trees.
 
+Two more subclasses are in the modules that raise them: `chutes.server.job_result.InvalidResult` of the first tree, and
+`chutes.util.hf.CacheVerificationError` of the second.
+
 An error of the first tree becomes an HTTP response. It has a status and a code, and its message is sent to the client:
 
     ChutesError (500)

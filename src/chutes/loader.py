@@ -61,7 +61,10 @@ def parse_reference(ref: str) -> Source:
 
 
 def locate(ref: str) -> Source:
-    """Parse a reference, and check that the file or module exists without importing it. Raise LoadError if not."""
+    """Parse a reference, and check that its file or module exists, without an import. Raise LoadError if not.
+
+    Of a dotted module only the top-level package is checked, because finding the rest would import it.
+    """
     source = parse_reference(ref)
     if source.file is not None:
         if not source.file.is_file():

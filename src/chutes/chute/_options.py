@@ -141,7 +141,13 @@ def scaling_options(own: Mapping[str, Any], defaults: Mapping[str, Any], given: 
 
 
 def _check_scaling(name: str, rule: str, value: object) -> None:
-    """Check a scaling argument by the rule for `rule`. An error contains `name`, which may be an alias."""
+    """Raise ValueError if the value of a scaling argument is invalid.
+
+    Args:
+        name: The name that the author used, possibly an alias. The message contains it.
+        rule: The argument's own name, which selects the rule.
+        value: The value to check.
+    """
     label = f"Chute {name}"
     match rule:
         case "max_instances":

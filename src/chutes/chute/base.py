@@ -274,7 +274,7 @@ class Chute(FastAPI):
         self._failure_callback(reason)
 
     def _on_fatal(self, reason: str) -> None:
-        """Handle a Fatal error of the author's code. In a stream or a job, no response can report it."""
+        """Call `fail` for a Fatal error of the author's code, also in a stream or job, where no response reports it."""
         if self._initialized and self.failure is None:  # otherwise loading failed, or the failure is already reported
             self.fail(reason)
 

@@ -40,7 +40,10 @@ class DeployProgress:
             self._status = None
 
     def report(self, phase: str, fraction: float | None) -> None:
-        """Show a phase and its fraction from 0 to 1, if known. On a terminal only `ready` stays as a line."""
+        """Show a phase and its fraction from 0 to 1, if known.
+
+        On a terminal each phase overwrites the one before, and the line of `ready` remains.
+        """
         percent = f" {fraction:.0%}" if fraction is not None and phase != "ready" else ""
         line = printable(f"{phase}{percent}")  # a phase may hold text that the author wrote
         if phase == "ready":

@@ -36,7 +36,7 @@ class _Connection:
 
 @contextmanager
 def _connect(address: str | None) -> Iterator[_Connection]:
-    """Connect to the cluster. An error of the connection or of the `with` block ends the command in one line."""
+    """Connect to the cluster. A CommandError, also one in the `with` block, ends the command with its message."""
     require("ray")
     from chutes.deploy import cluster
     from chutes.exception import CommandError

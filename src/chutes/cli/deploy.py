@@ -81,7 +81,10 @@ def deploy(
 def _place(
     chute: "Chute", packed: "Package", *, name: str | None, environment: dict[str, str], no_auth: bool
 ) -> "Spec":
-    """Return the specification of a new version, with the resources of the nodes that can run it."""
+    """Return the specification of a new version, with the Ray options that choose its nodes.
+
+    Raise Unschedulable if no node fits.
+    """
     from chutes.deploy import application, placement
 
     nodes = placement.cluster_nodes()

@@ -165,7 +165,9 @@ class Image:
     # Packages and commands
 
     def apt_install(self, *packages: str | list[str]) -> Self:
-        """Install Debian packages: emit one `RUN` directive that updates, installs and removes the package lists.
+        """Install Debian packages: emit one `RUN` directive.
+
+        The directive updates the package lists, installs the packages and deletes the lists.
 
         Args:
             packages: Package names, or lists of them. `name=version` pins a version.
@@ -216,8 +218,8 @@ class Image:
     ) -> Self:
         """Add local files, or the contents of a URL: emit `COPY source dest` or `ADD source dest`.
 
-        `ADD` is used for a URL, for a Git repository, and for a tar archive, which Docker unpacks. Inside a built
-        image, where `is_remote()` is true, this method has no effect, because the image contains the files already.
+        `ADD` is used for a URL, for a Git repository, and for a tar archive, which Docker unpacks. Where the
+        chute is served (`is_remote()` is true), this method has no effect: the files may exist only in the image.
 
         Args:
             source: A file, a folder or a glob pattern, relative to the current folder; or a URL.
