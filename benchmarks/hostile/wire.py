@@ -93,7 +93,7 @@ async def send(sock: socket.socket, parts: Iterable[Part]) -> None:
 async def exchange(
     port: int, parts: Iterable[Part], *, answers: int = 1, limit: float = 60, half_close: bool = False
 ) -> Reply:
-    """Send parts on a new connection, and read until `answers` answers are complete, it ends, or `limit` has passed."""
+    """Send parts on a new connection, and read until `answers` answers, the connection's end, or `limit` seconds."""
     reply = Reply()
     began = time.perf_counter()
     try:

@@ -94,7 +94,7 @@ def count_parameters(file: Path, *, quantized: bool = False) -> int:
     """Count the parameters in a weight file. Raise BadFile if the file is damaged.
 
     Integers, and all values of a quantised component, count as one parameter for each two bytes. So two bytes a
-    parameter give the memory of every component.
+    parameter give the memory of every component in bf16, quantised ones included.
     """
     size = check_head(file)
     if file.suffix == ".safetensors":
