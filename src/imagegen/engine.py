@@ -168,9 +168,10 @@ class Engine:
         sampled = await self._submit(_Job(completed, on_step))
         image = await asyncio.to_thread(finish, sampled.image, sampled.canvas, completed)
         metrics.images.labels(request.task).inc()
+        used = replace(completed, scheduler=completed.scheduler or self.model.scheduler_name)
         return Picture(
             image,
-            metadata=request_metadata(completed, image.size, sampled.steps, self.model.name, sampled.unread_tokens),
+            metadata=request_metadata(used, image.size, sampled.steps, self.model.name, sampled.unread_tokens),
             generated_size=sampled.image.size,
             origin=self.model.origin,
             precision=self.model.precision,

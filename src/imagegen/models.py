@@ -48,6 +48,7 @@ class Model:
     - `plan`: where the weights are kept; None on a machine without a GPU.
     - `info`: values that `/ready` reports: model, origin, device, precision, memory plan, native size, and more.
     - `fast_path`: the parts of `imagegen.flux` that the engine uses; None if diffusers' own modules run.
+    - `scheduler_name`: the name of `scheduler` in the settings; None if it is the one in the model's folder.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Model:
     plan: MemoryPlan | None
     info: dict[str, object]
     fast_path: "FastPath | None" = None
+    scheduler_name: str | None = None
 
     def arguments(self, task: Task) -> Mapping[str, inspect.Parameter]:
         """Return the arguments that a task's pipeline accepts."""
@@ -322,6 +324,7 @@ def _assemble(
         plan=plan,
         info={},
         fast_path=fast_path,
+        scheduler_name=settings.scheduler,
     )
 
 

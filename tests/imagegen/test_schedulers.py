@@ -112,6 +112,14 @@ def test_a_setting_names_the_default(folders: dict[str, Path]) -> None:
     folder = folders["stable-diffusion-v1-5-unchecked"]
     model = models.load(str(folder), settings=Settings(scheduler="euler a"))
     assert {type(each.scheduler).__name__ for each in model.pipelines.values()} == {"EulerAncestralDiscreteScheduler"}
+    running = engine(folder, scheduler="euler a")
+    try:
+        picture = asyncio.run(running.generate(request()))
+        assert picture.metadata["scheduler"] == "euler a"
+        named = asyncio.run(running.generate(request(scheduler="euler a")))
+        assert named.encode("png") == picture.encode("png")  # the metadata is a request for the same file
+    finally:
+        running.stop()
     with pytest.raises(LoadError, match=r"^IMAGEGEN_SCHEDULER: scheduler must be one of .*; got 'sa'\.$"):
         models.load(str(folder), settings=Settings(scheduler="sa"))
 
