@@ -30,6 +30,7 @@ from imagegen.errors import (
     NotFinite,
     OutOfMemory,
     Unsupported,
+    client_reason,
 )
 from imagegen.limits import MAX_SEED
 from imagegen.models import Model
@@ -294,7 +295,7 @@ class Engine:
         Pipelines check their arguments by ValueError. With another scheduler than theirs they fail in many ways.
         """
         request = job.request
-        reason = (str(error).splitlines() or [""])[0].rstrip(". ") if isinstance(error, ValueError) else ""
+        reason = client_reason(error) if isinstance(error, ValueError) else ""
         if request.scheduler:
             return schedulers.failed(self.model.scheduler, request.scheduler, reason)
         if not reason:

@@ -18,6 +18,10 @@ A client may read the messages. Only those of LoadError, which is raised at star
 `imagegen.http.responses` maps each class to an HTTP status.
 """
 
+import re
+
+_INTERNAL = re.compile(r"[<>/\\]|[A-Za-z_]\.[A-Za-z_]")
+
 
 class ImagegenError(Exception):
     """Base class of the errors of `imagegen`. Its message is one line."""
@@ -73,3 +77,9 @@ class NodeTooSmall(LoadError):
 
 class WeightsMissing(LoadError):
     """Some or all weights are not on this machine."""
+
+
+def client_reason(error: Exception) -> str:
+    """Return the first line of a library's message for a client; empty if it names a class, a path or an attribute."""
+    reason = (str(error).splitlines() or [""])[0].rstrip(". ")
+    return "" if _INTERNAL.search(reason) else reason
