@@ -68,6 +68,7 @@ Steps = Annotated[int, Field(ge=1, le=100)]
 Guidance = Annotated[float, Field(ge=0, le=100)]
 ImageBase64 = Annotated[str, Field(min_length=1, description="An image file as base64, with or without a data URL.")]
 
+_MAX_ERRORS = 100  # a body may have a hundred thousand unknown fields, each of which takes a search
 _documented = FLUX_DEV
 
 
@@ -130,7 +131,7 @@ class Body(BaseModel):
         try:
             return handler(values)
         except ValidationError as error:
-            found = error.errors(include_url=False)
+            found = error.errors(include_url=False)[:_MAX_ERRORS]
             if not any(each["type"] == "extra_forbidden" for each in found):
                 raise
             details = [_with_suggestion(each, [*cls.model_fields]) for each in found]
@@ -145,7 +146,7 @@ def _with_suggestion(error: ErrorDetails, known: list[str]) -> InitErrorDetails:
     """Return a validation error; that of an unknown field suggests the nearest known one."""
     message = error["msg"]
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        near = difflib.get_close_matches(str(error["loc"][-1])[:100], known, n=1)
         message = f"Unknown field. Did you mean {near[0]}?" if near else "Unknown field. Leave it out."
     kind = PydanticCustomError(error["type"], message, error.get("ctx"))
     return InitErrorDetails(type=kind, loc=error["loc"], input=error["input"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import time
 from dataclasses import replace
 from io import BytesIO
 from typing import Any
@@ -270,3 +271,12 @@ def test_an_image_of_a_batch_is_that_of_its_prompt_and_seed_alone(engine: Any) -
     alone = asyncio.run(engine.generate(Request("a red apple", steps=10, seed=1)))
     assert [picture.seed for picture in pictures] == [0, 1]
     assert pictures[1].encode() == alone.encode()
+
+
+@pytest.mark.parametrize("names", [[f"seed{i}" for i in range(60_000)], ["guidance_scale" * 60_000]])
+def test_many_or_long_unknown_fields_take_little_time(names: list[str]) -> None:
+    began = time.process_time()
+    with pytest.raises(ValidationError) as error:
+        GenerationInput.model_validate({"prompt": "a", **dict.fromkeys(names, 1)})
+    assert time.process_time() - began < 5
+    assert 0 < error.value.error_count() <= 100
